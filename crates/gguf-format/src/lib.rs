@@ -1,0 +1,1 @@
+//! GGUF files as typed, bounds-proven data.

@@ -1,0 +1,1 @@
+//! Loads Phi-3 GGUF files into device memory.

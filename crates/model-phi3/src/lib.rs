@@ -1,0 +1,1 @@
+//! Phi-3 configuration, tensor mapping and load plan.
