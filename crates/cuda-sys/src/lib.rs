@@ -1,1 +1,62 @@
-//! Bridge to the transfer engine.
+//! Devices, device memory and the engine that moves file bytes there.
+//!
+//! The work is done in C++ and CUDA (the workspace's `cuda/` folder); this crate is its safe face.
+//! It knows byte ranges and conversions, and no model.
+//!
+//! Two devices stand behind one contract: host memory, always, and NVIDIA GPUs with the feature
+//! `cuda`, whose build needs `nvcc`. A build without it answers for a GPU with
+//! [`ErrorCode::DeviceUnavailable`].
+//!
+//! ```
+//! use cuda_sys::{Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, SourceFile, StagingRing};
+//! use std::io::Write;
+//! use std::ops::ControlFlow;
+//! use std::os::fd::AsFd;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut file = tempfile::tempfile()?;
+//! file.write_all(b"bytes of a tensor")?;
+//!
+//! let device = Device::open(DeviceKind::Host)?;
+//! let ring = StagingRing::new(EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 })?;
+//! let mut engine = Engine::new(&device, ring)?;
+//! let mut buffer = device.allocate(17)?;
+//! engine.execute(
+//!     &[SourceFile { file: file.as_fd(), bytes: 17 }],
+//!     Io::Read,
+//!     &[CopyOp {
+//!         file: 0,
+//!         source_offset: 0,
+//!         source_bytes: 17,
+//!         dest_offset: 0,
+//!         dest_bytes: 17,
+//!         conversion: Conversion::Copy,
+//!         unit: 0,
+//!     }],
+//!     1,
+//!     &mut buffer,
+//!     &mut |_| ControlFlow::Continue(()),
+//! )?;
+//!
+//! let mut read_back = [0; 17];
+//! buffer.read(0, &mut read_back)?;
+//! assert_eq!(&read_back, b"bytes of a tensor");
+//! # Ok(())
+//! # }
+//! ```
+
+mod bridge;
+mod device;
+mod engine;
+mod error;
+mod observer;
+
+pub use device::{
+    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
+    cuda_devices,
+};
+pub use engine::{
+    Conversion, CopyOp, Decoder, Engine, EngineConfig, Io, SourceFile, StagingRing, Stats, decoders,
+};
+pub use error::{Error, ErrorCode};
+pub use observer::Progress;

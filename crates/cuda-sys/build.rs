@@ -1,0 +1,225 @@
+//! Compiles the cxx bridge and the C++ of the `cuda/` tree, and with feature `cuda` its kernels.
+//!
+//! The nvcc recipe lives here, not in xtask, so that a path or git dependency on this crate just
+//! builds. Failures are reported in words: what was looked for, where, and what to set.
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
+#[path = "build/sources.rs"]
+mod sources;
+#[path = "build/toolkit.rs"]
+mod toolkit;
+#[path = "build/version.rs"]
+mod version;
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
+
+use nvcc::Recipe;
+use sources::Sources;
+use toolkit::{Search, Toolkit};
+use version::Version;
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => {}
+        Err(message) => {
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
+        }
+    }
+    // A logged error fails the build by itself; a failing exit status would bury it in this
+    // script's whole output.
+    ExitCode::SUCCESS
+}
+
+fn build() -> Result<(), String> {
+    let workspace = required_path("CARGO_MANIFEST_DIR")?.join("../..");
+    let workspace = workspace
+        .canonicalize()
+        .map_err(|error| format!("cannot resolve {}: {error}", workspace.display()))?;
+    let tree = workspace.join("cuda");
+    let include = tree.join("include");
+    let sources = Sources::collect(&tree)
+        .map_err(|error| format!("cannot list the C++ sources in {}: {error}", tree.display()))?;
+    println!("cargo::rerun-if-changed={}", tree.display());
+    println!("cargo::metadata=include={}", include.display());
+
+    // docs.rs has no nvcc, and documentation links nothing.
+    let with_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some() && variable("DOCS_RS").is_none();
+    let warnings_are_errors = variable("CUDA_SYS_WERROR").is_some_and(|value| value == "1");
+
+    let toolkit = if with_cuda { Some(find_toolkit(&workspace)?) } else { None };
+    compile_cpp(&include, &sources, toolkit.as_ref(), warnings_are_errors);
+    if let Some(toolkit) = &toolkit {
+        compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
+        link_runtime(toolkit);
+    }
+    Ok(())
+}
+
+fn find_toolkit(workspace: &Path) -> Result<Toolkit, String> {
+    let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if target_os != "linux" {
+        return Err(format!("feature `cuda` is for Linux targets, and this one is {target_os}"));
+    }
+    let target_arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    Search::new(variable, workspace, &target_arch).find().map_err(|error| error.to_string())
+}
+
+/// The bridge and all host C++, as one archive.
+fn compile_cpp(
+    include: &Path,
+    sources: &Sources,
+    toolkit: Option<&Toolkit>,
+    warnings_are_errors: bool,
+) {
+    cxx_build::CFG.exported_header_dirs.push(include);
+    let mut build = cxx_build::bridge("src/bridge.rs");
+    build
+        .std("c++17")
+        .warnings(true)
+        .extra_warnings(true)
+        .warnings_into_errors(warnings_are_errors)
+        .flag("-Wshadow")
+        // Conversions are the same to the bit on host and device only where neither fuses.
+        .flag("-ffp-contract=off")
+        .files(&sources.host);
+    // Unoptimised decoders would make debug builds of every dependent wait for them.
+    if matches!(env::var("OPT_LEVEL").as_deref(), Ok("0" | "1")) {
+        build.opt_level(2);
+    }
+    if let Some(toolkit) = toolkit {
+        build.define("TRANSFER_WITH_CUDA", "1").files(&sources.runtime);
+        for folder in &toolkit.includes {
+            // As a system folder: its warnings are not ours.
+            build.flag("-isystem").flag(folder);
+        }
+    }
+    build.compile("transfer");
+}
+
+fn compile_kernels(
+    tree: &Path,
+    kernels: &[PathBuf],
+    toolkit: &Toolkit,
+    warnings_are_errors: bool,
+) -> Result<(), String> {
+    println!("cargo::rerun-if-changed={}", toolkit.nvcc.display());
+    let version = Version::accept(&output_of(&toolkit.nvcc, "--version")?)
+        .map_err(|error| format!("{}: {error}", toolkit.nvcc.display()))?;
+    if version.is_untried() {
+        println!("cargo::warning=nvcc {version} is newer than those this build was tried with");
+    }
+    let requested = variable("CUDA_SYS_ARCHS").map(|list| list.to_string_lossy().into_owned());
+    let known = output_of(&toolkit.nvcc, "--list-gpu-arch")?;
+    let architectures = nvcc::architectures(requested.as_deref(), &known)?;
+
+    let out = required_path("OUT_DIR")?;
+    let jobs: usize = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    let workers = jobs.min(kernels.len()).max(1);
+    let recipe = Recipe {
+        architectures: &architectures,
+        include: &tree.join("include"),
+        host_compiler: &host_compiler(),
+        warnings_are_errors,
+        threads: (jobs / workers).max(1),
+    };
+    let objects: Vec<_> = kernels
+        .iter()
+        .map(|kernel| sources::object_path(kernel, &tree.join("kernels"), &out))
+        .collect();
+
+    let queue = Mutex::new(kernels.iter().zip(&objects).collect::<VecDeque<_>>());
+    let next = || queue.lock().ok()?.pop_front();
+    let work = || {
+        while let Some((kernel, object)) = next() {
+            run(&toolkit.nvcc, &recipe.arguments(kernel, object))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|_| Err("a compile thread panicked".to_owned()))
+        })
+    })?;
+
+    cc::Build::new().objects(&objects).compile("transfer_kernels");
+    Ok(())
+}
+
+fn link_runtime(toolkit: &Toolkit) {
+    println!("cargo::rustc-link-search=native={}", toolkit.library.display());
+    println!("cargo::rustc-link-lib=static=cudart_static");
+    for library in ["dl", "rt", "pthread"] {
+        println!("cargo::rustc-link-lib={library}");
+    }
+}
+
+/// The compiler to which nvcc hands host code: `NVCC_CCBIN`, or the one that compiles the rest, so
+/// that all objects of a build come from one compiler.
+fn host_compiler() -> PathBuf {
+    match variable("NVCC_CCBIN") {
+        Some(path) => path.into(),
+        None => cc::Build::new().cpp(true).get_compiler().path().to_owned(),
+    }
+}
+
+/// Runs `program`; what it printed becomes a warning, or the error where it failed.
+fn run(program: &Path, arguments: &[OsString]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    if !output.status.success() {
+        let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        return Err(format!(
+            "{} {} failed ({})\n{printed}",
+            program.display(),
+            words.join(" "),
+            output.status
+        ));
+    }
+    for line in printed.lines() {
+        println!("cargo::warning={line}");
+    }
+    Ok(())
+}
+
+fn output_of(program: &Path, argument: &str) -> Result<String, String> {
+    let output = Command::new(program)
+        .arg(argument)
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(printed)
+    } else {
+        Err(format!(
+            "{} {argument} failed ({})\n{printed}{}",
+            program.display(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    }
+}
+
+/// A variable of the build's user; the script runs again when it changes.
+fn variable(name: &str) -> Option<OsString> {
+    println!("cargo::rerun-if-env-changed={name}");
+    env::var_os(name)
+}
+
+/// A variable that cargo sets.
+fn required_path(name: &str) -> Result<PathBuf, String> {
+    env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {name}"))
+}

@@ -1,0 +1,136 @@
+//! The one place where Rust and C++ meet.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    reason = "private; the safe wrappers document what users see, and cxx's expansion sets the rest"
+)]
+
+use crate::observer::ObserverShim;
+
+#[cxx::bridge(namespace = "transfer::bridge")]
+pub(crate) mod ffi {
+    struct CopyOp {
+        file: u32,
+        source_offset: u64,
+        source_bytes: u64,
+        dest_offset: u64,
+        dest_bytes: u64,
+        decoder: u32,
+        unit: u32,
+    }
+
+    struct DecoderInfo {
+        ggml_type: u32,
+        name: String,
+        block_len: u32,
+        block_bytes: u32,
+    }
+
+    struct DeviceInfo {
+        ordinal: i32,
+        name: String,
+        pci_bus_id: String,
+        compute_major: i32,
+        compute_minor: i32,
+        total_bytes: u64,
+    }
+
+    struct ExecuteStats {
+        source_bytes: u64,
+        chunks: u64,
+        seconds: f64,
+        io: u32,
+        pinned: bool,
+    }
+
+    struct Location {
+        address: u64,
+        kind: u32,
+        ordinal: i32,
+    }
+
+    struct Memory {
+        free_bytes: u64,
+        total_bytes: u64,
+    }
+
+    struct RingShape {
+        readers: u32,
+        depth: u32,
+        chunk_bytes: u64,
+    }
+
+    struct Source {
+        descriptor: i32,
+        bytes: u64,
+    }
+
+    extern "Rust" {
+        type ObserverShim<'a>;
+        fn on_progress(&mut self, units_done: u32, bytes_done: u64) -> bool;
+    }
+
+    unsafe extern "C++" {
+        include!("transfer/bridge.hpp");
+
+        type Buffer;
+        type Device;
+        type Engine;
+        type Ring;
+
+        fn cuda_compiled() -> bool;
+        fn decoders() -> Vec<DecoderInfo>;
+        fn cuda_devices() -> Result<Vec<DeviceInfo>>;
+        fn ring_bytes(shape: &RingShape) -> u64;
+
+        fn open_host() -> Result<UniquePtr<Device>>;
+        fn open_cuda(ordinal: i32) -> Result<UniquePtr<Device>>;
+        fn kind(self: &Device) -> u32;
+        fn ordinal(self: &Device) -> i32;
+        fn name(self: &Device) -> Result<String>;
+        fn memory(self: &Device) -> Result<Memory>;
+
+        fn allocate(device: &Device, bytes: u64) -> Result<UniquePtr<Buffer>>;
+        fn address(self: &Buffer) -> u64;
+        fn size(self: &Buffer) -> u64;
+        fn read(self: &Buffer, offset: u64, out: &mut [u8]) -> Result<()>;
+        fn locate(self: &Buffer, offset: u64) -> Result<Location>;
+
+        fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;
+        fn make_engine(
+            device: &Device,
+            ring: UniquePtr<Ring>,
+            shape: &RingShape,
+        ) -> Result<UniquePtr<Engine>>;
+        fn conversion_bytes(self: &Engine) -> u64;
+        fn execute(
+            self: Pin<&mut Engine>,
+            sources: &[Source],
+            io: u32,
+            ops: &[CopyOp],
+            units: u32,
+            dest: Pin<&mut Buffer>,
+            observer: &mut ObserverShim<'_>,
+        ) -> Result<ExecuteStats>;
+    }
+}
+
+// SAFETY: every method of the C++ Device makes its GPU current for the calling thread before it
+// calls CUDA, and its destructor only drops a reference count; nothing in it is bound to the
+// thread that made it.
+unsafe impl Send for ffi::Device {}
+// SAFETY: a C++ Device is immutable after construction, and the CUDA calls of its const methods
+// may be made from several threads at once.
+unsafe impl Sync for ffi::Device {}
+// SAFETY: as for Device; the destructor makes the buffer's own GPU current before it frees.
+unsafe impl Send for ffi::Buffer {}
+// SAFETY: through a shared reference a Buffer only reads: its address and size never change, and
+// device-to-host copies and pointer queries may run concurrently.
+unsafe impl Sync for ffi::Buffer {}
+// SAFETY: a Ring is plain memory with no tie to the thread that mapped it.
+unsafe impl Send for ffi::Ring {}
+// SAFETY: between calls an Engine has no running thread and nothing in flight; its reader threads
+// make the GPU current themselves, and its destructor does so for the thread it runs on.
+unsafe impl Send for ffi::Engine {}

@@ -1,0 +1,217 @@
+//! Devices and the memory on them.
+
+use crate::bridge::ffi;
+use crate::error::Error;
+use cxx::UniquePtr;
+
+/// Which device to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// The host's own memory. Always there.
+    Host,
+    /// The NVIDIA GPU of this ordinal, as the CUDA runtime counts visible devices.
+    Cuda(i32),
+}
+
+impl DeviceKind {
+    fn from_parts(kind: u32, ordinal: i32) -> Self {
+        if kind == 0 { Self::Host } else { Self::Cuda(ordinal) }
+    }
+}
+
+impl std::fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// Free and total memory of a device, in bytes, as its driver reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryInfo {
+    /// Bytes that can be allocated now.
+    pub free: u64,
+    /// Bytes there are.
+    pub total: u64,
+}
+
+/// A GPU that the CUDA runtime sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CudaDeviceInfo {
+    /// For [`DeviceKind::Cuda`].
+    pub ordinal: i32,
+    /// The vendor's name, such as `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// `domain:bus:device.function`.
+    pub pci_bus_id: String,
+    /// Compute capability, major and minor.
+    pub compute_capability: (i32, i32),
+    /// Total memory in bytes.
+    pub total_bytes: u64,
+}
+
+/// Whether this build has the CUDA device.
+pub fn cuda_compiled() -> bool {
+    ffi::cuda_compiled()
+}
+
+/// Visible GPUs in ordinal order; empty in a build without CUDA. Creates no context.
+///
+/// # Errors
+///
+/// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) where there is no usable driver.
+pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
+    let devices = ffi::cuda_devices()?;
+    Ok(devices
+        .into_iter()
+        .map(|info| CudaDeviceInfo {
+            ordinal: info.ordinal,
+            name: info.name,
+            pci_bus_id: info.pci_bus_id,
+            compute_capability: (info.compute_major, info.compute_minor),
+            total_bytes: info.total_bytes,
+        })
+        .collect())
+}
+
+/// An open device.
+pub struct Device {
+    inner: UniquePtr<ffi::Device>,
+}
+
+impl Device {
+    /// Opens a device. For a GPU this creates its primary context, which takes a good part of a
+    /// second.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) where there is no such device, no
+    /// usable driver, or no CUDA in this build.
+    pub fn open(kind: DeviceKind) -> Result<Self, Error> {
+        let inner = match kind {
+            DeviceKind::Host => ffi::open_host()?,
+            DeviceKind::Cuda(ordinal) => ffi::open_cuda(ordinal)?,
+        };
+        Ok(Self { inner })
+    }
+
+    /// What was opened.
+    pub fn kind(&self) -> DeviceKind {
+        DeviceKind::from_parts(self.inner.kind(), self.inner.ordinal())
+    }
+
+    /// The device's name for people.
+    ///
+    /// # Errors
+    ///
+    /// Only where host memory is exhausted.
+    pub fn name(&self) -> Result<String, Error> {
+        Ok(self.inner.name()?)
+    }
+
+    /// Free and total memory now.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the driver does not answer.
+    pub fn memory(&self) -> Result<MemoryInfo, Error> {
+        let ffi::Memory { free_bytes, total_bytes } = self.inner.memory()?;
+        Ok(MemoryInfo { free: free_bytes, total: total_bytes })
+    }
+
+    /// Allocates `bytes` of device memory in one piece. Its content is unspecified.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) where the device cannot hold it.
+    pub fn allocate(&self, bytes: u64) -> Result<DeviceBuffer, Error> {
+        Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
+    }
+
+    pub(crate) fn as_ffi(&self) -> &ffi::Device {
+        &self.inner
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Device").field(&self.kind()).finish()
+    }
+}
+
+/// Where a pointer lives, as the driver reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Location {
+    /// The address that was asked about.
+    pub address: u64,
+    /// The memory it points into.
+    pub device: DeviceKind,
+}
+
+/// One allocation on a device, freed on drop.
+pub struct DeviceBuffer {
+    inner: UniquePtr<ffi::Buffer>,
+    device: DeviceKind,
+}
+
+impl DeviceBuffer {
+    /// Address of the first byte, at least 256-byte aligned; 0 for an empty buffer. It is valid on
+    /// the device, and on the host only for [`DeviceKind::Host`].
+    pub fn address(&self) -> u64 {
+        self.inner.address()
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> u64 {
+        self.inner.size()
+    }
+
+    /// Whether the buffer holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> DeviceKind {
+        self.device
+    }
+
+    /// Copies the bytes from `offset` on to `out`, and waits for the copy.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the range leaves the buffer,
+    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the copy fails.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        Ok(self.inner.read(offset, out)?)
+    }
+
+    /// Asks the driver where the byte at `offset` lives.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    pub fn locate(&self, offset: u64) -> Result<Location, Error> {
+        let ffi::Location { address, kind, ordinal } = self.inner.locate(offset)?;
+        Ok(Location { address, device: DeviceKind::from_parts(kind, ordinal) })
+    }
+
+    pub(crate) fn as_ffi_mut(&mut self) -> std::pin::Pin<&mut ffi::Buffer> {
+        self.inner.pin_mut()
+    }
+}
+
+impl std::fmt::Debug for DeviceBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceBuffer")
+            .field("device", &self.device)
+            .field("address", &format_args!("{:#x}", self.address()))
+            .field("len", &self.len())
+            .finish()
+    }
+}

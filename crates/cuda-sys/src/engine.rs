@@ -1,0 +1,261 @@
+//! The transfer engine.
+
+use crate::bridge::ffi;
+use crate::device::{Device, DeviceBuffer};
+use crate::error::Error;
+use crate::observer::{ObserverShim, Progress};
+use cxx::UniquePtr;
+use std::ops::ControlFlow;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How source bytes are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Io {
+    /// Positioned reads through the page cache.
+    Read,
+    /// Copies from a shared mapping. A file that is cut short during the call raises `SIGBUS`.
+    Mapped,
+    /// `O_DIRECT`, past the page cache; [`Io::Read`] where the file system refuses.
+    Direct,
+}
+
+impl Io {
+    const ALL: [Io; 3] = [Io::Read, Io::Mapped, Io::Direct];
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Read => 0,
+            Self::Mapped => 1,
+            Self::Direct => 2,
+        }
+    }
+}
+
+/// What happens to an operation's bytes on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Conversion {
+    /// They are moved as they are.
+    Copy,
+    /// Blocks of this ggml type (by ggml's number) are decoded to IEEE half, little-endian.
+    ToF16 {
+        /// One of [`decoders`].
+        ggml_type: u32,
+    },
+}
+
+/// One byte range to move. Ranges of different operations must not overlap at the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyOp {
+    /// Index into the sources of the call.
+    pub file: u32,
+    /// Bytes from the start of that file.
+    pub source_offset: u64,
+    /// Length there; whole blocks where the operation converts.
+    pub source_bytes: u64,
+    /// Bytes from the start of the destination; a multiple of 16.
+    pub dest_offset: u64,
+    /// Length there.
+    pub dest_bytes: u64,
+    /// What happens on the way.
+    pub conversion: Conversion,
+    /// Progress unit, from 0. Units finish in order.
+    pub unit: u32,
+}
+
+/// A type that the engine can decode to f16.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Decoder {
+    /// ggml's number of the type.
+    pub ggml_type: u32,
+    /// ggml's name of the type, such as `Q4_K`.
+    pub name: String,
+    /// Values in a block.
+    pub block_len: u32,
+    /// Bytes in a block.
+    pub block_bytes: u32,
+}
+
+/// Every type that [`Conversion::ToF16`] takes.
+pub fn decoders() -> Vec<Decoder> {
+    ffi::decoders()
+        .into_iter()
+        .map(|info| Decoder {
+            ggml_type: info.ggml_type,
+            name: info.name,
+            block_len: info.block_len,
+            block_bytes: info.block_bytes,
+        })
+        .collect()
+}
+
+/// How the engine divides its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Reader threads, 1 to 256; each has a queue to the device.
+    pub readers: u32,
+    /// Chunks a reader may have under way, 1 to 64.
+    pub depth: u32,
+    /// Largest read in bytes, at most 1 GiB; small values are raised to 4 KiB.
+    pub chunk_bytes: u64,
+}
+
+impl EngineConfig {
+    /// Host memory that the engine's staging ring takes, in bytes.
+    pub fn ring_bytes(&self) -> u64 {
+        ffi::ring_bytes(&self.as_ffi())
+    }
+
+    fn as_ffi(&self) -> ffi::RingShape {
+        ffi::RingShape { readers: self.readers, depth: self.depth, chunk_bytes: self.chunk_bytes }
+    }
+}
+
+/// Host memory that chunks pass through. Made apart from the engine, so that its pages can be
+/// populated while the device is being opened.
+pub struct StagingRing {
+    inner: UniquePtr<ffi::Ring>,
+    config: EngineConfig,
+}
+
+impl StagingRing {
+    /// Maps and populates the memory that an engine of this configuration needs.
+    ///
+    /// # Errors
+    ///
+    /// [`HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
+    pub fn new(config: EngineConfig) -> Result<Self, Error> {
+        Ok(Self { inner: ffi::make_ring(&config.as_ffi())?, config })
+    }
+}
+
+impl std::fmt::Debug for StagingRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StagingRing").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A file that operations read.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFile<'a> {
+    /// Open for reading.
+    pub file: BorrowedFd<'a>,
+    /// The length its operations were checked against.
+    pub bytes: u64,
+}
+
+/// What a call to [`Engine::execute`] did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Bytes read from the sources for the operations.
+    pub source_bytes: u64,
+    /// Reads it took.
+    pub chunks: u64,
+    /// Seconds from the first read to the last byte landed.
+    pub seconds: f64,
+    /// How sources were read in fact, after fallbacks.
+    pub io: Io,
+    /// Whether the staging ring was pinned for the device.
+    pub pinned: bool,
+}
+
+/// Executes copy operations on one device. Keeps its staging ring and its queues between calls.
+pub struct Engine {
+    inner: UniquePtr<ffi::Engine>,
+    config: EngineConfig,
+}
+
+impl Engine {
+    /// An engine for `device`, on the ring made for its configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
+    /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where queues cannot be made.
+    pub fn new(device: &Device, ring: StagingRing) -> Result<Self, Error> {
+        let StagingRing { inner, config } = ring;
+        Ok(Self { inner: ffi::make_engine(device.as_ffi(), inner, &config.as_ffi())?, config })
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> EngineConfig {
+        self.config
+    }
+
+    /// Transient device memory, in bytes, that [`execute`](Self::execute) allocates beside the
+    /// destination where it converts.
+    pub fn conversion_bytes(&self) -> u64 {
+        self.inner.conversion_bytes()
+    }
+
+    /// Moves the bytes of every operation to `dest`, which must be on this engine's device.
+    ///
+    /// Returns when all have landed. On failure nothing is in flight any more and the content of
+    /// `dest` is unspecified. `observe` is called on this thread, whenever a unit has finished and
+    /// about twenty times a second in between; [`ControlFlow::Break`] cancels. A panic in it cancels
+    /// too and then goes on here.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for operations that leave their file
+    /// or the destination, overlap, or do not match their conversion; otherwise what reading or
+    /// the device reports, or [`Cancelled`](crate::ErrorCode::Cancelled).
+    pub fn execute(
+        &mut self,
+        sources: &[SourceFile<'_>],
+        io: Io,
+        ops: &[CopyOp],
+        units: u32,
+        dest: &mut DeviceBuffer,
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Stats, Error> {
+        let sources: Vec<_> = sources
+            .iter()
+            .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
+            .collect();
+        let ops: Vec<_> = ops.iter().map(op_to_ffi).collect();
+        let mut shim = ObserverShim::new(observe);
+        let result = self.inner.pin_mut().execute(
+            &sources,
+            io.number(),
+            &ops,
+            units,
+            dest.as_ffi_mut(),
+            &mut shim,
+        );
+        shim.resume_panic();
+        let stats = result?;
+        Ok(Stats {
+            source_bytes: stats.source_bytes,
+            chunks: stats.chunks,
+            seconds: stats.seconds,
+            io: Io::ALL.into_iter().find(|io| io.number() == stats.io).unwrap_or(io),
+            pinned: stats.pinned,
+        })
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Stands for "no decoder" on the C++ side.
+const COPY_BYTES: u32 = u32::MAX;
+
+fn op_to_ffi(op: &CopyOp) -> ffi::CopyOp {
+    ffi::CopyOp {
+        file: op.file,
+        source_offset: op.source_offset,
+        source_bytes: op.source_bytes,
+        dest_offset: op.dest_offset,
+        dest_bytes: op.dest_bytes,
+        decoder: match op.conversion {
+            Conversion::Copy => COPY_BYTES,
+            Conversion::ToF16 { ggml_type } => ggml_type,
+        },
+        unit: op.unit,
+    }
+}

@@ -1,0 +1,128 @@
+//! Errors of the engine, decoded from the one text that crosses the bridge.
+
+use std::fmt;
+
+/// Whose fault an [`Error`] is, as the C++ side numbers it. Append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The request breaks the engine's contract: the caller's bug.
+    InvalidArgument,
+    /// No such device, no driver, or a build without CUDA.
+    DeviceUnavailable,
+    /// The device cannot hold the allocation.
+    OutOfMemory,
+    /// Host memory for staging cannot be had.
+    HostOutOfMemory,
+    /// Reading a source failed; the status is `errno`.
+    Io,
+    /// A source ended before the bytes that were promised.
+    FileTruncated,
+    /// A device call failed; the status is the device's own error number.
+    DeviceFailure,
+    /// The observer asked to stop.
+    Cancelled,
+    /// Anything that should not happen.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of the numbers on the C++ side, which start at 1.
+    pub const ALL: [ErrorCode; 9] = [
+        ErrorCode::InvalidArgument,
+        ErrorCode::DeviceUnavailable,
+        ErrorCode::OutOfMemory,
+        ErrorCode::HostOutOfMemory,
+        ErrorCode::Io,
+        ErrorCode::FileTruncated,
+        ErrorCode::DeviceFailure,
+        ErrorCode::Cancelled,
+        ErrorCode::Internal,
+    ];
+
+    fn from_number(number: usize) -> Option<Self> {
+        Self::ALL.get(number.checked_sub(1)?).copied()
+    }
+}
+
+/// A failure inside the engine or its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    code: ErrorCode,
+    status: i32,
+    context: String,
+}
+
+impl Error {
+    /// What kind of failure it is.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The failing layer's own number: `errno` for [`ErrorCode::Io`], CUDA's error for device
+    /// failures, otherwise 0.
+    pub fn status(&self) -> i32 {
+        self.status
+    }
+
+    /// The call that failed and what it was for.
+    pub fn context(&self) -> &str {
+        &self.context
+    }
+
+    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status and the context,
+    /// each after a unit separator. Any other text is an internal error with that text.
+    fn decode(what: &str) -> Self {
+        let mut fields = what.splitn(4, '\x1f');
+        let decoded = (|| {
+            (fields.next()? == "transfer").then_some(())?;
+            let code = ErrorCode::from_number(fields.next()?.parse().ok()?)?;
+            let status = fields.next()?.parse().ok()?;
+            Some(Self { code, status, context: fields.next()?.to_owned() })
+        })();
+        decoded.unwrap_or_else(|| Self {
+            code: ErrorCode::Internal,
+            status: 0,
+            context: what.to_owned(),
+        })
+    }
+}
+
+impl From<cxx::Exception> for Error {
+    fn from(exception: cxx::Exception) -> Self {
+        Self::decode(exception.what())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_survives_the_bridge() {
+        for (index, code) in ErrorCode::ALL.into_iter().enumerate() {
+            let what = format!("transfer\x1f{}\x1f-7\x1fcontext: with\x1fanything", index + 1);
+            let error = Error::decode(&what);
+            assert_eq!(error.code(), code);
+            assert_eq!(error.status(), -7);
+            assert_eq!(error.context(), "context: with\x1fanything");
+        }
+    }
+
+    #[test]
+    fn foreign_text_is_an_internal_error() {
+        for what in ["std::bad_alloc", "", "transfer\x1f0\x1f0\x1fx", "transfer\x1f10\x1f0\x1fx"] {
+            let error = Error::decode(what);
+            assert_eq!(error.code(), ErrorCode::Internal);
+            assert_eq!(error.context(), what);
+        }
+    }
+}

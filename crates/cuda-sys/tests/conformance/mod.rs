@@ -1,0 +1,470 @@
+//! What every device must do, written once. `host.rs` and `gpu.rs` run it on theirs.
+
+use cuda_sys::{
+    Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error,
+    ErrorCode, Io, Progress, SourceFile, StagingRing, Stats, decoders,
+};
+use half::f16;
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+const F32: u32 = 0;
+const SMALL: EngineConfig = EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096 };
+const IOS: [Io; 3] = [Io::Read, Io::Mapped, Io::Direct];
+
+/// Expands to one `#[test]` for each function of the suite.
+macro_rules! conformance_suite {
+    ($device:expr) => {
+        conformance_suite! { $device;
+            decodes_as_the_oracle,
+            copies_exactly_under_every_division,
+            small_tensors_share_chunks,
+            reports_progress_in_order,
+            nothing_to_do_is_done,
+            cancelling_stops_and_leaves_the_engine_usable,
+            observer_panics_cross_the_bridge_safely,
+            a_truncated_file_is_noticed,
+            a_failing_read_carries_errno,
+            bad_operations_are_refused,
+            bad_configurations_are_refused,
+            absurd_allocations_are_out_of_memory,
+            buffers_know_where_they_live,
+            handles_move_between_threads,
+            engines_run_side_by_side,
+        }
+    };
+    ($device:expr; $($test:ident),* $(,)?) => {
+        $(#[test] fn $test() { conformance::$test($device); })*
+    };
+}
+pub(crate) use conformance_suite;
+
+fn testdata() -> PathBuf {
+    // The GPU archive runs far from the sources and says where its copy lies.
+    std::env::var_os("PHI3_LOADER_TESTDATA").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")),
+        PathBuf::from,
+    )
+}
+
+struct Bench {
+    device: Device,
+    engine: Engine,
+}
+
+impl Bench {
+    fn new(kind: DeviceKind, config: EngineConfig) -> Self {
+        let device = Device::open(kind).unwrap();
+        let engine = Engine::new(&device, StagingRing::new(config).unwrap()).unwrap();
+        Self { device, engine }
+    }
+
+    fn run(
+        &mut self,
+        file: &File,
+        io: Io,
+        ops: &[CopyOp],
+        units: u32,
+        dest: &mut DeviceBuffer,
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Stats, Error> {
+        let source = SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() };
+        self.engine.execute(&[source], io, ops, units, dest, observe)
+    }
+
+    /// Runs without looking at progress and returns what the device then holds.
+    fn load(
+        &mut self,
+        file: &File,
+        io: Io,
+        ops: &[CopyOp],
+        dest_bytes: u64,
+    ) -> Result<Vec<u8>, Error> {
+        let mut dest = self.device.allocate(dest_bytes)?;
+        let units = ops.iter().map(|op| op.unit + 1).max().unwrap_or(0);
+        self.run(file, io, ops, units, &mut dest, &mut |_| ControlFlow::Continue(()))?;
+        Ok(content(&dest))
+    }
+}
+
+fn content(buffer: &DeviceBuffer) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(buffer.len()).unwrap()];
+    buffer.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// Bytes in which no two positions of a test look alike.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(len)
+    .collect()
+}
+
+fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
+    CopyOp {
+        file: 0,
+        source_offset,
+        source_bytes: bytes,
+        dest_offset,
+        dest_bytes: bytes,
+        conversion: Conversion::Copy,
+        unit,
+    }
+}
+
+fn decode(decoder: &Decoder, source_offset: u64, blocks: u64, dest_offset: u64) -> CopyOp {
+    CopyOp {
+        file: 0,
+        source_offset,
+        source_bytes: blocks * u64::from(decoder.block_bytes),
+        dest_offset,
+        dest_bytes: blocks * u64::from(decoder.block_len) * 2,
+        conversion: Conversion::ToF16 { ggml_type: decoder.ggml_type },
+        unit: 0,
+    }
+}
+
+fn decoder(ggml_type: u32) -> Decoder {
+    decoders().into_iter().find(|decoder| decoder.ggml_type == ggml_type).unwrap()
+}
+
+fn is_nan(half: [u8; 2]) -> bool {
+    u16::from_le_bytes(half) & 0x7fff > 0x7c00
+}
+
+/// Bit for bit, except that one NaN is as good as another: IEEE does not say which comes out.
+fn assert_halves_equal(got: &[u8], want: &[u8], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let differs = got
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .zip(want.as_chunks::<2>().0)
+        .position(|(a, b)| a != b && !(is_nan(*a) && is_nan(*b)));
+    assert_eq!(differs, None, "{what}: first differing element");
+}
+
+struct Golden {
+    decoder: Decoder,
+    blocks: Vec<u8>,
+    halves: Vec<u8>,
+}
+
+fn goldens() -> Vec<Golden> {
+    let read = |name: String| {
+        let path = testdata().join("decode").join(name);
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    decoders()
+        .into_iter()
+        .map(|decoder| Golden {
+            blocks: read(format!("{}.blocks", decoder.name)),
+            halves: read(format!("{}.f16", decoder.name)),
+            decoder,
+        })
+        .collect()
+}
+
+/// Every decoder gives what gguf-py gives, however the blocks are cut into chunks and wherever in
+/// the file they start.
+pub fn decodes_as_the_oracle(kind: DeviceKind) {
+    for config in [SMALL, EngineConfig { readers: 2, depth: 1, chunk_bytes: 1 << 20 }] {
+        let mut bench = Bench::new(kind, config);
+        for golden in goldens() {
+            for lead in [0, 1, 32] {
+                let file = file_of(&[noise(lead), golden.blocks.clone()].concat());
+                let blocks = golden.blocks.len() as u64 / u64::from(golden.decoder.block_bytes);
+                let op = decode(&golden.decoder, lead as u64, blocks, 0);
+                let got = bench.load(&file, Io::Read, &[op], op.dest_bytes).unwrap();
+                let what = format!("{} at byte {lead}, {config:?}", golden.decoder.name);
+                assert_halves_equal(&got, &golden.halves, &what);
+            }
+        }
+    }
+}
+
+/// Each way of reading gives the same bytes under every division of the work.
+pub fn copies_exactly_under_every_division(kind: DeviceKind) {
+    let bytes = noise(300_001);
+    let file = file_of(&bytes);
+    for io in IOS {
+        for config in [
+            EngineConfig { readers: 1, depth: 1, chunk_bytes: 0 },
+            SMALL,
+            EngineConfig { readers: 8, depth: 3, chunk_bytes: 65_537 },
+            EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 },
+        ] {
+            let mut bench = Bench::new(kind, config);
+            // The second piece comes first in the destination.
+            let ops = [copy(7, 200_000, 100_048, 0), copy(200_007, 99_994, 0, 1)];
+            let got = bench.load(&file, io, &ops, 300_048).unwrap();
+            assert_eq!(&got[100_048..300_048], &bytes[7..200_007], "{io:?} {config:?}");
+            assert_eq!(&got[..99_994], &bytes[200_007..300_001], "{io:?} {config:?}");
+        }
+    }
+}
+
+/// Many small tensors of different kinds share chunks and still land where they belong.
+pub fn small_tensors_share_chunks(kind: DeviceKind) {
+    let f32_type = decoder(F32);
+    let tensors = 3000_u64;
+    let mut source = Vec::new();
+    let mut ops = Vec::new();
+    let mut want = Vec::new();
+    for index in 0..tensors {
+        let offset = source.len() as u64;
+        let dest_offset = want.len() as u64;
+        if index % 3 == 0 {
+            // 9 values: not a whole group of eight.
+            for value in 0..9_u16 {
+                let value = f32::from(value) + index as f32;
+                source.extend_from_slice(&value.to_le_bytes());
+                want.extend_from_slice(&f16::from_f32(value).to_le_bytes());
+            }
+            ops.push(decode(&f32_type, offset, 9, dest_offset));
+        } else {
+            let bytes = noise(40 + (index % 50) as usize);
+            source.extend_from_slice(&bytes);
+            want.extend_from_slice(&bytes);
+            ops.push(copy(offset, bytes.len() as u64, dest_offset, 0));
+        }
+        source.resize(source.len().next_multiple_of(32), 0xee);
+        want.resize(want.len().next_multiple_of(16), 0);
+    }
+    let file = file_of(&source);
+    let mut bench = Bench::new(kind, EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 16 });
+    let mut dest = bench.device.allocate(want.len() as u64).unwrap();
+    let stats =
+        bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(stats.chunks < tensors / 100, "{} reads for {tensors} tensors", stats.chunks);
+    let got = content(&dest);
+    for op in &ops {
+        let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
+        assert_eq!(got[range.clone()], want[range], "{op:?}");
+    }
+}
+
+/// Units are reported in order, the last report is complete, and bytes never go back.
+pub fn reports_progress_in_order(kind: DeviceKind) {
+    let file = file_of(&noise(1 << 20));
+    let ops: Vec<_> = (0..16)
+        .map(|unit| copy(u64::from(unit) << 16, 1 << 16, u64::from(unit) << 16, unit))
+        .collect();
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(1 << 20).unwrap();
+    let mut seen: Vec<Progress> = Vec::new();
+    bench
+        .run(&file, Io::Read, &ops, 16, &mut dest, &mut |progress| {
+            seen.push(progress);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(seen.is_sorted_by_key(|progress| (progress.units_done, progress.bytes_done)));
+    let last = seen.last().unwrap();
+    assert_eq!((last.units_done, last.bytes_done), (16, 1 << 20));
+}
+
+/// An empty list of operations is a success, and units without bytes are complete.
+pub fn nothing_to_do_is_done(kind: DeviceKind) {
+    let file = file_of(b"");
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(0).unwrap();
+    assert_eq!(dest.address(), 0);
+    let mut last = None;
+    for io in IOS {
+        bench
+            .run(&file, io, &[], 3, &mut dest, &mut |progress| {
+                last = Some(progress.units_done);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(last.take(), Some(3));
+    }
+}
+
+/// Cancelling stops with its own code, and the engine works again afterwards.
+pub fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
+    let bytes = noise(1 << 20);
+    let file = file_of(&bytes);
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(1 << 20).unwrap();
+    let op = copy(0, 1 << 20, 0, 0);
+    let error = bench
+        .run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| ControlFlow::Break(()))
+        .unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Cancelled);
+    assert_eq!(bench.load(&file, Io::Read, &[op], 1 << 20).unwrap(), bytes);
+}
+
+/// A panic in the observer comes out with its payload, after the engine has cleaned up.
+pub fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
+    let bytes = noise(1 << 20);
+    let file = file_of(&bytes);
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(1 << 20).unwrap();
+    let op = copy(0, 1 << 20, 0, 0);
+    let payload = catch_unwind(AssertUnwindSafe(|| {
+        bench.run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| panic!("observer gave up"))
+    }))
+    .unwrap_err();
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"observer gave up"));
+    assert_eq!(bench.load(&file, Io::Read, &[op], 1 << 20).unwrap(), bytes);
+}
+
+/// A file that is shorter than it was when its operations were checked is a typed error.
+pub fn a_truncated_file_is_noticed(kind: DeviceKind) {
+    let file = file_of(&noise(100_000));
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(100_000).unwrap();
+    for io in [Io::Read, Io::Direct] {
+        file.set_len(100_000).unwrap();
+        let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }];
+        file.set_len(60_000).unwrap();
+        let error = bench
+            .engine
+            .execute(&sources, io, &[copy(0, 100_000, 0, 0)], 1, &mut dest, &mut |_| {
+                ControlFlow::Continue(())
+            })
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::FileTruncated, "{io:?}");
+        assert!(error.context().contains("ended"), "{error}");
+    }
+}
+
+/// A descriptor that cannot be read is an I/O error with errno.
+pub fn a_failing_read_carries_errno(kind: DeviceKind) {
+    let directory = File::open("/").unwrap();
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(16).unwrap();
+    let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }];
+    let error = bench
+        .engine
+        .execute(&sources, Io::Read, &[copy(0, 16, 0, 0)], 1, &mut dest, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err();
+    let eisdir = 21;
+    assert_eq!((error.code(), error.status()), (ErrorCode::Io, eisdir));
+}
+
+/// Operations that would read or write where they must not are refused before anything moves.
+pub fn bad_operations_are_refused(kind: DeviceKind) {
+    let file = file_of(&noise(4096));
+    let q8_0 = decoder(8);
+    let mut bench = Bench::new(kind, SMALL);
+    let good = copy(0, 4096, 0, 0);
+    let cases: &[(&str, Vec<CopyOp>)] = &[
+        ("source end", vec![CopyOp { source_offset: 1, ..good }]),
+        ("source wraps", vec![CopyOp { source_offset: u64::MAX, ..good }]),
+        ("destination end", vec![CopyOp { dest_offset: 16, ..good }]),
+        ("destination wraps", vec![CopyOp { dest_offset: u64::MAX - 15, ..good }]),
+        (
+            "destination alignment",
+            vec![CopyOp { source_bytes: 8, dest_bytes: 8, dest_offset: 8, ..good }],
+        ),
+        ("file", vec![CopyOp { file: 1, ..good }]),
+        ("unit", vec![CopyOp { unit: 1, ..good }]),
+        ("sizes", vec![CopyOp { dest_bytes: 2048, ..good }]),
+        ("half a block", vec![CopyOp { source_bytes: 33, ..decode(&q8_0, 0, 1, 0) }]),
+        ("decoded size", vec![CopyOp { dest_bytes: 128, ..decode(&q8_0, 0, 1, 0) }]),
+        ("unknown type", vec![CopyOp { conversion: Conversion::ToF16 { ggml_type: 4 }, ..good }]),
+        ("overlap", vec![copy(0, 64, 0, 0), copy(64, 64, 48, 0)]),
+    ];
+    for (name, ops) in cases {
+        let mut dest = bench.device.allocate(4096).unwrap();
+        let error = bench
+            .run(&file, Io::Read, ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+            .expect_err(name);
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{name}: {error}");
+    }
+    assert_eq!(bench.load(&file, Io::Read, &[good], 4096).unwrap(), noise(4096));
+}
+
+/// Configurations outside the documented range are refused.
+pub fn bad_configurations_are_refused(kind: DeviceKind) {
+    let device = Device::open(kind).unwrap();
+    for config in [
+        EngineConfig { readers: 0, ..SMALL },
+        EngineConfig { readers: 257, depth: 1, ..SMALL },
+        EngineConfig { depth: 0, ..SMALL },
+        EngineConfig { readers: 1, depth: 65, ..SMALL },
+    ] {
+        let error = Engine::new(&device, StagingRing::new(config).unwrap()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{config:?}");
+    }
+}
+
+/// More memory than any device has is a typed error.
+pub fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
+    let device = Device::open(kind).unwrap();
+    let error = device.allocate(1 << 52).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::OutOfMemory);
+    assert!(device.allocate(1 << 20).is_ok());
+}
+
+/// The driver agrees about where a buffer lives, and ranges outside it are refused.
+pub fn buffers_know_where_they_live(kind: DeviceKind) {
+    let device = Device::open(kind).unwrap();
+    let memory = device.memory().unwrap();
+    assert!(memory.free > 0 && memory.free <= memory.total);
+    let buffer = device.allocate(1000).unwrap();
+    assert_eq!(buffer.address() % 256, 0);
+    assert_eq!(buffer.device(), kind);
+    let location = buffer.locate(999).unwrap();
+    assert_eq!((location.device, location.address), (kind, buffer.address() + 999));
+    for offset in [1000, u64::MAX] {
+        assert_eq!(buffer.locate(offset).unwrap_err().code(), ErrorCode::InvalidArgument);
+    }
+    let error = buffer.read(1, &mut [0; 1000]).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
+    buffer.read(1000, &mut []).unwrap();
+}
+
+/// Buffers and engines may be made on one thread, used on another and dropped on a third.
+pub fn handles_move_between_threads(kind: DeviceKind) {
+    let bytes = noise(50_000);
+    let file = file_of(&bytes);
+    let mut bench = std::thread::spawn(move || Bench::new(kind, SMALL)).join().unwrap();
+    let (bench, got) = std::thread::spawn(move || {
+        let got = bench.load(&file, Io::Read, &[copy(0, 50_000, 0, 0)], 50_000).unwrap();
+        (bench, got)
+    })
+    .join()
+    .unwrap();
+    assert_eq!(got, bytes);
+    std::thread::spawn(move || drop(bench)).join().unwrap();
+}
+
+/// Several engines on one device do not disturb each other.
+pub fn engines_run_side_by_side(kind: DeviceKind) {
+    let bytes = noise(500_000);
+    let file = file_of(&bytes);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut bench = Bench::new(kind, SMALL);
+                for _ in 0..3 {
+                    let op = copy(0, 500_000, 0, 0);
+                    assert_eq!(bench.load(&file, Io::Read, &[op], 500_000).unwrap(), bytes);
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,31 @@
+//! The conformance suite on the first GPU. Fails where there is none: `cargo xtask test-gpu` runs
+//! it, `cargo test` without the feature `cuda` does not build it.
+
+mod conformance;
+
+use conformance::conformance_suite;
+use cuda_sys::{Device, DeviceKind, ErrorCode};
+
+conformance_suite!(DeviceKind::Cuda(0));
+
+#[test]
+fn ordinals_beyond_the_last_gpu_are_unavailable() {
+    let visible = i32::try_from(cuda_sys::cuda_devices().unwrap().len()).unwrap();
+    assert!(visible > 0, "this test needs a GPU");
+    for ordinal in [visible, -1] {
+        let error = Device::open(DeviceKind::Cuda(ordinal)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DeviceUnavailable);
+    }
+}
+
+#[test]
+fn freeing_gives_the_memory_back() {
+    let device = Device::open(DeviceKind::Cuda(0)).unwrap();
+    drop(device.allocate(1 << 30).unwrap());
+    let before = device.memory().unwrap().free;
+    let buffer = device.allocate(1 << 30).unwrap();
+    let during = device.memory().unwrap().free;
+    drop(buffer);
+    assert!(before - during >= 1 << 30);
+    assert_eq!(device.memory().unwrap().free, before);
+}

@@ -1,0 +1,96 @@
+// What Rust calls. The only header that knows cxx: types here are thin handles over the engine's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "rust/cxx.h"
+#include "transfer/device.hpp"
+#include "transfer/engine.hpp"
+#include "transfer/staging_ring.hpp"
+
+namespace transfer::bridge {
+
+// Shared types, defined by the Rust side of the bridge.
+struct CopyOp;
+struct DecoderInfo;
+struct DeviceInfo;
+struct ExecuteStats;
+struct Location;
+struct Memory;
+struct RingShape;
+struct Source;
+struct ObserverShim;
+
+bool cuda_compiled() noexcept;
+rust::Vec<DecoderInfo> decoders();
+rust::Vec<DeviceInfo> cuda_devices();
+std::uint64_t ring_bytes(const RingShape& shape) noexcept;
+
+class Device {
+ public:
+  explicit Device(std::shared_ptr<const transfer::Device> device) : device_(std::move(device)) {}
+
+  std::uint32_t kind() const noexcept;
+  std::int32_t ordinal() const noexcept;
+  rust::String name() const;
+  Memory memory() const;
+  const std::shared_ptr<const transfer::Device>& get() const noexcept { return device_; }
+
+ private:
+  std::shared_ptr<const transfer::Device> device_;
+};
+
+class Buffer {
+ public:
+  Buffer(std::shared_ptr<const transfer::Device> device,
+         std::unique_ptr<transfer::DeviceBuffer> buffer)
+      : device_(std::move(device)), buffer_(std::move(buffer)) {}
+
+  std::uint64_t address() const noexcept;
+  std::uint64_t size() const noexcept;
+  void read(std::uint64_t offset, rust::Slice<std::uint8_t> out) const;
+  Location locate(std::uint64_t offset) const;
+  transfer::DeviceBuffer& get() noexcept { return *buffer_; }
+  bool is_on(const transfer::Device& device) const noexcept {
+    return device.kind() == device_->kind() && device.ordinal() == device_->ordinal();
+  }
+
+ private:
+  // Outlives the buffer.
+  std::shared_ptr<const transfer::Device> device_;
+  std::unique_ptr<transfer::DeviceBuffer> buffer_;
+};
+
+class Ring {
+ public:
+  explicit Ring(std::unique_ptr<StagingRing> ring) : ring_(std::move(ring)) {}
+  std::unique_ptr<StagingRing> take() noexcept { return std::move(ring_); }
+
+ private:
+  std::unique_ptr<StagingRing> ring_;
+};
+
+class Engine {
+ public:
+  Engine(const Device& device, Ring& ring, const EngineConfig& config)
+      : device_(device.get()), engine_(device.get(), ring.take(), config) {}
+
+  std::uint64_t conversion_bytes() const noexcept { return engine_.conversion_bytes(); }
+  ExecuteStats execute(rust::Slice<const Source> sources, std::uint32_t io,
+                       rust::Slice<const CopyOp> ops, std::uint32_t units, Buffer& dest,
+                       ObserverShim& observer);
+
+ private:
+  std::shared_ptr<const transfer::Device> device_;
+  transfer::Engine engine_;
+};
+
+std::unique_ptr<Device> open_host();
+std::unique_ptr<Device> open_cuda(std::int32_t ordinal);
+std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes);
+std::unique_ptr<Ring> make_ring(const RingShape& shape);
+std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
+                                    const RingShape& shape);
+
+}  // namespace transfer::bridge

@@ -1,0 +1,30 @@
+// NVIDIA GPUs as devices. Only in builds with CUDA.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "transfer/device.hpp"
+
+namespace transfer {
+
+struct CudaDeviceInfo {
+  std::int32_t ordinal;
+  std::string name;
+  std::string pci_bus_id;
+  std::int32_t compute_major;
+  std::int32_t compute_minor;
+  std::uint64_t total_bytes;
+};
+
+// Visible GPUs in ordinal order, without creating a context on any. Throws
+// Error{kDeviceUnavailable} where there is no usable driver.
+std::vector<CudaDeviceInfo> list_cuda_devices();
+
+// Creates the device's primary context, which takes a good part of a second. Throws
+// Error{kDeviceUnavailable}.
+std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal);
+
+}  // namespace transfer

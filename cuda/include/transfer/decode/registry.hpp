@@ -1,0 +1,56 @@
+// Every tensor type that can be decoded to half.
+//
+// A new type is one header beside this one and one row in `Decoders`; the host and device
+// dispatch, the names and the geometry all follow from it. A type of single elements
+// (`kBlockLen` 1) has `Word` and `value(Word)`, which gives the half. A type of blocks has
+// `decode8(block, group, out)`, which gives elements [8 * group, 8 * group + 8) of one block as
+// ggml's reference does, in f32: the same operations in the same order.
+//
+// The formats happen to leave nothing to chance: every product of a decoder fits the 24 bits of a
+// float exactly, so that only a final addition rounds, fused with the product or not.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "transfer/decode/iq1.hpp"
+#include "transfer/decode/iq2.hpp"
+#include "transfer/decode/iq3.hpp"
+#include "transfer/decode/iq4.hpp"
+#include "transfer/decode/mxfp4.hpp"
+#include "transfer/decode/q2_k.hpp"
+#include "transfer/decode/q3_k.hpp"
+#include "transfer/decode/q4.hpp"
+#include "transfer/decode/q4_k.hpp"
+#include "transfer/decode/q5.hpp"
+#include "transfer/decode/q5_k.hpp"
+#include "transfer/decode/q6_k.hpp"
+#include "transfer/decode/q8_0.hpp"
+#include "transfer/decode/scalar.hpp"
+#include "transfer/decode/ternary.hpp"
+
+namespace transfer::decode {
+
+template <class... Types>
+struct TypeList {};
+
+using Decoders =
+    TypeList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL,
+             IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S, IQ1_M, TQ1_0, TQ2_0, MXFP4>;
+
+// Two rows of one number would hide each other.
+template <class... Types>
+constexpr bool has_unique_ids(TypeList<Types...>) {
+  constexpr std::uint32_t kIds[] = {Types::kTypeId...};
+  for (std::size_t i = 0; i < sizeof...(Types); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (kIds[i] == kIds[j]) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+static_assert(has_unique_ids(Decoders{}));
+
+}  // namespace transfer::decode

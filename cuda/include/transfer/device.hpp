@@ -1,0 +1,124 @@
+// What the engine needs of a device: memory, buffers, and lanes that move bytes into them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "transfer/schedule.hpp"
+
+namespace transfer {
+
+class StagingRing;
+
+enum class DeviceKind : std::uint32_t { kHost = 0, kCuda = 1 };
+
+struct MemoryInfo {
+  std::uint64_t free_bytes;
+  std::uint64_t total_bytes;
+};
+
+// Where a pointer lives, as the driver reports it (not as this library remembers it).
+struct PointerInfo {
+  std::uint64_t address;
+  DeviceKind kind;
+  std::int32_t ordinal;
+};
+
+// One allocation on a device. Freed by its destructor, which waits for nothing, throws nothing and
+// tolerates a driver that has already shut down. Usable from any thread, one at a time.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+  virtual ~DeviceBuffer() = default;
+
+  // Device address of the first byte; at least 256-byte aligned. Null where size() is 0.
+  virtual std::byte* data() const noexcept = 0;
+  virtual std::uint64_t size() const noexcept = 0;
+
+  // Copies [offset, offset + bytes) to host memory and waits for it. The range must lie inside the
+  // buffer. Throws Error{kInvalidArgument, kDeviceFailure}.
+  virtual void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const = 0;
+
+  // Asks the driver where the byte at `offset`, inside the buffer, lives. Throws as read() does.
+  virtual PointerInfo locate(std::uint64_t offset) const = 0;
+};
+
+// A batch of segments whose bytes stand contiguously in host memory.
+struct Batch {
+  const Segment* segments;
+  std::uint32_t count;
+  std::uint64_t bytes;
+  std::byte* dest;  // start of the destination buffer
+};
+
+// One reader's private queue to the device: `depth` staging slots, used in turn. Not thread-safe:
+// each lane belongs to one reader thread during a call.
+class Lane {
+ public:
+  Lane() = default;
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+  virtual ~Lane() = default;
+
+  virtual std::uint32_t depth() const noexcept = 0;
+
+  // Makes the calling thread use the lane's device.
+  virtual void bind_thread() = 0;
+
+  // Where the next bytes of `slot` should be read to: room for the batch and `slack` bytes more. The
+  // slot must be free (never submitted, or awaited since). With no slack asked for, this can be the
+  // batch's own destination.
+  virtual std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) = 0;
+
+  // Queues copies and conversions of the batch, whose bytes stand at `bytes` (inside the landing).
+  // Does not wait. Throws Error{kDeviceFailure}.
+  virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
+
+  // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.
+  virtual void await(std::uint32_t slot) = 0;
+
+  // Waits for whatever is queued, without reporting failures: for use while unwinding.
+  virtual void settle() noexcept = 0;
+};
+
+// What an engine call needs of each lane.
+struct LaneShape {
+  std::uint32_t depth;
+  std::uint64_t slot_bytes;  // host staging bytes a slot, slack included
+};
+
+class Device {
+ public:
+  Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+  virtual ~Device() = default;
+
+  virtual DeviceKind kind() const noexcept = 0;
+  virtual std::int32_t ordinal() const noexcept = 0;
+  virtual std::string name() const = 0;
+  virtual MemoryInfo memory() const = 0;
+
+  // Throws Error{kOutOfMemory} where the device cannot hold `bytes`.
+  virtual std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const = 0;
+
+  // Makes staging memory fast for copies to this device (pinned, where it can be). Returns false
+  // where the device refused: copies then still work, slower. Undone by release().
+  virtual bool adopt(StagingRing& ring) const = 0;
+  virtual void release(StagingRing& ring) const noexcept = 0;
+
+  // A lane over `staging`, which holds depth * slot_bytes and outlives the lane.
+  virtual std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const = 0;
+
+  // Transient device memory a lane allocates for conversions of chunks of `chunk_bytes`.
+  virtual std::uint64_t conversion_bytes(const LaneShape& shape) const noexcept = 0;
+};
+
+// The host's own memory as a device. Always there.
+std::shared_ptr<const Device> open_host_device();
+
+}  // namespace transfer

@@ -1,0 +1,72 @@
+// Executes copy operations: parallel readers, a staging ring, asynchronous copies, progress.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "transfer/copy_op.hpp"
+#include "transfer/device.hpp"
+#include "transfer/source.hpp"
+#include "transfer/staging_ring.hpp"
+
+namespace transfer {
+
+struct EngineConfig {
+  std::uint32_t readers;      // reader threads, each with a lane of its own; at least 1
+  std::uint32_t depth;        // staging slots a reader; at least 1
+  std::uint64_t chunk_bytes;  // largest read; raised to kMinChunkBytes
+
+  std::uint64_t slot_bytes() const noexcept;
+  std::uint64_t ring_bytes() const noexcept;
+};
+
+struct Progress {
+  std::uint32_t units_done;  // units 0..units_done have landed, in order
+  std::uint64_t bytes_done;  // source bytes that have landed
+};
+
+// Called on the thread that called execute(), never concurrently; returns false to cancel.
+using Observer = std::function<bool(const Progress&)>;
+
+struct Stats {
+  std::uint64_t source_bytes;
+  std::uint64_t chunks;
+  double seconds;  // from the first read to the last byte landed
+  Io io;           // what the source used in fact
+  bool pinned;     // whether the device pinned the staging ring
+};
+
+// Bound to one device; keeps its ring pinned and its lanes between calls. One call at a time;
+// movable between threads.
+class Engine {
+ public:
+  // Takes the ring over, which must hold config.ring_bytes(). Throws Error{kInvalidArgument,
+  // kDeviceFailure}.
+  Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
+         const EngineConfig& config);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Transient device memory that execute() needs beside the destination, where it converts.
+  std::uint64_t conversion_bytes() const noexcept;
+
+  // Moves every operation's bytes to `dest`, which must belong to this engine's device. Returns
+  // when all of them have landed; when it throws, nothing is in flight any more and the content
+  // of `dest` is unspecified. The observer hears of each finished unit and, while waiting, about
+  // twenty times a second. Throws Error{kInvalidArgument, kIo, kFileTruncated, kDeviceFailure,
+  // kOutOfMemory, kCancelled}.
+  Stats execute(const std::vector<SourceFile>& files, Io io, const std::vector<CopyOp>& ops,
+                std::uint32_t units, DeviceBuffer& dest, const Observer& observer);
+
+ private:
+  std::shared_ptr<const Device> device_;
+  std::unique_ptr<StagingRing> ring_;
+  EngineConfig config_;
+  bool pinned_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+}  // namespace transfer

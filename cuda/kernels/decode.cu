@@ -1,0 +1,206 @@
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "transfer/decode/registry.hpp"
+#include "transfer/decode_kernels.hpp"
+#include "transfer/half.hpp"
+
+namespace transfer::decode {
+namespace {
+
+// A thread makes 16 bytes at a time, so that a warp stores 512 consecutive bytes; a thread block
+// makes one tile. Tiles begin at whole blocks of every type.
+constexpr std::uint32_t kThreads = 256;
+constexpr std::uint32_t kUnitsPerThread = 4;
+constexpr std::uint32_t kUnitsPerTile = kThreads * kUnitsPerThread;
+
+// The batch and, for each segment, the number of the tile after its last; unused entries repeat the
+// last of them.
+struct TiledBatch {
+  SegmentBatch batch;
+  std::uint32_t tile_end[kMaxBatch];
+};
+static_assert(sizeof(TiledBatch) <= 4096, "the size that every device takes as kernel parameters");
+
+__device__ __forceinline__ std::uint32_t bits_from_half2(__half2 value) {
+  std::uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+__device__ __forceinline__ uint4 pack_computed(const float (&v)[8]) {
+  const __half2 a = __floats2half2_rn(v[0], v[1]);
+  const __half2 b = __floats2half2_rn(v[2], v[3]);
+  const __half2 c = __floats2half2_rn(v[4], v[5]);
+  const __half2 d = __floats2half2_rn(v[6], v[7]);
+  // One comparison for every pair finds a NaN, which is rare enough for a branch.
+  const bool ordered = __hbeq2(a, a) && __hbeq2(b, b) && __hbeq2(c, c) && __hbeq2(d, d);
+  if (ordered) {
+    return {bits_from_half2(a), bits_from_half2(b), bits_from_half2(c), bits_from_half2(d)};
+  }
+  std::uint32_t words[4];
+  for (int i = 0; i < 4; ++i) {
+    words[i] = half_from_computed(v[2 * i]) |
+               static_cast<std::uint32_t>(half_from_computed(v[2 * i + 1])) << 16;
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+// What a kernel does with units of 16 bytes of output: `unit` makes number `u`, counted from the
+// tile that starts at `src` and `dst`; `tail` makes what is left of a segment after its last unit.
+
+template <class Type, bool kIsScalar = Type::kBlockLen == 1>
+struct Decode {
+  static constexpr std::uint32_t kUnitElements = 8;
+  static constexpr std::uint32_t kUnitsPerBlock = Type::kBlockLen / kUnitElements;
+  static_assert(kUnitsPerTile % kUnitsPerBlock == 0);
+  static constexpr std::uint64_t kTileSourceBytes =
+      std::uint64_t{kUnitsPerTile / kUnitsPerBlock} * Type::kBlockBytes;
+
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+    const std::uint8_t* block = src + u / kUnitsPerBlock * Type::kBlockBytes;
+    float values[8];
+    Type::decode8(block, static_cast<int>(u % kUnitsPerBlock), values);
+    dst[u] = pack_computed(values);
+  }
+
+  __device__ static void tail(const std::uint8_t*, void*, std::uint64_t, std::uint64_t) {}
+};
+
+template <class Type>
+struct Decode<Type, true> {
+  using Word = typename Type::Word;
+  static constexpr std::uint32_t kUnitElements = 8;
+  static constexpr std::uint64_t kTileSourceBytes =
+      std::uint64_t{kUnitsPerTile} * kUnitElements * sizeof(Word);
+
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+    constexpr int kLoads = kUnitElements * sizeof(Word) / sizeof(uint4);
+    uint4 loaded[kLoads];
+    for (int i = 0; i < kLoads; ++i) {
+      loaded[i] = __ldg(reinterpret_cast<const uint4*>(src) + u * kLoads + i);
+    }
+    Word words[kUnitElements];
+    memcpy(words, loaded, sizeof words);
+    half_bits halves[kUnitElements];
+    for (std::uint32_t i = 0; i < kUnitElements; ++i) {
+      halves[i] = Type::value(words[i]);
+    }
+    uint4 result;
+    memcpy(&result, halves, sizeof result);
+    dst[u] = result;
+  }
+
+  __device__ static void tail(const std::uint8_t* src, void* dst, std::uint64_t begin,
+                              std::uint64_t end) {
+    for (std::uint64_t i = begin; i < end; ++i) {
+      static_cast<half_bits*>(dst)[i] = Type::value(reinterpret_cast<const Word*>(src)[i]);
+    }
+  }
+};
+
+struct Copy {
+  static constexpr std::uint32_t kUnitElements = sizeof(uint4);
+  static constexpr std::uint64_t kTileSourceBytes = std::uint64_t{kUnitsPerTile} * sizeof(uint4);
+
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+    dst[u] = __ldg(reinterpret_cast<const uint4*>(src) + u);
+  }
+
+  __device__ static void tail(const std::uint8_t* src, void* dst, std::uint64_t begin,
+                              std::uint64_t end) {
+    for (std::uint64_t i = begin; i < end; ++i) {
+      static_cast<std::uint8_t*>(dst)[i] = src[i];
+    }
+  }
+};
+
+template <class Work>
+__global__ void __launch_bounds__(kThreads) run_tile(const __grid_constant__ TiledBatch tiled) {
+  // The segment of this tile: the first that ends after it.
+  static_assert((kMaxBatch & (kMaxBatch - 1)) == 0);
+  std::uint32_t index = 0;
+  for (std::uint32_t step = kMaxBatch / 2; step != 0; step /= 2) {
+    if (blockIdx.x >= tiled.tile_end[index + step - 1]) {
+      index += step;
+    }
+  }
+  const std::uint32_t first_tile = index == 0 ? 0 : tiled.tile_end[index - 1];
+  const Segment& segment = tiled.batch.segments[index];
+  const std::uint64_t tile = blockIdx.x - first_tile;
+  const std::uint64_t units = segment.elements / Work::kUnitElements;
+  const std::uint64_t left = units - tile * kUnitsPerTile;
+  const std::uint32_t count =
+      left < kUnitsPerTile ? static_cast<std::uint32_t>(left) : kUnitsPerTile;
+  const std::uint8_t* src = segment.src + tile * Work::kTileSourceBytes;
+  uint4* dst = static_cast<uint4*>(segment.dst) + tile * kUnitsPerTile;
+  for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
+    Work::unit(src, dst, u);
+  }
+  if (count < kUnitsPerTile && threadIdx.x == 0) {
+    Work::tail(segment.src, segment.dst, units * Work::kUnitElements, segment.elements);
+  }
+}
+
+bool is_aligned(const Segment& segment) {
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(segment.src) | reinterpret_cast<std::uintptr_t>(segment.dst);
+  return addresses % sizeof(uint4) == 0;
+}
+
+template <class Work>
+int launch(const SegmentBatch& batch, cudaStream_t stream) noexcept {
+  if (batch.count > kMaxBatch) {
+    return cudaErrorInvalidValue;
+  }
+  constexpr std::uint64_t kElementsPerTile = std::uint64_t{kUnitsPerTile} * Work::kUnitElements;
+  TiledBatch tiled;
+  tiled.batch = batch;
+  std::uint64_t tiles = 0;
+  for (std::uint32_t i = 0; i < kMaxBatch; ++i) {
+    // On the device this would be an error that takes the whole context with it.
+    if (i < batch.count && !is_aligned(batch.segments[i])) {
+      return cudaErrorMisalignedAddress;
+    }
+    const std::uint64_t elements = i < batch.count ? batch.segments[i].elements : 0;
+    tiles += elements / kElementsPerTile + (elements % kElementsPerTile != 0);
+    if (tiles > std::numeric_limits<std::int32_t>::max()) {
+      return cudaErrorInvalidValue;
+    }
+    tiled.tile_end[i] = static_cast<std::uint32_t>(tiles);
+  }
+  if (tiles == 0) {
+    return cudaSuccess;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(tiles));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, run_tile<Work>, tiled);
+}
+
+template <class... Types>
+int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const SegmentBatch& batch,
+                  cudaStream_t stream) noexcept {
+  int status = cudaErrorInvalidValue;
+  const bool found =
+      ((Types::kTypeId == ggml_type_id && (status = launch<Decode<Types>>(batch, stream), true)) ||
+       ...);
+  return found ? status : cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+int launch_decode_to_f16(std::uint32_t ggml_type_id, const SegmentBatch& batch,
+                         cudaStream_t stream) noexcept {
+  return launch_decode(Decoders{}, ggml_type_id, batch, stream);
+}
+
+int launch_copy(const SegmentBatch& batch, cudaStream_t stream) noexcept {
+  return launch<Copy>(batch, stream);
+}
+
+}  // namespace transfer::decode

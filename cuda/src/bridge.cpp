@@ -1,0 +1,171 @@
+#include "transfer/bridge.hpp"
+
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "cuda-sys/src/bridge.rs.h"
+#include "transfer/decode_host.hpp"
+#include "transfer/error.hpp"
+#ifdef TRANSFER_WITH_CUDA
+#include "transfer/cuda_device.hpp"
+#endif
+
+namespace transfer::bridge {
+namespace {
+
+// Gives every exception the encoded form that the Rust side decodes.
+template <typename Work>
+auto guarded(Work&& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const transfer::Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw transfer::Error(Code::kHostOutOfMemory, 0, "host memory is exhausted");
+  } catch (const std::exception& error) {
+    throw transfer::Error(Code::kInternal, 0, error.what());
+  } catch (...) {
+    throw transfer::Error(Code::kInternal, 0, "an exception of unknown type");
+  }
+}
+
+EngineConfig config_of(const RingShape& shape) {
+  return {shape.readers, shape.depth, shape.chunk_bytes};
+}
+
+}  // namespace
+
+bool cuda_compiled() noexcept {
+#ifdef TRANSFER_WITH_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
+rust::Vec<DecoderInfo> decoders() {
+  rust::Vec<DecoderInfo> out;
+  for (std::size_t i = 0; i < decode::type_count(); ++i) {
+    const decode::TypeInfo& type = decode::type_at(i);
+    out.push_back({type.id, type.name, type.block_len, type.block_bytes});
+  }
+  return out;
+}
+
+rust::Vec<DeviceInfo> cuda_devices() {
+  return guarded([] {
+    rust::Vec<DeviceInfo> out;
+#ifdef TRANSFER_WITH_CUDA
+    for (const CudaDeviceInfo& info : list_cuda_devices()) {
+      out.push_back({info.ordinal, rust::String::lossy(info.name),
+                     rust::String::lossy(info.pci_bus_id), info.compute_major, info.compute_minor,
+                     info.total_bytes});
+    }
+#endif
+    return out;
+  });
+}
+
+std::uint64_t ring_bytes(const RingShape& shape) noexcept {
+  return config_of(shape).ring_bytes();
+}
+
+std::uint32_t Device::kind() const noexcept { return static_cast<std::uint32_t>(device_->kind()); }
+
+std::int32_t Device::ordinal() const noexcept { return device_->ordinal(); }
+
+rust::String Device::name() const {
+  return guarded([&] { return rust::String::lossy(device_->name()); });
+}
+
+Memory Device::memory() const {
+  return guarded([&]() -> Memory {
+    const MemoryInfo info = device_->memory();
+    return {info.free_bytes, info.total_bytes};
+  });
+}
+
+std::uint64_t Buffer::address() const noexcept {
+  return reinterpret_cast<std::uint64_t>(buffer_->data());
+}
+
+std::uint64_t Buffer::size() const noexcept { return buffer_->size(); }
+
+void Buffer::read(std::uint64_t offset, rust::Slice<std::uint8_t> out) const {
+  guarded([&] {
+    // An empty slice carries a dangling pointer.
+    if (out.size() == 0) return;
+    buffer_->read(offset, reinterpret_cast<std::byte*>(out.data()), out.size());
+  });
+}
+
+Location Buffer::locate(std::uint64_t offset) const {
+  return guarded([&]() -> Location {
+    const PointerInfo info = buffer_->locate(offset);
+    return {info.address, static_cast<std::uint32_t>(info.kind), info.ordinal};
+  });
+}
+
+ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io,
+                             rust::Slice<const CopyOp> ops, std::uint32_t units, Buffer& dest,
+                             ObserverShim& observer) {
+  return guarded([&]() -> ExecuteStats {
+    if (io > static_cast<std::uint32_t>(Io::kDirect)) {
+      throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
+    }
+    if (!dest.is_on(*device_)) {
+      throw transfer::Error(Code::kInvalidArgument, 0,
+                            "the destination buffer belongs to another device");
+    }
+    std::vector<SourceFile> files;
+    for (const Source& source : sources) files.push_back({source.descriptor, source.bytes});
+    std::vector<transfer::CopyOp> copies;
+    copies.reserve(ops.size());
+    for (const CopyOp& op : ops) {
+      copies.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset, op.dest_bytes,
+                        op.decoder, op.unit});
+    }
+    const Stats stats = engine_.execute(
+        files, static_cast<Io>(io), copies, units, dest.get(), [&](const Progress& progress) {
+          return observer.on_progress(progress.units_done, progress.bytes_done);
+        });
+    return {stats.source_bytes, stats.chunks, stats.seconds,
+            static_cast<std::uint32_t>(stats.io), stats.pinned};
+  });
+}
+
+std::unique_ptr<Device> open_host() {
+  return guarded([] { return std::make_unique<Device>(open_host_device()); });
+}
+
+std::unique_ptr<Device> open_cuda(std::int32_t ordinal) {
+  return guarded([&]() -> std::unique_ptr<Device> {
+#ifdef TRANSFER_WITH_CUDA
+    return std::make_unique<Device>(open_cuda_device(ordinal));
+#else
+    throw transfer::Error(
+        Code::kDeviceUnavailable, 0,
+        "CUDA device " + std::to_string(ordinal) + " was asked for, but this build has no CUDA");
+#endif
+  });
+}
+
+std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
+  return guarded([&] {
+    return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes));
+  });
+}
+
+std::unique_ptr<Ring> make_ring(const RingShape& shape) {
+  return guarded([&] {
+    return std::make_unique<Ring>(std::make_unique<StagingRing>(config_of(shape).ring_bytes()));
+  });
+}
+
+std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
+                                    const RingShape& shape) {
+  return guarded([&] { return std::make_unique<Engine>(device, *ring, config_of(shape)); });
+}
+
+}  // namespace transfer::bridge

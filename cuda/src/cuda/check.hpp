@@ -1,0 +1,86 @@
+// Every CUDA call goes through here.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "transfer/error.hpp"
+
+namespace transfer {
+
+// What a failing call means to the caller.
+inline Code code_of(cudaError_t status) {
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+      return Code::kOutOfMemory;
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInitializationError:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorStubLibrary:
+      return Code::kDeviceUnavailable;
+    default:
+      return Code::kDeviceFailure;
+  }
+}
+
+// Throws where `status` is a failure, naming the error, the call and what it was for.
+inline void check(cudaError_t status, const char* call, const std::string& context = {}) {
+  if (status == cudaSuccess) return;
+  // Errors that are not sticky stay readable until fetched; a later check must not see this one.
+  (void)cudaGetLastError();
+  std::string text = std::string(cudaGetErrorName(status)) + " from " + call;
+  if (!context.empty()) text += " (" + context + ")";
+  text += ": ";
+  text += cudaGetErrorString(status);
+  throw Error(code_of(status), static_cast<int>(status), text);
+}
+
+// Makes a device current for a scope and restores the caller's.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int ordinal) {
+    check(cudaGetDevice(&previous_), "cudaGetDevice");
+    if (previous_ == ordinal) {
+      previous_ = kNone;
+    } else {
+      check(cudaSetDevice(ordinal), "cudaSetDevice");
+    }
+  }
+  ~DeviceGuard() {
+    if (previous_ != kNone) (void)cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  static constexpr int kNone = -1;
+  int previous_ = kNone;
+};
+
+// The same for destructors, which cannot report: without it, freeing on a thread that never chose a
+// device would create a context on device 0.
+class QuietDeviceGuard {
+ public:
+  explicit QuietDeviceGuard(int ordinal) noexcept {
+    known_ = cudaGetDevice(&previous_) == cudaSuccess;
+    (void)cudaSetDevice(ordinal);
+  }
+  ~QuietDeviceGuard() {
+    if (known_) (void)cudaSetDevice(previous_);
+  }
+  QuietDeviceGuard(const QuietDeviceGuard&) = delete;
+  QuietDeviceGuard& operator=(const QuietDeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool known_ = false;
+};
+
+}  // namespace transfer

@@ -1,0 +1,152 @@
+#include "transfer/cuda_device.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "check.hpp"
+#include "cuda_lane.hpp"
+#include "transfer/staging_ring.hpp"
+
+namespace transfer {
+namespace {
+
+class CudaBuffer final : public DeviceBuffer {
+ public:
+  CudaBuffer(int ordinal, std::uint64_t bytes) : ordinal_(ordinal), size_(bytes) {
+    if (bytes == 0) return;
+    const DeviceGuard guard(ordinal_);
+    check(cudaMalloc(&data_, bytes), "cudaMalloc", std::to_string(bytes) + " bytes");
+  }
+
+  ~CudaBuffer() override {
+    if (data_ == nullptr) return;
+    // Nothing can be reported from here, and a driver that is shutting down has freed it already.
+    const QuietDeviceGuard guard(ordinal_);
+    (void)cudaFree(data_);
+  }
+
+  std::byte* data() const noexcept override { return static_cast<std::byte*>(data_); }
+  std::uint64_t size() const noexcept override { return size_; }
+
+  void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const override {
+    check_range(offset, bytes);
+    if (bytes == 0) return;
+    const DeviceGuard guard(ordinal_);
+    check(cudaMemcpy(out, data() + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy",
+          "reading the device buffer back");
+  }
+
+  PointerInfo locate(std::uint64_t offset) const override {
+    check_range(offset, 1);
+    const DeviceGuard guard(ordinal_);
+    cudaPointerAttributes attributes{};
+    check(cudaPointerGetAttributes(&attributes, data() + offset), "cudaPointerGetAttributes");
+    const bool on_device = attributes.type == cudaMemoryTypeDevice;
+    return {reinterpret_cast<std::uint64_t>(data() + offset),
+            on_device ? DeviceKind::kCuda : DeviceKind::kHost, attributes.device};
+  }
+
+ private:
+  void check_range(std::uint64_t offset, std::uint64_t bytes) const {
+    if (bytes > size_ || offset > size_ - bytes) {
+      throw Error(Code::kInvalidArgument, 0, "range leaves the device buffer");
+    }
+  }
+
+  int ordinal_;
+  void* data_ = nullptr;
+  std::uint64_t size_;
+};
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(std::int32_t ordinal) : ordinal_(ordinal) {
+    const DeviceGuard guard(ordinal_);
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties");
+    name_ = properties.name;
+    // The runtime creates the primary context on first use; this is that use.
+    check(cudaFree(nullptr), "cudaFree", "creating the primary context");
+  }
+
+  DeviceKind kind() const noexcept override { return DeviceKind::kCuda; }
+  std::int32_t ordinal() const noexcept override { return ordinal_; }
+  std::string name() const override { return name_; }
+
+  MemoryInfo memory() const override {
+    const DeviceGuard guard(ordinal_);
+    std::size_t free_bytes = 0;
+    std::size_t total_bytes = 0;
+    check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+    return {free_bytes, total_bytes};
+  }
+
+  std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
+    return std::make_unique<CudaBuffer>(ordinal_, bytes);
+  }
+
+  bool adopt(StagingRing& ring) const override {
+    const DeviceGuard guard(ordinal_);
+    const cudaError_t status =
+        cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
+    // Copies from pageable memory are slower and as right; a process may lack the right to pin.
+    if (status != cudaSuccess) (void)cudaGetLastError();
+    return status == cudaSuccess;
+  }
+
+  void release(StagingRing& ring) const noexcept override {
+    const QuietDeviceGuard guard(ordinal_);
+    if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
+  }
+
+  std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
+    return make_cuda_lane(ordinal_, shape, staging);
+  }
+
+  std::uint64_t conversion_bytes(const LaneShape& shape) const noexcept override {
+    return cuda_lane_conversion_bytes(shape);
+  }
+
+ private:
+  std::int32_t ordinal_;
+  std::string name_;
+};
+
+int device_count() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice) {
+    (void)cudaGetLastError();
+    return 0;
+  }
+  check(status, "cudaGetDeviceCount");
+  return count;
+}
+
+}  // namespace
+
+std::vector<CudaDeviceInfo> list_cuda_devices() {
+  std::vector<CudaDeviceInfo> devices;
+  const int count = device_count();
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
+    char bus_id[32] = {};
+    check(cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, ordinal), "cudaDeviceGetPCIBusId");
+    devices.push_back({ordinal, properties.name, bus_id, properties.major, properties.minor,
+                       properties.totalGlobalMem});
+  }
+  return devices;
+}
+
+std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal) {
+  const int count = device_count();
+  if (ordinal < 0 || ordinal >= count) {
+    throw Error(Code::kDeviceUnavailable, 0,
+                "no CUDA device " + std::to_string(ordinal) + ": " + std::to_string(count) +
+                    " visible");
+  }
+  return std::make_shared<const CudaDevice>(ordinal);
+}
+
+}  // namespace transfer

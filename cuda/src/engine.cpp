@@ -1,0 +1,199 @@
+#include "transfer/engine.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "transfer/error.hpp"
+#include "transfer/progress_board.hpp"
+#include "transfer/schedule.hpp"
+
+namespace transfer {
+namespace {
+
+// More would only cost memory: no machine copies faster with more.
+constexpr std::uint32_t kMaxReaders = 256;
+constexpr std::uint32_t kMaxDepth = 64;
+constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
+
+constexpr std::uint64_t kPage = 4096;
+
+// A chunk's place in a slot until it has landed.
+constexpr std::size_t kNothing = SIZE_MAX;
+
+class Call {
+ public:
+  Call(const Schedule& schedule, const Source& source, DeviceBuffer& dest, std::uint32_t readers)
+      : schedule_(schedule), source_(source), dest_(dest), board_(schedule.unit_bytes, readers) {}
+
+  ProgressBoard& board() { return board_; }
+
+  // One reader: takes the next chunk, fills a free slot, queues it; until none is left.
+  void read_chunks(Lane& lane) noexcept {
+    try {
+      lane.bind_thread();
+      std::vector<std::size_t> in_slot(lane.depth(), kNothing);
+      std::uint32_t slot = 0;
+      while (!board_.stop().load(std::memory_order_relaxed)) {
+        const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
+        if (index >= schedule_.chunks.size()) break;
+        retire(lane, slot, in_slot[slot]);
+        if (!fill(lane, slot, index)) break;
+        in_slot[slot] = index;
+        slot = (slot + 1) % lane.depth();
+      }
+      for (std::uint32_t i = 0; i < lane.depth(); ++i) {
+        retire(lane, slot, in_slot[slot]);
+        slot = (slot + 1) % lane.depth();
+      }
+    } catch (...) {
+      board_.failed(std::current_exception());
+      lane.settle();
+    }
+    board_.reader_finished();
+  }
+
+ private:
+  Batch batch_of(const Chunk& chunk) const {
+    return {schedule_.segments_of(chunk), chunk.segment_count, chunk.bytes, dest_.data()};
+  }
+
+  // False where the read was stopped: its bytes are then not the file's.
+  bool fill(Lane& lane, std::uint32_t slot, std::size_t index) {
+    const Chunk& chunk = schedule_.chunks[index];
+    const Batch batch = batch_of(chunk);
+    std::byte* landing = lane.landing(slot, batch, source_.slack());
+    const std::byte* bytes =
+        source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
+    if (board_.stop().load(std::memory_order_relaxed)) return false;
+    lane.submit(slot, batch, bytes);
+    return true;
+  }
+
+  void retire(Lane& lane, std::uint32_t slot, std::size_t& index) {
+    if (index == kNothing) return;
+    lane.await(slot);
+    const Chunk& chunk = schedule_.chunks[index];
+    board_.landed(schedule_.segments_of(chunk), chunk.segment_count);
+    index = kNothing;
+  }
+
+  const Schedule& schedule_;
+  const Source& source_;
+  DeviceBuffer& dest_;
+  ProgressBoard board_;
+  std::atomic<std::size_t> next_{0};
+};
+
+// Joins on every way out: readers must not outlive what they read into.
+class Readers {
+ public:
+  Readers() = default;
+  Readers(const Readers&) = delete;
+  Readers& operator=(const Readers&) = delete;
+  ~Readers() { join(); }
+
+  template <typename Work>
+  void start(Work&& work) {
+    threads_.emplace_back(std::forward<Work>(work));
+  }
+  void join() {
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+EngineConfig checked(const EngineConfig& config) {
+  if (config.readers == 0 || config.readers > kMaxReaders) {
+    throw Error(Code::kInvalidArgument, 0,
+                "reader threads must be 1 to " + std::to_string(kMaxReaders));
+  }
+  if (config.depth == 0 || config.depth > kMaxDepth) {
+    throw Error(Code::kInvalidArgument, 0,
+                "staging depth must be 1 to " + std::to_string(kMaxDepth));
+  }
+  if (config.chunk_bytes > kMaxChunkBytes) {
+    throw Error(Code::kInvalidArgument, 0,
+                "chunks must be at most " + std::to_string(kMaxChunkBytes) + " bytes");
+  }
+  return config;
+}
+
+}  // namespace
+
+std::uint64_t EngineConfig::slot_bytes() const noexcept {
+  const std::uint64_t bytes = std::max(chunk_bytes, kMinChunkBytes) + kMaxSlack;
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
+std::uint64_t EngineConfig::ring_bytes() const noexcept {
+  return slot_bytes() * depth * readers;
+}
+
+Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
+               const EngineConfig& config)
+    : device_(std::move(device)), ring_(std::move(ring)), config_(checked(config)) {
+  if (ring_->size() < config_.ring_bytes()) {
+    throw Error(Code::kInvalidArgument, 0, "the staging ring is smaller than the engine needs");
+  }
+  pinned_ = device_->adopt(*ring_);
+  try {
+    const LaneShape shape{config_.depth, config_.slot_bytes()};
+    for (std::uint32_t i = 0; i < config_.readers; ++i) {
+      std::byte* staging = ring_->data() + i * config_.depth * config_.slot_bytes();
+      lanes_.push_back(device_->make_lane(shape, staging));
+    }
+  } catch (...) {
+    lanes_.clear();
+    device_->release(*ring_);
+    throw;
+  }
+}
+
+Engine::~Engine() {
+  lanes_.clear();
+  device_->release(*ring_);
+}
+
+std::uint64_t Engine::conversion_bytes() const noexcept {
+  return device_->conversion_bytes({config_.depth, config_.slot_bytes()}) * config_.readers;
+}
+
+Stats Engine::execute(const std::vector<SourceFile>& files, Io io, const std::vector<CopyOp>& ops,
+                      std::uint32_t units, DeviceBuffer& dest, const Observer& observer) {
+  Bounds bounds{{}, dest.size(), units};
+  for (const SourceFile& file : files) bounds.file_bytes.push_back(file.bytes);
+  const Schedule schedule = cut(ops, bounds, config_.chunk_bytes);
+  const auto start = std::chrono::steady_clock::now();
+  const std::unique_ptr<Source> source = open_source(io, files);
+  // Few chunks need few threads.
+  const std::uint32_t readers = static_cast<std::uint32_t>(
+      std::min<std::size_t>(lanes_.size(), std::max<std::size_t>(1, schedule.chunks.size())));
+  Call call(schedule, *source, dest, readers);
+  {
+    Readers threads;
+    for (std::uint32_t i = 0; i < readers; ++i) {
+      try {
+        threads.start([&call, &lane = *lanes_[i]] { call.read_chunks(lane); });
+      } catch (const std::system_error& error) {
+        call.board().reader_finished();
+        // One reader is enough to finish the work.
+        if (i == 0) {
+          call.board().failed(std::make_exception_ptr(
+              Error(Code::kInternal, error.code().value(), "no reader thread can be started")));
+        }
+      }
+    }
+    call.board().watch(observer);
+  }
+  call.board().rethrow();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return {schedule.source_bytes, schedule.chunks.size(), elapsed.count(), source->io(), pinned_};
+}
+
+}  // namespace transfer

@@ -1,0 +1,32 @@
+#include "transfer/error.hpp"
+
+#include <system_error>
+
+namespace transfer {
+namespace {
+
+// Unit separator: cannot stand in a number, and no message of ours holds one.
+constexpr char kSeparator = '\x1f';
+
+std::string encode(Code code, int status, const std::string& context) {
+  std::string text = "transfer";
+  text += kSeparator;
+  text += std::to_string(static_cast<int>(code));
+  text += kSeparator;
+  text += std::to_string(status);
+  text += kSeparator;
+  text += context;
+  return text;
+}
+
+}  // namespace
+
+Error::Error(Code code, int status, const std::string& context)
+    : std::runtime_error(encode(code, status, context)), code_(code), status_(status) {}
+
+Error io_error(int error_number, const std::string& context) {
+  return Error(Code::kIo, error_number,
+               context + ": " + std::generic_category().message(error_number));
+}
+
+}  // namespace transfer

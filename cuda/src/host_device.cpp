@@ -1,0 +1,135 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "transfer/decode_host.hpp"
+#include "transfer/device.hpp"
+#include "transfer/error.hpp"
+
+namespace transfer {
+namespace {
+
+class HostBuffer final : public DeviceBuffer {
+ public:
+  explicit HostBuffer(std::uint64_t bytes) : size_(bytes) {
+    if (bytes == 0) return;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+      throw Error(Code::kOutOfMemory, errno,
+                  "host memory of " + std::to_string(bytes) + " bytes cannot be mapped");
+    }
+    data_ = static_cast<std::byte*>(memory);
+    // Advice only: fewer page faults on first touch.
+    (void)madvise(memory, bytes, MADV_HUGEPAGE);
+  }
+
+  ~HostBuffer() override {
+    if (data_ != nullptr) munmap(data_, size_);
+  }
+
+  std::byte* data() const noexcept override { return data_; }
+  std::uint64_t size() const noexcept override { return size_; }
+
+  void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const override {
+    check_range(offset, bytes);
+    if (bytes != 0) std::memcpy(out, data_ + offset, bytes);
+  }
+
+  PointerInfo locate(std::uint64_t offset) const override {
+    check_range(offset, 1);
+    return {reinterpret_cast<std::uint64_t>(data_ + offset), DeviceKind::kHost, 0};
+  }
+
+ private:
+  void check_range(std::uint64_t offset, std::uint64_t bytes) const {
+    if (bytes > size_ || offset > size_ - bytes) {
+      throw Error(Code::kInvalidArgument, 0, "range leaves the device buffer");
+    }
+  }
+
+  std::byte* data_ = nullptr;
+  std::uint64_t size_;
+};
+
+// Conversion happens in submit(), on the reader's own thread, so nothing is ever in flight.
+class HostLane final : public Lane {
+ public:
+  HostLane(const LaneShape& shape, std::byte* staging) : shape_(shape), staging_(staging) {}
+
+  std::uint32_t depth() const noexcept override { return shape_.depth; }
+  void bind_thread() override {}
+
+  std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) override {
+    const bool straight = batch.count == 1 && lands_directly(batch.segments, 1);
+    if (straight && slack == 0) return batch.dest + batch.segments->dest_offset;
+    return staging_ + slot * shape_.slot_bytes;
+  }
+
+  void submit(std::uint32_t, const Batch& batch, const std::byte* bytes) override {
+    for (const Segment* segment = batch.segments; segment != batch.segments + batch.count;
+         ++segment) {
+      const std::byte* source = bytes + segment->chunk_offset;
+      std::byte* dest = batch.dest + segment->dest_offset;
+      if (segment->decoder != kCopyBytes) {
+        decode::decode_to_f16(segment->decoder, reinterpret_cast<const std::uint8_t*>(source),
+                              reinterpret_cast<std::uint16_t*>(dest), segment->elements);
+      } else if (source != dest && segment->source_bytes != 0) {
+        std::memcpy(dest, source, segment->source_bytes);
+      }
+    }
+  }
+
+  void await(std::uint32_t) override {}
+  void settle() noexcept override {}
+
+ private:
+  LaneShape shape_;
+  std::byte* staging_;
+};
+
+// A field of /proc/meminfo in bytes; 0 where there is none.
+std::uint64_t meminfo(const std::string& field) {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  std::uint64_t kib = 0;
+  while (file >> name >> kib) {
+    if (name == field + ":") return kib * 1024;
+    std::getline(file, unit);
+  }
+  return 0;
+}
+
+class HostDevice final : public Device {
+ public:
+  DeviceKind kind() const noexcept override { return DeviceKind::kHost; }
+  std::int32_t ordinal() const noexcept override { return 0; }
+  std::string name() const override { return "host memory"; }
+
+  MemoryInfo memory() const override {
+    return {meminfo("MemAvailable"), meminfo("MemTotal")};
+  }
+
+  std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
+    return std::make_unique<HostBuffer>(bytes);
+  }
+
+  bool adopt(StagingRing&) const override { return false; }
+  void release(StagingRing&) const noexcept override {}
+
+  std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
+    return std::make_unique<HostLane>(shape, staging);
+  }
+
+  std::uint64_t conversion_bytes(const LaneShape&) const noexcept override { return 0; }
+};
+
+}  // namespace
+
+std::shared_ptr<const Device> open_host_device() { return std::make_shared<const HostDevice>(); }
+
+}  // namespace transfer

@@ -1,0 +1,90 @@
+#include "transfer/progress_board.hpp"
+
+#include <chrono>
+
+#include "transfer/error.hpp"
+
+namespace transfer {
+namespace {
+
+// Bounds how late a cancellation is heard while no unit finishes.
+constexpr std::chrono::milliseconds kHeartbeat{50};
+
+}  // namespace
+
+ProgressBoard::ProgressBoard(const std::vector<std::uint64_t>& unit_bytes, std::uint32_t readers)
+    : remaining_(unit_bytes), active_readers_(readers) {
+  advance_units();
+}
+
+void ProgressBoard::advance_units() {
+  while (progress_.units_done < remaining_.size() && remaining_[progress_.units_done] == 0) {
+    progress_.units_done += 1;
+  }
+}
+
+void ProgressBoard::landed(const Segment* segments, std::uint32_t count) {
+  bool unit_finished = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const Segment* segment = segments; segment != segments + count; ++segment) {
+      remaining_[segment->unit] -= segment->source_bytes;
+      progress_.bytes_done += segment->source_bytes;
+    }
+    const std::uint32_t before = progress_.units_done;
+    advance_units();
+    unit_finished = progress_.units_done != before;
+  }
+  if (unit_finished) changed_.notify_one();
+}
+
+void ProgressBoard::failed(std::exception_ptr error) noexcept {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::move(error);
+  }
+  stop_.store(true);
+  changed_.notify_one();
+}
+
+void ProgressBoard::reader_finished() noexcept {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    active_readers_ -= 1;
+  }
+  changed_.notify_one();
+}
+
+void ProgressBoard::watch(const Observer& observer) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  Progress reported{0, 0};
+  for (bool readers_left = true; readers_left;) {
+    changed_.wait_for(lock, kHeartbeat, [&] {
+      return active_readers_ == 0 || progress_.units_done != reported.units_done;
+    });
+    // Read under the same lock as the progress, so that the last report is complete.
+    readers_left = active_readers_ != 0;
+    reported = progress_;
+    if (stop_.load()) continue;
+    // The readers go on posting while the observer runs.
+    lock.unlock();
+    bool go_on = false;
+    try {
+      go_on = observer(reported);
+    } catch (...) {
+      failed(std::current_exception());
+    }
+    lock.lock();
+    if (!go_on) {
+      cancelled_ = true;
+      stop_.store(true);
+    }
+  }
+}
+
+void ProgressBoard::rethrow() const {
+  if (error_) std::rethrow_exception(error_);
+  if (cancelled_) throw Error(Code::kCancelled, 0, "the observer asked to stop");
+}
+
+}  // namespace transfer

@@ -1,0 +1,64 @@
+#include "transfer/staging_ring.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "transfer/error.hpp"
+
+namespace transfer {
+namespace {
+
+constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+constexpr std::uint64_t kSmallestPage = 4096;
+constexpr unsigned kMaxPopulators = 4;
+
+void touch(std::byte* begin, const std::byte* end) {
+  for (volatile std::byte* page = begin; page < end; page += kSmallestPage) *page = std::byte{0};
+}
+
+void populate(std::byte* data, std::uint64_t bytes) {
+  const std::uint64_t share =
+      (bytes / kMaxPopulators + kHugePage - 1) / kHugePage * kHugePage + kHugePage;
+  std::vector<std::thread> helpers;
+  std::uint64_t start = share;
+  try {
+    for (; start < bytes; start += share) {
+      helpers.emplace_back(touch, data + start, data + std::min(bytes, start + share));
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had: this one touches what is left.
+    touch(data + start, data + bytes);
+  }
+  touch(data, data + std::min(bytes, share));
+  for (std::thread& helper : helpers) helper.join();
+}
+
+}  // namespace
+
+StagingRing::StagingRing(std::uint64_t bytes) {
+  if (bytes == 0) return;
+  const std::uint64_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  void* memory =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    throw Error(Code::kHostOutOfMemory, errno,
+                "staging memory of " + std::to_string(size) + " bytes cannot be mapped");
+  }
+  data_ = static_cast<std::byte*>(memory);
+  size_ = size;
+  // Advice only: without huge pages the ring is as correct.
+  (void)madvise(memory, size, MADV_HUGEPAGE);
+  populate(data_, size_);
+}
+
+StagingRing::~StagingRing() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+}  // namespace transfer
