@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Writes the small models of models/ and what each of their weight slots must become.
+
+usage: python3 testdata/make_models.py        (needs gguf 0.19 and numpy from PyPI)
+
+The oracle is gguf-py, llama.cpp's own writer, reader and dequantiser: expected.json holds, for each
+slot, its shape and the sha256 of its bytes as f16 (round to nearest even) and as stored. The values
+are random with a fixed seed; block scales are kept small so that no value is infinite or NaN (those
+are the decode goldens' business).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as T
+from gguf.quants import dequantize
+
+OUT = Path(__file__).parent / "models"
+RNG = np.random.default_rng(20261122)
+
+# Bytes of each block that hold f16 scales.
+SCALES = {T.Q4_0: [0], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
+
+
+def raw(kind, rows, cols):
+    """Random stored bytes of a [rows, cols] tensor."""
+    if kind == T.F32:
+        return RNG.uniform(-2, 2, (rows, cols)).astype(np.float32)
+    if kind == T.F16:
+        return RNG.uniform(-2, 2, (rows, cols)).astype(np.float16)
+    if kind == T.BF16:
+        bits = RNG.uniform(-2, 2, (rows, cols)).astype(np.float32).view(np.uint32) >> 16
+        return bits.astype(np.uint16).view(np.uint8)
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = RNG.integers(0, 256, (rows * cols // block_len, block_bytes), dtype=np.uint8)
+    for at in SCALES[kind]:
+        scales = RNG.uniform(2.0**-9, 2.0**-6, len(blocks)).astype(np.float16)
+        blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, cols // block_len * block_bytes)
+
+
+def sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+class Model:
+    def __init__(self, name, arch, *, hidden, ffn, heads, kv_heads, head_dim, vocab, layers, rope_dim, types, split=False,
+                 tied=False, factors=False, alignment=None):
+        self.path = OUT / f"{name}.gguf"
+        self.writer = gguf.GGUFWriter(self.path, arch)
+        self.types = types
+        self.slots = {}
+        self.stored = {}
+        writer = self.writer
+        if alignment:
+            writer.add_custom_alignment(alignment)
+        writer.add_name(name)
+        writer.add_context_length(4096)
+        writer.add_embedding_length(hidden)
+        writer.add_feed_forward_length(ffn)
+        writer.add_block_count(layers)
+        writer.add_head_count(heads)
+        writer.add_head_count_kv(kv_heads)
+        if head_dim * heads != hidden:
+            writer.add_key_length(head_dim)
+            writer.add_value_length(head_dim)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_dimension_count(rope_dim)
+        writer.add_rope_freq_base(10000.0)
+        q, kv = heads * head_dim, kv_heads * head_dim
+        self.tensor("token_embd.weight", vocab, hidden, {"token_embedding": (0, vocab)})
+        if factors:
+            for which in ("long", "short"):
+                self.vector(f"rope_factors_{which}.weight", rope_dim // 2, f"rope_factors_{which}", keep_f32=True)
+        for i in range(layers):
+            blk, slot = f"blk.{i}.", f"layers.{i}."
+            self.vector(blk + "attn_norm.weight", hidden, slot + "attn_norm")
+            if split:
+                self.tensor(blk + "attn_q.weight", q, hidden, {slot + "attn_q": (0, q)})
+                self.tensor(blk + "attn_k.weight", kv, hidden, {slot + "attn_k": (0, kv)})
+                self.tensor(blk + "attn_v.weight", kv, hidden, {slot + "attn_v": (0, kv)})
+            else:
+                rows = {slot + "attn_q": (0, q), slot + "attn_k": (q, q + kv), slot + "attn_v": (q + kv, q + 2 * kv)}
+                self.tensor(blk + "attn_qkv.weight", q + 2 * kv, hidden, rows)
+            self.tensor(blk + "attn_output.weight", hidden, q, {slot + "attn_output": (0, hidden)})
+            self.vector(blk + "ffn_norm.weight", hidden, slot + "ffn_norm")
+            if split:
+                self.tensor(blk + "ffn_gate.weight", ffn, hidden, {slot + "ffn_gate": (0, ffn)})
+                self.tensor(blk + "ffn_up.weight", ffn, hidden, {slot + "ffn_up": (0, ffn)})
+            else:
+                rows = {slot + "ffn_gate": (0, ffn), slot + "ffn_up": (ffn, 2 * ffn)}
+                self.tensor(blk + "ffn_up.weight", 2 * ffn, hidden, rows)
+            self.tensor(blk + "ffn_down.weight", hidden, ffn, {slot + "ffn_down": (0, hidden)})
+        self.vector("output_norm.weight", hidden, "output_norm")
+        if tied:
+            self.slots["output"] = self.slots["token_embedding"]
+        else:
+            self.tensor("output.weight", vocab, hidden, {"output": (0, vocab)})
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    def kind_of(self, name):
+        stem = name.removesuffix(".weight").split(".")[-1]
+        return self.types.get(stem, self.types["default"])
+
+    def tensor(self, name, rows, cols, slots):
+        kind = self.kind_of(name)
+        data = raw(kind, rows, cols)
+        self.writer.add_tensor(name, data, raw_dtype=kind)
+        for slot, (low, high) in slots.items():
+            self.expect(slot, name, kind, data[low:high])
+
+    def vector(self, name, length, slot, keep_f32=False):
+        data = RNG.uniform(0.5, 2, length).astype(np.float32)
+        self.writer.add_tensor(name, data, raw_dtype=T.F32)
+        self.expect(slot, name, T.F32, data, keep_f32)
+
+    def expect(self, slot, tensor, kind, data, keep_f32=False):
+        values = dequantize(data, kind).astype(np.float32)
+        decoded = values if keep_f32 else values.astype(np.float16)
+        self.slots[slot] = {
+            "shape": list(decoded.shape),
+            "dtype": "F32" if keep_f32 else "F16",
+            "file_tensor": tensor,
+            "file_type": kind.name,
+            "sha256": sha256(decoded),
+            "native_sha256": sha256(data),
+        }
+
+
+def main():
+    OUT.mkdir(exist_ok=True)
+    models = [
+        Model("fused-f16", "phi3", hidden=32, ffn=64, heads=2, kv_heads=2, head_dim=16, vocab=37, layers=3, rope_dim=16,
+              types={"default": T.F16}),
+        Model("fused-k-quants", "phi3", hidden=256, ffn=256, heads=2, kv_heads=1, head_dim=128, vocab=11, layers=1, rope_dim=128,
+              types={"default": T.Q4_K, "attn_qkv": T.Q5_K, "ffn_down": T.Q6_K, "output": T.Q6_K}),
+        Model("split-q8_0", "llama", hidden=64, ffn=96, heads=4, kv_heads=4, head_dim=16, vocab=19, layers=2, rope_dim=16,
+              types={"default": T.Q8_0, "token_embd": T.Q4_0}, split=True),
+        Model("tied-gqa-bf16", "phi3", hidden=48, ffn=80, heads=3, kv_heads=1, head_dim=24, vocab=23, layers=2, rope_dim=12,
+              types={"default": T.BF16, "ffn_down": T.F32}, tied=True, factors=True, alignment=64),
+        Model("split-phi3-f16", "phi3", hidden=32, ffn=48, heads=2, kv_heads=2, head_dim=16, vocab=13, layers=1, rope_dim=16,
+              types={"default": T.F16}, split=True, alignment=8),
+    ]
+    expected = {model.path.name: model.slots for model in models}
+    (OUT / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
