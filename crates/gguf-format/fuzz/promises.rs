@@ -1,0 +1,88 @@
+//! What every input must do, whatever it is. Shared by the fuzz target, the fuzzer for stable
+//! toolchains and the tests.
+
+use gguf_format::{Error, Gguf, Limits, Value, ValueType};
+
+/// Parses `bytes` and panics where a promise of the library is broken. Answers the error's code,
+/// or `None` for a valid file.
+///
+/// 1. Nothing panics, whatever is asked of a parsed file.
+/// 2. What parses is proven: ranges inside the file, aligned, disjoint, as long as shape and type
+///    say; names unique; arrays as long as they say.
+/// 3. What is refused has a listed code and a message of one line without control characters.
+/// 4. A prefix gives the same answer or asks for more, and asking for more ends.
+pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {
+    let whole = Gguf::parse(bytes);
+    let code = match &whole {
+        Ok(gguf) => {
+            check_catalogue(gguf, bytes.len() as u64);
+            gguf.metadata().iter().for_each(|(_, value)| exhaust(value));
+            None
+        }
+        Err(error) => {
+            assert!(Error::ALL_CODES.contains(&error.code()));
+            assert!(!matches!(error, Error::Incomplete { .. } | Error::Io { .. }));
+            assert!(!error.to_string().chars().any(char::is_control));
+            Some(error.code())
+        }
+    };
+    check_prefixes(bytes, code);
+    code
+}
+
+/// Of a file that parses: what a consumer relies on without looking again.
+fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
+    assert!(gguf.alignment().is_power_of_two());
+    assert!(gguf.data_offset() <= file_len);
+    let mut taken = Vec::new();
+    for tensor in gguf.tensors() {
+        let (shape, ggml_type, range) = (tensor.shape(), tensor.ggml_type(), tensor.range());
+        assert!(range.start <= range.end && range.end <= file_len);
+        assert!(range.start >= gguf.data_offset());
+        assert_eq!((range.start - gguf.data_offset()) % gguf.alignment(), 0);
+        assert_eq!(ggml_type.bytes_for(shape.elements()), Some(tensor.byte_len()));
+        assert_eq!(shape.row_len() % ggml_type.block_len(), 0);
+        assert_eq!(shape.row_len() * shape.rows(), shape.elements());
+        assert_eq!(gguf.tensor(tensor.name()), Some(tensor));
+        if !range.is_empty() {
+            taken.push((range.start, range.end));
+        }
+    }
+    taken.sort_unstable();
+    assert!(taken.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+}
+
+/// Reads everything in a value; no array may end early.
+fn exhaust(value: Value<'_>) {
+    let Value::Array(array) = value else { return };
+    let count = match array.element_type() {
+        ValueType::String => {
+            let _ = array.as_strings().unwrap().filter(Result::is_ok).count();
+            array.as_byte_strings().unwrap().count()
+        }
+        ValueType::Array => {
+            array.as_arrays().unwrap().inspect(|inner| exhaust(Value::Array(*inner))).count()
+        }
+        fixed => array.as_bytes().len() / fixed.size().unwrap() as usize,
+    };
+    assert_eq!(count, array.len());
+}
+
+/// Reads the file as `GgufFile` does: more and more of it, until it answers.
+fn check_prefixes(bytes: &[u8], code: Option<&'static str>) {
+    let mut have = 0;
+    let answer = loop {
+        let parsed = Gguf::parse_header(&bytes[..have], bytes.len() as u64, &Limits::default());
+        match parsed {
+            Err(Error::Incomplete { needed }) => {
+                let needed = usize::try_from(needed).unwrap();
+                assert!(needed > have && needed <= bytes.len());
+                have = needed.max(have + bytes.len() / 16);
+                have = have.min(bytes.len());
+            }
+            Err(other) => break Some(other.code()),
+            Ok(_) => break None,
+        }
+    };
+    assert_eq!(answer, code);
+}

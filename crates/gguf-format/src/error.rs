@@ -1,0 +1,598 @@
+//! What can be wrong, by whose fault, with numbers.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::GgmlType;
+use crate::escape::quoted;
+
+/// Why a file was refused, or a question to it has no answer.
+///
+/// Variants separate by blame, see [`class`](Self::class). Each kind has a stable
+/// [`code`](Self::code) for machines, a message with offset, name, expected and found for people,
+/// and often a cure: [`help`](Self::help). Names from the file are printed
+/// [escaped](crate::escape()).
+///
+/// Offsets are bytes from the start of the file (of the shard, where a model is split).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system could not read the file.
+    #[error("cannot read {}: {source}", path_text(.path))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The file ends before what it announces.
+    #[error(
+        "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file"
+    )]
+    Truncated {
+        /// What was being read.
+        item: Item,
+        /// Where it starts.
+        offset: u64,
+        /// Bytes it takes, at least.
+        needed: u64,
+        /// Bytes from `offset` to the end of the file.
+        available: u64,
+    },
+
+    /// [`Gguf::parse_header`](crate::Gguf::parse_header) was given too short a prefix: the header
+    /// goes on, and so does the file. Not a fault of the file.
+    #[error("the header goes on: at least {needed} bytes of the file are needed to parse it")]
+    Incomplete {
+        /// Bytes from the start of the file without which parsing cannot get further.
+        needed: u64,
+    },
+
+    /// The bytes break a rule of the format.
+    #[error("malformed at byte {offset}: {kind}")]
+    Malformed {
+        /// Where.
+        offset: u64,
+        /// Which rule.
+        kind: MalformedKind,
+    },
+
+    /// Well-formed perhaps, but of a kind that this reader does not read.
+    #[error("unsupported at byte {offset}: {kind}")]
+    Unsupported {
+        /// Where the file says so.
+        offset: u64,
+        /// What.
+        kind: UnsupportedKind,
+    },
+
+    /// More than [`Limits`](crate::Limits) allow.
+    #[error("over the limit at byte {offset}: {what} is {value}, the limit is {limit}")]
+    Limit {
+        /// Where the file asks for it.
+        offset: u64,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much the file asks for, at least.
+        value: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
+
+    /// A key that was required is not in the metadata.
+    #[error("the key {} is missing", quoted(.key))]
+    Missing {
+        /// The key.
+        key: String,
+    },
+
+    /// A key has a value of another type than was asked for.
+    #[error("the key {} must be {expected}, but is {found}", quoted(.key))]
+    WrongType {
+        /// The key.
+        key: String,
+        /// The type asked for.
+        expected: &'static str,
+        /// The type in the file.
+        found: &'static str,
+    },
+
+    /// A key has an integer that does not fit the type asked for.
+    #[error("the key {} is {value}, which is no {expected}", quoted(.key))]
+    OutOfRange {
+        /// The key.
+        key: String,
+        /// The type asked for.
+        expected: &'static str,
+        /// The value in the file.
+        value: i128,
+    },
+
+    /// The files of a split model do not make one model.
+    #[error("{}: {kind}", path_text(.path))]
+    Shard {
+        /// The file that is missing or does not fit.
+        path: PathBuf,
+        /// Why.
+        kind: ShardKind,
+    },
+
+    /// Any of the above, in a file with a name.
+    #[error("{}: {error}", path_text(.path))]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        error: Box<Error>,
+    },
+}
+
+/// What was being read when the file ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Item {
+    /// The four bytes `GGUF`.
+    Magic,
+    /// The version and the two counts after the magic.
+    FixedHeader,
+    /// All key-value pairs together, by their count.
+    KeyValues {
+        /// How many the file announces.
+        count: u64,
+    },
+    /// All tensor descriptions together, by their count.
+    TensorInfos {
+        /// How many the file announces.
+        count: u64,
+    },
+    /// A key.
+    Key {
+        /// The pair's position, from 0.
+        index: u64,
+    },
+    /// The value of a key.
+    Value {
+        /// The key.
+        key: String,
+    },
+    /// The name of a tensor.
+    TensorName {
+        /// The tensor's position, from 0.
+        index: u64,
+    },
+    /// Dimensions, type and offset of a tensor.
+    TensorInfo {
+        /// The tensor.
+        name: String,
+    },
+    /// The data of a tensor.
+    TensorData {
+        /// The tensor.
+        name: String,
+    },
+    /// An element of a string array.
+    ArrayElement {
+        /// The element's position, from 0.
+        index: u64,
+    },
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic => f.write_str("the magic"),
+            Self::FixedHeader => f.write_str("the fixed header"),
+            Self::KeyValues { count } => write!(f, "the list of {count} key-value pairs"),
+            Self::TensorInfos { count } => write!(f, "the list of {count} tensors"),
+            Self::Key { index } => write!(f, "key number {index}"),
+            Self::Value { key } => write!(f, "the value of key {}", quoted(key)),
+            Self::TensorName { index } => write!(f, "the name of tensor number {index}"),
+            Self::TensorInfo { name } => write!(f, "the description of tensor {}", quoted(name)),
+            Self::TensorData { name } => write!(f, "the data of tensor {}", quoted(name)),
+            Self::ArrayElement { index } => write!(f, "array element number {index}"),
+        }
+    }
+}
+
+/// Which rule of the format the bytes break.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MalformedKind {
+    /// The file does not start with `GGUF`.
+    #[error("not a GGUF file: it starts with \"{}\"{}", crate::escape(.found), looks_like_text(.looks_like))]
+    BadMagic {
+        /// The first four bytes.
+        found: [u8; 4],
+        /// What the file seems to be instead.
+        looks_like: Option<&'static str>,
+    },
+    /// A key of no bytes.
+    #[error("key number {index} is empty")]
+    EmptyKey {
+        /// The pair's position, from 0.
+        index: u64,
+    },
+    /// A tensor name of no bytes.
+    #[error("the name of tensor number {index} is empty")]
+    EmptyTensorName {
+        /// The tensor's position, from 0.
+        index: u64,
+    },
+    /// A key, tensor name or string that is no UTF-8.
+    #[error("{item} is not valid UTF-8")]
+    InvalidUtf8 {
+        /// What it is.
+        item: Item,
+    },
+    /// A value or array element type that GGUF does not have.
+    #[error("key {} has the unknown value type {id}", quoted(.key))]
+    UnknownValueType {
+        /// The key.
+        key: String,
+        /// The number in the file.
+        id: u32,
+    },
+    /// A boolean that is neither 0 nor 1.
+    #[error("key {} has a boolean of {value}, which is neither 0 nor 1", quoted(.key))]
+    InvalidBool {
+        /// The key.
+        key: String,
+        /// The byte in the file.
+        value: u8,
+    },
+    /// A key that occurs twice.
+    #[error("the key {} occurs twice", quoted(.key))]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A tensor name that occurs twice.
+    #[error("the tensor {} occurs twice", quoted(.name))]
+    DuplicateTensor {
+        /// The name.
+        name: String,
+    },
+    /// `general.alignment` is no power of two.
+    #[error("general.alignment is {value}, which is no power of two")]
+    BadAlignment {
+        /// The value in the file.
+        value: u32,
+    },
+    /// More than four dimensions.
+    #[error("tensor {} has {n_dims} dimensions, the most is 4", quoted(.name))]
+    TooManyDimensions {
+        /// The tensor.
+        name: String,
+        /// The number in the file.
+        n_dims: u32,
+    },
+    /// The number of elements exceeds 2^63 - 1.
+    #[error("tensor {} with dimensions {dims:?} has more than 2^63 - 1 elements", quoted(.name))]
+    TooManyElements {
+        /// The tensor.
+        name: String,
+        /// Its dimensions, contiguous first.
+        dims: Vec<u64>,
+    },
+    /// A row that is no whole number of blocks.
+    #[error(
+        "tensor {} has rows of {row_len} elements, but {ggml_type} comes in blocks of {}",
+        quoted(.name), .ggml_type.block_len()
+    )]
+    PartialBlock {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        ggml_type: GgmlType,
+        /// Elements in a row.
+        row_len: u64,
+    },
+    /// The size in bytes, or the end of the data, exceeds 2^64 - 1.
+    #[error("tensor {} at offset {offset} in the data does not fit in 64 bits", quoted(.name))]
+    TensorOverflow {
+        /// The tensor.
+        name: String,
+        /// Its offset in the data section.
+        offset: u64,
+    },
+    /// An offset that is no multiple of the alignment.
+    #[error(
+        "tensor {} starts at offset {offset} in the data, which is no multiple of the alignment {alignment}",
+        quoted(.name)
+    )]
+    MisalignedTensor {
+        /// The tensor.
+        name: String,
+        /// Its offset in the data section.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// Two tensors that share bytes.
+    #[error("tensors {} and {} overlap", quoted(.first), quoted(.second))]
+    OverlappingTensors {
+        /// The one that starts first.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// What this reader does not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnsupportedKind {
+    /// A version other than 2 and 3.
+    #[error("GGUF version {version}; versions 2 and 3 are supported")]
+    Version {
+        /// The number in the file.
+        version: u32,
+    },
+    /// A file for big-endian machines.
+    #[error("big-endian GGUF (version {version}); little-endian files are supported")]
+    BigEndian {
+        /// The version, read as big-endian.
+        version: u32,
+    },
+    /// A tensor type that ggml does not have.
+    #[error("tensor {} has the unknown ggml type {id}", quoted(.name))]
+    UnknownTensorType {
+        /// The tensor.
+        name: String,
+        /// The number in the file.
+        id: u32,
+    },
+    /// A tensor type that ggml has removed from files.
+    #[error("tensor {} has the ggml type {id} ({removed}), which ggml has removed", quoted(.name))]
+    RemovedTensorType {
+        /// The tensor.
+        name: String,
+        /// The number in the file.
+        id: u32,
+        /// What the type was called.
+        removed: &'static str,
+    },
+}
+
+/// Why the files of a split model do not make one model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardKind {
+    /// There is no such file.
+    #[error("this shard of the split model is missing ({no} of {count})")]
+    Missing {
+        /// The shard's number in file names, from 1.
+        no: u64,
+        /// Shards of the model.
+        count: u64,
+    },
+    /// The metadata speak of several shards, but the file name has no `-00001-of-0000N.gguf`.
+    #[error(
+        "the file is one of {count} shards by its metadata, but its name does not end in -{no:05}-of-{count:05}.gguf"
+    )]
+    BadName {
+        /// The number the name should have, from 1.
+        no: u64,
+        /// Shards of the model, by the metadata.
+        count: u64,
+    },
+    /// A key says otherwise than the file's place in the model.
+    #[error("{key} is {found}, but this shard of the model must have {expected}")]
+    Mismatch {
+        /// The key.
+        key: &'static str,
+        /// What the key should say.
+        expected: u64,
+        /// What it says.
+        found: u64,
+    },
+    /// A shard of another model: another architecture, or not split at all.
+    #[error("this file does not belong to the split model: {why}")]
+    Foreign {
+        /// How one can tell.
+        why: &'static str,
+    },
+    /// The shards hold another number of tensors than they announce.
+    #[error("the shards hold {found} tensors, but split.tensors.count is {expected}")]
+    TensorCount {
+        /// What `split.tensors.count` says.
+        expected: u64,
+        /// Tensors of all shards.
+        found: u64,
+    },
+    /// A tensor that another shard has as well.
+    #[error("the tensor {} is in an earlier shard too", quoted(.name))]
+    DuplicateTensor {
+        /// The tensor.
+        name: String,
+    },
+}
+
+/// Whose fault an [`Error`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The system could not read a file, or a shard is not there.
+    Io,
+    /// The file is broken: truncated, against the rules of the format, or lacking what was
+    /// required of it.
+    Malformed,
+    /// The file may be good, but is of a kind that is not supported.
+    Unsupported,
+    /// The file exceeds the [`Limits`](crate::Limits) in force.
+    Limit,
+    /// The caller gave too few bytes; see [`Error::Incomplete`].
+    Incomplete,
+}
+
+impl Error {
+    /// Every code that [`code`](Self::code) can answer. Codes are only ever added.
+    pub const ALL_CODES: &'static [&'static str] = &[
+        "GGUF_IO",
+        "GGUF_TRUNCATED",
+        "GGUF_HEADER_INCOMPLETE",
+        "GGUF_BAD_MAGIC",
+        "GGUF_EMPTY_NAME",
+        "GGUF_INVALID_UTF8",
+        "GGUF_UNKNOWN_VALUE_TYPE",
+        "GGUF_INVALID_BOOL",
+        "GGUF_DUPLICATE_KEY",
+        "GGUF_DUPLICATE_TENSOR",
+        "GGUF_BAD_ALIGNMENT",
+        "GGUF_TOO_MANY_DIMENSIONS",
+        "GGUF_TENSOR_OVERFLOW",
+        "GGUF_PARTIAL_BLOCK",
+        "GGUF_MISALIGNED_TENSOR",
+        "GGUF_OVERLAPPING_TENSORS",
+        "GGUF_UNSUPPORTED_VERSION",
+        "GGUF_BIG_ENDIAN",
+        "GGUF_UNKNOWN_TENSOR_TYPE",
+        "GGUF_REMOVED_TENSOR_TYPE",
+        "GGUF_LIMIT_EXCEEDED",
+        "GGUF_MISSING_KEY",
+        "GGUF_WRONG_TYPE",
+        "GGUF_VALUE_OUT_OF_RANGE",
+        "GGUF_SHARD_MISSING",
+        "GGUF_SHARD_NAME",
+        "GGUF_SHARD_MISMATCH",
+    ];
+
+    /// A stable name for the kind of error, one of [`ALL_CODES`](Self::ALL_CODES).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "GGUF_IO",
+            Self::Truncated { .. } => "GGUF_TRUNCATED",
+            Self::Incomplete { .. } => "GGUF_HEADER_INCOMPLETE",
+            Self::Malformed { kind, .. } => match kind {
+                MalformedKind::BadMagic { .. } => "GGUF_BAD_MAGIC",
+                MalformedKind::EmptyKey { .. } | MalformedKind::EmptyTensorName { .. } => {
+                    "GGUF_EMPTY_NAME"
+                }
+                MalformedKind::InvalidUtf8 { .. } => "GGUF_INVALID_UTF8",
+                MalformedKind::UnknownValueType { .. } => "GGUF_UNKNOWN_VALUE_TYPE",
+                MalformedKind::InvalidBool { .. } => "GGUF_INVALID_BOOL",
+                MalformedKind::DuplicateKey { .. } => "GGUF_DUPLICATE_KEY",
+                MalformedKind::DuplicateTensor { .. } => "GGUF_DUPLICATE_TENSOR",
+                MalformedKind::BadAlignment { .. } => "GGUF_BAD_ALIGNMENT",
+                MalformedKind::TooManyDimensions { .. } => "GGUF_TOO_MANY_DIMENSIONS",
+                MalformedKind::TooManyElements { .. } | MalformedKind::TensorOverflow { .. } => {
+                    "GGUF_TENSOR_OVERFLOW"
+                }
+                MalformedKind::PartialBlock { .. } => "GGUF_PARTIAL_BLOCK",
+                MalformedKind::MisalignedTensor { .. } => "GGUF_MISALIGNED_TENSOR",
+                MalformedKind::OverlappingTensors { .. } => "GGUF_OVERLAPPING_TENSORS",
+            },
+            Self::Unsupported { kind, .. } => match kind {
+                UnsupportedKind::Version { .. } => "GGUF_UNSUPPORTED_VERSION",
+                UnsupportedKind::BigEndian { .. } => "GGUF_BIG_ENDIAN",
+                UnsupportedKind::UnknownTensorType { .. } => "GGUF_UNKNOWN_TENSOR_TYPE",
+                UnsupportedKind::RemovedTensorType { .. } => "GGUF_REMOVED_TENSOR_TYPE",
+            },
+            Self::Limit { .. } => "GGUF_LIMIT_EXCEEDED",
+            Self::Missing { .. } => "GGUF_MISSING_KEY",
+            Self::WrongType { .. } => "GGUF_WRONG_TYPE",
+            Self::OutOfRange { .. } => "GGUF_VALUE_OUT_OF_RANGE",
+            Self::Shard { kind, .. } => match kind {
+                ShardKind::Missing { .. } => "GGUF_SHARD_MISSING",
+                ShardKind::BadName { .. } => "GGUF_SHARD_NAME",
+                ShardKind::Mismatch { .. }
+                | ShardKind::Foreign { .. }
+                | ShardKind::TensorCount { .. } => "GGUF_SHARD_MISMATCH",
+                ShardKind::DuplicateTensor { .. } => "GGUF_DUPLICATE_TENSOR",
+            },
+            Self::InFile { error, .. } => error.code(),
+        }
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Io { .. } | Self::Shard { kind: ShardKind::Missing { .. }, .. } => ErrorClass::Io,
+            Self::Truncated { .. }
+            | Self::Malformed { .. }
+            | Self::Missing { .. }
+            | Self::WrongType { .. }
+            | Self::OutOfRange { .. }
+            | Self::Shard { .. } => ErrorClass::Malformed,
+            Self::Unsupported { .. } => ErrorClass::Unsupported,
+            Self::Limit { .. } => ErrorClass::Limit,
+            Self::Incomplete { .. } => ErrorClass::Incomplete,
+            Self::InFile { error, .. } => error.class(),
+        }
+    }
+
+    /// What the user can do about it, where there is something.
+    #[must_use]
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Truncated { .. } => Some(
+                "the download is probably incomplete: compare the file's size with the publisher's and fetch it again",
+            ),
+            Self::Malformed { kind: MalformedKind::BadMagic { .. }, .. } => Some(
+                "give a .gguf file; convert other formats with llama.cpp's convert_hf_to_gguf.py",
+            ),
+            Self::Unsupported { kind, .. } => match kind {
+                UnsupportedKind::Version { version: 1 }
+                | UnsupportedKind::RemovedTensorType { .. } => {
+                    Some("convert or quantise the model again with a current llama.cpp")
+                }
+                UnsupportedKind::BigEndian { .. } => Some(
+                    "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one",
+                ),
+                UnsupportedKind::UnknownTensorType { .. } | UnsupportedKind::Version { .. } => {
+                    Some("the file is newer than this reader, made by a fork of ggml, or damaged")
+                }
+            },
+            Self::Limit { .. } => Some("raise the limit if the file is to be trusted"),
+            Self::Shard { kind: ShardKind::Missing { .. }, .. } => {
+                Some("put all shards of the model into one folder, under their published names")
+            }
+            Self::Shard { .. } => {
+                Some("the shards must come from one model, under their published names")
+            }
+            Self::InFile { error, .. } => error.help(),
+            _ => None,
+        }
+    }
+
+    /// The file the error speaks of, where it is known.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. } | Self::Shard { path, .. } | Self::InFile { path, .. } => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// The error itself, without [`InFile`](Self::InFile) around it: for matching.
+    #[must_use]
+    pub fn without_path(&self) -> &Self {
+        match self {
+            Self::InFile { error, .. } => error.without_path(),
+            other => other,
+        }
+    }
+
+    /// Names the file, unless the error already does.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        if self.path().is_some() {
+            self
+        } else {
+            Self::InFile { path: path.to_owned(), error: Box::new(self) }
+        }
+    }
+}
+
+fn path_text(path: &Path) -> impl fmt::Display + '_ {
+    crate::escape(path.as_os_str().as_encoded_bytes())
+}
+
+fn looks_like_text(looks_like: &Option<&'static str>) -> String {
+    looks_like.map_or_else(String::new, |what| format!(", like {what}"))
+}

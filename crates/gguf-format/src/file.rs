@@ -1,0 +1,399 @@
+//! Models on disk: one file, or all the files of a split model.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use self_cell::self_cell;
+
+use crate::error::{Error, ShardKind};
+use crate::gguf::Gguf;
+use crate::limits::Limits;
+use crate::metadata::Metadata;
+use crate::shards::{self, SplitKeys};
+use crate::tensor::{NameIndex, TensorInfo};
+
+/// Bytes of a file that are read first. Enough for most files without a vocabulary; each further
+/// read takes four times as much.
+const FIRST_READ: u64 = 256 << 10;
+
+/// The bytes a header was parsed from.
+pub(crate) enum HeaderBytes {
+    /// The start of the file, as it was when it was read.
+    Owned(Vec<u8>),
+    /// The whole file.
+    Mapped(memmap2::Mmap),
+}
+
+impl Deref for HeaderBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Mapped(map) => map,
+        }
+    }
+}
+
+self_cell! {
+    /// A header together with the bytes it borrows from.
+    pub(crate) struct OwnedGguf {
+        owner: HeaderBytes,
+        #[covariant]
+        dependent: Gguf,
+    }
+}
+
+/// One file of a model, open.
+pub struct Shard {
+    path: PathBuf,
+    file: File,
+    opened_as: std::fs::Metadata,
+    gguf: OwnedGguf,
+}
+
+impl Shard {
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file. Ranges of tensors are offsets in it; read them with positioned reads, its
+    /// cursor is anywhere.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Length in bytes when it was opened. Ranges were proven against this length: a file that is
+    /// shorter by now fails to be read, it does not yield wrong bytes.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "an empty file is no shard")]
+    pub fn len(&self) -> u64 {
+        self.opened_as.len()
+    }
+
+    /// What the file system said of the file when it was opened, before anything was read. A file
+    /// that looks different later has been changed by somebody.
+    #[must_use]
+    pub const fn opened_as(&self) -> &std::fs::Metadata {
+        &self.opened_as
+    }
+
+    /// Where the data section starts, in bytes from the start of the file.
+    #[must_use]
+    pub fn data_offset(&self) -> u64 {
+        self.gguf().data_offset()
+    }
+
+    /// The header of this file alone.
+    #[must_use]
+    pub fn gguf(&self) -> &Gguf<'_> {
+        self.gguf.borrow_dependent()
+    }
+
+    /// The whole file, where it was [mapped](GgufFile::map).
+    #[must_use]
+    pub fn mapped(&self) -> Option<&[u8]> {
+        match self.gguf.borrow_owner() {
+            HeaderBytes::Mapped(map) => Some(map),
+            HeaderBytes::Owned(_) => None,
+        }
+    }
+
+    /// Opens one file; `parse` reads or maps its header.
+    fn open(path: &Path, limits: &Limits, parse: &ParseFile<'_>) -> Result<Self, Error> {
+        let io_error = |source| Error::Io { path: path.to_owned(), source };
+        // Asked before opening: opening a pipe waits for its other end.
+        if !std::fs::metadata(path).map_err(io_error)?.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+            return Err(io_error(source));
+        }
+        let file = File::open(path).map_err(io_error)?;
+        let opened_as = file.metadata().map_err(io_error)?;
+        let gguf = parse(&file, opened_as.len(), limits).map_err(|error| match error {
+            ParseFileError::Io(source) => io_error(source),
+            ParseFileError::Gguf(error) => error.in_file(path),
+        })?;
+        Ok(Self { path: path.to_owned(), file, opened_as, gguf })
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("path", &self.path)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a file of a length becomes a header: by [`read_header`] or by mapping.
+pub(crate) type ParseFile<'f> =
+    dyn Fn(&File, u64, &Limits) -> Result<OwnedGguf, ParseFileError> + 'f;
+
+/// An error that does not name its file yet.
+pub(crate) enum ParseFileError {
+    Io(io::Error),
+    Gguf(Error),
+}
+
+impl OwnedGguf {
+    /// Parses the header of a file of `len` bytes that starts with `bytes`; gives the bytes back
+    /// with an error.
+    pub(crate) fn parse(
+        bytes: HeaderBytes,
+        len: u64,
+        limits: &Limits,
+    ) -> Result<Self, (HeaderBytes, Error)> {
+        Self::try_new_or_recover(bytes, |bytes| Gguf::parse_header(bytes, len, limits))
+    }
+}
+
+/// Reads as much of the file as its header turns out to take.
+fn read_header(file: &File, len: u64, limits: &Limits) -> Result<OwnedGguf, ParseFileError> {
+    let most = len.min(limits.max_header_bytes);
+    let mut bytes = Vec::new();
+    let mut wanted = FIRST_READ;
+    loop {
+        read_until(file, &mut bytes, wanted.min(most)).map_err(ParseFileError::Io)?;
+        match OwnedGguf::parse(HeaderBytes::Owned(bytes), len, limits) {
+            Ok(gguf) => return Ok(gguf),
+            Err((HeaderBytes::Owned(read), Error::Incomplete { needed })) => {
+                wanted = (read.len() as u64).saturating_mul(4).max(needed);
+                bytes = read;
+            }
+            Err((_, error)) => return Err(ParseFileError::Gguf(error)),
+        }
+    }
+}
+
+/// Reads on until `bytes` are the first `len` of the file.
+fn read_until(mut file: &File, bytes: &mut Vec<u8>, len: u64) -> io::Result<()> {
+    let missing = len.saturating_sub(bytes.len() as u64);
+    bytes.reserve_exact(usize::try_from(missing).map_err(io::Error::other)?);
+    let read = file.by_ref().take(missing).read_to_end(bytes)?;
+    if (read as u64) < missing {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file shrank while it was read",
+        ));
+    }
+    Ok(())
+}
+
+/// The headers of all shards as one.
+enum Catalogue<'a> {
+    One(&'a Gguf<'a>),
+    Split { first: &'a Gguf<'a>, tensors: Vec<TensorInfo<'a>>, index: NameIndex<'a> },
+}
+
+self_cell! {
+    /// Shards together with a catalogue that borrows from them.
+    struct Model {
+        owner: Vec<Shard>,
+        #[covariant]
+        dependent: Catalogue,
+    }
+}
+
+/// A model on disk: one file, or all shards of a split one, under one catalogue.
+///
+/// ```no_run
+/// # use gguf_format::GgufFile;
+/// // Any shard will do; the others are found by name.
+/// let model = GgufFile::open("Phi-3-mini-4k-instruct-q4-00002-of-00003.gguf")?;
+/// for tensor in model.tensors() {
+///     let file = model.shards()[tensor.shard()].path();
+///     println!("{} {} in {} at {:?}", tensor.name(), tensor.shape(), file.display(), tensor.range());
+/// }
+/// # Ok::<(), gguf_format::Error>(())
+/// ```
+///
+/// # Split models
+///
+/// A file whose `split.count` is 2 or more is a shard. Its name must end in
+/// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
+/// siblings in the same folder. Metadata are those of the first shard. `split.tensors.count` is
+/// checked where present. Without `split.count`, or with 0 or 1, a file is a model by itself,
+/// whatever its name.
+pub struct GgufFile {
+    model: Model,
+}
+
+impl GgufFile {
+    /// Opens a model within the default [`Limits`]. See [`open_with`](Self::open_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path, &Limits::default())
+    }
+
+    /// Opens a model: reads the header of the file, and of its sibling shards, into memory.
+    ///
+    /// Safe whatever others do to the file meanwhile: the header is parsed from a private copy,
+    /// and nothing is mapped. No more is read than the header takes, in steps of four times the
+    /// last, and never more than [`Limits::max_header_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; what [`Gguf::parse`] refuses, as [`Error::InFile`] with the file's name;
+    /// [`Error::Shard`] where the shards of a split model are missing or do not fit.
+    pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
+        Self::open_by(path.as_ref(), limits, &read_header)
+    }
+
+    /// Opens a file, and its siblings where it is a shard; `parse` reads or maps each.
+    pub(crate) fn open_by(
+        path: &Path,
+        limits: &Limits,
+        parse: &ParseFile<'_>,
+    ) -> Result<Self, Error> {
+        let opened = Shard::open(path, limits, parse)?;
+        let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
+        let shards = match keys {
+            None => vec![opened],
+            Some(keys) => open_siblings(opened, keys, limits, parse)?,
+        };
+        Model::try_new(shards, |shards| join(shards, path)).map(|model| Self { model })
+    }
+
+    /// All files of the model, the first shard first; at least one.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        self.model.borrow_owner()
+    }
+
+    /// The tensors of all shards: those of the first in file order, then those of the next.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo<'_>] {
+        match self.model.borrow_dependent() {
+            Catalogue::One(gguf) => gguf.tensors(),
+            Catalogue::Split { tensors, .. } => tensors,
+        }
+    }
+
+    /// The tensor of this name, in whichever shard.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'_>> {
+        match self.model.borrow_dependent() {
+            Catalogue::One(gguf) => gguf.tensor(name),
+            Catalogue::Split { tensors, index, .. } => tensors.get(index.get(name)?),
+        }
+    }
+
+    /// The key-value pairs, those of the first shard.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata<'_> {
+        self.first().metadata()
+    }
+
+    /// The version of the format, that of the first shard.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.first().version()
+    }
+
+    /// The alignment of tensor data in bytes, that of the first shard.
+    #[must_use]
+    pub fn alignment(&self) -> u64 {
+        self.first().alignment()
+    }
+
+    /// The data of a tensor, where the files were [mapped](Self::map).
+    #[must_use]
+    pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
+        let shard = self.shards().get(tensor.shard())?;
+        shard.mapped()?;
+        shard.gguf().data(tensor)
+    }
+
+    fn first(&self) -> &Gguf<'_> {
+        match self.model.borrow_dependent() {
+            Catalogue::One(first) | Catalogue::Split { first, .. } => first,
+        }
+    }
+}
+
+impl fmt::Debug for GgufFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GgufFile")
+            .field("shards", &self.shards())
+            .field("metadata", &self.metadata().len())
+            .field("tensors", &self.tensors().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens the other shards of the model that `opened` belongs to; all, in order.
+fn open_siblings(
+    opened: Shard,
+    keys: SplitKeys,
+    limits: &Limits,
+    parse: &ParseFile<'_>,
+) -> Result<Vec<Shard>, Error> {
+    let name = shards::name_of(&opened.path, keys)?;
+    if name.count > limits.max_shards {
+        let error = Error::Limit {
+            offset: 0,
+            what: "the number of shards",
+            value: name.count,
+            limit: limits.max_shards,
+        };
+        return Err(error.in_file(&opened.path));
+    }
+    let mut opened = Some(opened);
+    let mut all = Vec::new();
+    for no in 1..=name.count {
+        if no == name.no {
+            all.extend(opened.take());
+            continue;
+        }
+        let path = name.sibling(no);
+        let shard = Shard::open(&path, limits, parse).map_err(|error| match error {
+            Error::Io { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                Error::Shard { path, kind: ShardKind::Missing { no, count: name.count } }
+            }
+            other => other,
+        })?;
+        let found = SplitKeys::of(shard.gguf()).map_err(|error| error.in_file(&path))?;
+        let Some(found) = found else {
+            let kind = ShardKind::Foreign { why: "it has no split.count" };
+            return Err(Error::Shard { path, kind });
+        };
+        shards::check(&path, found, &name, no)?;
+        all.push(shard);
+    }
+    Ok(all)
+}
+
+/// One catalogue of all shards of the model at `path`, which must agree on what they are shards of.
+fn join<'a>(shards: &'a [Shard], path: &Path) -> Result<Catalogue<'a>, Error> {
+    let first = match shards {
+        [] => {
+            let kind = ShardKind::Missing { no: 1, count: 1 };
+            return Err(Error::Shard { path: path.to_owned(), kind });
+        }
+        [only] => return Ok(Catalogue::One(only.gguf())),
+        [first, ..] => first.gguf(),
+    };
+    shards::same_model(shards.iter().map(|shard| (shard.path(), shard.gguf())))?;
+    let mut tensors = Vec::new();
+    let mut index = NameIndex::default();
+    for (at, shard) in shards.iter().enumerate() {
+        for tensor in shard.gguf().tensors() {
+            if !index.insert(tensor.name(), tensors.len()) {
+                let kind = ShardKind::DuplicateTensor { name: tensor.name().to_owned() };
+                return Err(Error::Shard { path: shard.path.clone(), kind });
+            }
+            tensors.push(tensor.in_shard(at));
+        }
+    }
+    Ok(Catalogue::Split { first, tensors, index })
+}

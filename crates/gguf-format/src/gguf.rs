@@ -1,0 +1,208 @@
+//! One parsed header.
+
+use std::fmt;
+
+use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
+use crate::limits::Limits;
+use crate::magic;
+use crate::metadata::Metadata;
+use crate::reader::Reader;
+use crate::tensor::{Catalogue, TensorInfo};
+use crate::value::Value;
+
+/// The alignment of files that do not state one, in bytes.
+pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// The key that states the alignment.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// One GGUF header: metadata and tensor catalogue, borrowed from the file's bytes.
+///
+/// Parsing is total: any bytes give a header whose every claim is proven against the file, or an
+/// [`Error`]. It allocates no more than a small multiple of the header's own size, copies no
+/// string and decodes no array.
+///
+/// Decisions where the specification and the tools leave room:
+///
+/// * Trailing bytes after the last tensor, gaps between tensors, tensors in any order, and a last
+///   tensor without its padding are accepted. Overlaps are not; tensors without elements overlap
+///   nothing.
+/// * The alignment is any power of two (as ggml reads it; the specification asks for a multiple of
+///   8) up to [`Limits::max_alignment`], in a `u32`.
+/// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
+/// * A boolean other than 0 and 1 is refused, in arrays too.
+#[derive(Clone)]
+pub struct Gguf<'a> {
+    bytes: &'a [u8],
+    version: u32,
+    alignment: u64,
+    data_offset: u64,
+    metadata: Metadata<'a>,
+    catalogue: Catalogue<'a>,
+}
+
+impl<'a> Gguf<'a> {
+    /// Parses a whole file in memory, within the default [`Limits`].
+    ///
+    /// ```
+    /// # use gguf_format::{Gguf, GgmlType, write::GgufWriter};
+    /// # let mut writer = GgufWriter::new();
+    /// # writer.kv("general.architecture", "phi3").tensor("output_norm.weight", &[2], GgmlType::F32);
+    /// # let bytes = writer.to_bytes(|_, data| data.fill(7)).unwrap();
+    /// let gguf = Gguf::parse(&bytes)?;
+    /// assert_eq!(gguf.metadata().require::<&str>("general.architecture")?, "phi3");
+    /// let norm = gguf.tensor("output_norm.weight").unwrap();
+    /// assert_eq!(gguf.data(norm), Some(&[7; 8][..]));
+    /// # Ok::<(), gguf_format::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`], [`Error::Limit`], and
+    /// [`Error::WrongType`] where `general.alignment` is no `u32`.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
+        Self::parse_with(bytes, &Limits::default())
+    }
+
+    /// Parses a whole file in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_with(bytes: &'a [u8], limits: &Limits) -> Result<Self, Error> {
+        Self::parse_header(bytes, bytes.len() as u64, limits)
+    }
+
+    /// Parses the header of a file of `file_len` bytes, of which `prefix` are the first. Tensors
+    /// are proven against `file_len`, so their data need not be in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse), and [`Error::Incomplete`] where the header is longer than
+    /// `prefix`: fetch at least as many bytes as that says, better several times more, and try
+    /// again.
+    pub fn parse_header(prefix: &'a [u8], file_len: u64, limits: &Limits) -> Result<Self, Error> {
+        // A prefix longer than the file means that the file has shrunk; it ends where it ends now.
+        let prefix = usize::try_from(file_len)
+            .ok()
+            .and_then(|file_len| prefix.get(..file_len))
+            .unwrap_or(prefix);
+        let reader = &mut Reader::new(prefix, file_len, limits);
+        magic::check(reader)?;
+        let version = parse_version(reader)?;
+        let fixed = |s: crate::reader::Shortage| s.while_reading(Item::FixedHeader);
+        let tensor_count = reader.u64().map_err(fixed)?;
+        let kv_count = reader.u64().map_err(fixed)?;
+        let metadata = Metadata::parse(reader, kv_count, limits)?;
+        let alignment = u64::from(alignment(&metadata, limits)?);
+        let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
+        let data_offset = padded(reader.offset(), alignment);
+        catalogue.place(data_offset, file_len)?;
+        // A file without tensors need not have the padding either.
+        let data_offset = data_offset.min(file_len);
+        Ok(Self { bytes: prefix, version, alignment, data_offset, metadata, catalogue })
+    }
+
+    /// 2 or 3.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The alignment of tensor data, in bytes: a power of two, 32 where the file states none.
+    #[must_use]
+    pub const fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// Where the data section starts, in bytes from the start of the file. In a file without
+    /// tensors and without padding, the end of the file.
+    #[must_use]
+    pub const fn data_offset(&self) -> u64 {
+        self.data_offset
+    }
+
+    /// The key-value pairs.
+    #[must_use]
+    pub const fn metadata(&self) -> &Metadata<'a> {
+        &self.metadata
+    }
+
+    /// All tensors, in file order.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo<'a>] {
+        &self.catalogue.tensors
+    }
+
+    /// The tensor of this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'a>> {
+        self.catalogue.tensors.get(self.catalogue.index.get(name)?)
+    }
+
+    /// The data of a tensor of this file, or `None` where they are not among the bytes that were
+    /// parsed.
+    #[must_use]
+    pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&'a [u8]> {
+        let range = tensor.range();
+        self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+    }
+}
+
+impl fmt::Debug for Gguf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gguf")
+            .field("version", &self.version)
+            .field("alignment", &self.alignment)
+            .field("data_offset", &self.data_offset)
+            .field("metadata", &self.metadata)
+            .field("tensors", &self.catalogue.tensors)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The next multiple of `alignment`. Beyond 64 bits, where no file reaches, all ones.
+pub(crate) fn padded(offset: u64, alignment: u64) -> u64 {
+    offset.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
+}
+
+fn parse_version(reader: &mut Reader<'_>) -> Result<u32, Error> {
+    let offset = reader.offset();
+    let version = reader.u32().map_err(|s| s.while_reading(Item::FixedHeader))?;
+    let swapped = version.swap_bytes();
+    let kind = match version {
+        2 | 3 => return Ok(version),
+        _ if (1..=3).contains(&swapped) => UnsupportedKind::BigEndian { version: swapped },
+        _ => UnsupportedKind::Version { version },
+    };
+    Err(Error::Unsupported { offset, kind })
+}
+
+fn alignment(metadata: &Metadata<'_>, limits: &Limits) -> Result<u32, Error> {
+    let value = match metadata.get(ALIGNMENT_KEY) {
+        None => return Ok(DEFAULT_ALIGNMENT),
+        Some(Value::U32(value)) => value,
+        // Not by `require`, which takes any integer: the specification fixes this one type, and
+        // ggml refuses others.
+        Some(other) => {
+            return Err(Error::WrongType {
+                key: ALIGNMENT_KEY.to_owned(),
+                expected: "u32",
+                found: other.type_name(),
+            });
+        }
+    };
+    let offset = metadata.offset_of(ALIGNMENT_KEY).unwrap_or_default();
+    if !value.is_power_of_two() {
+        return Err(Error::Malformed { offset, kind: MalformedKind::BadAlignment { value } });
+    }
+    if u64::from(value) > limits.max_alignment {
+        return Err(Error::Limit {
+            offset,
+            what: "general.alignment in bytes",
+            value: value.into(),
+            limit: limits.max_alignment,
+        });
+    }
+    Ok(value)
+}

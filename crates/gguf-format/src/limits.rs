@@ -1,0 +1,76 @@
+//! How much of a file's claims to believe.
+
+/// Upper bounds on what a header may ask for.
+///
+/// Parsing never allocates by a count in the file, so even without limits memory is bounded by a
+/// small multiple of the header's bytes; the limits bound the header itself. The defaults pass
+/// every published file with room to spare. What exceeds one is [`Error::Limit`](crate::Error).
+///
+/// ```
+/// use gguf_format::Limits;
+/// let strict = Limits::default().with_max_header_bytes(1 << 20).with_max_tensors(4096);
+/// assert_eq!(strict.max_tensors, 4096);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes from the start of the file to the end of the last tensor description. Default 64 MiB;
+    /// a vocabulary of 262,144 tokens with merges takes less than 20 MiB.
+    pub max_header_bytes: u64,
+    /// Key-value pairs. Default 1,048,576; real files have fewer than 100.
+    pub max_kv: u64,
+    /// Tensors in one file. Default 1,048,576; real files have fewer than 5,000.
+    pub max_tensors: u64,
+    /// Bytes of a key. Default 65,535, as the specification says.
+    pub max_key_len: u64,
+    /// Bytes of a tensor's name. Default 64, as the specification says (ggml itself stores 63).
+    pub max_name_len: u64,
+    /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1.
+    pub max_array_depth: u64,
+    /// Bytes of `general.alignment`. Default 16 MiB; real files use 32, up to the size of a huge
+    /// page.
+    pub max_alignment: u64,
+    /// Files of a split model. Default 1,024: each is kept open.
+    pub max_shards: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_header_bytes: 64 << 20,
+            max_kv: 1 << 20,
+            max_tensors: 1 << 20,
+            max_key_len: 65_535,
+            max_name_len: 64,
+            max_array_depth: 8,
+            max_alignment: 16 << 20,
+            max_shards: 1024,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($( $setter:ident => $field:ident; )+) => {
+        impl Limits {
+            $(
+                #[doc = concat!("Replaces [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                #[must_use]
+                pub const fn $setter(mut self, value: u64) -> Self {
+                    self.$field = value;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+setters! {
+    with_max_header_bytes => max_header_bytes;
+    with_max_kv => max_kv;
+    with_max_tensors => max_tensors;
+    with_max_key_len => max_key_len;
+    with_max_name_len => max_name_len;
+    with_max_array_depth => max_array_depth;
+    with_max_alignment => max_alignment;
+    with_max_shards => max_shards;
+}

@@ -1,0 +1,122 @@
+//! The forward pass over an array: proves that it is inside the file, and decodes nothing.
+
+use crate::error::{Error, Item, MalformedKind};
+use crate::reader::{Reader, Shortage};
+use crate::value::{Array, ValueType};
+
+/// Least bytes of an inner array: element type and count.
+const MIN_ARRAY_BYTES: u64 = 12;
+
+/// Reads an array's element type and count, and skips its elements.
+pub(crate) fn array<'a>(
+    reader: &mut Reader<'a>,
+    key: &str,
+    max_depth: u64,
+) -> Result<Array<'a>, Error> {
+    let (element_type, count) = array_header(reader, key)?;
+    let offset = reader.offset();
+    let payload = match element_type {
+        ValueType::Array => {
+            nested(reader, key, count, max_depth)?;
+            reader.since(offset)
+        }
+        _ => flat(reader, key, element_type, count)?,
+    };
+    // Every element takes at least a byte of the payload, which is in memory.
+    let len = usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(Array { element_type, len, payload, offset })
+}
+
+fn value_of(key: &str) -> impl FnOnce(Shortage) -> Error {
+    move |shortage| shortage.while_reading(Item::Value { key: key.to_owned() })
+}
+
+fn array_header(reader: &mut Reader<'_>, key: &str) -> Result<(ValueType, u64), Error> {
+    let element_type = value_type(reader, key)?;
+    let count = reader.u64().map_err(value_of(key))?;
+    Ok((element_type, count))
+}
+
+/// Reads the number of a value type.
+pub(crate) fn value_type(reader: &mut Reader<'_>, key: &str) -> Result<ValueType, Error> {
+    let offset = reader.offset();
+    let id = reader.u32().map_err(value_of(key))?;
+    ValueType::from_id(id).ok_or_else(|| Error::Malformed {
+        offset,
+        kind: MalformedKind::UnknownValueType { key: key.to_owned(), id },
+    })
+}
+
+/// Skips the elements of an array of anything but arrays; returns their bytes.
+fn flat<'a>(
+    reader: &mut Reader<'a>,
+    key: &str,
+    element_type: ValueType,
+    count: u64,
+) -> Result<&'a [u8], Error> {
+    let Some(size) = element_type.size() else {
+        return reader.skip_strings(count).map_err(value_of(key));
+    };
+    let offset = reader.offset();
+    // A product beyond 64 bits is certainly beyond the file.
+    let payload = reader.take(count.saturating_mul(size)).map_err(value_of(key))?;
+    if element_type == ValueType::Bool {
+        booleans(payload, key, offset)?;
+    }
+    Ok(payload)
+}
+
+fn booleans(payload: &[u8], key: &str, offset: u64) -> Result<(), Error> {
+    match payload.iter().position(|&byte| byte > 1) {
+        None => Ok(()),
+        Some(at) => Err(invalid_bool(
+            key,
+            payload.get(at).copied().unwrap_or_default(),
+            offset.saturating_add(at as u64),
+        )),
+    }
+}
+
+/// The error for a boolean that is neither 0 nor 1.
+pub(crate) fn invalid_bool(key: &str, value: u8, offset: u64) -> Error {
+    Error::Malformed { offset, kind: MalformedKind::InvalidBool { key: key.to_owned(), value } }
+}
+
+/// Skips `count` inner arrays. Iterative: the stack holds how many arrays are left on each level,
+/// so its height is that of the nesting and is limited before it grows.
+fn nested(reader: &mut Reader<'_>, key: &str, count: u64, max_depth: u64) -> Result<(), Error> {
+    let mut left = vec![announced(reader, key, count)?];
+    while let Some(innermost) = left.last_mut() {
+        let Some(fewer) = innermost.checked_sub(1) else {
+            left.pop();
+            continue;
+        };
+        *innermost = fewer;
+        let offset = reader.offset();
+        let (element_type, count) = array_header(reader, key)?;
+        let depth = (left.len() as u64).saturating_add(1);
+        if depth > max_depth {
+            return Err(Error::Limit {
+                offset,
+                what: "the depth of nested arrays",
+                value: depth,
+                limit: max_depth,
+            });
+        }
+        match element_type {
+            ValueType::Array => left.push(announced(reader, key, count)?),
+            _ => {
+                flat(reader, key, element_type, count)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `count`, once it is certain that so many inner arrays can be in the file at all.
+fn announced(reader: &Reader<'_>, key: &str, count: u64) -> Result<u64, Error> {
+    reader
+        .ensure_in_file(count.saturating_mul(MIN_ARRAY_BYTES))
+        .map(|()| count)
+        .map_err(value_of(key))
+}

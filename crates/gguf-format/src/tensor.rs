@@ -1,0 +1,389 @@
+//! The tensor catalogue: what every tensor is called, how it is shaped, and where its bytes lie.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
+use crate::ggml_type::GgmlType;
+use crate::limits::Limits;
+use crate::reader::Reader;
+
+/// Bytes that a tensor description takes at least: the name's length, the number of dimensions,
+/// the type and the offset.
+const MIN_TENSOR_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
+
+/// ggml knows no more dimensions.
+const MAX_DIMS: usize = 4;
+
+/// The dimensions of a tensor as the file lists them: `ne[0]`, the contiguous one, first.
+///
+/// At most four dimensions; none at all is a single element, and a dimension of zero is a tensor
+/// without elements (ggml reads both). The product is proven to be below 2^63.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    dims: [u64; MAX_DIMS],
+    len: u8,
+    elements: u64,
+}
+
+impl Shape {
+    /// A shape of these dimensions, contiguous first, or `None` with more than four of them or
+    /// more than 2^63 - 1 elements. Dimensions of zero do not excuse the others.
+    #[must_use]
+    pub fn new(dims: &[u64]) -> Option<Self> {
+        let mut own = [1; MAX_DIMS];
+        own.get_mut(..dims.len())?.copy_from_slice(dims);
+        let mut extent = 1u64;
+        for &dim in &own {
+            extent = extent.checked_mul(dim.max(1)).filter(|&n| i64::try_from(n).is_ok())?;
+        }
+        let elements = if own.contains(&0) { 0 } else { extent };
+        Some(Self { dims: own, len: u8::try_from(dims.len()).ok()?, elements })
+    }
+
+    /// The dimensions, contiguous first, in elements.
+    #[must_use]
+    pub fn dims(&self) -> &[u64] {
+        self.dims.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// The product of all dimensions.
+    #[must_use]
+    pub const fn elements(&self) -> u64 {
+        self.elements
+    }
+
+    /// Elements in a row: the first dimension, 1 where there is none.
+    #[must_use]
+    pub const fn row_len(&self) -> u64 {
+        let [row_len, ..] = self.dims;
+        row_len
+    }
+
+    /// Number of rows: the product of all dimensions but the first.
+    #[must_use]
+    pub const fn rows(&self) -> u64 {
+        let [_, a, b, c] = self.dims;
+        // The whole product was proven to fit, with every zero counted as one.
+        a.saturating_mul(b).saturating_mul(c)
+    }
+}
+
+/// `[3072, 32064]`, contiguous dimension first.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, dim) in self.dims().iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{dim}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shape({self})")
+    }
+}
+
+/// One tensor of the catalogue. Everything it says is proven: the range lies inside its file, is
+/// as long as shape and type make it, starts on a multiple of the alignment, and overlaps no other
+/// tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    name: &'a str,
+    shape: Shape,
+    ggml_type: GgmlType,
+    range: Range<u64>,
+    shard: usize,
+}
+
+impl<'a> TensorInfo<'a> {
+    /// The name, as it is in the file: [escape](crate::escape()) it to print it.
+    #[must_use]
+    pub const fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The dimensions, contiguous first.
+    #[must_use]
+    pub const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The type of the elements.
+    #[must_use]
+    pub const fn ggml_type(&self) -> GgmlType {
+        self.ggml_type
+    }
+
+    /// Where the data lie, in bytes from the start of the file (of [this shard](Self::shard)).
+    #[must_use]
+    pub const fn range(&self) -> Range<u64> {
+        self.range.start..self.range.end
+    }
+
+    /// Size of the data in bytes.
+    #[must_use]
+    pub const fn byte_len(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+
+    /// Position of its file among [`GgufFile::shards`](crate::GgufFile::shards); 0 in a model of
+    /// one file.
+    #[must_use]
+    pub const fn shard(&self) -> usize {
+        self.shard
+    }
+
+    pub(crate) fn in_shard(&self, shard: usize) -> Self {
+        Self { shard, ..self.clone() }
+    }
+}
+
+/// Name to position. The hasher is keyed at random: a file cannot provoke collisions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NameIndex<'a>(HashMap<&'a str, usize>);
+
+impl<'a> NameIndex<'a> {
+    /// `false` where the name is there already.
+    pub(crate) fn insert(&mut self, name: &'a str, position: usize) -> bool {
+        match self.0.entry(name) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(position);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<usize> {
+        self.0.get(name).copied()
+    }
+}
+
+/// The tensors of one file, with ranges still relative to the data section.
+#[derive(Clone)]
+pub(crate) struct Catalogue<'a> {
+    pub(crate) tensors: Vec<TensorInfo<'a>>,
+    pub(crate) index: NameIndex<'a>,
+}
+
+impl<'a> Catalogue<'a> {
+    /// Reads `count` tensor descriptions.
+    pub(crate) fn parse(
+        reader: &mut Reader<'a>,
+        count: u64,
+        alignment: u64,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        reader
+            .ensure_in_file(count.saturating_mul(MIN_TENSOR_INFO_BYTES))
+            .map_err(|s| s.while_reading(Item::TensorInfos { count }))?;
+        if count > limits.max_tensors {
+            return Err(Error::Limit {
+                offset: reader.offset(),
+                what: "the number of tensors",
+                value: count,
+                limit: limits.max_tensors,
+            });
+        }
+        let mut tensors = Vec::new();
+        let mut index = NameIndex::default();
+        for position in 0..count {
+            let offset = reader.offset();
+            let tensor = parse_tensor(reader, position, alignment, limits)?;
+            if !index.insert(tensor.name, tensors.len()) {
+                let name = tensor.name.to_owned();
+                return Err(Error::Malformed {
+                    offset,
+                    kind: MalformedKind::DuplicateTensor { name },
+                });
+            }
+            tensors.push(tensor);
+        }
+        Ok(Self { tensors, index })
+    }
+
+    /// Makes the ranges absolute, and proves that they lie inside the file and apart.
+    pub(crate) fn place(&mut self, data_offset: u64, file_len: u64) -> Result<(), Error> {
+        for tensor in &mut self.tensors {
+            let relative = tensor.range.clone();
+            let (Some(start), Some(end)) =
+                (relative.start.checked_add(data_offset), relative.end.checked_add(data_offset))
+            else {
+                return Err(overflow(tensor.name, relative.start, data_offset));
+            };
+            if end > file_len {
+                return Err(Error::Truncated {
+                    item: Item::TensorData { name: tensor.name.to_owned() },
+                    offset: start,
+                    needed: tensor.byte_len(),
+                    available: file_len.saturating_sub(start),
+                });
+            }
+            tensor.range = start..end;
+        }
+        self.prove_disjoint()
+    }
+
+    fn prove_disjoint(&self) -> Result<(), Error> {
+        let mut by_start: Vec<&TensorInfo<'_>> =
+            self.tensors.iter().filter(|tensor| !tensor.range.is_empty()).collect();
+        // Linear where the file is in order, as files that tools write are.
+        by_start.sort_by_key(|tensor| tensor.range.start);
+        for pair in by_start.windows(2) {
+            if let [first, second] = pair
+                && first.range.end > second.range.start
+            {
+                return Err(Error::Malformed {
+                    offset: second.range.start,
+                    kind: MalformedKind::OverlappingTensors {
+                        first: first.name.to_owned(),
+                        second: second.name.to_owned(),
+                    },
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_tensor<'a>(
+    reader: &mut Reader<'a>,
+    index: u64,
+    alignment: u64,
+    limits: &Limits,
+) -> Result<TensorInfo<'a>, Error> {
+    let at = reader.offset();
+    let name =
+        reader.string_up_to(limits.max_name_len, "the length of a tensor name in bytes", || {
+            Item::TensorName { index }
+        })?;
+    let name = std::str::from_utf8(name).map_err(|_| Error::Malformed {
+        offset: at,
+        kind: MalformedKind::InvalidUtf8 { item: Item::TensorName { index } },
+    })?;
+    if name.is_empty() {
+        return Err(Error::Malformed {
+            offset: at,
+            kind: MalformedKind::EmptyTensorName { index },
+        });
+    }
+    let info = || Item::TensorInfo { name: name.to_owned() };
+
+    let shape = parse_shape(reader, name)?;
+
+    let at = reader.offset();
+    let id = reader.u32().map_err(|s| s.while_reading(info()))?;
+    let ggml_type = GgmlType::from_id(id).ok_or_else(|| unknown_type(name, id, at))?;
+    if shape.row_len().checked_rem(ggml_type.block_len()) != Some(0) {
+        return Err(Error::Malformed {
+            offset: at,
+            kind: MalformedKind::PartialBlock {
+                name: name.to_owned(),
+                ggml_type,
+                row_len: shape.row_len(),
+            },
+        });
+    }
+
+    let at = reader.offset();
+    let start = reader.u64().map_err(|s| s.while_reading(info()))?;
+    if start.checked_rem(alignment) != Some(0) {
+        return Err(Error::Malformed {
+            offset: at,
+            kind: MalformedKind::MisalignedTensor {
+                name: name.to_owned(),
+                offset: start,
+                alignment,
+            },
+        });
+    }
+    let end = ggml_type
+        .bytes_for(shape.elements())
+        .and_then(|bytes| start.checked_add(bytes))
+        .ok_or_else(|| overflow(name, start, at))?;
+    Ok(TensorInfo { name, shape, ggml_type, range: start..end, shard: 0 })
+}
+
+fn parse_shape(reader: &mut Reader<'_>, name: &str) -> Result<Shape, Error> {
+    let info = || Item::TensorInfo { name: name.to_owned() };
+    let at = reader.offset();
+    let n_dims = reader.u32().map_err(|s| s.while_reading(info()))?;
+    let mut dims = [0; MAX_DIMS];
+    let Some(dims) = usize::try_from(n_dims).ok().and_then(|n| dims.get_mut(..n)) else {
+        return Err(Error::Malformed {
+            offset: at,
+            kind: MalformedKind::TooManyDimensions { name: name.to_owned(), n_dims },
+        });
+    };
+    for dim in dims.iter_mut() {
+        *dim = reader.u64().map_err(|s| s.while_reading(info()))?;
+    }
+    Shape::new(dims).ok_or_else(|| Error::Malformed {
+        offset: at,
+        kind: MalformedKind::TooManyElements { name: name.to_owned(), dims: dims.to_vec() },
+    })
+}
+
+fn unknown_type(name: &str, id: u32, offset: u64) -> Error {
+    let name = name.to_owned();
+    let kind = match GgmlType::removed_name(id) {
+        Some(removed) => UnsupportedKind::RemovedTensorType { name, id, removed },
+        None => UnsupportedKind::UnknownTensorType { name, id },
+    };
+    Error::Unsupported { offset, kind }
+}
+
+fn overflow(name: &str, tensor_offset: u64, offset: u64) -> Error {
+    Error::Malformed {
+        offset,
+        kind: MalformedKind::TensorOverflow { name: name.to_owned(), offset: tensor_offset },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shape_counts_rows_and_elements() {
+        let shape = Shape::new(&[3072, 32064]).unwrap();
+        assert_eq!((shape.row_len(), shape.rows()), (3072, 32064));
+        assert_eq!(shape.elements(), 3072 * 32064);
+        assert_eq!(shape.to_string(), "[3072, 32064]");
+        let cube = Shape::new(&[2, 3, 4, 5]).unwrap();
+        assert_eq!((cube.row_len(), cube.rows(), cube.elements()), (2, 60, 120));
+    }
+
+    #[test]
+    fn shape_without_dimensions_is_one_element() {
+        let scalar = Shape::new(&[]).unwrap();
+        assert_eq!((scalar.dims(), scalar.elements()), (&[][..], 1));
+        assert_eq!((scalar.row_len(), scalar.rows()), (1, 1));
+        assert_eq!(scalar.to_string(), "[]");
+    }
+
+    #[test]
+    fn shape_with_a_zero_has_no_elements_but_must_still_fit() {
+        let empty = Shape::new(&[64, 0]).unwrap();
+        assert_eq!((empty.elements(), empty.row_len(), empty.rows()), (0, 64, 0));
+        assert_eq!(Shape::new(&[0, 1 << 32, 1 << 32]), None);
+        assert_eq!(Shape::new(&[1 << 32, 1 << 32, 0]), None);
+    }
+
+    #[test]
+    fn shape_products_do_not_wrap() {
+        assert_eq!(Shape::new(&[1 << 32, 1 << 32]), None);
+        assert_eq!(Shape::new(&[1 << 63]), None);
+        assert_eq!(Shape::new(&[u64::MAX, u64::MAX, u64::MAX, u64::MAX]), None);
+        assert_eq!(Shape::new(&[1, 1, 1, 1, 1]), None);
+        assert_eq!(Shape::new(&[(1 << 63) - 1]).unwrap().elements(), (1 << 63) - 1);
+    }
+}

@@ -1,0 +1,452 @@
+//! Writing GGUF files: headers and layouts; the caller brings the data.
+//!
+//! Always compiled, behind no feature: it is small, has no dependencies, and every test of code
+//! that reads GGUF wants to write some. A [`GgufWriter`] collects keys and tensors;
+//! [`layout`](GgufWriter::layout) turns them into the header's bytes and the places where the data
+//! must go, so that files of many gigabytes are streamed by whoever has the data, while
+//! [`to_bytes`](GgufWriter::to_bytes) makes small files in memory.
+//!
+//! Whatever the writer accepts, [`Gguf::parse`](crate::Gguf::parse) accepts within the default
+//! [`Limits`], as long as the header stays within
+//! [`max_header_bytes`](Limits::max_header_bytes) and the counts within theirs.
+//!
+//! ```
+//! use gguf_format::{Gguf, GgmlType, write::GgufWriter};
+//!
+//! let mut writer = GgufWriter::new();
+//! writer
+//!     .kv("general.architecture", "phi3")
+//!     .kv("phi3.block_count", 32u32)
+//!     .kv("tokenizer.ggml.tokens", vec!["<s>".to_owned(), "</s>".to_owned()])
+//!     .tensor("output_norm.weight", &[3072], GgmlType::F32);
+//! let layout = writer.layout()?;
+//! assert_eq!(layout.header().len() as u64, layout.data_offset());
+//! assert_eq!(layout.ranges()[0].end - layout.ranges()[0].start, 4 * 3072);
+//!
+//! let bytes = writer.to_bytes(|_index, data| data.fill(0))?;
+//! assert_eq!(Gguf::parse(&bytes).unwrap().tensors()[0].range(), layout.ranges()[0]);
+//! # Ok::<(), gguf_format::write::WriteError>(())
+//! ```
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use crate::escape::quoted;
+use crate::ggml_type::GgmlType;
+use crate::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
+use crate::limits::Limits;
+use crate::shards;
+use crate::tensor::Shape;
+use crate::value::ValueType;
+
+/// What a file cannot say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// A version other than 2 and 3.
+    #[error("GGUF version {0} cannot be written; 2 and 3 can")]
+    Version(u32),
+    /// An alignment that is no power of two or beyond [`Limits::max_alignment`].
+    #[error("the alignment {0} is no power of two up to 16 MiB")]
+    Alignment(u32),
+    /// A key or tensor name that is empty or too long.
+    #[error("the name {} has {} bytes; 1 to {max} can be written", quoted(.name), .name.len())]
+    NameLength {
+        /// The name.
+        name: String,
+        /// Most bytes.
+        max: u64,
+    },
+    /// A key that occurs twice. `general.alignment` and the `split.` keys are written by
+    /// [`GgufWriter::alignment`] and [`GgufWriter::split`].
+    #[error("the key {} occurs twice", quoted(.0))]
+    DuplicateKey(String),
+    /// A tensor name that occurs twice.
+    #[error("the tensor {} occurs twice", quoted(.0))]
+    DuplicateTensor(String),
+    /// Dimensions or a size that GGUF cannot express.
+    #[error("tensor {} with dimensions {dims:?} is too large or has too many dimensions", quoted(.name))]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its dimensions.
+        dims: Vec<u64>,
+    },
+    /// Rows that are no whole number of blocks.
+    #[error("tensor {} has rows that are no whole number of {ggml_type} blocks", quoted(.name))]
+    PartialBlock {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        ggml_type: GgmlType,
+    },
+    /// Arrays nested deeper than [`Limits::max_array_depth`].
+    #[error("the arrays of key {} are nested too deep", quoted(.0))]
+    ArrayDepth(String),
+    /// The file does not fit in memory.
+    #[error("a file of {0} bytes does not fit in memory")]
+    Memory(u64),
+}
+
+/// Declares the owned value types with their conversions from Rust types.
+macro_rules! owned_values {
+    ($( $variant:ident($rust:ty) )+) => {
+        /// A value to be written.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "each variant is the type it is named after")]
+        pub enum WriteValue {
+            $( $variant($rust), )+
+            Array(WriteArray),
+        }
+
+        /// An array to be written.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "each variant is the type it is named after")]
+        pub enum WriteArray {
+            $( $variant(Vec<$rust>), )+
+            Array(Vec<WriteArray>),
+        }
+
+        $(
+            impl From<$rust> for WriteValue {
+                fn from(value: $rust) -> Self {
+                    Self::$variant(value)
+                }
+            }
+
+            impl From<Vec<$rust>> for WriteValue {
+                fn from(values: Vec<$rust>) -> Self {
+                    Self::Array(WriteArray::$variant(values))
+                }
+            }
+        )+
+
+        impl WriteValue {
+            fn value_type(&self) -> ValueType {
+                match self {
+                    $( Self::$variant(_) => ValueType::$variant, )+
+                    Self::Array(_) => ValueType::Array,
+                }
+            }
+
+            fn put(&self, out: &mut Vec<u8>) {
+                match self {
+                    $( Self::$variant(value) => value.put(out), )+
+                    Self::Array(array) => array.put(out),
+                }
+            }
+        }
+
+        impl WriteArray {
+            fn put(&self, out: &mut Vec<u8>) {
+                match self {
+                    $( Self::$variant(values) => put_array(out, ValueType::$variant, values), )+
+                    Self::Array(arrays) => put_array(out, ValueType::Array, arrays),
+                }
+            }
+        }
+    };
+}
+
+owned_values! {
+    U8(u8) I8(i8) U16(u16) I16(i16) U32(u32) I32(i32) F32(f32) Bool(bool) String(String) U64(u64)
+    I64(i64) F64(f64)
+}
+
+impl From<&str> for WriteValue {
+    fn from(value: &str) -> Self {
+        Self::String(value.to_owned())
+    }
+}
+
+impl From<WriteArray> for WriteValue {
+    fn from(value: WriteArray) -> Self {
+        Self::Array(value)
+    }
+}
+
+impl WriteArray {
+    /// Levels of nesting, 1 for an array of anything but arrays.
+    fn depth(&self) -> u64 {
+        match self {
+            Self::Array(inner) => {
+                inner.iter().map(Self::depth).max().unwrap_or(0).saturating_add(1)
+            }
+            _ => 1,
+        }
+    }
+}
+
+/// The bytes of a value in a file.
+trait Put {
+    fn put(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! put_numbers {
+    ($( $rust:ty )+) => { $(
+        impl Put for $rust {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    )+ };
+}
+
+put_numbers! { u8 i8 u16 i16 u32 i32 f32 u64 i64 f64 }
+
+impl Put for bool {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+}
+
+impl Put for str {
+    fn put(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).put(out);
+        out.extend_from_slice(self.as_bytes());
+    }
+}
+
+impl Put for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.as_str().put(out);
+    }
+}
+
+impl Put for WriteArray {
+    fn put(&self, out: &mut Vec<u8>) {
+        Self::put(self, out);
+    }
+}
+
+fn put_array<T: Put>(out: &mut Vec<u8>, element_type: ValueType, values: &[T]) {
+    element_type.id().put(out);
+    (values.len() as u64).put(out);
+    for value in values {
+        value.put(out);
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Tensor {
+    name: String,
+    dims: Vec<u64>,
+    ggml_type: GgmlType,
+}
+
+/// Collects what a file shall hold. Keys and tensors are written in the order they were given;
+/// mistakes are reported by [`layout`](Self::layout).
+#[derive(Debug, Clone)]
+pub struct GgufWriter {
+    version: u32,
+    alignment: Option<u32>,
+    kvs: Vec<(String, WriteValue)>,
+    tensors: Vec<Tensor>,
+}
+
+impl Default for GgufWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GgufWriter {
+    /// An empty file of version 3 with the default alignment of 32 bytes.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { version: 3, alignment: None, kvs: Vec::new(), tensors: Vec::new() }
+    }
+
+    /// Sets the version, 2 or 3; their layouts are the same.
+    pub const fn version(&mut self, version: u32) -> &mut Self {
+        self.version = version;
+        self
+    }
+
+    /// Sets the alignment in bytes, a power of two, and writes it as the last key.
+    pub const fn alignment(&mut self, bytes: u32) -> &mut Self {
+        self.alignment = Some(bytes);
+        self
+    }
+
+    /// Adds a key.
+    pub fn kv(&mut self, key: impl Into<String>, value: impl Into<WriteValue>) -> &mut Self {
+        self.kvs.push((key.into(), value.into()));
+        self
+    }
+
+    /// Adds the keys of a shard, with the types that llama.cpp gives them: `no` from 0, of `count`
+    /// shards that hold `tensors` tensors together. The file must be called
+    /// `PREFIX-00001-of-0000N.gguf`, numbered from 1.
+    pub fn split(&mut self, no: u16, count: u16, tensors: i32) -> &mut Self {
+        self.kv(shards::NO_KEY, no).kv(shards::COUNT_KEY, count).kv(shards::TENSORS_KEY, tensors)
+    }
+
+    /// Adds a tensor: dimensions in elements, the contiguous one first.
+    pub fn tensor(
+        &mut self,
+        name: impl Into<String>,
+        dims: &[u64],
+        ggml_type: GgmlType,
+    ) -> &mut Self {
+        self.tensors.push(Tensor { name: name.into(), dims: dims.to_vec(), ggml_type });
+        self
+    }
+
+    /// The header's bytes and the places of the data.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that a file cannot say, see [`WriteError`].
+    pub fn layout(&self) -> Result<Layout, WriteError> {
+        let limits = Limits::default();
+        if !matches!(self.version, 2 | 3) {
+            return Err(WriteError::Version(self.version));
+        }
+        let alignment = self.alignment.unwrap_or(DEFAULT_ALIGNMENT);
+        if !alignment.is_power_of_two() || u64::from(alignment) > limits.max_alignment {
+            return Err(WriteError::Alignment(alignment));
+        }
+        let alignment = u64::from(alignment);
+
+        let own_key = self.alignment.map(|bytes| (ALIGNMENT_KEY.to_owned(), bytes.into()));
+        let kvs = || self.kvs.iter().chain(&own_key);
+        let mut header = b"GGUF".to_vec();
+        self.version.put(&mut header);
+        (self.tensors.len() as u64).put(&mut header);
+        (kvs().count() as u64).put(&mut header);
+
+        let mut keys = HashSet::new();
+        for (key, value) in kvs() {
+            check_name(key, limits.max_key_len)?;
+            if !keys.insert(key) {
+                return Err(WriteError::DuplicateKey(key.clone()));
+            }
+            if let WriteValue::Array(array) = value
+                && array.depth() > limits.max_array_depth
+            {
+                return Err(WriteError::ArrayDepth(key.clone()));
+            }
+            key.put(&mut header);
+            value.value_type().id().put(&mut header);
+            value.put(&mut header);
+        }
+
+        let mut names = HashSet::new();
+        let mut relative = Vec::with_capacity(self.tensors.len());
+        let mut end = 0u64;
+        for tensor in &self.tensors {
+            check_name(&tensor.name, limits.max_name_len)?;
+            if !names.insert(&tensor.name) {
+                return Err(WriteError::DuplicateTensor(tensor.name.clone()));
+            }
+            let start = padded(end, alignment);
+            let bytes = tensor.bytes()?;
+            end = start.checked_add(bytes).ok_or_else(|| tensor.too_large())?;
+            relative.push(start..end);
+            tensor.name.put(&mut header);
+            // A shape has at most four dimensions.
+            u32::try_from(tensor.dims.len()).unwrap_or(u32::MAX).put(&mut header);
+            for dim in &tensor.dims {
+                dim.put(&mut header);
+            }
+            tensor.ggml_type.id().put(&mut header);
+            start.put(&mut header);
+        }
+        Layout::new(header, relative, alignment)
+            .ok_or_else(|| self.tensors.last().map_or(WriteError::Memory(end), Tensor::too_large))
+    }
+
+    /// The whole file, in memory: `fill` is given each tensor's position and zeroed data.
+    ///
+    /// # Errors
+    ///
+    /// As [`layout`](Self::layout), and [`WriteError::Memory`].
+    pub fn to_bytes(&self, mut fill: impl FnMut(usize, &mut [u8])) -> Result<Vec<u8>, WriteError> {
+        let layout = self.layout()?;
+        let memory = || WriteError::Memory(layout.file_len());
+        let len = usize::try_from(layout.file_len()).map_err(|_| memory())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| memory())?;
+        bytes.extend_from_slice(layout.header());
+        bytes.resize(len, 0);
+        for (index, range) in layout.ranges().iter().enumerate() {
+            let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+            let data = range.and_then(|(start, end)| bytes.get_mut(start..end));
+            fill(index, data.ok_or_else(memory)?);
+        }
+        Ok(bytes)
+    }
+}
+
+impl Tensor {
+    fn bytes(&self) -> Result<u64, WriteError> {
+        let shape = Shape::new(&self.dims).ok_or_else(|| self.too_large())?;
+        if shape.row_len().checked_rem(self.ggml_type.block_len()) != Some(0) {
+            let name = self.name.clone();
+            return Err(WriteError::PartialBlock { name, ggml_type: self.ggml_type });
+        }
+        self.ggml_type.bytes_for(shape.elements()).ok_or_else(|| self.too_large())
+    }
+
+    fn too_large(&self) -> WriteError {
+        WriteError::Shape { name: self.name.clone(), dims: self.dims.clone() }
+    }
+}
+
+fn check_name(name: &str, max: u64) -> Result<(), WriteError> {
+    if (1..=max).contains(&(name.len() as u64)) {
+        Ok(())
+    } else {
+        Err(WriteError::NameLength { name: name.to_owned(), max })
+    }
+}
+
+/// Where everything of a file goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    header: Vec<u8>,
+    ranges: Vec<Range<u64>>,
+    file_len: u64,
+}
+
+impl Layout {
+    /// From an unpadded header and ranges in the data section; `None` beyond 64 bits.
+    fn new(mut header: Vec<u8>, mut ranges: Vec<Range<u64>>, alignment: u64) -> Option<Self> {
+        header.resize(header.len().checked_next_multiple_of(usize::try_from(alignment).ok()?)?, 0);
+        let data_offset = header.len() as u64;
+        for range in &mut ranges {
+            range.start = range.start.checked_add(data_offset)?;
+            range.end = range.end.checked_add(data_offset)?;
+        }
+        let end = ranges.last().map_or(data_offset, |last| last.end);
+        Some(Self { header, ranges, file_len: end.checked_next_multiple_of(alignment)? })
+    }
+
+    /// The first bytes of the file, up to [`data_offset`](Self::data_offset), padding included.
+    #[must_use]
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Where the data section starts, in bytes from the start of the file.
+    #[must_use]
+    pub const fn data_offset(&self) -> u64 {
+        self.header.len() as u64
+    }
+
+    /// Where the data of each tensor go, in bytes from the start of the file, in the order the
+    /// tensors were added, which is ascending. What lies between is padding: zeros.
+    #[must_use]
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
+    /// Length of the file in bytes, with the padding after the last tensor.
+    #[must_use]
+    pub const fn file_len(&self) -> u64 {
+        self.file_len
+    }
+}

@@ -1,0 +1,21 @@
+//! The fuzzers' seed corpus: each file does what its name says, `valid.` or the code of its error.
+//! Inputs that a fuzzer found are added here under such a name.
+
+#[path = "../fuzz/promises.rs"]
+mod promises;
+
+use std::path::Path;
+
+#[test]
+fn every_file_does_what_its_name_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/parse");
+    let mut outcomes = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let outcome = promises::check(&std::fs::read(&path).unwrap()).unwrap_or("valid");
+        assert_eq!(name.split('.').next(), Some(outcome), "{name}");
+        outcomes.push(outcome);
+    }
+    assert!(outcomes.contains(&"valid") && outcomes.len() > 30);
+}

@@ -1,0 +1,331 @@
+//! Models on disk: single, split, mapped, and what can be wrong with them.
+
+mod raw;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gguf_format::write::GgufWriter;
+use gguf_format::{Error, ErrorClass, GgmlType, GgufFile, Limits, ShardKind};
+use raw::{Raw, STRING, U8, string, valid};
+use tempfile::TempDir;
+
+/// Three shards as llama.cpp splits them: metadata in the first, tensors in the others.
+struct Split {
+    folder: TempDir,
+}
+
+impl Split {
+    fn new() -> Self {
+        let split = Self { folder: tempfile::tempdir().unwrap() };
+        for no in 0..3 {
+            split.write(no, &Self::shard(no));
+        }
+        split
+    }
+
+    fn shard(no: u16) -> GgufWriter {
+        let mut writer = GgufWriter::new();
+        if no == 0 {
+            writer.kv("general.architecture", "phi3").kv("phi3.block_count", 2u32);
+        } else {
+            writer.tensor(format!("blk.{no}.a"), &[8], GgmlType::F32);
+            writer.tensor(format!("blk.{no}.b"), &[256, 2], GgmlType::Q4_K);
+        }
+        writer.split(no, 3, 4);
+        writer
+    }
+
+    fn path(&self, no: u16) -> PathBuf {
+        self.folder.path().join(format!("model-{:05}-of-00003.gguf", no + 1))
+    }
+
+    fn write(&self, no: u16, writer: &GgufWriter) {
+        let bytes = writer.to_bytes(|index, data| data.fill(no as u8 * 16 + index as u8));
+        fs::write(self.path(no), bytes.unwrap()).unwrap();
+    }
+
+    #[track_caller]
+    fn refusal(&self, opened: u16) -> Error {
+        GgufFile::open(self.path(opened)).expect_err("the model must be refused")
+    }
+
+    /// The refusal must name this shard.
+    #[track_caller]
+    fn shard_refusal(&self, opened: u16, named: u16) -> ShardKind {
+        match self.refusal(opened) {
+            Error::Shard { path, kind } => {
+                assert_eq!(path, self.path(named));
+                kind
+            }
+            other => panic!("no shard error: {other:?}"),
+        }
+    }
+}
+
+fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn one_file_is_a_model_of_one_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = valid().bytes();
+    let path = write(&folder, "model.gguf", &bytes);
+    let model = GgufFile::open(&path).unwrap();
+    assert_eq!(model.shards().len(), 1);
+    assert_eq!(model.shards()[0].path(), path);
+    assert_eq!(model.shards()[0].len(), bytes.len() as u64);
+    assert_eq!(model.shards()[0].file().metadata().unwrap().len(), bytes.len() as u64);
+    assert_eq!(model.shards()[0].data_offset() % 32, 0);
+    assert_eq!((model.version(), model.alignment()), (3, 32));
+    assert_eq!(model.metadata().require::<&str>("general.architecture").unwrap(), "phi3");
+    let tensor = model.tensor("scale").unwrap();
+    assert_eq!(tensor.range().end, bytes.len() as u64);
+    assert_eq!((tensor.shard(), model.tensors().len()), (0, 3));
+    assert_eq!(model.data(tensor), None);
+}
+
+#[test]
+fn headers_longer_than_the_first_read_are_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    for len in [200_000, 262_144 - 24 - 8 - 1 - 12, 262_144, 5_000_000] {
+        let bytes = Raw::default()
+            .kv("k", STRING, string(vec![b'x'; len]))
+            .tensor("t", &[8], 0, 0)
+            .data(32)
+            .bytes();
+        let model = GgufFile::open(write(&folder, "long.gguf", &bytes)).unwrap();
+        assert_eq!(model.metadata().require::<&str>("k").unwrap().len(), len);
+        assert_eq!(model.tensors()[0].range().end, bytes.len() as u64);
+    }
+}
+
+#[test]
+fn a_header_beyond_the_limit_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = Raw::default().kv("k", STRING, string(vec![b'x'; 400_000])).bytes();
+    let path = write(&folder, "long.gguf", &bytes);
+    let error =
+        GgufFile::open_with(&path, &Limits::default().with_max_header_bytes(300_000)).unwrap_err();
+    assert_eq!((error.class(), error.path()), (ErrorClass::Limit, Some(&*path)));
+}
+
+#[test]
+fn truncation_is_found_from_the_header_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = valid().bytes();
+    let path = write(&folder, "short.gguf", &bytes[..bytes.len() - 1]);
+    let error = GgufFile::open(&path).unwrap_err();
+    assert!(matches!(error.without_path(), Error::Truncated { needed: 4, available: 3, .. }));
+    assert_eq!(error.path(), Some(&*path));
+    assert!(error.to_string().starts_with(&path.display().to_string()));
+    assert!(error.help().is_some());
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in [folder.path().to_owned(), folder.path().join("nowhere.gguf"), "/dev/null".into()] {
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error:?}");
+        assert_eq!((error.class(), error.code()), (ErrorClass::Io, "GGUF_IO"));
+    }
+}
+
+#[test]
+fn an_empty_file_is_truncated_by_both_ways_of_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "empty.gguf", b"");
+    assert_eq!(GgufFile::open(&path).unwrap_err().code(), "GGUF_TRUNCATED");
+    // SAFETY: nobody else knows this folder.
+    let mapped = unsafe { GgufFile::map(&path, &Limits::default()) };
+    assert_eq!(mapped.unwrap_err().code(), "GGUF_TRUNCATED");
+}
+
+#[test]
+fn a_mapped_model_has_its_data_at_hand() {
+    let split = Split::new();
+    // SAFETY: nobody else knows this folder.
+    let model = unsafe { GgufFile::map(split.path(0), &Limits::default()) }.unwrap();
+    let tensor = model.tensor("blk.2.b").unwrap();
+    assert_eq!(model.data(tensor), Some(&[33; 288][..]));
+    let whole = model.shards()[2].mapped().unwrap();
+    assert_eq!(whole.len() as u64, model.shards()[2].len());
+}
+
+#[test]
+fn any_shard_opens_the_same_model() {
+    let split = Split::new();
+    for opened in 0..3 {
+        let model = GgufFile::open(split.path(opened)).unwrap();
+        assert_eq!(model.metadata().require::<u32>("phi3.block_count").unwrap(), 2);
+        let paths: Vec<_> = model.shards().iter().map(|shard| shard.path().to_owned()).collect();
+        assert_eq!(paths, [split.path(0), split.path(1), split.path(2)]);
+        let tensors: Vec<_> = model.tensors().iter().map(|t| (t.shard(), t.name())).collect();
+        assert_eq!(tensors, [(1, "blk.1.a"), (1, "blk.1.b"), (2, "blk.2.a"), (2, "blk.2.b")]);
+        assert_eq!(model.tensor("blk.2.a").unwrap().shard(), 2);
+        assert_eq!(model.tensor("blk.3.a"), None);
+    }
+}
+
+#[test]
+fn ranges_are_those_of_the_shard() {
+    let split = Split::new();
+    let model = GgufFile::open(split.path(0)).unwrap();
+    for tensor in model.tensors() {
+        let bytes = fs::read(model.shards()[tensor.shard()].path()).unwrap();
+        let range = tensor.range().start as usize..tensor.range().end as usize;
+        let fill = tensor.shard() as u8 * 16 + u8::from(tensor.name().ends_with('b'));
+        assert!(bytes[range].iter().all(|&byte| byte == fill));
+    }
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    for missing in [0, 2] {
+        let split = Split::new();
+        fs::remove_file(split.path(missing)).unwrap();
+        let kind = ShardKind::Missing { no: u64::from(missing) + 1, count: 3 };
+        assert_eq!(split.shard_refusal(1, missing), kind);
+        assert_eq!(split.refusal(1).class(), ErrorClass::Io);
+    }
+}
+
+#[test]
+fn a_shard_in_the_place_of_another_is_refused() {
+    let split = Split::new();
+    fs::copy(split.path(1), split.path(2)).unwrap();
+    let kind = ShardKind::Mismatch { key: "split.no", expected: 2, found: 1 };
+    assert_eq!(split.shard_refusal(0, 2), kind);
+    assert_eq!(split.shard_refusal(2, 2), kind);
+}
+
+#[test]
+fn a_shard_of_a_model_with_another_count_is_refused() {
+    let split = Split::new();
+    let mut other = GgufWriter::new();
+    split.write(2, other.split(2, 4, 4));
+    let kind = ShardKind::Mismatch { key: "split.count", expected: 3, found: 4 };
+    assert_eq!(split.shard_refusal(0, 2), kind);
+}
+
+#[test]
+fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
+    let split = Split::new();
+    fs::write(split.path(1), valid().bytes()).unwrap();
+    assert!(matches!(split.shard_refusal(0, 1), ShardKind::Foreign { .. }));
+    // By itself it is a model, whatever its name.
+    assert_eq!(GgufFile::open(split.path(1)).unwrap().shards().len(), 1);
+}
+
+#[test]
+fn a_shard_of_another_architecture_is_refused() {
+    let split = Split::new();
+    let mut other = Split::shard(2);
+    split.write(2, other.kv("general.architecture", "llama"));
+    assert!(matches!(split.shard_refusal(0, 2), ShardKind::Foreign { .. }));
+}
+
+#[test]
+fn shards_that_hold_too_few_or_too_many_tensors_are_refused() {
+    let split = Split::new();
+    let mut other = Split::shard(2);
+    split.write(2, other.tensor("one.more", &[8], GgmlType::F32));
+    assert_eq!(split.shard_refusal(0, 2), ShardKind::TensorCount { expected: 4, found: 5 });
+    let mut other = GgufWriter::new();
+    split.write(2, other.split(2, 3, 5));
+    let kind = ShardKind::Mismatch { key: "split.tensors.count", expected: 4, found: 5 };
+    assert_eq!(split.shard_refusal(0, 2), kind);
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let split = Split::new();
+    let mut other = GgufWriter::new();
+    other.tensor("blk.2.a", &[8], GgmlType::F32).tensor("blk.1.b", &[8], GgmlType::F32);
+    split.write(2, other.split(2, 3, 4));
+    let kind = split.shard_refusal(0, 2);
+    assert_eq!(kind, ShardKind::DuplicateTensor { name: "blk.1.b".into() });
+    assert_eq!(split.refusal(0).code(), "GGUF_DUPLICATE_TENSOR");
+}
+
+#[test]
+fn a_broken_shard_is_named() {
+    let split = Split::new();
+    fs::write(split.path(1), b"GGUF\x03\0\0\0").unwrap();
+    let error = split.refusal(2);
+    assert_eq!(error.path(), Some(&*split.path(1)));
+    assert_eq!(error.code(), "GGUF_TRUNCATED");
+}
+
+#[test]
+fn a_shard_that_was_renamed_is_refused_with_the_name_it_should_have() {
+    let split = Split::new();
+    let renamed = split.folder.path().join("model.gguf");
+    fs::copy(split.path(1), &renamed).unwrap();
+    let error = GgufFile::open(&renamed).unwrap_err();
+    assert!(matches!(&error, Error::Shard { path, kind: ShardKind::BadName { no: 2, count: 3 } }
+            if *path == renamed));
+    assert!(error.to_string().contains("-00002-of-00003.gguf"));
+}
+
+#[test]
+fn split_keys_of_the_wrong_type_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |no: &[u8], type_id| {
+        Raw::default().kv("split.count", 2, 3u16.to_le_bytes()).kv("split.no", type_id, no).bytes()
+    };
+    let path = write(&folder, "m-00001-of-00003.gguf", &file(&string("0"), STRING));
+    let error = GgufFile::open(&path).unwrap_err();
+    assert!(matches!(error.without_path(), Error::WrongType { key, .. } if key == "split.no"));
+    let path = write(&folder, "m-00001-of-00003.gguf", &file(&[0xff; 4], 5));
+    assert_eq!(GgufFile::open(&path).unwrap_err().code(), "GGUF_VALUE_OUT_OF_RANGE");
+    let no_number = Raw::default().kv("split.count", U8, [3]).bytes();
+    let path = write(&folder, "m-00001-of-00003.gguf", &no_number);
+    assert_eq!(GgufFile::open(&path).unwrap_err().code(), "GGUF_MISSING_KEY");
+}
+
+#[test]
+fn more_shards_than_the_limit_are_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Raw::default()
+        .kv("split.count", 2, 60_000u16.to_le_bytes())
+        .kv("split.no", 2, 0u16.to_le_bytes())
+        .bytes();
+    let path = write(&folder, "m-00001-of-60000.gguf", &file);
+    let error = GgufFile::open(&path).unwrap_err();
+    assert!(matches!(error.without_path(), Error::Limit { value: 60_000, .. }), "{error:?}");
+}
+
+#[test]
+fn a_count_of_one_or_zero_is_a_model_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    for count in [0u16, 1] {
+        let file = Raw::default().kv("split.count", 2, count.to_le_bytes()).bytes();
+        let model = GgufFile::open(write(&folder, "model.gguf", &file)).unwrap();
+        assert_eq!(model.shards().len(), 1);
+    }
+}
+
+#[test]
+fn the_header_survives_whatever_happens_to_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "model.gguf", &valid().bytes());
+    let model = GgufFile::open(&path).unwrap();
+    fs::write(&path, b"").unwrap();
+    assert_eq!(model.metadata().require::<&str>("general.architecture").unwrap(), "phi3");
+    assert_eq!(model.tensors()[0].name(), "token_embd.weight");
+    assert!(model.shards()[0].file().metadata().unwrap().len() < model.shards()[0].len());
+}
+
+#[test]
+fn models_can_cross_threads() {
+    fn cross<T: Send + Sync>(_: &T) {}
+    let folder = tempfile::tempdir().unwrap();
+    let model = GgufFile::open(write(&folder, "model.gguf", &valid().bytes())).unwrap();
+    cross(&model);
+    assert!(format!("{model:?}").contains(&*Path::new("model.gguf").to_string_lossy()));
+}

@@ -1,0 +1,109 @@
+//! Memory that parsing takes: a small multiple of the bytes that are there, whatever they announce.
+
+mod raw;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use gguf_format::{Gguf, GgufFile};
+use raw::{ARRAY, Raw, STRING, U8, array, info, kv, valid};
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(change: isize) {
+    // A thread that is ending has no counters any more, and nothing to count.
+    let _ = NOW.try_with(|now| {
+        now.set(now.get() + change);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
+    });
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most that was allocated at once while `work` ran, in bytes.
+fn peak<T>(work: impl FnOnce() -> T) -> usize {
+    let before = NOW.get();
+    PEAK.set(before);
+    drop(work());
+    (PEAK.get() - before) as usize
+}
+
+#[test]
+fn announced_counts_allocate_nothing() {
+    for count in [1 << 20, 1 << 31, 1 << 40, 1 << 63, u64::MAX] {
+        let files = [
+            Raw { kv_count: Some(count), ..valid() }.bytes(),
+            Raw { tensor_count: Some(count), ..valid() }.bytes(),
+            Raw::default().kv("k", ARRAY, array(STRING, count, [0; 64])).bytes(),
+            Raw::default().kv("k", ARRAY, array(ARRAY, count, [0; 64])).bytes(),
+        ];
+        for bytes in files {
+            assert!(peak(|| Gguf::parse(&bytes).unwrap_err()) < 16 << 10);
+        }
+    }
+}
+
+#[test]
+fn a_vocabulary_is_not_copied() {
+    let tokens = raw::string("token").repeat(500_000);
+    let bytes = Raw::default().kv("tokens", ARRAY, array(STRING, 500_000, tokens)).bytes();
+    assert!(peak(|| Gguf::parse(&bytes).unwrap()) < 4 << 10);
+}
+
+#[test]
+fn inner_arrays_are_not_listed() {
+    let inner = array(U8, 0, []).repeat(100_000);
+    let bytes = Raw::default().kv("k", ARRAY, array(ARRAY, 100_000, inner)).bytes();
+    assert!(peak(|| Gguf::parse(&bytes).unwrap()) < 4 << 10);
+}
+
+#[test]
+fn the_smallest_keys_and_tensors_take_a_small_multiple_of_their_bytes() {
+    let mut keys = Raw::default();
+    keys.kvs = (0..100_000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
+    let mut tensors = Raw::default().data(32);
+    tensors.infos = (0..100_000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
+    for bytes in [keys.bytes(), tensors.bytes()] {
+        let peak = peak(|| Gguf::parse(&bytes).unwrap());
+        assert!(peak < 16 * bytes.len(), "{peak} bytes for a file of {}", bytes.len());
+    }
+}
+
+#[test]
+fn opening_a_file_takes_no_more_than_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let text = raw::string(vec![b'x'; 3_000_000]);
+    let bytes = Raw::default().kv("k", STRING, text).tensor("t", &[8], 0, 0).data(32).bytes();
+    std::fs::write(&path, &bytes).unwrap();
+    let peak = peak(|| GgufFile::open(&path).unwrap());
+    assert!(peak < bytes.len() + (64 << 10), "{peak} bytes for a file of {}", bytes.len());
+
+    // A few bytes of header in front of a large file of zeros, which takes no room on most disks.
+    let file = std::fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut &file, &valid().bytes()).unwrap();
+    file.set_len(8 << 30).unwrap();
+    assert!(self::peak(|| GgufFile::open(&path).unwrap()) < 512 << 10);
+}
