@@ -1,1 +1,65 @@
 //! Phi-3 configuration, tensor mapping and load plan.
+//!
+//! This crate knows what a Phi-3 model is and how GGUF files hold one. It turns the catalogue that
+//! [`gguf_format`] has proven into a [`LoadPlan`]: which bytes of which file go where in device
+//! memory, and what is done to them on the way. It does no I/O and knows no device, so a model can
+//! be checked and priced on any machine.
+//!
+//! The steps, each with its own type:
+//!
+//! 1. [`Phi3Config::from_gguf`] reads the dimensions and checks them against each other.
+//! 2. [`TensorMap::bind`] finds the tensors of every [`Slot`], fused or split, and reports all that
+//!    is missing, unexpected or misshapen at once.
+//! 3. [`LoadPlan::new`] lays them out in one arena, decoded to half precision or as stored.
+//! 4. [`LoadPlan::weights`] gives the loaded model its shape: a [`Phi3Weights`] of pointers, views
+//!    or whatever stands for a weight.
+//!
+//! ```
+//! use gguf_format::Gguf;
+//! use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
+//!
+//! /// Bytes of device memory that the model in this file needs.
+//! fn price(file: &[u8]) -> Result<u64, model_phi3::Error> {
+//!     let gguf = Gguf::parse(file)?;
+//!     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
+//!     let tensors = TensorMap::bind(&config, gguf.tensors())?;
+//!     let plan = LoadPlan::new(&config, &tensors, Storage::F16)?;
+//!     Ok(plan.device_bytes())
+//! }
+//! ```
+//!
+//! [`preset`] describes the published models of the family, for synthetic files of real shape.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
+mod attention;
+mod binding;
+mod config;
+mod conversion;
+mod error;
+mod kv_cache;
+mod plan;
+pub mod preset;
+mod rope;
+mod slot;
+mod weights;
+
+pub use attention::{AttentionKind, AttentionShape};
+pub use binding::{BoundTensor, Misfit, Problem, Problems, SlotRows, SourceRange, TensorMap};
+pub use config::{Architecture, Phi3Config};
+pub use conversion::Conversion;
+pub use error::{Error, ErrorClass};
+pub use kv_cache::{KvDtype, ParseKvDtypeError};
+pub use plan::{LoadPlan, ParseStorageError, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
+pub use rope::{Rope, RopeScaling, RopeStyle};
+pub use slot::{ParseSlotError, Slot};
+pub use weights::{LayerWeights, Phi3Weights};

@@ -1,0 +1,552 @@
+//! Which tensor of the file holds which weight.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use gguf_format::{GgmlType, Shape, TensorInfo, escape};
+
+use crate::config::{Architecture, Phi3Config, check_layers};
+use crate::error::{Error, ErrorClass, SHOWN_CHARS};
+use crate::rope::RopeScaling;
+use crate::slot::Slot;
+
+pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
+pub(crate) const OUTPUT: &str = "output.weight";
+const OUTPUT_NORM: &str = "output_norm.weight";
+const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+
+/// Problems that a message lists before it only counts the rest.
+const SHOWN_PROBLEMS: usize = 20;
+
+/// Bytes of one file of the model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SourceRange {
+    /// Position of the file among the shards of the model; 0 where there is one file.
+    pub shard: usize,
+    /// Bytes from the start of that file.
+    pub range: Range<u64>,
+}
+
+/// Rows of a tensor that are one weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotRows {
+    /// The weight.
+    pub slot: Slot,
+    /// Its rows.
+    pub rows: Range<u64>,
+}
+
+/// A tensor of the file with the weights it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BoundTensor {
+    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    pub name: Arc<str>,
+    /// The type in the file.
+    pub ggml_type: GgmlType,
+    /// Where its bytes are.
+    pub source: SourceRange,
+    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`](crate::LoadPlan::unit_label).
+    pub unit: u32,
+    /// Rows; 1 for a vector.
+    pub rows: u64,
+    /// Elements of a row: a whole number of the type's blocks.
+    pub cols: u64,
+    /// Whether it is a vector, so that its weight has the shape `[cols]`.
+    pub vector: bool,
+    /// The weights it holds, in row order. They tile the tensor, except that a tied output
+    /// follows as an alias of the whole token embedding.
+    pub slots: Vec<SlotRows>,
+}
+
+/// Where every weight of the model is in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorMap {
+    tensors: Vec<BoundTensor>,
+}
+
+impl TensorMap {
+    /// Finds every weight among the tensors of the file.
+    ///
+    /// Each layer may hold `attn_qkv` or `attn_q`, `attn_k`, `attn_v`, and a fused `ffn_up` (gate
+    /// rows first) or `ffn_gate` and `ffn_up`, whatever its architecture and the other layers say.
+    ///
+    /// Every tensor must have its place: as in llama.cpp, one that is left over is an error, for
+    /// to ignore it would be to run another model. That includes biases, which Phi-3 does not
+    /// have, and `rope_freqs.weight`, whose frequency factors (Llama 3) have no slot.
+    ///
+    /// RoPE factors come in pairs, long and short; one without the other is an error, and so are
+    /// none where `rope.scaling.type` is `longrope`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Binding`] with everything that is missing, unexpected, misshapen or of the wrong
+    /// type; [`Error::InvalidValue`] where there are more layers than tensors.
+    pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
+        check_layers(config.layers, tensors.len(), config.key("block_count"))?;
+        let mut binder = Binder {
+            config,
+            widths: Widths::new(config),
+            unbound: tensors.iter().map(|tensor| (tensor.name(), tensor)).collect(),
+            bound: Vec::with_capacity(tensors.len()),
+            problems: Vec::new(),
+        };
+        binder.embedding();
+        for layer in 0..config.layers {
+            binder.layer(layer);
+        }
+        binder.output();
+        binder.rope_factors();
+        binder.leftovers(tensors);
+        binder.finish()
+    }
+
+    /// The tensors, by unit of progress and inside one by shard and offset: the order in which
+    /// they are best read.
+    #[must_use]
+    pub fn tensors(&self) -> &[BoundTensor] {
+        &self.tensors
+    }
+}
+
+/// Everything that keeps the tensors of a file from being the model of its configuration.
+///
+/// Displays the first twenty, one a line, and the number of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    problems: Vec<Problem>,
+}
+
+impl Problems {
+    /// The problems: at least one, in the order of the forward pass.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// [`Malformed`](ErrorClass::Malformed) where anything is missing, misshapen or contradictory;
+    /// [`Unsupported`](ErrorClass::Unsupported) where the model is whole, but has more than a
+    /// Phi-3 or has it in another form.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        if self.problems.iter().all(Problem::is_foreign) {
+            ErrorClass::Unsupported
+        } else {
+            ErrorClass::Malformed
+        }
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Binding(Problems { problems: vec![problem] })
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the tensors of the file do not make the model that its metadata describe:")?;
+        for problem in self.problems.iter().take(SHOWN_PROBLEMS) {
+            write!(f, "\n  {problem}")?;
+        }
+        match self.problems.len().saturating_sub(SHOWN_PROBLEMS) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// One thing that is wrong with the tensors of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A tensor is not there.
+    Missing {
+        /// Its name.
+        name: String,
+        /// The tensors that could stand in its place, where there are such.
+        alternative: Option<String>,
+    },
+    /// A tensor has no place in the model.
+    Unexpected {
+        /// Its name, as in the file.
+        name: String,
+        /// Why not.
+        reason: Misfit,
+    },
+    /// A tensor has other dimensions than the configuration says.
+    Misshapen {
+        /// Its name.
+        name: String,
+        /// The dimensions it should have, in the file's order (contiguous first).
+        expected: String,
+        /// The dimensions it has.
+        found: Shape,
+    },
+    /// A weight is there twice, fused and split.
+    FusedAndSplit {
+        /// The fused tensor.
+        fused: String,
+        /// One of the split tensors.
+        split: String,
+    },
+    /// A tensor that is never converted has another type than consumers read.
+    WrongType {
+        /// Its name.
+        name: String,
+        /// The type it should have.
+        expected: GgmlType,
+        /// The type it has.
+        found: GgmlType,
+    },
+}
+
+/// Why a tensor has no place in the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Misfit {
+    /// Its layer does not exist by `block_count`.
+    NoSuchLayer,
+    /// It is a bias, and Phi-3 has none.
+    Bias,
+    /// It is `rope_freqs.weight`: the frequency factors of Llama 3, which have no slot.
+    FrequencyFactors,
+    /// Phi-3 has no tensor of this name.
+    Unknown,
+}
+
+impl Misfit {
+    fn of(name: &str, layers: u32) -> Self {
+        if layer_of(name).is_some_and(|layer| layer >= layers) {
+            Self::NoSuchLayer
+        } else if name.ends_with(".bias") {
+            Self::Bias
+        } else if name == "rope_freqs.weight" {
+            Self::FrequencyFactors
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchLayer => "the model has no such layer",
+            Self::Bias => "Phi-3 has no biases",
+            Self::FrequencyFactors => "Phi-3 has no frequency factors of this kind",
+            Self::Unknown => "Phi-3 has no tensor of this name",
+        })
+    }
+}
+
+impl Problem {
+    /// Whether the file itself is sound, only the model is another or in another form.
+    fn is_foreign(&self) -> bool {
+        match self {
+            Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,
+            Self::WrongType { .. } => true,
+            Self::Missing { .. } | Self::Misshapen { .. } | Self::FusedAndSplit { .. } => false,
+        }
+    }
+
+    pub(crate) fn missing(name: &str) -> Self {
+        Self::Missing { name: name.to_owned(), alternative: None }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name, alternative: None } => write!(f, "missing: {name}"),
+            Self::Missing { name, alternative: Some(alternative) } => {
+                write!(f, "missing: {name} (or {alternative})")
+            }
+            Self::Unexpected { name, reason } => {
+                write!(f, "unexpected: {}, {reason}", escape(name).shortened(SHOWN_CHARS))
+            }
+            Self::Misshapen { name, expected, found } => {
+                write!(f, "wrong shape: {name} is {found}, expected {expected}")
+            }
+            Self::FusedAndSplit { fused, split } => {
+                write!(f, "twice: {fused} holds the weights that {split} holds too")
+            }
+            Self::WrongType { name, expected, found } => {
+                write!(f, "wrong type: {name} is {found}, expected {expected}")
+            }
+        }
+    }
+}
+
+/// The lengths that tensors of the model can have.
+///
+/// One that would exceed 64 bits saturates: no tensor can have that many elements, so it is
+/// reported as a wrong shape like any other.
+struct Widths {
+    hidden: u64,
+    queries: u64,
+    keys: u64,
+    ffn: u64,
+    fused_ffn: u64,
+}
+
+impl Widths {
+    fn new(config: &Phi3Config) -> Self {
+        let heads = |count: u32| u64::from(count).saturating_mul(u64::from(config.head_dim));
+        Self {
+            hidden: config.hidden,
+            queries: heads(config.heads),
+            keys: heads(config.kv_heads),
+            ffn: config.ffn,
+            fused_ffn: config.ffn.saturating_mul(2),
+        }
+    }
+}
+
+/// Binds tensors one by one and collects what is wrong.
+struct Binder<'c, 't, 'a> {
+    config: &'c Phi3Config,
+    widths: Widths,
+    unbound: HashMap<&'a str, &'t TensorInfo<'a>>,
+    bound: Vec<BoundTensor>,
+    problems: Vec<Problem>,
+}
+
+impl<'t, 'a> Binder<'_, 't, 'a> {
+    fn embedding(&mut self) {
+        let &Phi3Config { vocab, tied_output, .. } = self.config;
+        let slots = [(Slot::TokenEmbedding, vocab)];
+        let bound = self.matrix(1, TOKEN_EMBEDDING, self.widths.hidden, &slots);
+        if let Some(embedding) = bound.filter(|_| tied_output) {
+            embedding.slots.push(SlotRows { slot: Slot::Output, rows: 0..vocab });
+        }
+    }
+
+    fn layer(&mut self, layer: u32) {
+        // Unit 1 is the embedding. Layers are fewer than tensors, so this never saturates.
+        let unit = layer.saturating_add(2);
+        let Widths { hidden, queries, ffn, .. } = self.widths;
+        let name = |stem| layer_tensor(layer, stem);
+        self.vector(unit, &name("attn_norm"), Slot::AttnNorm(layer), hidden);
+        self.query_key_value(unit, layer);
+        self.matrix(unit, &name("attn_output"), queries, &[(Slot::AttnOutput(layer), hidden)]);
+        self.vector(unit, &name("ffn_norm"), Slot::FfnNorm(layer), hidden);
+        self.gate_up(unit, layer);
+        self.matrix(unit, &name("ffn_down"), ffn, &[(Slot::FfnDown(layer), hidden)]);
+    }
+
+    fn query_key_value(&mut self, unit: u32, layer: u32) {
+        let Widths { hidden, queries, keys, .. } = self.widths;
+        let slots =
+            [(Slot::AttnQ(layer), queries), (Slot::AttnK(layer), keys), (Slot::AttnV(layer), keys)];
+        let fused = layer_tensor(layer, "attn_qkv");
+        let split = ["attn_q", "attn_k", "attn_v"].map(|stem| layer_tensor(layer, stem));
+        let first_split = split.iter().find(|name| self.unbound.contains_key(name.as_str()));
+        match (self.unbound.contains_key(fused.as_str()), first_split) {
+            (true, Some(first_split)) => {
+                let split_name = first_split.clone();
+                self.drop_all(std::iter::once(&fused).chain(&split));
+                self.problems.push(Problem::FusedAndSplit { fused, split: split_name });
+            }
+            (true, None) => {
+                self.matrix(unit, &fused, hidden, &slots);
+            }
+            (false, Some(_)) => {
+                for (name, slot) in split.iter().zip(slots) {
+                    self.matrix(unit, name, hidden, &[slot]);
+                }
+            }
+            (false, None) => {
+                let [q, k, v] = split;
+                let split = format!("{q}, {k} and {v}");
+                self.missing_layout(fused, split);
+            }
+        }
+    }
+
+    /// The fused tensor has the name of the split `ffn_up`: whether there is a gate beside it
+    /// decides, and its rows tell where the two contradict each other.
+    fn gate_up(&mut self, unit: u32, layer: u32) {
+        let Widths { hidden, ffn, fused_ffn, .. } = self.widths;
+        let slots = [(Slot::FfnGate(layer), ffn), (Slot::FfnUp(layer), ffn)];
+        let [gate_slot, up_slot] = slots;
+        let gate = layer_tensor(layer, "ffn_gate");
+        let up = layer_tensor(layer, "ffn_up");
+        let up_rows = self.unbound.get(up.as_str()).map(|tensor| tensor.shape().rows());
+        match (self.unbound.contains_key(gate.as_str()), up_rows) {
+            (true, Some(rows)) if rows == fused_ffn => {
+                self.drop_all([&gate, &up]);
+                self.problems.push(Problem::FusedAndSplit { fused: up, split: gate });
+            }
+            (false, Some(rows)) if rows != ffn => {
+                self.matrix(unit, &up, hidden, &slots);
+            }
+            (false, None) => {
+                let split = format!("{gate} and a {up} of half the rows");
+                self.missing_layout(up, split);
+            }
+            _ => {
+                self.matrix(unit, &gate, hidden, &[gate_slot]);
+                self.matrix(unit, &up, hidden, &[up_slot]);
+            }
+        }
+    }
+
+    fn output(&mut self) {
+        // Two more than the layers, which are fewer than tensors: this never saturates.
+        let unit = self.config.layers.saturating_add(2);
+        let hidden = self.widths.hidden;
+        self.vector(unit, OUTPUT_NORM, Slot::OutputNorm, hidden);
+        if !self.config.tied_output {
+            self.matrix(unit, OUTPUT, hidden, &[(Slot::Output, self.config.vocab)]);
+        }
+    }
+
+    fn rope_factors(&mut self) {
+        let pair = [
+            (ROPE_FACTORS_LONG, Slot::RopeFactorsLong),
+            (ROPE_FACTORS_SHORT, Slot::RopeFactorsShort),
+        ];
+        let any = pair.iter().any(|(name, _)| self.unbound.contains_key(name));
+        if !any && self.config.rope.scaling != Some(RopeScaling::LongRope) {
+            return;
+        }
+        // Configurations keep the rotated dimensions even.
+        let len = u64::from(self.config.rope.dimension_count) / 2;
+        for (name, slot) in pair {
+            if let Some(factors) = self.vector(1, name, slot, len)
+                && factors.ggml_type != GgmlType::F32
+            {
+                let found = factors.ggml_type;
+                self.bound.pop();
+                self.problems.push(Problem::WrongType {
+                    name: name.to_owned(),
+                    expected: GgmlType::F32,
+                    found,
+                });
+            }
+        }
+    }
+
+    fn leftovers(&mut self, tensors: &[TensorInfo<'_>]) {
+        // In file order, not in that of the map.
+        for tensor in tensors {
+            if self.unbound.contains_key(tensor.name()) {
+                self.problems.push(Problem::Unexpected {
+                    name: tensor.name().to_owned(),
+                    reason: Misfit::of(tensor.name(), self.config.layers),
+                });
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<TensorMap, Error> {
+        if !self.problems.is_empty() {
+            return Err(Problems { problems: self.problems }.into());
+        }
+        self.bound
+            .sort_by_key(|tensor| (tensor.unit, tensor.source.shard, tensor.source.range.start));
+        Ok(TensorMap { tensors: self.bound })
+    }
+
+    fn missing_layout(&mut self, fused: String, split: String) {
+        let (name, alternative) = match self.config.architecture {
+            Architecture::Phi3 => (fused, split),
+            Architecture::Llama => (split, fused),
+        };
+        self.problems.push(Problem::Missing { name, alternative: Some(alternative) });
+    }
+
+    /// Takes tensors out of the running, once what is wrong with them has been said.
+    fn drop_all<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
+        for name in names {
+            self.unbound.remove(name.as_str());
+        }
+    }
+
+    fn vector(&mut self, unit: u32, name: &str, slot: Slot, len: u64) -> Option<&mut BoundTensor> {
+        let tensor = self.take(name, &[len])?;
+        let slots = vec![SlotRows { slot, rows: 0..1 }];
+        self.push(unit, tensor, slots, true)
+    }
+
+    /// Binds a matrix whose rows are those of `slots`, one after the other.
+    fn matrix(
+        &mut self,
+        unit: u32,
+        name: &str,
+        cols: u64,
+        slots: &[(Slot, u64)],
+    ) -> Option<&mut BoundTensor> {
+        let mut rows = 0_u64;
+        let slots: Vec<SlotRows> = slots
+            .iter()
+            .map(|&(slot, count)| {
+                let start = rows;
+                // Saturates as `Widths` does.
+                rows = rows.saturating_add(count);
+                SlotRows { slot, rows: start..rows }
+            })
+            .collect();
+        let tensor = self.take(name, &[cols, rows])?;
+        self.push(unit, tensor, slots, false)
+    }
+
+    /// Takes the tensor of this name and shape out of the running, or says what is wrong with it.
+    fn take(&mut self, name: &str, expected: &[u64]) -> Option<&'t TensorInfo<'a>> {
+        let Some(tensor) = self.unbound.remove(name) else {
+            self.problems.push(Problem::missing(name));
+            return None;
+        };
+        if same_dims(tensor.shape().dims(), expected) {
+            return Some(tensor);
+        }
+        self.problems.push(Problem::Misshapen {
+            name: name.to_owned(),
+            expected: format!("{expected:?}"),
+            found: *tensor.shape(),
+        });
+        None
+    }
+
+    fn push(
+        &mut self,
+        unit: u32,
+        tensor: &TensorInfo<'_>,
+        slots: Vec<SlotRows>,
+        vector: bool,
+    ) -> Option<&mut BoundTensor> {
+        self.bound.push(BoundTensor {
+            name: tensor.name().into(),
+            ggml_type: tensor.ggml_type(),
+            source: SourceRange { shard: tensor.shard(), range: tensor.range() },
+            unit,
+            rows: tensor.shape().rows(),
+            cols: tensor.shape().row_len(),
+            vector,
+            slots,
+        });
+        self.bound.last_mut()
+    }
+}
+
+fn layer_tensor(layer: u32, stem: &str) -> String {
+    format!("blk.{layer}.{stem}.weight")
+}
+
+/// Dimensions of one at the end do not count, as in llama.cpp.
+fn same_dims(found: &[u64], expected: &[u64]) -> bool {
+    let beyond = found.get(expected.len()..).unwrap_or_default();
+    found.starts_with(expected) && beyond.iter().all(|&dim| dim == 1)
+}
+
+/// The layer that a tensor name speaks of.
+fn layer_of(name: &str) -> Option<u32> {
+    let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    layer.parse().ok()
+}

@@ -1,0 +1,81 @@
+//! The memory that the attention cache of a loaded model will need.
+
+use crate::config::Phi3Config;
+use std::fmt;
+use std::str::FromStr;
+
+/// The element type of a key-value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvDtype {
+    /// IEEE single precision, 4 bytes.
+    F32,
+    /// IEEE half precision, 2 bytes.
+    F16,
+    /// Brain float, 2 bytes.
+    Bf16,
+    /// Any 8-bit float, 1 byte; scales, where a kernel keeps them apart, are not counted.
+    F8,
+}
+
+impl KvDtype {
+    const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
+
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F8 => 1,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F8 => "f8",
+        }
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The text is not the name of a [`KvDtype`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of f32, f16, bf16, f8")]
+pub struct ParseKvDtypeError;
+
+impl FromStr for KvDtype {
+    type Err = ParseKvDtypeError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or(ParseKvDtypeError)
+    }
+}
+
+impl Phi3Config {
+    /// Bytes of a full key-value cache: keys and values of every layer, for `batch` sequences of
+    /// `context` tokens each. `None` where the number does not fit 64 bits.
+    ///
+    /// A sliding window, which would let a cache be smaller, is not taken into account.
+    #[must_use]
+    pub fn kv_cache_bytes(&self, context: u64, batch: u64, dtype: KvDtype) -> Option<u64> {
+        [
+            u64::from(self.layers),
+            u64::from(self.kv_heads),
+            u64::from(self.head_dim),
+            context,
+            batch,
+            dtype.bytes(),
+        ]
+        .into_iter()
+        .try_fold(2_u64, u64::checked_mul)
+    }
+}

@@ -1,0 +1,481 @@
+//! Where every byte of the model goes: the load plan.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use gguf_format::GgmlType;
+
+use crate::binding::{BoundTensor, SlotRows, SourceRange, TensorMap};
+use crate::config::Phi3Config;
+use crate::conversion::Conversion;
+use crate::error::Error;
+use crate::slot::Slot;
+use crate::weights::Phi3Weights;
+
+/// Every tensor starts on a multiple of this many bytes in the arena, as `cudaMalloc` aligns.
+const ALIGNMENT: u64 = 256;
+
+const F16_BYTES: u64 = 2;
+
+/// How weights are kept in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Storage {
+    /// Everything is decoded to IEEE half precision; RoPE factors stay `f32`.
+    F16,
+    /// Everything stays as it is in the file, for kernels that decode on the fly.
+    Native,
+}
+
+impl Storage {
+    const ALL: [Self; 2] = [Self::F16, Self::Native];
+
+    /// The name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Native => "native",
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The text is not the name of a [`Storage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected f16 or native")]
+pub struct ParseStorageError;
+
+impl FromStr for Storage {
+    type Err = ParseStorageError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|storage| storage.name() == name).ok_or(ParseStorageError)
+    }
+}
+
+/// One transfer: a whole tensor of the file to its place in the arena.
+///
+/// A fused tensor is one transfer; its slots are slices of the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOp {
+    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    pub tensor: Arc<str>,
+    /// The bytes of the file.
+    pub source: SourceRange,
+    /// The bytes of the arena: starts on a multiple of 256.
+    pub dest: Range<u64>,
+    /// What is done to the bytes on the way.
+    pub conversion: Conversion,
+    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`].
+    pub unit: u32,
+}
+
+/// What the bytes of a slot are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotFormat {
+    /// IEEE half precision, row-major.
+    F16,
+    /// IEEE single precision, row-major.
+    F32,
+    /// Elements of this type as the file stores them: rows of whole blocks.
+    Blocks(GgmlType),
+}
+
+impl SlotFormat {
+    /// The format of bytes that are kept as they are in the file.
+    const fn native(ggml_type: GgmlType) -> Self {
+        match ggml_type {
+            GgmlType::F16 => Self::F16,
+            GgmlType::F32 => Self::F32,
+            other => Self::Blocks(other),
+        }
+    }
+
+    /// The ggml type with this layout.
+    #[must_use]
+    pub const fn ggml_type(self) -> GgmlType {
+        match self {
+            Self::F16 => GgmlType::F16,
+            Self::F32 => GgmlType::F32,
+            Self::Blocks(ggml_type) => ggml_type,
+        }
+    }
+}
+
+/// One weight in the arena.
+///
+/// Row `r` of a matrix is the [`row_bytes`](Self::row_bytes) bytes from `dest.start + r *
+/// row_bytes`; in it, block `b` is [`block_bytes`](GgmlType::block_bytes) bytes from `b *
+/// block_bytes` and holds [`block_len`](GgmlType::block_len) elements, both of
+/// [`format.ggml_type()`](SlotFormat::ggml_type).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedSlot {
+    /// The weight.
+    pub slot: Slot,
+    /// The tensor of the file that holds it.
+    pub tensor: Arc<str>,
+    /// The type of that tensor.
+    pub source_type: GgmlType,
+    /// Position in [`LoadPlan::ops`] of the transfer that fills it.
+    pub op: usize,
+    /// `[rows, cols]`, or `[n]` for a vector, in elements.
+    pub shape: Vec<u64>,
+    /// What its bytes are.
+    pub format: SlotFormat,
+    /// Bytes of one row; of the whole slot for a vector.
+    pub row_bytes: u64,
+    /// The bytes of the arena. Slices of a fused tensor start on a row, not always on a multiple
+    /// of 256.
+    pub dest: Range<u64>,
+}
+
+/// A step of loading that progress is reported by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// The token embedding and the RoPE factors.
+    Embedding,
+    /// The weights of this layer, counted from 0.
+    Layer(u32),
+    /// The last norm and, where it is not tied, the output.
+    Output,
+}
+
+/// `Embedding loaded`, `Layer 3 loaded`, `Output weights loaded`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("Embedding loaded"),
+            Self::Layer(layer) => write!(f, "Layer {layer} loaded"),
+            Self::Output => f.write_str("Output weights loaded"),
+        }
+    }
+}
+
+/// How to load a model: plain data, made without a device.
+///
+/// One arena of [`device_bytes`](Self::device_bytes) takes all weights. The transfers are in the
+/// order of units of progress, inside one in the order of the files, and their destinations follow
+/// each other in the same order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadPlan {
+    storage: Storage,
+    layers: u32,
+    ops: Vec<PlanOp>,
+    slots: Vec<PlannedSlot>,
+    device_bytes: u64,
+    source_bytes: u64,
+}
+
+impl LoadPlan {
+    /// Lays out the model.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::NoConversion`] where a tensor is to be decoded and its type cannot be. Native
+    ///   storage takes every type.
+    /// * [`Error::TooLarge`] where the arena would exceed 64 bits.
+    /// * [`Error::InvalidPlan`] where `tensors` was bound to another configuration than `config`.
+    pub fn new(config: &Phi3Config, tensors: &TensorMap, storage: Storage) -> Result<Self, Error> {
+        let mut plan = Self {
+            storage,
+            layers: config.layers,
+            ops: Vec::with_capacity(tensors.tensors().len()),
+            slots: Vec::new(),
+            device_bytes: 0,
+            source_bytes: 0,
+        };
+        for tensor in tensors.tensors() {
+            plan.place(tensor)?;
+        }
+        plan.slots.sort_by_key(|slot| slot.slot);
+        plan.verify()?;
+        Ok(plan)
+    }
+
+    /// How weights are kept.
+    #[must_use]
+    pub const fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Transformer layers of the model.
+    #[must_use]
+    pub const fn layers(&self) -> u32 {
+        self.layers
+    }
+
+    /// The transfers, one a tensor of the file, in the order in which they are best made.
+    #[must_use]
+    pub fn ops(&self) -> &[PlanOp] {
+        &self.ops
+    }
+
+    /// The weights, in slot order.
+    #[must_use]
+    pub fn slots(&self) -> &[PlannedSlot] {
+        &self.slots
+    }
+
+    /// One weight; `None` where the model does not have it.
+    #[must_use]
+    pub fn slot(&self, slot: Slot) -> Option<&PlannedSlot> {
+        let position = self.slots.binary_search_by_key(&slot, |planned| planned.slot).ok()?;
+        self.slots.get(position)
+    }
+
+    /// Units of progress: the embedding, each layer, the output.
+    #[must_use]
+    pub const fn units(&self) -> u32 {
+        // Layers are fewer than tensors, so this never saturates.
+        self.layers.saturating_add(2)
+    }
+
+    /// What is loaded with the unit of this number, from 1 to [`units`](Self::units); `None` for
+    /// any other number.
+    #[must_use]
+    pub fn unit_label(&self, unit: u32) -> Option<Unit> {
+        match unit.checked_sub(1)?.checked_sub(1) {
+            None => Some(Unit::Embedding),
+            Some(layer) if layer < self.layers => Some(Unit::Layer(layer)),
+            Some(layer) if layer == self.layers => Some(Unit::Output),
+            Some(_) => None,
+        }
+    }
+
+    /// Size of the arena in bytes: a multiple of 256.
+    #[must_use]
+    pub const fn device_bytes(&self) -> u64 {
+        self.device_bytes
+    }
+
+    /// Bytes that are read from the files.
+    #[must_use]
+    pub const fn source_bytes(&self) -> u64 {
+        self.source_bytes
+    }
+
+    /// The weights as a struct, each as what `f` makes of its place.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `f`; [`Error::InvalidPlan`] never occurs for a plan of
+    /// [`new`](Self::new), which has every slot.
+    pub fn weights<P, E: From<Error>>(
+        &self,
+        mut f: impl FnMut(&PlannedSlot) -> Result<P, E>,
+    ) -> Result<Phi3Weights<P>, E> {
+        let rope_factors = self.slot(Slot::RopeFactorsLong).is_some();
+        Phi3Weights::try_from_fn(self.layers, rope_factors, |slot| {
+            f(self.slot(slot).ok_or_else(|| fault(format!("{slot} has no place")))?)
+        })
+    }
+
+    fn place(&mut self, tensor: &BoundTensor) -> Result<(), Error> {
+        let is_factors = tensor.slots.iter().any(|part| part.slot.is_rope_factors());
+        let (conversion, format) = match self.storage {
+            Storage::F16 if !is_factors => {
+                let conversion =
+                    Conversion::to_f16(tensor.ggml_type).ok_or_else(|| Error::NoConversion {
+                        tensor: tensor.name.to_string(),
+                        ggml_type: tensor.ggml_type,
+                    })?;
+                (conversion, SlotFormat::F16)
+            }
+            Storage::F16 | Storage::Native => {
+                (Conversion::Copy, SlotFormat::native(tensor.ggml_type))
+            }
+        };
+        let row_bytes = format.ggml_type().bytes_for(tensor.cols).ok_or(TOO_LARGE)?;
+        let start = self.device_bytes;
+        let dest = |rows: &Range<u64>| {
+            let offset = |row: u64| row.checked_mul(row_bytes)?.checked_add(start);
+            Some(offset(rows.start)?..offset(rows.end)?)
+        };
+        let whole = dest(&(0..tensor.rows)).ok_or(TOO_LARGE)?;
+        for SlotRows { slot, rows } in &tensor.slots {
+            let shape = if tensor.vector {
+                vec![tensor.cols]
+            } else {
+                vec![rows.end.saturating_sub(rows.start), tensor.cols]
+            };
+            self.slots.push(PlannedSlot {
+                slot: *slot,
+                tensor: Arc::clone(&tensor.name),
+                source_type: tensor.ggml_type,
+                op: self.ops.len(),
+                shape,
+                format,
+                row_bytes,
+                dest: dest(rows).ok_or(TOO_LARGE)?,
+            });
+        }
+        self.device_bytes = whole.end.checked_next_multiple_of(ALIGNMENT).ok_or(TOO_LARGE)?;
+        self.source_bytes = length(&tensor.source.range)
+            .and_then(|bytes| self.source_bytes.checked_add(bytes))
+            .ok_or(TOO_LARGE)?;
+        self.ops.push(PlanOp {
+            tensor: Arc::clone(&tensor.name),
+            source: tensor.source.clone(),
+            dest: whole,
+            conversion,
+            unit: tensor.unit,
+        });
+        Ok(())
+    }
+}
+
+const TOO_LARGE: Error = Error::TooLarge { what: "the model in device memory" };
+
+/// Proof that a plan is sound, independent of how it was made.
+impl LoadPlan {
+    /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
+    ///
+    /// * transfers are in order of units; their destinations follow each other inside the arena,
+    ///   aligned, without overlap; the arena ends with the last of them;
+    /// * every transfer writes as many bytes as its conversion makes of those it reads; no byte of
+    ///   a file is read twice; the sums are the ones stated;
+    /// * every weight of the model is there once, in order, with shape and format that account for
+    ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
+    ///   is the token embedding.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPlan`] with the first rule that is broken.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.verify_destinations()?;
+        self.verify_sources()?;
+        self.verify_slots()?;
+        self.verify_tiling()
+    }
+
+    fn verify_destinations(&self) -> Result<(), Error> {
+        let (mut end, mut unit) = (0, 1);
+        for op in &self.ops {
+            let PlanOp { tensor, dest, .. } = op;
+            if dest.start < end || !dest.start.is_multiple_of(ALIGNMENT) || dest.is_empty() {
+                return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
+            }
+            if op.unit < unit || op.unit > self.units() {
+                return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
+            }
+            (end, unit) = (dest.end, op.unit);
+        }
+        match end.checked_next_multiple_of(ALIGNMENT) {
+            Some(arena) if arena == self.device_bytes => Ok(()),
+            _ => Err(fault(format!("the arena has {} bytes, used are {end}", self.device_bytes))),
+        }
+    }
+
+    fn verify_sources(&self) -> Result<(), Error> {
+        let mut sources: Vec<&PlanOp> = self.ops.iter().collect();
+        sources.sort_by_key(|op| (op.source.shard, op.source.range.start));
+        let mut total = 0_u64;
+        let mut previous: Option<&SourceRange> = None;
+        for op in sources {
+            let PlanOp { tensor, source, dest, .. } = op;
+            let written = match op.conversion {
+                Conversion::Copy => length(&source.range),
+                Conversion::ToF16(ggml_type) => length(&source.range)
+                    .and_then(|bytes| elements_in(ggml_type, bytes)?.checked_mul(F16_BYTES)),
+            };
+            if written.is_none() || written != length(dest) {
+                return Err(fault(format!(
+                    "{tensor} has bytes {:?} for {dest:?} ({:?})",
+                    source.range, op.conversion
+                )));
+            }
+            if previous.is_some_and(|previous| {
+                previous.shard == source.shard && previous.range.end > source.range.start
+            }) {
+                return Err(fault(format!("{tensor} shares bytes of the file with another")));
+            }
+            previous = Some(source);
+            total = length(&source.range)
+                .and_then(|bytes| total.checked_add(bytes))
+                .ok_or_else(|| fault("the bytes to read exceed 64 bits"))?;
+        }
+        if total == self.source_bytes {
+            return Ok(());
+        }
+        Err(fault(format!("{total} bytes are read, stated are {}", self.source_bytes)))
+    }
+
+    fn verify_slots(&self) -> Result<(), Error> {
+        let found = self.slots.iter().map(|planned| planned.slot);
+        if !found.clone().filter(|slot| !slot.is_rope_factors()).eq(Slot::required(self.layers)) {
+            return Err(fault(format!("the weights are not those of {} layers", self.layers)));
+        }
+        if !found.is_sorted_by(|a, b| a < b) {
+            return Err(fault("the weights are not in order"));
+        }
+        for planned in &self.slots {
+            let PlannedSlot { slot, dest, shape, row_bytes, .. } = planned;
+            let (rows, cols) = match **shape {
+                [cols] => (1, cols),
+                [rows, cols] => (rows, cols),
+                _ => return Err(fault(format!("{slot} has the shape {shape:?}"))),
+            };
+            if planned.format.ggml_type().bytes_for(cols) != Some(*row_bytes)
+                || rows.checked_mul(*row_bytes) != length(dest)
+            {
+                return Err(fault(format!("{slot}, {shape:?}, does not take the bytes {dest:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_tiling(&self) -> Result<(), Error> {
+        let mut parts: Vec<&PlannedSlot> =
+            self.slots.iter().filter(|planned| !self.is_tied_output(planned)).collect();
+        parts.sort_by_key(|planned| (planned.op, planned.dest.start));
+        let mut parts = parts.into_iter().peekable();
+        for (position, op) in self.ops.iter().enumerate() {
+            let mut end = op.dest.start;
+            while let Some(part) =
+                parts.next_if(|part| part.op == position && part.dest.start == end)
+            {
+                if part.tensor != op.tensor {
+                    return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
+                }
+                end = part.dest.end;
+            }
+            if end != op.dest.end {
+                return Err(fault(format!("the weights of {} do not tile it", op.tensor)));
+            }
+        }
+        match parts.next() {
+            None => Ok(()),
+            Some(part) => Err(fault(format!("{} is outside its tensor", part.slot))),
+        }
+    }
+
+    fn is_tied_output(&self, planned: &PlannedSlot) -> bool {
+        planned.slot == Slot::Output
+            && self.slot(Slot::TokenEmbedding).is_some_and(|embedding| {
+                PlannedSlot { slot: Slot::Output, ..embedding.clone() } == *planned
+            })
+    }
+}
+
+fn fault(fault: impl Into<String>) -> Error {
+    Error::InvalidPlan { fault: fault.into() }
+}
+
+fn length(range: &Range<u64>) -> Option<u64> {
+    range.end.checked_sub(range.start)
+}
+
+/// Elements that `bytes` bytes of whole blocks hold.
+fn elements_in(ggml_type: GgmlType, bytes: u64) -> Option<u64> {
+    let blocks = bytes.checked_div(ggml_type.block_bytes())?;
+    let elements = blocks.checked_mul(ggml_type.block_len())?;
+    (ggml_type.bytes_for(elements) == Some(bytes)).then_some(elements)
+}

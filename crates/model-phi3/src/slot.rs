@@ -1,0 +1,290 @@
+//! The names of the weights a Phi-3 forward pass consumes.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+/// One weight of the model, independent of how a file stores it.
+///
+/// A slot is what a consumer asks for; several slots may live in one file tensor (a fused
+/// `attn_qkv` holds [`AttnQ`](Self::AttnQ), [`AttnK`](Self::AttnK) and [`AttnV`](Self::AttnV)).
+/// Layers count from zero.
+///
+/// [`Display`](fmt::Display) and [`FromStr`] use the stable dotted name, such as
+/// `layers.3.attn_q`. The order of slots is the order of the forward pass, with the optional RoPE
+/// factors last.
+///
+/// ```
+/// use model_phi3::Slot;
+///
+/// assert_eq!(Slot::AttnQ(3).to_string(), "layers.3.attn_q");
+/// assert_eq!("layers.3.attn_q".parse(), Ok(Slot::AttnQ(3)));
+/// assert_eq!(Slot::AttnQ(3).layer(), Some(3));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// `[vocab, hidden]`.
+    TokenEmbedding,
+    /// `[hidden]`, the norm before attention.
+    AttnNorm(u32),
+    /// `[heads * head_dim, hidden]`.
+    AttnQ(u32),
+    /// `[kv_heads * head_dim, hidden]`.
+    AttnK(u32),
+    /// `[kv_heads * head_dim, hidden]`.
+    AttnV(u32),
+    /// `[hidden, heads * head_dim]`.
+    AttnOutput(u32),
+    /// `[hidden]`, the norm before the feed-forward network.
+    FfnNorm(u32),
+    /// `[ffn, hidden]`.
+    FfnGate(u32),
+    /// `[ffn, hidden]`.
+    FfnUp(u32),
+    /// `[hidden, ffn]`.
+    FfnDown(u32),
+    /// `[hidden]`, the norm after the last layer.
+    OutputNorm,
+    /// `[vocab, hidden]`; the token embedding itself where the file ties the two.
+    Output,
+    /// `[rope_dim / 2]`, for contexts longer than the original one.
+    RopeFactorsLong,
+    /// `[rope_dim / 2]`, for contexts up to the original one.
+    RopeFactorsShort,
+}
+
+type OfLayer = fn(u32) -> Slot;
+
+/// The slots of one layer with their names, in the order of the forward pass.
+const LAYER_SLOTS: [(&str, OfLayer); 9] = [
+    ("attn_norm", Slot::AttnNorm),
+    ("attn_q", Slot::AttnQ),
+    ("attn_k", Slot::AttnK),
+    ("attn_v", Slot::AttnV),
+    ("attn_output", Slot::AttnOutput),
+    ("ffn_norm", Slot::FfnNorm),
+    ("ffn_gate", Slot::FfnGate),
+    ("ffn_up", Slot::FfnUp),
+    ("ffn_down", Slot::FfnDown),
+];
+
+impl Slot {
+    /// The layer this slot belongs to, counted from zero; `None` for the global slots.
+    #[must_use]
+    pub const fn layer(self) -> Option<u32> {
+        match self {
+            Self::AttnNorm(layer)
+            | Self::AttnQ(layer)
+            | Self::AttnK(layer)
+            | Self::AttnV(layer)
+            | Self::AttnOutput(layer)
+            | Self::FfnNorm(layer)
+            | Self::FfnGate(layer)
+            | Self::FfnUp(layer)
+            | Self::FfnDown(layer) => Some(layer),
+            Self::TokenEmbedding
+            | Self::OutputNorm
+            | Self::Output
+            | Self::RopeFactorsLong
+            | Self::RopeFactorsShort => None,
+        }
+    }
+
+    /// Whether this slot holds RoPE factors: optional, and `f32` under every storage policy.
+    #[must_use]
+    pub const fn is_rope_factors(self) -> bool {
+        matches!(self, Self::RopeFactorsLong | Self::RopeFactorsShort)
+    }
+
+    /// Every slot that a model of `layers` layers must have, in order. The RoPE factors, which a
+    /// model may lack, are not among them.
+    pub fn required(layers: u32) -> impl Iterator<Item = Self> {
+        std::iter::once(Self::TokenEmbedding)
+            .chain((0..layers).flat_map(|layer| LAYER_SLOTS.map(|(_, slot)| slot(layer))))
+            .chain([Self::OutputNorm, Self::Output])
+    }
+
+    /// The name, without the `layers.N.` prefix.
+    const fn stem(self) -> &'static str {
+        match self {
+            Self::TokenEmbedding => "token_embedding",
+            Self::AttnNorm(_) => "attn_norm",
+            Self::AttnQ(_) => "attn_q",
+            Self::AttnK(_) => "attn_k",
+            Self::AttnV(_) => "attn_v",
+            Self::AttnOutput(_) => "attn_output",
+            Self::FfnNorm(_) => "ffn_norm",
+            Self::FfnGate(_) => "ffn_gate",
+            Self::FfnUp(_) => "ffn_up",
+            Self::FfnDown(_) => "ffn_down",
+            Self::OutputNorm => "output_norm",
+            Self::Output => "output",
+            Self::RopeFactorsLong => "rope_factors_long",
+            Self::RopeFactorsShort => "rope_factors_short",
+        }
+    }
+
+    /// Sort key: section of the model, layer, place inside the section.
+    const fn rank(self) -> (u8, u32, u8) {
+        match self {
+            Self::TokenEmbedding => (0, 0, 0),
+            Self::AttnNorm(layer) => (1, layer, 0),
+            Self::AttnQ(layer) => (1, layer, 1),
+            Self::AttnK(layer) => (1, layer, 2),
+            Self::AttnV(layer) => (1, layer, 3),
+            Self::AttnOutput(layer) => (1, layer, 4),
+            Self::FfnNorm(layer) => (1, layer, 5),
+            Self::FfnGate(layer) => (1, layer, 6),
+            Self::FfnUp(layer) => (1, layer, 7),
+            Self::FfnDown(layer) => (1, layer, 8),
+            Self::OutputNorm => (2, 0, 0),
+            Self::Output => (2, 0, 1),
+            Self::RopeFactorsLong => (3, 0, 0),
+            Self::RopeFactorsShort => (3, 0, 1),
+        }
+    }
+}
+
+impl Ord for Slot {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Slot {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.layer() {
+            // The formatter's width and fill apply to the whole name, as for a string.
+            Some(layer) => f.pad(&format!("layers.{layer}.{}", self.stem())),
+            None => f.pad(self.stem()),
+        }
+    }
+}
+
+/// The text is not the name of a [`Slot`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a weight slot: {:?}", gguf_format::escape(.name).to_string())]
+pub struct ParseSlotError {
+    name: String,
+}
+
+impl FromStr for Slot {
+    type Err = ParseSlotError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        global_slot(name)
+            .or_else(|| layer_slot(name))
+            .ok_or_else(|| ParseSlotError { name: name.to_owned() })
+    }
+}
+
+fn global_slot(name: &str) -> Option<Slot> {
+    [Slot::TokenEmbedding, Slot::OutputNorm, Slot::Output]
+        .into_iter()
+        .chain([Slot::RopeFactorsLong, Slot::RopeFactorsShort])
+        .find(|slot| slot.stem() == name)
+}
+
+fn layer_slot(name: &str) -> Option<Slot> {
+    let (layer, stem) = name.strip_prefix("layers.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (_, slot) = LAYER_SLOTS.into_iter().find(|(known, _)| *known == stem)?;
+    let slot = slot(layer);
+    // `u32::from_str` takes "+3" and "03" too; only the canonical spelling is a name.
+    (slot.to_string() == name).then_some(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_the_published_ones() {
+        let names: Vec<String> = Slot::required(1).map(|slot| slot.to_string()).collect();
+        assert_eq!(
+            names,
+            [
+                "token_embedding",
+                "layers.0.attn_norm",
+                "layers.0.attn_q",
+                "layers.0.attn_k",
+                "layers.0.attn_v",
+                "layers.0.attn_output",
+                "layers.0.ffn_norm",
+                "layers.0.ffn_gate",
+                "layers.0.ffn_up",
+                "layers.0.ffn_down",
+                "output_norm",
+                "output",
+            ]
+        );
+        assert_eq!(Slot::RopeFactorsLong.to_string(), "rope_factors_long");
+        assert_eq!(Slot::RopeFactorsShort.to_string(), "rope_factors_short");
+    }
+
+    #[test]
+    fn required_slots_are_in_order_and_followed_by_the_factors() {
+        let mut slots: Vec<Slot> = Slot::required(12).collect();
+        slots.extend([Slot::RopeFactorsLong, Slot::RopeFactorsShort]);
+        assert!(slots.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn only_canonical_names_parse() {
+        for name in [
+            "",
+            "layers",
+            "layers.",
+            "layers..attn_q",
+            "layers.+1.attn_q",
+            "layers.01.attn_q",
+            "layers.-1.attn_q",
+            "layers.4294967296.attn_q",
+            "layers.1.output",
+            "layers.1.attn_q.weight",
+            "attn_q",
+            "Output",
+            "output ",
+        ] {
+            assert!(name.parse::<Slot>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_is_escaped() {
+        let error = "\u{1b}[31m".parse::<Slot>().unwrap_err();
+        assert!(!error.to_string().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn display_honours_width() {
+        assert_eq!(
+            format!("{:>8}|{:<20}|", Slot::Output, Slot::AttnQ(1)),
+            "  output|layers.1.attn_q     |"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn names_round_trip(layer: u32) {
+            let globals = [Slot::TokenEmbedding, Slot::OutputNorm, Slot::Output];
+            let factors = [Slot::RopeFactorsLong, Slot::RopeFactorsShort];
+            let layered = LAYER_SLOTS.map(|(_, slot)| slot(layer));
+            for slot in globals.into_iter().chain(factors).chain(layered) {
+                prop_assert_eq!(slot.to_string().parse::<Slot>(), Ok(slot));
+            }
+        }
+
+        #[test]
+        fn parsing_never_panics(name: String) {
+            let _ = name.parse::<Slot>();
+        }
+    }
+}
