@@ -1,1 +1,54 @@
-//! Loads Phi-3 GGUF files into device memory.
+//! Loads Phi-3 models from GGUF files into device memory, and proves that they arrived.
+//!
+//! ```
+//! use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader};
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("tiny.gguf");
+//! # loader::synth::write(&path, &loader::synth::SynthOptions::default(), &mut |_, _| ControlFlow::Continue(()))?;
+//! let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Auto));
+//! let model = loader.load(&path, &mut |event: &LoadEvent<'_>| {
+//!     if let LoadEvent::Progress { unit, of, label, .. } = event {
+//!         println!("{unit} of {of}: {label}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{} bytes on {}", model.vram_bytes(), model.device());
+//! let q = &model.weights().layers[0].attn_q;
+//! println!("layer 0: Q {:?} at {:#x}", q.shape, q.address);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The crate orders the steps of a load; the work is done below it: `gguf_format` proves the file,
+//! `model_phi3` plans, `cuda_sys` moves. It logs through `tracing` and never installs a subscriber,
+//! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
+//! library user turns it off with `default-features = false`.
+
+mod device_choice;
+mod error;
+mod event;
+mod file_identity;
+mod loader;
+mod model;
+mod options;
+mod readback;
+mod residency;
+mod source;
+#[cfg(feature = "synth")]
+pub mod synth;
+mod transfer;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
+pub use crate::error::{Error, ErrorClass, InsufficientMemory};
+pub use crate::event::{LoadEvent, Observer, Unobserved};
+pub use crate::loader::{Loader, Planned};
+pub use crate::model::{LoadStats, LoadedModel, TensorView};
+pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
+pub use crate::residency::Residency;
+pub use cuda_sys::{DeviceKind, Io};
+pub use model_phi3::{Phi3Config, Phi3Weights, Slot, Storage};

@@ -1,0 +1,276 @@
+//! What the command line accepts.
+
+use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use model_phi3::Storage;
+use model_phi3::preset::{Layout, Preset, TypeMix};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+const EXAMPLES: &str = "\
+Examples:
+  phi3-loader inspect Phi-3-mini-4k-instruct-q4.gguf
+  phi3-loader plan Phi-3-mini-4k-instruct-q4.gguf --storage native
+  phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
+  phi3-loader load model.gguf --device host --dump weights.safetensors
+  phi3-loader synth big.gguf --preset mini-4k --type f16
+
+Exit codes:
+  0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
+  6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed, 130 cancelled";
+
+/// Loads Phi-3 models from GGUF files into device memory.
+#[derive(Debug, Parser)]
+#[command(name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
+pub(super) struct Arguments {
+    /// Log what is being done to standard error; twice for more. RUST_LOG has precedence
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// Print errors and results only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print header, configuration and tensors of a GGUF file
+    Inspect(Inspect),
+    /// Print what a load would put where, to the byte; needs no GPU
+    Plan(Plan),
+    /// Load a model into device memory, verify it, and report
+    Load(Load),
+    /// List the devices that can be loaded to
+    Devices(Devices),
+    /// Write a valid file with a model's real shapes and random weights
+    Synth(Synth),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    /// What the weights become
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: StorageArg,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Load {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    /// Where to: auto, host, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_parser = parse_device, env = "PHI3_LOADER_DEVICE")]
+    pub(super) device: DeviceChoice,
+    /// What the weights become
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: StorageArg,
+    /// How the file is read
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_IO")]
+    pub(super) io: IoArg,
+    /// Largest single read, such as 4MiB [default: chosen by device]
+    #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
+    pub(super) chunk: Option<u64>,
+    /// Reader threads [default: chosen by device and cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256), env = "PHI3_LOADER_THREADS")]
+    pub(super) threads: Option<u32>,
+    /// Device memory the weights may take, such as 8GB [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
+    pub(super) vram_limit: Option<u64>,
+    /// Proof to end with
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
+    pub(super) verify: VerifyArg,
+    /// Read the weights back from the device into a safetensors file
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(super) dump: Option<PathBuf>,
+    /// Print one JSON event a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Load {
+    pub(super) fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::new()
+            .device(self.device)
+            .storage(self.storage.into())
+            .io(self.io.into())
+            .verify(self.verify.into());
+        options.chunk_bytes = self.chunk;
+        options.threads = self.threads;
+        options.vram_limit = self.vram_limit;
+        options
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Devices {
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Synth {
+    /// File to write
+    pub(super) out: PathBuf,
+    /// Whose shapes
+    #[arg(long, default_value = "tiny", value_parser = one_of::<Preset>(Preset::ALL.iter().map(|preset| preset.name())))]
+    pub(super) preset: Preset,
+    /// Type of the weights
+    #[arg(long = "type", default_value = "f16", value_parser = one_of::<TypeMix>(TypeMix::ALL.iter().map(|mix| mix.name())))]
+    pub(super) type_mix: TypeMix,
+    /// Whether Q, K, V and gate, up stand in one tensor or in several
+    #[arg(long, default_value = "fused", value_parser = one_of::<Layout>(Layout::ALL.iter().map(|layout| layout.name())))]
+    pub(super) layout: Layout,
+    /// Same seed, same file
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// Shell to print for
+    pub(super) shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum StorageArg {
+    /// Everything decoded to IEEE half
+    #[default]
+    F16,
+    /// Blocks as they are in the file
+    Native,
+}
+
+impl From<StorageArg> for Storage {
+    fn from(storage: StorageArg) -> Self {
+        match storage {
+            StorageArg::F16 => Self::F16,
+            StorageArg::Native => Self::Native,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum IoArg {
+    /// Chosen by the loader
+    #[default]
+    Auto,
+    /// Copies from a mapping; the file must not be cut short meanwhile
+    Mmap,
+    /// Positioned reads through the page cache
+    Read,
+    /// O_DIRECT, past the page cache, where the file system has it
+    Direct,
+}
+
+impl From<IoArg> for IoChoice {
+    fn from(io: IoArg) -> Self {
+        match io {
+            IoArg::Auto => Self::Auto,
+            IoArg::Mmap => Self::Mmap,
+            IoArg::Read => Self::Read,
+            IoArg::Direct => Self::Direct,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum VerifyArg {
+    /// Every pointer, its device, and the accounting
+    #[default]
+    Residency,
+    /// Also everything read back and compared with the file
+    Readback,
+}
+
+impl From<VerifyArg> for Verify {
+    fn from(verify: VerifyArg) -> Self {
+        match verify {
+            VerifyArg::Residency => Self::Residency,
+            VerifyArg::Readback => Self::Readback,
+        }
+    }
+}
+
+/// Takes one of these names, and shows them in help and completions.
+fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "host" => Ok(DeviceChoice::Host),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
+        _ => text
+            .strip_prefix("cuda:")
+            .and_then(|ordinal| ordinal.parse::<u16>().ok())
+            .map(|ordinal| DeviceChoice::Cuda(i32::from(ordinal)))
+            .ok_or_else(|| "expected auto, host, cuda or cuda:N".to_owned()),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    parse_size::parse_size(text).map_err(|error| format!("{error}; expected such as 4MiB or 8GB"))
+}
+
+fn parse_chunk(text: &str) -> Result<u64, String> {
+    const MAX: u64 = 1 << 30;
+    match parse_size(text)? {
+        0 => Err("a chunk has at least one byte".to_owned()),
+        bytes if bytes > MAX => Err("a chunk has at most 1GiB".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_decimal_and_binary_suffixes() {
+        assert_eq!(parse_size("4MiB"), Ok(4 << 20));
+        assert_eq!(parse_size("8GB"), Ok(8_000_000_000));
+        assert_eq!(parse_size("123"), Ok(123));
+        assert!(parse_size("much").is_err());
+        assert!(parse_size("99999999999EiB").is_err());
+        assert!(parse_chunk("0").is_err());
+        assert!(parse_chunk("2GiB").is_err());
+    }
+
+    #[test]
+    fn devices_are_named_as_documented() {
+        assert_eq!(parse_device("cuda"), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
+            assert!(parse_device(wrong).is_err(), "{wrong}");
+        }
+    }
+}

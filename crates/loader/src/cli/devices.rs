@@ -1,0 +1,80 @@
+//! `devices`.
+
+use super::args::Devices;
+use super::failure::Failure;
+use super::json::{self, DeviceDocument, DevicesDocument};
+use super::text::bytes;
+use cuda_sys::{Device, DeviceKind};
+use std::io::Write;
+
+pub(super) fn run(arguments: &Devices) -> Result<(), Failure> {
+    let document = collect();
+    if arguments.json {
+        return json::print(&document);
+    }
+    let mut out = std::io::stdout().lock();
+    for device in &document.devices {
+        write!(out, "{:<8} {}", device.device, device.name)?;
+        if let (Some(free), Some(total)) = (device.free_bytes, device.total_bytes) {
+            write!(out, ", {} free of {}", bytes(free), bytes(total))?;
+        }
+        if let Some(capability) = &device.compute_capability {
+            write!(out, ", compute capability {capability}")?;
+        }
+        writeln!(out)?;
+    }
+    if let Some(note) = &document.cuda_note {
+        writeln!(out, "no GPU: {note}")?;
+    }
+    Ok(())
+}
+
+fn collect() -> DevicesDocument {
+    let mut devices = vec![describe(DeviceKind::Host, "host memory".to_owned(), None)];
+    let cuda_note = match cuda_sys::cuda_devices() {
+        Ok(gpus) => {
+            devices.extend(gpus.iter().map(|gpu| {
+                let (major, minor) = gpu.compute_capability;
+                DeviceDocument {
+                    pci_bus_id: Some(gpu.pci_bus_id.clone()),
+                    compute_capability: Some(format!("{major}.{minor}")),
+                    ..describe(
+                        DeviceKind::Cuda(gpu.ordinal),
+                        gpu.name.clone(),
+                        Some(gpu.total_bytes),
+                    )
+                }
+            }));
+            gpus.is_empty().then(|| {
+                if cuda_sys::cuda_compiled() { "none is visible" } else { "this build has no CUDA" }
+                    .to_owned()
+            })
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    DevicesDocument {
+        schema_version: json::SCHEMA_VERSION,
+        cuda_compiled: cuda_sys::cuda_compiled(),
+        cuda_note,
+        devices,
+    }
+}
+
+/// Free memory is known only for a device that can be opened.
+fn describe(kind: DeviceKind, name: String, total: Option<u64>) -> DeviceDocument {
+    let memory = Device::open(kind).and_then(|device| device.memory()).ok();
+    let (kind_name, ordinal) = match kind {
+        DeviceKind::Host => ("host", 0),
+        DeviceKind::Cuda(ordinal) => ("cuda", ordinal),
+    };
+    DeviceDocument {
+        device: kind.to_string(),
+        kind: kind_name,
+        ordinal,
+        name,
+        free_bytes: memory.map(|memory| memory.free),
+        total_bytes: memory.map(|memory| memory.total).or(total),
+        pci_bus_id: None,
+        compute_capability: None,
+    }
+}

@@ -1,0 +1,48 @@
+//! How commands fail.
+
+use crate::error::Error;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The library's answer.
+    Load(Error),
+    /// Standard output cannot be written to.
+    Output(std::io::Error),
+}
+
+impl Failure {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(error) => error.exit_code(),
+            Self::Output(_) => 7,
+        }
+    }
+
+    /// Prints the error, and what can be done about it, to standard error.
+    #[expect(clippy::print_stderr, reason = "this is the command line's way to report")]
+    pub(super) fn print(&self) {
+        let (code, message, help) = match self {
+            Self::Load(error) => (error.code(), error.to_string(), error.help()),
+            Self::Output(error) => ("WRITE_FAILED", format!("standard output: {error}"), None),
+        };
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
+        anstream::eprintln!("{red}error[{code}]{red:#}: {message}");
+        if let Some(help) = help {
+            anstream::eprintln!("{cyan}help{cyan:#}: {help}");
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}

@@ -1,0 +1,201 @@
+//! The documents and events that `--json` prints. Fields are append-only.
+
+use super::failure::Failure;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// Stands in every document and event as `schema_version`.
+pub(super) const SCHEMA_VERSION: u32 = 1;
+
+/// Prints a value as one line of JSON on standard output.
+pub(super) fn print(value: &impl Serialize) -> Result<(), Failure> {
+    let mut line = serde_json::to_vec(value).map_err(std::io::Error::other)?;
+    line.push(b'\n');
+    std::io::stdout().lock().write_all(&line)?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+pub(super) struct InspectDocument<'a> {
+    pub(super) schema_version: u32,
+    pub(super) file: String,
+    pub(super) gguf_version: u32,
+    pub(super) alignment: u64,
+    pub(super) data_offset: u64,
+    pub(super) file_bytes: u64,
+    pub(super) shards: Vec<String>,
+    pub(super) architecture: Option<&'a str>,
+    /// `None` where the file holds no Phi-3 model; `model_note` then says why.
+    pub(super) config: Option<ConfigDocument>,
+    pub(super) model_note: Option<String>,
+    pub(super) tensor_count: usize,
+    pub(super) tensors: Vec<TensorDocument<'a>>,
+    pub(super) metadata: BTreeMap<&'a str, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ConfigDocument {
+    pub(super) architecture: String,
+    pub(super) name: Option<String>,
+    pub(super) layers: u32,
+    pub(super) hidden: u64,
+    pub(super) ffn: u64,
+    pub(super) heads: u32,
+    pub(super) kv_heads: u32,
+    pub(super) head_dim: u32,
+    pub(super) attention: String,
+    pub(super) attention_scale: f32,
+    pub(super) vocab: u64,
+    pub(super) context_length: u32,
+    pub(super) rms_epsilon: f32,
+    pub(super) rope_style: String,
+    pub(super) rope_dim: u32,
+    pub(super) rope_freq_base: f32,
+    pub(super) rope_original_context: Option<u32>,
+    pub(super) rope_attn_factor: Option<f32>,
+    pub(super) sliding_window: Option<u32>,
+    pub(super) tied_output: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct TensorDocument<'a> {
+    pub(super) name: &'a str,
+    /// As in the file: `ne[0]`, the contiguous dimension, first.
+    pub(super) dims: Vec<u64>,
+    #[serde(rename = "type")]
+    pub(super) ggml_type: &'static str,
+    pub(super) shard: usize,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct PlanDocument<'a> {
+    pub(super) schema_version: u32,
+    pub(super) file: String,
+    pub(super) storage: &'static str,
+    pub(super) vram_bytes: u64,
+    pub(super) source_bytes: u64,
+    pub(super) units: u32,
+    pub(super) config: ConfigDocument,
+    pub(super) slots: Vec<SlotDocument>,
+    pub(super) operations: Vec<OperationDocument<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct SlotDocument {
+    pub(super) slot: String,
+    pub(super) tensor: String,
+    pub(super) shape: Vec<u64>,
+    pub(super) format: String,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct OperationDocument<'a> {
+    pub(super) tensor: &'a str,
+    pub(super) shard: usize,
+    pub(super) source_offset: u64,
+    pub(super) source_bytes: u64,
+    pub(super) dest_offset: u64,
+    pub(super) dest_bytes: u64,
+    /// `copy`, or the type that is decoded to f16.
+    pub(super) conversion: String,
+    pub(super) unit: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct DevicesDocument {
+    pub(super) schema_version: u32,
+    pub(super) cuda_compiled: bool,
+    /// Why no GPU is listed, where none is.
+    pub(super) cuda_note: Option<String>,
+    pub(super) devices: Vec<DeviceDocument>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DeviceDocument {
+    /// What `load --device` takes.
+    pub(super) device: String,
+    pub(super) kind: &'static str,
+    pub(super) ordinal: i32,
+    pub(super) name: String,
+    pub(super) free_bytes: Option<u64>,
+    pub(super) total_bytes: Option<u64>,
+    pub(super) pci_bus_id: Option<String>,
+    pub(super) compute_capability: Option<String>,
+}
+
+/// One line of `load --json`.
+#[derive(Serialize)]
+pub(super) struct Event<'a> {
+    pub(super) schema_version: u32,
+    #[serde(flatten)]
+    pub(super) kind: EventKind<'a>,
+}
+
+impl<'a> Event<'a> {
+    pub(super) fn new(kind: EventKind<'a>) -> Self {
+        Self { schema_version: SCHEMA_VERSION, kind }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum EventKind<'a> {
+    Opened {
+        file: String,
+        config: ConfigDocument,
+    },
+    Planned {
+        storage: &'static str,
+        vram_bytes: u64,
+        source_bytes: u64,
+    },
+    Allocated {
+        device: String,
+        device_name: &'a str,
+        bytes: u64,
+    },
+    Progress {
+        unit: u32,
+        of: u32,
+        label: &'a str,
+        bytes: u64,
+    },
+    Verified {
+        pointers_checked: u32,
+        ok: bool,
+    },
+    Finished {
+        vram_bytes: u64,
+        source_bytes: u64,
+        seconds: f64,
+        context_seconds: f64,
+        transfer_seconds: f64,
+        gb_per_s: f64,
+        device: String,
+        device_name: &'a str,
+        io: &'static str,
+        threads: u32,
+        chunk_bytes: u64,
+        pinned: bool,
+        residency: ResidencyDocument,
+    },
+    Failed {
+        code: &'static str,
+        class: &'static str,
+        message: String,
+        retriable: bool,
+        help: Option<&'static str>,
+        exit_code: u8,
+    },
+}
+
+#[derive(Serialize)]
+pub(super) struct ResidencyDocument {
+    pub(super) pointers_checked: u32,
+    pub(super) ok: bool,
+}

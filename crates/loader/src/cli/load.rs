@@ -1,0 +1,170 @@
+//! `load`.
+
+use super::args::Load;
+use super::dump;
+use super::failure::Failure;
+use super::json::{self, Event, EventKind, ResidencyDocument};
+use super::plan::{config_document, storage_name};
+use super::progress::LoadBar;
+use super::text::bytes;
+use crate::error::Error;
+use crate::event::LoadEvent;
+use crate::loader::Loader;
+use crate::model::{LoadStats, LoadedModel};
+use cuda_sys::Io;
+use indicatif::MultiProgress;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
+    let result = load(arguments, quiet, bars);
+    match &result {
+        Ok(model) if arguments.json => json::print(&Event::new(finished(model.stats())))?,
+        Ok(model) => report(model, arguments)?,
+        Err(Failure::Load(error)) if arguments.json => json::print(&Event::new(failed(error)))?,
+        Err(_) => {}
+    }
+    result.map(drop)
+}
+
+fn load(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<LoadedModel, Failure> {
+    let interrupted = interrupt_flag();
+    let bar = LoadBar::new(bars, quiet || arguments.json);
+    let mut output_failed = None;
+    let loaded =
+        Loader::new(arguments.options()).load(&arguments.file, &mut |event: &LoadEvent<'_>| {
+            if interrupted.load(Ordering::Relaxed) {
+                return ControlFlow::Break(());
+            }
+            bar.event(event);
+            if arguments.json {
+                if let Some(Err(failure)) = event_json(event).map(|line| json::print(&line)) {
+                    output_failed = Some(failure);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+    if let Some(failure) = output_failed {
+        return Err(failure);
+    }
+    let model = loaded?;
+    if let Some(path) = &arguments.dump {
+        dump::write(&model, path)?;
+    }
+    if interrupted.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled.into());
+    }
+    Ok(model)
+}
+
+/// Set by the first Ctrl-C. Where no handler can be installed, Ctrl-C kills the process, which frees
+/// the memory as well.
+pub(super) fn interrupt_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let handler_flag = Arc::clone(&flag);
+    if let Err(error) = ctrlc::set_handler(move || handler_flag.store(true, Ordering::Relaxed)) {
+        tracing::warn!("Ctrl-C will not be handled: {error}");
+    }
+    flag
+}
+
+/// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.
+fn event_json<'a>(event: &LoadEvent<'a>) -> Option<Event<'a>> {
+    let kind = match *event {
+        LoadEvent::Opened { path, config } => {
+            EventKind::Opened { file: path.display().to_string(), config: config_document(config) }
+        }
+        LoadEvent::Planned { plan } => EventKind::Planned {
+            storage: storage_name(plan.storage()),
+            vram_bytes: plan.device_bytes(),
+            source_bytes: plan.source_bytes(),
+        },
+        LoadEvent::Allocated { device, device_name, bytes } => {
+            EventKind::Allocated { device: device.to_string(), device_name, bytes }
+        }
+        LoadEvent::Progress { unit, of, label, bytes } => {
+            EventKind::Progress { unit, of, label, bytes }
+        }
+        LoadEvent::Verified { residency } => {
+            EventKind::Verified { pointers_checked: residency.pointers_checked, ok: true }
+        }
+        LoadEvent::Transferred { .. } | LoadEvent::Finished { .. } => return None,
+    };
+    Some(Event::new(kind))
+}
+
+fn finished(stats: &LoadStats) -> EventKind<'_> {
+    EventKind::Finished {
+        vram_bytes: stats.vram_bytes,
+        source_bytes: stats.source_bytes,
+        seconds: stats.seconds,
+        context_seconds: stats.context_seconds,
+        transfer_seconds: stats.transfer_seconds,
+        gb_per_s: stats.gb_per_s(),
+        device: stats.device.to_string(),
+        device_name: &stats.device_name,
+        io: io_name(stats.io),
+        threads: stats.threads,
+        chunk_bytes: stats.chunk_bytes,
+        pinned: stats.pinned,
+        residency: ResidencyDocument {
+            pointers_checked: stats.residency.pointers_checked,
+            ok: true,
+        },
+    }
+}
+
+fn failed(error: &Error) -> EventKind<'_> {
+    EventKind::Failed {
+        code: error.code(),
+        class: error.class().name(),
+        message: error.to_string(),
+        retriable: error.retriable(),
+        help: error.help(),
+        exit_code: error.exit_code(),
+    }
+}
+
+fn io_name(io: Io) -> &'static str {
+    match io {
+        Io::Read => "read",
+        Io::Mapped => "mmap",
+        Io::Direct => "direct",
+    }
+}
+
+fn report(model: &LoadedModel, arguments: &Load) -> Result<(), Failure> {
+    let stats = model.stats();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "loaded    {}", arguments.file.display())?;
+    writeln!(out, "device    {} ({})", stats.device, stats.device_name)?;
+    writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
+    writeln!(
+        out,
+        "read      {} in {} reads ({}, {} threads)",
+        bytes(stats.source_bytes),
+        stats.chunks,
+        io_name(stats.io),
+        stats.threads
+    )?;
+    writeln!(
+        out,
+        "time      {:.3} s: {:.3} s opening the device, {:.3} s transfer at {:.2} GB/s",
+        stats.seconds,
+        stats.context_seconds,
+        stats.transfer_seconds,
+        stats.gb_per_s()
+    )?;
+    writeln!(
+        out,
+        "verified  {} weights resident on {}",
+        stats.residency.pointers_checked, stats.device
+    )?;
+    if let Some(path) = &arguments.dump {
+        writeln!(out, "dumped    {}", path.display())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! The command line: argument parsing and printing around the library.
+
+mod args;
+mod completions;
+mod devices;
+mod dump;
+mod failure;
+mod inspect;
+mod json;
+mod load;
+mod logging;
+mod plan;
+mod progress;
+mod synth;
+mod text;
+
+use args::{Arguments, Command};
+use clap::Parser;
+use failure::Failure;
+use indicatif::MultiProgress;
+use std::process::ExitCode;
+
+/// Runs the command line of this process and returns its exit code.
+///
+/// Results go to standard output, everything else to standard error. Installs a `tracing` subscriber
+/// and, for commands that can be cancelled, a Ctrl-C handler: this is a program, not a library.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let bars = MultiProgress::new();
+    logging::init(arguments.verbose, arguments.quiet, &bars);
+    let quiet = arguments.quiet;
+    let result = match arguments.command {
+        Command::Inspect(command) => inspect::run(&command),
+        Command::Plan(command) => plan::run(&command),
+        Command::Load(command) => load::run(&command, quiet, &bars),
+        Command::Devices(command) => devices::run(&command),
+        Command::Synth(command) => synth::run(&command, quiet, &bars),
+        Command::Completions(command) => completions::run(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

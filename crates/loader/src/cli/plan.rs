@@ -1,0 +1,164 @@
+//! `plan`, and how configurations and plans are shown.
+
+use super::args::Plan;
+use super::failure::Failure;
+use super::json::{self, ConfigDocument, OperationDocument, PlanDocument, SlotDocument};
+use super::text::{bytes, shape};
+use crate::loader::{Loader, Planned};
+use crate::options::LoadOptions;
+use model_phi3::{Conversion, Phi3Config, SlotFormat, Storage};
+use std::io::Write;
+
+pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
+    let loader = Loader::new(LoadOptions::new().storage(arguments.storage.into()));
+    let planned = loader.plan(&arguments.file)?;
+    let file = arguments.file.display().to_string();
+    if arguments.json { print_json(file, &planned) } else { print_text(&file, &planned) }
+}
+
+fn print_json(file: String, Planned { config, plan }: &Planned) -> Result<(), Failure> {
+    json::print(&PlanDocument {
+        schema_version: json::SCHEMA_VERSION,
+        file,
+        storage: storage_name(plan.storage()),
+        vram_bytes: plan.device_bytes(),
+        source_bytes: plan.source_bytes(),
+        units: plan.units(),
+        config: config_document(config),
+        slots: plan
+            .slots()
+            .iter()
+            .map(|slot| SlotDocument {
+                slot: slot.slot.to_string(),
+                tensor: slot.tensor.to_string(),
+                shape: slot.shape.clone(),
+                format: format_name(slot.format).to_owned(),
+                offset: slot.dest.start,
+                bytes: slot.dest.end - slot.dest.start,
+            })
+            .collect(),
+        operations: plan
+            .ops()
+            .iter()
+            .map(|op| OperationDocument {
+                tensor: &op.tensor,
+                shard: op.source.shard,
+                source_offset: op.source.range.start,
+                source_bytes: op.source.range.end - op.source.range.start,
+                dest_offset: op.dest.start,
+                dest_bytes: op.dest.end - op.dest.start,
+                conversion: conversion_name(op.conversion).to_owned(),
+                unit: op.unit,
+            })
+            .collect(),
+    })
+}
+
+fn print_text(file: &str, Planned { config, plan }: &Planned) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "file      {file}")?;
+    write_config(&mut out, config)?;
+    writeln!(out, "storage   {}", storage_name(plan.storage()))?;
+    writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
+    writeln!(out, "to read   {}", bytes(plan.source_bytes()))?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:>14} {:>12}  {:<8} {:<22} {:<18} tensor",
+        "offset", "bytes", "format", "slot", "shape"
+    )?;
+    for slot in plan.slots() {
+        writeln!(
+            out,
+            "{:>14} {:>12}  {:<8} {:<22} {:<18} {}",
+            slot.dest.start,
+            slot.dest.end - slot.dest.start,
+            format_name(slot.format),
+            slot.slot.to_string(),
+            shape(&slot.shape),
+            gguf_format::escape(slot.tensor.as_ref())
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_config(out: &mut impl Write, config: &Phi3Config) -> std::io::Result<()> {
+    let attention = config.attention();
+    if let Some(name) = &config.name {
+        writeln!(out, "model     {}", gguf_format::escape(name))?;
+    }
+    writeln!(
+        out,
+        "layout    {} architecture, {} layers, hidden {}, ffn {}, vocabulary {}{}",
+        config.architecture,
+        config.layers,
+        config.hidden,
+        config.ffn,
+        config.vocab,
+        if config.tied_output { ", tied output" } else { "" }
+    )?;
+    writeln!(
+        out,
+        "attention {}, {} query heads, {} key/value heads, head dimension {}",
+        attention.kind(),
+        config.heads,
+        config.kv_heads,
+        config.head_dim
+    )?;
+    writeln!(
+        out,
+        "rope      {}, {} dimensions, base {}, context {}",
+        config.rope.style,
+        config.rope.dimension_count,
+        config.rope.freq_base,
+        config.context_length
+    )
+}
+
+pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
+    let attention = config.attention();
+    ConfigDocument {
+        architecture: config.architecture.to_string(),
+        name: config.name.clone(),
+        layers: config.layers,
+        hidden: config.hidden,
+        ffn: config.ffn,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        attention: attention.kind().to_string(),
+        attention_scale: attention.scale,
+        vocab: config.vocab,
+        context_length: config.context_length,
+        rms_epsilon: config.rms_epsilon,
+        rope_style: config.rope.style.to_string(),
+        rope_dim: config.rope.dimension_count,
+        rope_freq_base: config.rope.freq_base,
+        rope_original_context: config.rope.original_context,
+        rope_attn_factor: config.rope.attn_factor,
+        sliding_window: config.sliding_window,
+        tied_output: config.tied_output,
+    }
+}
+
+pub(super) fn storage_name(storage: Storage) -> &'static str {
+    match storage {
+        Storage::Native => "native",
+        _ => "f16",
+    }
+}
+
+fn format_name(format: SlotFormat) -> &'static str {
+    match format {
+        SlotFormat::F16 => "F16",
+        SlotFormat::F32 => "F32",
+        SlotFormat::Blocks(ggml_type) => ggml_type.name(),
+    }
+}
+
+fn conversion_name(conversion: Conversion) -> &'static str {
+    match conversion {
+        Conversion::Copy => "copy",
+        Conversion::ToF16(ggml_type) => ggml_type.name(),
+    }
+}

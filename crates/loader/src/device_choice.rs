@@ -1,0 +1,37 @@
+//! Which device `auto` means here.
+
+use crate::options::DeviceChoice;
+use cuda_sys::DeviceKind;
+
+/// The device that a choice stands for on this machine, in this build.
+pub(crate) fn resolve(choice: DeviceChoice) -> DeviceKind {
+    match choice {
+        DeviceChoice::Host => DeviceKind::Host,
+        DeviceChoice::Cuda(ordinal) => DeviceKind::Cuda(ordinal),
+        DeviceChoice::Auto => auto(),
+    }
+}
+
+fn auto() -> DeviceKind {
+    match cuda_sys::cuda_devices() {
+        Ok(devices) => match devices.first() {
+            Some(first) => {
+                tracing::info!(device = first.name, "auto chose the first GPU");
+                DeviceKind::Cuda(first.ordinal)
+            }
+            None => {
+                let why = if cuda_sys::cuda_compiled() {
+                    "no GPU is visible"
+                } else {
+                    "this build has no CUDA"
+                };
+                tracing::info!("auto chose host memory: {why}");
+                DeviceKind::Host
+            }
+        },
+        Err(error) => {
+            tracing::info!("auto chose host memory: {error}");
+            DeviceKind::Host
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What an observer hears of a load.
+
+use crate::model::LoadStats;
+use crate::residency::Residency;
+use cuda_sys::DeviceKind;
+use model_phi3::{LoadPlan, Phi3Config};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// A step of a load, in the order of the variants.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LoadEvent<'a> {
+    /// The file is open and its header proven.
+    #[non_exhaustive]
+    Opened {
+        /// The file.
+        path: &'a Path,
+        /// Its model.
+        config: &'a Phi3Config,
+    },
+    /// What will be moved where is decided.
+    #[non_exhaustive]
+    Planned {
+        /// The plan.
+        plan: &'a LoadPlan,
+    },
+    /// The device memory for all weights is there.
+    #[non_exhaustive]
+    Allocated {
+        /// The device that holds it.
+        device: DeviceKind,
+        /// The device's name for people.
+        device_name: &'a str,
+        /// Bytes allocated.
+        bytes: u64,
+    },
+    /// Some more bytes have landed. Comes a few times a second, to draw a bar with.
+    #[non_exhaustive]
+    Transferred {
+        /// Source bytes landed so far.
+        bytes: u64,
+        /// Source bytes of the whole load.
+        of_bytes: u64,
+    },
+    /// A unit of the model is complete: embedding, each layer, output; once each, in order.
+    #[non_exhaustive]
+    Progress {
+        /// The unit that is complete, from 1.
+        unit: u32,
+        /// How many there are.
+        of: u32,
+        /// `Embedding loaded`, `Layer 0 loaded`, ..., `Output weights loaded`.
+        label: &'a str,
+        /// Source bytes landed so far.
+        bytes: u64,
+    },
+    /// The proof that was asked for has been given.
+    #[non_exhaustive]
+    Verified {
+        /// What was looked at.
+        residency: &'a Residency,
+    },
+    /// The load is complete.
+    #[non_exhaustive]
+    Finished {
+        /// Its figures.
+        stats: &'a LoadStats,
+    },
+}
+
+/// Hears the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels.
+///
+/// Any `FnMut(&LoadEvent) -> ControlFlow<()>` is one.
+pub trait Observer {
+    /// Takes one event.
+    fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()>;
+}
+
+impl<F: FnMut(&LoadEvent<'_>) -> ControlFlow<()>> Observer for F {
+    fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()> {
+        self(event)
+    }
+}
+
+/// An observer for those who do not care.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn event(&mut self, _: &LoadEvent<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

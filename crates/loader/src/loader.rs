@@ -1,0 +1,270 @@
+//! The order of a load: prove, plan, check memory, allocate, move, verify.
+
+use crate::device_choice;
+use crate::error::{Error, InsufficientMemory};
+use crate::event::{LoadEvent, Observer};
+use crate::model::{LoadStats, LoadedModel, view};
+use crate::options::{IoChoice, LoadOptions, Verify};
+use crate::source::Source;
+use crate::{readback, residency, transfer};
+use cuda_sys::{
+    Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, StagingRing,
+};
+use gguf_format::GgufFile;
+use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
+use std::path::Path;
+use std::time::Instant;
+
+/// Measured on an H100: eight readers fill the link, more only contend for it.
+const CUDA_READERS: usize = 8;
+/// Decoding on the host scales with cores; past this the memory does not.
+const MAX_HOST_READERS: usize = 32;
+const DEPTH: u32 = 2;
+/// Measured on an H100: large enough to hide a copy's fixed cost, small enough that the staging
+/// ring stays in the processor's cache.
+const CUDA_CHUNK_BYTES: u64 = 4 << 20;
+/// Stays in a core's own cache between reading and decoding.
+const HOST_CHUNK_BYTES: u64 = 1 << 20;
+
+/// Loads models. Keeps its device and its staging memory from load to load.
+#[derive(Debug)]
+pub struct Loader {
+    options: LoadOptions,
+    session: Option<Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    device: Device,
+    name: String,
+    engine: Engine,
+}
+
+/// What a file holds and what a load of it would do, without touching a device.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Planned {
+    /// The model's configuration.
+    pub config: Phi3Config,
+    /// The plan.
+    pub plan: LoadPlan,
+}
+
+impl Loader {
+    /// A loader with these choices. Opens nothing yet.
+    pub fn new(options: LoadOptions) -> Self {
+        Self { options, session: None }
+    }
+
+    /// Opens any GGUF file and proves its header, whatever model it holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gguf`].
+    pub fn inspect(&self, path: impl AsRef<Path>) -> Result<GgufFile, Error> {
+        Ok(GgufFile::open_with(path, &self.options.limits)?)
+    }
+
+    /// Says what a load would move where. Needs no device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gguf`] or [`Error::Model`].
+    pub fn plan(&self, path: impl AsRef<Path>) -> Result<Planned, Error> {
+        let source = Source::open(path.as_ref(), &self.options.limits)?;
+        plan(&source, self.options.storage)
+    }
+
+    /// Loads the model into device memory.
+    ///
+    /// On failure, on cancellation and on a panic of the observer, all memory of this load has been
+    /// freed when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`Error`].
+    #[tracing::instrument(level = "info", skip_all, fields(path = %path.as_ref().display()))]
+    pub fn load(
+        &mut self,
+        path: impl AsRef<Path>,
+        observer: &mut impl Observer,
+    ) -> Result<LoadedModel, Error> {
+        let start = Instant::now();
+        let observer: &mut dyn Observer = observer;
+        let source = Source::open(path.as_ref(), &self.options.limits)?;
+        let Planned { config, plan } = plan(&source, self.options.storage)?;
+        log_model(source.path(), &config, &plan);
+        emit(observer, &LoadEvent::Opened { path: source.path(), config: &config })?;
+        emit(observer, &LoadEvent::Planned { plan: &plan })?;
+
+        let opening = Instant::now();
+        let was_open = self.session.is_some();
+        let session = match self.session.take() {
+            Some(session) => self.session.insert(session),
+            None => self.session.insert(Session::open(&self.options)?),
+        };
+        let context_seconds = if was_open { 0.0 } else { opening.elapsed().as_secs_f64() };
+
+        let mut buffer = session.allocate(&plan, self.options.vram_limit)?;
+        emit(
+            observer,
+            &LoadEvent::Allocated {
+                device: session.device.kind(),
+                device_name: &session.name,
+                bytes: buffer.len(),
+            },
+        )?;
+
+        let transferring = Instant::now();
+        let io = match self.options.io {
+            IoChoice::Auto | IoChoice::Read => Io::Read,
+            IoChoice::Mmap => Io::Mapped,
+            IoChoice::Direct => Io::Direct,
+        };
+        let moved = transfer::run(&mut session.engine, &source, io, &plan, &mut buffer, observer)?;
+        let residency = residency::check(&plan, &buffer)?;
+        let transfer_seconds = transferring.elapsed().as_secs_f64();
+        if self.options.verify >= Verify::Readback {
+            readback::compare(&plan, &source, &buffer)?;
+        }
+        // Last, so that whatever was read above was read from the file that was opened.
+        source.check_unchanged()?;
+        emit(observer, &LoadEvent::Verified { residency: &residency })?;
+
+        let weights = plan
+            .weights(|slot| Ok(view(&buffer, slot)))
+            .map_err(|error| Error::Model { path: source.path().to_owned(), source: error })?;
+        let stats = LoadStats {
+            device: session.device.kind(),
+            device_name: session.name.clone(),
+            vram_bytes: buffer.len(),
+            source_bytes: moved.source_bytes,
+            seconds: start.elapsed().as_secs_f64(),
+            context_seconds,
+            transfer_seconds,
+            io: moved.io,
+            threads: session.engine.config().readers,
+            chunk_bytes: session.engine.config().chunk_bytes,
+            chunks: moved.chunks,
+            pinned: moved.pinned,
+            residency,
+        };
+        tracing::info!(
+            vram_bytes = stats.vram_bytes,
+            seconds = stats.seconds,
+            transfer_seconds = stats.transfer_seconds,
+            gb_per_s = stats.gb_per_s(),
+            device = %stats.device,
+            "model resident"
+        );
+        emit(observer, &LoadEvent::Finished { stats: &stats })?;
+        Ok(LoadedModel { config, plan, weights, buffer, stats })
+    }
+}
+
+impl Session {
+    fn open(options: &LoadOptions) -> Result<Self, Error> {
+        let choice = device_choice::resolve(options.device);
+        let config = engine_config(options, choice);
+        // Populating the ring's pages takes about as long as it hides behind the device's context.
+        let (device, ring) = std::thread::scope(|scope| {
+            let ring = scope.spawn(move || StagingRing::new(config));
+            let device = Device::open(choice);
+            // A panic there is a bug here; it goes on in this thread.
+            (device, ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let device = device?;
+        let name = device.name()?;
+        let engine = Engine::new(&device, ring?)?;
+        tracing::info!(
+            device = %choice,
+            name,
+            readers = config.readers,
+            chunk_bytes = config.chunk_bytes,
+            "device open"
+        );
+        Ok(Self { device, name, engine })
+    }
+
+    /// One allocation for all weights, after a look at what is free.
+    fn allocate(&self, plan: &LoadPlan, limit: Option<u64>) -> Result<DeviceBuffer, Error> {
+        let required = plan.device_bytes();
+        if let Some(limit) = limit.filter(|&limit| required > limit) {
+            return Err(self.insufficient(required, Some(limit)));
+        }
+        let converts = plan.ops().iter().any(|op| op.conversion != Conversion::Copy);
+        let transient = if converts { self.engine.conversion_bytes() } else { 0 };
+        let needed = required.saturating_add(transient);
+        if needed > self.device.memory()?.free {
+            return Err(self.insufficient(needed, None));
+        }
+        self.device.allocate(required).map_err(|error| match error.code() {
+            // Somebody else was quicker.
+            ErrorCode::OutOfMemory => self.insufficient(needed, None),
+            _ => Error::Engine(error),
+        })
+    }
+
+    fn insufficient(&self, required: u64, limit: Option<u64>) -> Error {
+        match self.device.memory() {
+            Ok(memory) => Error::InsufficientMemory(InsufficientMemory {
+                device: self.device.kind(),
+                required,
+                free: memory.free,
+                total: memory.total,
+                limit,
+            }),
+            Err(error) => Error::Engine(error),
+        }
+    }
+}
+
+fn engine_config(options: &LoadOptions, device: DeviceKind) -> EngineConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (readers, chunk_bytes) = match device {
+        DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
+        DeviceKind::Cuda(_) => (cores.min(CUDA_READERS), CUDA_CHUNK_BYTES),
+    };
+    let readers = u32::try_from(readers).unwrap_or(u32::MAX);
+    EngineConfig {
+        readers: options.threads.unwrap_or(readers),
+        depth: DEPTH,
+        chunk_bytes: options.chunk_bytes.unwrap_or(chunk_bytes),
+    }
+}
+
+fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
+    let gguf = source.gguf();
+    let plan = || -> Result<_, model_phi3::Error> {
+        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
+        let map = TensorMap::bind(&config, gguf.tensors())?;
+        // Which proves the plan before it returns it.
+        let plan = LoadPlan::new(&config, &map, storage)?;
+        Ok(Planned { config, plan })
+    };
+    plan().map_err(|source_error| Error::Model {
+        path: source.path().to_owned(),
+        source: source_error,
+    })
+}
+
+fn log_model(path: &Path, config: &Phi3Config, plan: &LoadPlan) {
+    tracing::info!(
+        path = %path.display(),
+        layers = config.layers,
+        hidden = config.hidden,
+        vocab = config.vocab,
+        attention = %config.attention().kind(),
+        q_heads = config.heads,
+        kv_heads = config.kv_heads,
+        vram_bytes = plan.device_bytes(),
+        "loading model"
+    );
+}
+
+fn emit(observer: &mut dyn Observer, event: &LoadEvent<'_>) -> Result<(), Error> {
+    match observer.event(event) {
+        std::ops::ControlFlow::Continue(()) => Ok(()),
+        std::ops::ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}

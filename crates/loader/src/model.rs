@@ -1,0 +1,141 @@
+//! A model whose weights are in device memory.
+
+use crate::error::Error;
+use crate::residency::{self, Residency};
+use cuda_sys::{DeviceBuffer, DeviceKind, Io};
+use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
+
+/// Figures of a load. Rates are in bytes of the file.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LoadStats {
+    /// The device that holds the weights.
+    pub device: DeviceKind,
+    /// The device's name for people.
+    pub device_name: String,
+    /// Device bytes the weights take.
+    pub vram_bytes: u64,
+    /// Bytes of the file that were moved.
+    pub source_bytes: u64,
+    /// Seconds from the call to the verified model.
+    pub seconds: f64,
+    /// Seconds of them for opening the device; 0 where it was open already.
+    pub context_seconds: f64,
+    /// Seconds of them from the first read to verified residency.
+    pub transfer_seconds: f64,
+    /// How the file was read in fact.
+    pub io: Io,
+    /// Reader threads and largest read.
+    pub threads: u32,
+    /// Largest single read in bytes.
+    pub chunk_bytes: u64,
+    /// Reads it took.
+    pub chunks: u64,
+    /// Whether staging memory was pinned for the device.
+    pub pinned: bool,
+    /// What the residency check looked at.
+    pub residency: Residency,
+}
+
+impl LoadStats {
+    /// Gigabytes (1e9 bytes) of the file a second of transfer.
+    pub fn gb_per_s(&self) -> f64 {
+        if self.transfer_seconds > 0.0 {
+            self.source_bytes as f64 / self.transfer_seconds / 1e9
+        } else {
+            0.0
+        }
+    }
+}
+
+/// One weight in device memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorView {
+    /// Address of the first byte on the device.
+    pub address: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// `[rows, cols]` or `[n]`, row-major.
+    pub shape: Vec<u64>,
+    /// What the bytes are.
+    pub format: SlotFormat,
+}
+
+/// The weights of one model, resident in one allocation on one device until dropped.
+#[derive(Debug)]
+pub struct LoadedModel {
+    pub(crate) config: Phi3Config,
+    pub(crate) plan: LoadPlan,
+    pub(crate) weights: Phi3Weights<TensorView>,
+    pub(crate) buffer: DeviceBuffer,
+    pub(crate) stats: LoadStats,
+}
+
+impl LoadedModel {
+    /// The model's configuration.
+    pub fn config(&self) -> &Phi3Config {
+        &self.config
+    }
+
+    /// The plan that was carried out.
+    pub fn plan(&self) -> &LoadPlan {
+        &self.plan
+    }
+
+    /// Figures of the load.
+    pub fn stats(&self) -> &LoadStats {
+        &self.stats
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> DeviceKind {
+        self.buffer.device()
+    }
+
+    /// Device bytes the weights take.
+    pub fn vram_bytes(&self) -> u64 {
+        self.buffer.len()
+    }
+
+    /// One weight; `None` where the model has no such slot.
+    pub fn slot(&self, slot: Slot) -> Option<TensorView> {
+        self.plan.slot(slot).map(|planned| view(&self.buffer, planned))
+    }
+
+    /// All weights, by their place in the model.
+    pub fn weights(&self) -> &Phi3Weights<TensorView> {
+        &self.weights
+    }
+
+    /// Copies a weight back to host memory; `None` where the model has no such slot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] where the copy fails.
+    pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
+        let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
+        let range = &planned.dest;
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+        self.buffer.read(range.start, &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Checks again that every weight is where it was put. Copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Verification`] naming the slot, or [`Error::Engine`] where the driver fails.
+    pub fn verify_residency(&self) -> Result<Residency, Error> {
+        residency::check(&self.plan, &self.buffer)
+    }
+}
+
+pub(crate) fn view(buffer: &DeviceBuffer, planned: &PlannedSlot) -> TensorView {
+    TensorView {
+        address: buffer.address() + planned.dest.start,
+        bytes: planned.dest.end - planned.dest.start,
+        shape: planned.shape.clone(),
+        format: planned.format,
+    }
+}

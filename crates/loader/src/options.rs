@@ -1,0 +1,140 @@
+//! What a caller may choose about a load.
+
+use gguf_format::Limits;
+use model_phi3::Storage;
+
+/// The device to load to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceChoice {
+    /// The first GPU where there is one that this build can use, else host memory. The choice is
+    /// logged and stands in [`LoadEvent::Allocated`](crate::LoadEvent::Allocated).
+    #[default]
+    Auto,
+    /// Host memory.
+    Host,
+    /// The GPU of this ordinal.
+    Cuda(i32),
+}
+
+/// How the file's bytes are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum IoChoice {
+    /// Positioned reads through the page cache.
+    #[default]
+    Auto,
+    /// Copies from a mapping of the file. The file must not be cut short by anyone during the load:
+    /// the kernel answers a read past its new end with `SIGBUS`.
+    Mmap,
+    /// Positioned reads through the page cache.
+    Read,
+    /// `O_DIRECT`, past the page cache; buffered where the file system refuses.
+    Direct,
+}
+
+/// How much proof a load ends with. Each level includes the ones before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Every weight pointer is memory of the right device inside the one allocation, and sizes agree
+    /// with the plan.
+    #[default]
+    Residency,
+    /// Everything is also read back from the device and compared with the file, decoded again on the
+    /// host.
+    Readback,
+}
+
+/// Choices for a [`Loader`](crate::Loader). The default is right for a worker.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Where to load to.
+    pub device: DeviceChoice,
+    /// What the weights become.
+    pub storage: Storage,
+    /// How the file is read.
+    pub io: IoChoice,
+    /// Largest single read in bytes; `None` leaves it to the loader.
+    pub chunk_bytes: Option<u64>,
+    /// Reader threads; `None` leaves it to the loader.
+    pub threads: Option<u32>,
+    /// Bytes of device memory the weights may take; `None` for what is free.
+    pub vram_limit: Option<u64>,
+    /// Proof asked for.
+    pub verify: Verify,
+    /// Bounds on what a file's header may claim.
+    pub limits: Limits,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::default(),
+            storage: Storage::F16,
+            io: IoChoice::default(),
+            chunk_bytes: None,
+            threads: None,
+            vram_limit: None,
+            verify: Verify::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl LoadOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`device`](Self::device).
+    #[must_use]
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets [`storage`](Self::storage).
+    #[must_use]
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// Sets [`io`](Self::io).
+    #[must_use]
+    pub fn io(mut self, io: IoChoice) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// Sets [`chunk_bytes`](Self::chunk_bytes).
+    #[must_use]
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets [`threads`](Self::threads).
+    #[must_use]
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Sets [`vram_limit`](Self::vram_limit).
+    #[must_use]
+    pub fn vram_limit(mut self, bytes: u64) -> Self {
+        self.vram_limit = Some(bytes);
+        self
+    }
+
+    /// Sets [`verify`](Self::verify).
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+}

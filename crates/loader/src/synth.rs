@@ -1,0 +1,221 @@
+//! Valid files with a model's real shapes and random weights.
+
+use crate::error::Error;
+use gguf_format::GgmlType;
+use gguf_format::write::Layout as FileLayout;
+use model_phi3::preset::{Blueprint, Layout, Preset, TensorSpec, TypeMix};
+use std::fs::File;
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SynthOptions {
+    /// Whose shapes.
+    pub preset: Preset,
+    /// Fused or split tensors.
+    pub layout: Layout,
+    /// Types of the weights.
+    pub type_mix: TypeMix,
+    /// Same seed, same file.
+    pub seed: u64,
+}
+
+impl SynthOptions {
+    /// All choices.
+    pub fn new(preset: Preset, layout: Layout, type_mix: TypeMix, seed: u64) -> Self {
+        Self { preset, layout, type_mix, seed }
+    }
+}
+
+impl Default for SynthOptions {
+    /// The tiny preset, fused, f16.
+    fn default() -> Self {
+        Self::new(Preset::Tiny, Layout::Fused, TypeMix::F16, 0)
+    }
+}
+
+/// Bytes made and written at a time.
+const PIECE_BYTES: u64 = 4 << 20;
+
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Writes the file on all cores, replacing what stands at `path`, and returns its length in bytes.
+///
+/// `observe` hears of bytes written and in all, some ten times a second; [`ControlFlow::Break`]
+/// cancels. Nothing stays at `path` where this fails.
+///
+/// # Errors
+///
+/// [`Error::Write`] or [`Error::Cancelled`].
+pub fn write(
+    path: &Path,
+    options: &SynthOptions,
+    observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<u64, Error> {
+    let result = write_file(path, options, observe);
+    if result.is_err() {
+        // Where this fails too, the first error says more.
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+fn write_file(
+    path: &Path,
+    options: &SynthOptions,
+    observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<u64, Error> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let blueprint = Blueprint::new(options.preset, options.layout, options.type_mix);
+    let layout =
+        blueprint.writer().layout().map_err(|error| failed(std::io::Error::other(error)))?;
+    let file = File::create(path).map_err(failed)?;
+    file.set_len(layout.file_len()).map_err(failed)?;
+    file.write_all_at(layout.header(), 0).map_err(failed)?;
+    let job = Job { file: &file, pieces: pieces(&blueprint.tensors, &layout), seed: options.seed };
+    match job.run(observe) {
+        Ok(ControlFlow::Continue(())) => Ok(layout.file_len()),
+        Ok(ControlFlow::Break(())) => Err(Error::Cancelled),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// A run of whole blocks of one tensor.
+struct Piece {
+    range: Range<u64>,
+    ggml_type: GgmlType,
+    values: Values,
+}
+
+/// What the numbers of a tensor look like.
+#[derive(Clone, Copy)]
+enum Values {
+    /// Small, of both signs.
+    Weights,
+    /// From 1 to 2, as norms and RoPE factors are.
+    Factors,
+}
+
+fn pieces(tensors: &[TensorSpec], layout: &FileLayout) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (tensor, range) in tensors.iter().zip(layout.ranges()) {
+        let block = tensor.ggml_type.block_bytes();
+        let step = (PIECE_BYTES / block).max(1) * block;
+        let values = if tensor.dims.len() == 1 { Values::Factors } else { Values::Weights };
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min(start + step);
+            pieces.push(Piece { range: start..end, ggml_type: tensor.ggml_type, values });
+            start = end;
+        }
+    }
+    pieces
+}
+
+struct Job<'a> {
+    file: &'a File,
+    pieces: Vec<Piece>,
+    seed: u64,
+}
+
+impl Job<'_> {
+    fn run(
+        &self,
+        observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> std::io::Result<ControlFlow<()>> {
+        let total = self.pieces.iter().map(|piece| piece.range.end - piece.range.start).sum();
+        let next = AtomicUsize::new(0);
+        let written = AtomicU64::new(0);
+        let stop = AtomicBool::new(false);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (done, results) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let done = done.clone();
+                let (next, written, stop) = (&next, &written, &stop);
+                scope.spawn(move || {
+                    let result = self.write_pieces(next, written, stop);
+                    stop.fetch_or(result.is_err(), Ordering::Relaxed);
+                    // The receiver lives until every sender is gone.
+                    let _ = done.send(result);
+                });
+            }
+            drop(done);
+            let mut flow = ControlFlow::Continue(());
+            let mut result = Ok(());
+            loop {
+                match results.recv_timeout(REPORT_INTERVAL) {
+                    Ok(thread_result) => result = result.and(thread_result),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return result.map(|()| flow),
+                }
+                if flow.is_continue() {
+                    flow = observe(written.load(Ordering::Relaxed), total);
+                    stop.fetch_or(flow.is_break(), Ordering::Relaxed);
+                }
+            }
+        })
+    }
+
+    fn write_pieces(
+        &self,
+        next: &AtomicUsize,
+        written: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = self.pieces.get(index) else { break };
+            let len = piece.range.end - piece.range.start;
+            bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+            // Each piece has its own stream of numbers, so that the file does not depend on threads.
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ (index as u64).rotate_left(32));
+            fill(&mut bytes, piece.ggml_type, piece.values, &mut rng);
+            self.file.write_all_at(&bytes, piece.range.start)?;
+            written.fetch_add(len, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Random bits, with exponents put where the values become finite and small.
+fn fill(bytes: &mut [u8], ggml_type: GgmlType, values: Values, rng: &mut fastrand::Rng) {
+    rng.fill(bytes);
+    match (ggml_type, values) {
+        (GgmlType::F32, Values::Factors) => each_u32(bytes, |r| r & 0x007f_ffff | 0x3f80_0000),
+        (GgmlType::F32, Values::Weights) => each_u32(bytes, |r| r & 0x807f_ffff | 0x3c00_0000),
+        (GgmlType::F16, _) => each_u16(bytes, |r| r & 0x83ff | 0x2000),
+        (GgmlType::BF16, _) => each_u16(bytes, |r| r & 0x807f | 0x3c00),
+        (GgmlType::Q8_0, _) => set_scales(bytes, 34, 0..2),
+        (GgmlType::Q4_K, _) => set_scales(bytes, 144, 0..4),
+        (GgmlType::Q5_K, _) => set_scales(bytes, 176, 0..4),
+        (GgmlType::Q6_K, _) => set_scales(bytes, 210, 208..210),
+        _ => {}
+    }
+}
+
+fn each_u32(bytes: &mut [u8], f: impl Fn(u32) -> u32) {
+    for word in bytes.as_chunks_mut::<4>().0 {
+        *word = f(u32::from_le_bytes(*word)).to_le_bytes();
+    }
+}
+
+fn each_u16(bytes: &mut [u8], f: impl Fn(u16) -> u16) {
+    for word in bytes.as_chunks_mut::<2>().0 {
+        *word = f(u16::from_le_bytes(*word)).to_le_bytes();
+    }
+}
+
+/// Makes the f16 scales at `scales` of every block positive and small.
+fn set_scales(bytes: &mut [u8], block_bytes: usize, scales: Range<usize>) {
+    for block in bytes.chunks_exact_mut(block_bytes) {
+        each_u16(&mut block[scales.clone()], |r| r & 0x03ff | 0x1000);
+    }
+}

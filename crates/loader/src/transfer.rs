@@ -1,0 +1,81 @@
+//! From a load plan to the engine's operations, and back from its progress to the model's units.
+
+use crate::error::Error;
+use crate::event::{LoadEvent, Observer};
+use crate::source::Source;
+use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Stats};
+use model_phi3::{LoadPlan, PlanOp};
+use std::ops::ControlFlow;
+
+/// The engine knows ggml types by number and units from 0.
+pub(crate) fn copy_op(op: &PlanOp) -> CopyOp {
+    CopyOp {
+        file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
+        source_offset: op.source.range.start,
+        source_bytes: op.source.range.end - op.source.range.start,
+        dest_offset: op.dest.start,
+        dest_bytes: op.dest.end - op.dest.start,
+        conversion: match op.conversion {
+            model_phi3::Conversion::Copy => Conversion::Copy,
+            model_phi3::Conversion::ToF16(ggml_type) => {
+                Conversion::ToF16 { ggml_type: ggml_type.id() }
+            }
+        },
+        unit: op.unit - 1,
+    }
+}
+
+/// Moves everything the plan names into `buffer`.
+pub(crate) fn run(
+    engine: &mut Engine,
+    source: &Source,
+    io: Io,
+    plan: &LoadPlan,
+    buffer: &mut DeviceBuffer,
+    observer: &mut dyn Observer,
+) -> Result<Stats, Error> {
+    let ops: Vec<_> = plan.ops().iter().map(copy_op).collect();
+    let mut reporter = UnitReporter { plan, observer, reported: 0 };
+    engine
+        .execute(&source.files(), io, &ops, plan.units(), buffer, &mut |progress| {
+            reporter.report(progress)
+        })
+        .map_err(|error| match error.code() {
+            ErrorCode::Cancelled => Error::Cancelled,
+            // The header's ranges were proven against the file's length: it has been cut since.
+            ErrorCode::FileTruncated => {
+                Error::FileChanged { path: source.path().to_owned(), what: error.to_string() }
+            }
+            ErrorCode::Io => Error::Read { path: source.path().to_owned(), source: error },
+            _ => Error::Engine(error),
+        })
+}
+
+/// Turns "units 0..n are done" into one event for each unit.
+struct UnitReporter<'a> {
+    plan: &'a LoadPlan,
+    observer: &'a mut dyn Observer,
+    reported: u32,
+}
+
+impl UnitReporter<'_> {
+    fn report(&mut self, progress: Progress) -> ControlFlow<()> {
+        let of = self.plan.units();
+        while self.reported < progress.units_done {
+            self.reported += 1;
+            let label = self.plan.unit_label(self.reported).map(|unit| unit.to_string());
+            let label = label.unwrap_or_default();
+            tracing::info!(unit = self.reported, of, bytes = progress.bytes_done, "{label}");
+            self.observer.event(&LoadEvent::Progress {
+                unit: self.reported,
+                of,
+                label: &label,
+                bytes: progress.bytes_done,
+            })?;
+        }
+        self.observer.event(&LoadEvent::Transferred {
+            bytes: progress.bytes_done,
+            of_bytes: self.plan.source_bytes(),
+        })
+    }
+}

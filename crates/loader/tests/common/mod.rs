@@ -1,0 +1,72 @@
+//! What the tests of this crate share: the golden models and a way to load them.
+
+use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Storage};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+pub(crate) fn testdata() -> PathBuf {
+    // The GPU archive runs far from the sources and says where its copy lies.
+    std::env::var_os("PHI3_LOADER_TESTDATA").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")),
+        PathBuf::from,
+    )
+}
+
+/// What gguf-py says a slot holds.
+#[derive(serde::Deserialize)]
+pub(crate) struct ExpectedSlot {
+    pub(crate) shape: Vec<u64>,
+    pub(crate) dtype: String,
+    pub(crate) sha256: String,
+    pub(crate) native_sha256: String,
+}
+
+pub(crate) type ExpectedModels = BTreeMap<String, BTreeMap<String, ExpectedSlot>>;
+
+/// The golden models by file name.
+pub(crate) fn expected() -> ExpectedModels {
+    let path = testdata().join("models/expected.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+pub(crate) fn model_path(name: &str) -> PathBuf {
+    testdata().join("models").join(name)
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn go_on(_: &LoadEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Loads every golden model in both storages and compares each slot with the oracle.
+pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
+    for storage in [Storage::F16, Storage::Native] {
+        let mut loader = Loader::new(LoadOptions::new().device(device).storage(storage));
+        for (name, slots) in expected() {
+            let model = loader.load(model_path(&name), &mut go_on).unwrap();
+            let planned: Vec<_> =
+                model.plan().slots().iter().map(|slot| slot.slot.to_string()).collect();
+            for slot in &planned {
+                assert!(slots.contains_key(slot), "{name}: {slot} is not expected");
+            }
+            for (slot, expected) in &slots {
+                assert!(planned.contains(slot), "{name}: {slot} is missing");
+                let slot = slot.parse().unwrap();
+                let view = model.slot(slot).unwrap();
+                let bytes = model.read_slot(slot).unwrap().unwrap();
+                let (want, what) = match storage {
+                    Storage::Native => (&expected.native_sha256, "as stored"),
+                    _ => (&expected.sha256, expected.dtype.as_str()),
+                };
+                assert_eq!(&sha256(&bytes), want, "{name}: {slot} {what}");
+                assert_eq!(view.shape, expected.shape, "{name}: {slot}");
+                assert_eq!(view.bytes, bytes.len() as u64, "{name}: {slot}");
+            }
+        }
+    }
+}

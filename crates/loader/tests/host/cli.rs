@@ -1,0 +1,1 @@
+//! The program: results, messages and exit codes.
