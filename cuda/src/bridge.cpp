@@ -53,6 +53,18 @@ rust::Vec<DecoderInfo> decoders() {
   return out;
 }
 
+bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
+                   rust::Slice<std::uint16_t> halves, bool baseline) noexcept {
+  const decode::TypeInfo* type = decode::find_type(ggml_type);
+  if (type == nullptr || blocks.size() % type->block_bytes != 0 ||
+      halves.size() % type->block_len != 0 ||
+      blocks.size() / type->block_bytes != halves.size() / type->block_len) {
+    return false;
+  }
+  const auto decode_all = baseline ? decode::decode_to_f16_baseline : decode::decode_to_f16;
+  return halves.empty() || decode_all(ggml_type, blocks.data(), halves.data(), halves.size());
+}
+
 rust::Vec<DeviceInfo> cuda_devices() {
   return guarded([] {
     rust::Vec<DeviceInfo> out;

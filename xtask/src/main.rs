@@ -1,2 +1,105 @@
-//! Builds, tests and measures this workspace.
-fn main() {}
+//! `cargo xtask`: builds, tests and measures this workspace, for people and for CI alike.
+//!
+//! Commands set up the environment and call cargo. How kernels are compiled is not decided here but
+//! in the build script of `cuda-sys`, so that a plain `cargo build` does the same.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+
+mod ci;
+mod demo;
+mod gpu_archive;
+mod gpu_tests;
+mod loader_binary;
+mod nvidia;
+mod process;
+mod test;
+mod toolkit;
+mod wheels;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::workspace::cargo;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Synthesise a small Phi-3 model and load it on the best device here
+    Demo,
+    /// Run all tests that need no GPU, doc-tests included
+    Test {
+        /// Passed on to `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the GPU tests; fails where there is no GPU, never skips
+    TestGpu {
+        /// Do not run them: pack them with their data and a runner into this folder, for a host
+        /// that has a driver and no toolchain
+        #[arg(long, value_name = "DIR", conflicts_with = "sanitize")]
+        archive: Option<PathBuf>,
+        /// Run them under this tool of compute-sanitizer: memcheck, racecheck, initcheck, synccheck
+        #[arg(long, value_name = "TOOL")]
+        sanitize: Option<String>,
+    },
+    /// Build the loader with the CUDA device
+    BuildCuda {
+        /// GPU architectures, like 80;90 [default: all since Turing that nvcc knows]
+        #[arg(long, value_name = "LIST")]
+        archs: Option<String>,
+    },
+    /// Bring a pinned nvcc from its wheels into target/
+    Toolkit,
+    /// Run the benchmarks
+    Bench {
+        /// Passed on to `cargo bench`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Feed mutated files to the parser
+    Fuzz {
+        #[arg(default_value_t = 60)]
+        seconds: u64,
+    },
+    /// All that has to pass before a change lands
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Option<Command>) -> anyhow::Result<()> {
+    match command {
+        None => Ok(Arguments::command().print_help()?),
+        Some(Command::Demo) => demo::run(),
+        Some(Command::Test { arguments }) => test::run(&arguments),
+        Some(Command::TestGpu { archive: Some(folder), .. }) => gpu_archive::pack(&folder),
+        Some(Command::TestGpu { archive: None, sanitize }) => gpu_tests::run(sanitize.as_deref()),
+        Some(Command::BuildCuda { archs }) => loader_binary::build_cuda(archs.as_deref()),
+        Some(Command::Toolkit) => toolkit::bring_and_print(),
+        Some(Command::Bench { arguments }) => {
+            // Bench targets alone: the harness of unit tests does not know Criterion's arguments.
+            process::run(cargo(["bench", "--workspace", "--bench", "*"]).args(arguments))
+        }
+        Some(Command::Fuzz { seconds }) => process::run(
+            cargo(["run", "--release", "-p", "gguf-format", "--example", "fuzz", "--"])
+                .arg(seconds.to_string()),
+        ),
+        Some(Command::Ci) => ci::run(),
+    }
+}

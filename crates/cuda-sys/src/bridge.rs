@@ -4,6 +4,7 @@
     missing_docs,
     unreachable_pub,
     elided_lifetimes_in_paths,
+    clippy::multiple_unsafe_ops_per_block,
     reason = "private; the safe wrappers document what users see, and cxx's expansion sets the rest"
 )]
 
@@ -82,6 +83,8 @@ pub(crate) mod ffi {
 
         fn cuda_compiled() -> bool;
         fn decoders() -> Vec<DecoderInfo>;
+        fn decode_to_f16(ggml_type: u32, blocks: &[u8], halves: &mut [u16], baseline: bool)
+        -> bool;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
 

@@ -38,7 +38,7 @@ pub enum Conversion {
     Copy,
     /// Blocks of this ggml type (by ggml's number) are decoded to IEEE half, little-endian.
     ToF16 {
-        /// One of [`decoders`].
+        /// One of [`decoders`](crate::decoders).
         ggml_type: u32,
     },
 }
@@ -60,33 +60,6 @@ pub struct CopyOp {
     pub conversion: Conversion,
     /// Progress unit, from 0. Units finish in order.
     pub unit: u32,
-}
-
-/// A type that the engine can decode to f16.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Decoder {
-    /// ggml's number of the type.
-    pub ggml_type: u32,
-    /// ggml's name of the type, such as `Q4_K`.
-    pub name: String,
-    /// Values in a block.
-    pub block_len: u32,
-    /// Bytes in a block.
-    pub block_bytes: u32,
-}
-
-/// Every type that [`Conversion::ToF16`] takes.
-pub fn decoders() -> Vec<Decoder> {
-    ffi::decoders()
-        .into_iter()
-        .map(|info| Decoder {
-            ggml_type: info.ggml_type,
-            name: info.name,
-            block_len: info.block_len,
-            block_bytes: info.block_bytes,
-        })
-        .collect()
 }
 
 /// How the engine divides its work.

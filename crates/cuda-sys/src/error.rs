@@ -54,6 +54,10 @@ pub struct Error {
 }
 
 impl Error {
+    pub(crate) fn new(code: ErrorCode, context: String) -> Self {
+        Self { code, status: 0, context }
+    }
+
     /// What kind of failure it is.
     pub fn code(&self) -> ErrorCode {
         self.code

@@ -46,17 +46,17 @@
 //! ```
 
 mod bridge;
+mod decode;
 mod device;
 mod engine;
 mod error;
 mod observer;
 
+pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
     cuda_devices,
 };
-pub use engine::{
-    Conversion, CopyOp, Decoder, Engine, EngineConfig, Io, SourceFile, StagingRing, Stats, decoders,
-};
+pub use engine::{Conversion, CopyOp, Engine, EngineConfig, Io, SourceFile, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;

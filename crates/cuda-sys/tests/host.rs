@@ -1,9 +1,10 @@
 //! The conformance suite on host memory.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod conformance;
 
-use conformance::conformance_suite;
-use cuda_sys::{Device, DeviceKind, ErrorCode};
+use conformance::{conformance_suite, goldens};
+use cuda_sys::{Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
 
 conformance_suite!(DeviceKind::Host);
 
@@ -16,4 +17,30 @@ fn a_build_without_cuda_says_so() {
     assert_eq!(error.code(), ErrorCode::DeviceUnavailable);
     assert!(error.context().contains("no CUDA"), "{error}");
     assert_eq!(cuda_sys::cuda_devices().unwrap(), []);
+}
+
+#[test]
+fn every_instruction_set_decodes_as_the_oracle() {
+    for golden in goldens() {
+        let want: Vec<u16> =
+            golden.halves.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
+        for isa in [HostIsa::Best, HostIsa::Baseline] {
+            let mut halves = vec![0; want.len()];
+            decode_to_f16(golden.decoder.ggml_type, &golden.blocks, &mut halves, isa).unwrap();
+            let differs = halves.iter().zip(&want).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "{} {isa:?}: first differing value", golden.decoder.name);
+        }
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let q4_0 = 2;
+    for (ggml_type, blocks, halves) in [(q4_0, 17, 32), (q4_0, 18, 31), (q4_0, 36, 32), (4, 18, 32)]
+    {
+        let error = decode_to_f16(ggml_type, &vec![0; blocks], &mut vec![0; halves], HostIsa::Best)
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{ggml_type} {blocks} {halves}");
+    }
+    decode_to_f16(q4_0, &[], &mut [], HostIsa::Best).unwrap();
 }

@@ -4,8 +4,9 @@
 //! corpus, without the compiler's coverage. In its place it keeps, of each outcome that it has not
 //! seen, the file that led there, and mutates that further. The same seed makes the same files.
 //!
-//! A file that breaks a promise, or takes longer than a second, is left in `fuzz/artifacts`; the
-//! exit status is then 1.
+//! Build it with `RUSTFLAGS="-C overflow-checks=on -C debug-assertions=on"`, so that no overflow
+//! goes unnoticed. A file that breaks a promise, or takes longer than a second, is left in
+//! `fuzz/artifacts`; the exit status is then 1.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write as _};
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
 fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let mut pool = read_corpus(&folder.join("corpus/parse"))?;
+    let seeds = pool.len();
     let mut random = Random(seed);
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     let mut seen = HashSet::new();
@@ -87,7 +89,10 @@ fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
 
     let started = Instant::now();
     while started.elapsed() < time && findings < 10 {
-        let mut bytes = pool[random.below(pool.len())].clone();
+        // Half of the mutants descend from a seed directly, or the many that fail early crowd them
+        // out.
+        let ancestors = if random.below(2) == 0 { seeds } else { pool.len() };
+        let mut bytes = pool[random.below(ancestors)].clone();
         for _ in 0..=random.below(6) {
             mutate(&mut bytes, &pool, &mut random);
         }
@@ -174,7 +179,7 @@ fn mutate(bytes: &mut Vec<u8>, pool: &[Vec<u8>], random: &mut Random) {
             let number = match random.below(3) {
                 0 => NUMBERS[random.below(NUMBERS.len())],
                 1 => random.below(70) as u64,
-                _ => bytes.len() as u64 + 8 - random.below(16) as u64,
+                _ => (bytes.len() + random.below(16)).saturating_sub(8) as u64,
             };
             let width = if random.below(2) == 0 { 4 } else { 8 };
             for (to, from) in bytes.iter_mut().skip(at).zip(&number.to_le_bytes()[..width]) {

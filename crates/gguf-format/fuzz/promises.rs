@@ -1,5 +1,6 @@
 //! What every input must do, whatever it is. Shared by the fuzz target, the fuzzer for stable
 //! toolchains and the tests.
+#![allow(clippy::unwrap_used, reason = "a broken promise is reported by panicking")]
 
 use gguf_format::{Error, Gguf, Limits, Value, ValueType};
 

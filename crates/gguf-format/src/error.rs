@@ -201,7 +201,7 @@ impl fmt::Display for Item {
 #[non_exhaustive]
 pub enum MalformedKind {
     /// The file does not start with `GGUF`.
-    #[error("not a GGUF file: it starts with \"{}\"{}", crate::escape(.found), looks_like_text(.looks_like))]
+    #[error("not a GGUF file: it starts with {}{}", quoted(.found), looks_like_text(.looks_like))]
     BadMagic {
         /// The first four bytes.
         found: [u8; 4],
@@ -511,12 +511,13 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Io { .. } | Self::Shard { kind: ShardKind::Missing { .. }, .. } => ErrorClass::Io,
+            Self::Io { .. } => ErrorClass::Io,
             Self::Truncated { .. }
             | Self::Malformed { .. }
             | Self::Missing { .. }
             | Self::WrongType { .. }
             | Self::OutOfRange { .. }
+            // A missing shard too: the model is cut short, as a truncated file is.
             | Self::Shard { .. } => ErrorClass::Malformed,
             Self::Unsupported { .. } => ErrorClass::Unsupported,
             Self::Limit { .. } => ErrorClass::Limit,
@@ -595,4 +596,86 @@ fn path_text(path: &Path) -> impl fmt::Display + '_ {
 
 fn looks_like_text(looks_like: &Option<&'static str>) -> String {
     looks_like.map_or_else(String::new, |what| format!(", like {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// One error of every kind.
+    fn all() -> Vec<Error> {
+        let (name, key) = (|| String::from("n\n"), || String::from("k\u{1b}"));
+        let malformed = |kind| Error::Malformed { offset: 1, kind };
+        let unsupported = |kind| Error::Unsupported { offset: 1, kind };
+        let shard = |kind| Error::Shard { path: "a\n.gguf".into(), kind };
+        let item = || Item::Key { index: 3 };
+        let ggml_type = GgmlType::Q4_K;
+        vec![
+            Error::Io { path: "a.gguf".into(), source: io::ErrorKind::NotFound.into() },
+            Error::Truncated { item: item(), offset: 1, needed: 2, available: 1 },
+            Error::Incomplete { needed: 3 },
+            malformed(MalformedKind::BadMagic { found: *b"\x1b[2J", looks_like: Some("x") }),
+            malformed(MalformedKind::EmptyKey { index: 0 }),
+            malformed(MalformedKind::EmptyTensorName { index: 0 }),
+            malformed(MalformedKind::InvalidUtf8 { item: item() }),
+            malformed(MalformedKind::UnknownValueType { key: key(), id: 13 }),
+            malformed(MalformedKind::InvalidBool { key: key(), value: 2 }),
+            malformed(MalformedKind::DuplicateKey { key: key() }),
+            malformed(MalformedKind::DuplicateTensor { name: name() }),
+            malformed(MalformedKind::BadAlignment { value: 3 }),
+            malformed(MalformedKind::TooManyDimensions { name: name(), n_dims: 5 }),
+            malformed(MalformedKind::TooManyElements { name: name(), dims: vec![1 << 63] }),
+            malformed(MalformedKind::PartialBlock { name: name(), ggml_type, row_len: 1 }),
+            malformed(MalformedKind::TensorOverflow { name: name(), offset: 0 }),
+            malformed(MalformedKind::MisalignedTensor { name: name(), offset: 1, alignment: 32 }),
+            malformed(MalformedKind::OverlappingTensors { first: name(), second: name() }),
+            unsupported(UnsupportedKind::Version { version: 1 }),
+            unsupported(UnsupportedKind::BigEndian { version: 3 }),
+            unsupported(UnsupportedKind::UnknownTensorType { name: name(), id: 99 }),
+            unsupported(UnsupportedKind::RemovedTensorType {
+                name: name(),
+                id: 4,
+                removed: "Q4_2",
+            }),
+            Error::Limit { offset: 1, what: "x", value: 2, limit: 1 },
+            Error::Missing { key: key() },
+            Error::WrongType { key: key(), expected: "u32", found: "string" },
+            Error::OutOfRange { key: key(), expected: "u32", value: -1 },
+            shard(ShardKind::Missing { no: 1, count: 2 }),
+            shard(ShardKind::BadName { no: 1, count: 2 }),
+            shard(ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 }),
+            shard(ShardKind::Foreign { why: "x" }),
+            shard(ShardKind::TensorCount { expected: 1, found: 2 }),
+            shard(ShardKind::DuplicateTensor { name: name() }),
+        ]
+    }
+
+    #[test]
+    fn the_list_of_codes_is_that_of_the_errors() {
+        let listed: BTreeSet<_> = Error::ALL_CODES.iter().copied().collect();
+        assert_eq!(listed.len(), Error::ALL_CODES.len());
+        assert_eq!(all().iter().map(Error::code).collect::<BTreeSet<_>>(), listed);
+        assert!(listed.iter().all(|code| code.starts_with("GGUF_")));
+    }
+
+    #[test]
+    fn messages_are_one_line_without_control_characters() {
+        for error in all() {
+            let message = error.to_string();
+            assert!(!message.is_empty() && !message.chars().any(char::is_control), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn naming_the_file_changes_neither_code_nor_class_nor_help() {
+        for error in all() {
+            let (code, class, help) = (error.code(), error.class(), error.help());
+            let named = error.in_file(Path::new("model.gguf"));
+            assert_eq!((named.code(), named.class(), named.help()), (code, class, help));
+            assert!(named.path().is_some());
+            assert!(!matches!(named.without_path(), Error::InFile { .. }));
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::fmt::{self, Write as _};
 pub struct Escaped<'a> {
     bytes: &'a [u8],
     max_chars: usize,
+    in_quotes: bool,
 }
 
 /// Displays `text` with control characters, bidirectional and invisible controls, line separators
@@ -24,7 +25,7 @@ pub struct Escaped<'a> {
 /// ```
 #[must_use]
 pub fn escape<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
-    Escaped { bytes: text.as_ref(), max_chars: usize::MAX }
+    Escaped { bytes: text.as_ref(), max_chars: usize::MAX, in_quotes: false }
 }
 
 impl Escaped<'_> {
@@ -38,6 +39,17 @@ impl Escaped<'_> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.in_quotes {
+            return self.write_text(f);
+        }
+        f.write_char('"')?;
+        self.write_text(f)?;
+        f.write_char('"')
+    }
+}
+
+impl Escaped<'_> {
+    fn write_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = self.max_chars;
         for chunk in self.bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
@@ -45,7 +57,11 @@ impl fmt::Display for Escaped<'_> {
                     return f.write_char('…');
                 }
                 left = left.saturating_sub(1);
-                write_char(f, c)?;
+                match c {
+                    // Or a name could end the quotation and go on in our words.
+                    '"' if self.in_quotes => f.write_str("\\\"")?,
+                    c => write_char(f, c)?,
+                }
             }
             for byte in chunk.invalid() {
                 if left == 0 {
@@ -84,17 +100,14 @@ fn is_invisible_control(c: char) -> bool {
         | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `"name"`, escaped and shortened: how errors show names.
-pub(crate) fn quoted<T: AsRef<[u8]> + ?Sized>(text: &T) -> Quoted<'_> {
-    Quoted(escape(text).shortened(96))
+/// `"text"`, escaped.
+pub(crate) fn quoted_in_full<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
+    Escaped { in_quotes: true, ..escape(text) }
 }
 
-pub(crate) struct Quoted<'a>(Escaped<'a>);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0)
-    }
+/// `"name"`, escaped and shortened: how errors show names.
+pub(crate) fn quoted<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
+    quoted_in_full(text).shortened(96)
 }
 
 #[cfg(test)]
@@ -126,6 +139,12 @@ mod tests {
     #[test]
     fn backslashes_are_doubled_so_that_an_escape_cannot_be_forged() {
         assert_eq!(escape("\\u{1b}").to_string(), "\\\\u{1b}");
+    }
+
+    #[test]
+    fn a_quoted_name_cannot_end_its_quotation() {
+        assert_eq!(quoted("a\" is fine").to_string(), r#""a\" is fine""#);
+        assert_eq!(escape("a\"b").to_string(), "a\"b");
     }
 
     #[test]

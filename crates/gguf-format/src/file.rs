@@ -164,7 +164,8 @@ fn read_header(file: &File, len: u64, limits: &Limits) -> Result<OwnedGguf, Pars
         match OwnedGguf::parse(HeaderBytes::Owned(bytes), len, limits) {
             Ok(gguf) => return Ok(gguf),
             Err((HeaderBytes::Owned(read), Error::Incomplete { needed })) => {
-                wanted = (read.len() as u64).saturating_mul(4).max(needed);
+                let more = (read.len() as u64).saturating_mul(4);
+                wanted = more.max(needed.saturating_add(FIRST_READ));
                 bytes = read;
             }
             Err((_, error)) => return Err(ParseFileError::Gguf(error)),

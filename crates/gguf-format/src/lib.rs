@@ -1,4 +1,91 @@
 //! GGUF files as typed, bounds-proven data.
+//!
+//! GGUF is the file format of llama.cpp and its relatives: key-value metadata, a list of tensors,
+//! and their data. This crate reads everything but the data, and proves it: after parsing, every
+//! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file,
+//! aligned and its own. What uses the catalogue need not check again.
+//!
+//! It makes no difference who wrote the file. Parsing is total over any bytes: it does not panic,
+//! overflow, recurse or allocate by what the file announces, takes linear time, and costs nothing
+//! that is not asked for: names, strings and arrays are borrowed, and a vocabulary is skipped in
+//! one pass, not decoded.
+//!
+//! # The whole use
+//!
+//! ```
+//! use gguf_format::{ErrorClass, GgmlType, GgufFile, Strings};
+//!
+//! # use gguf_format::write::GgufWriter;
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("model.gguf");
+//! # let bytes = GgufWriter::new()
+//! #     .kv("general.architecture", "phi3")
+//! #     .kv("phi3.block_count", 32u32)
+//! #     .kv("tokenizer.ggml.tokens", vec!["<s>".to_owned(), "</s>".to_owned()])
+//! #     .tensor("token_embd.weight", &[256, 2], GgmlType::Q4_K)
+//! #     .to_bytes(|_, _| ()).unwrap();
+//! # std::fs::write(&path, bytes).unwrap();
+//! // Any shard of a split model will do.
+//! let model = match GgufFile::open(&path) {
+//!     Ok(model) => model,
+//!     Err(error) => {
+//!         eprintln!("error[{}]: {error}", error.code());
+//!         if let Some(help) = error.help() {
+//!             eprintln!("help: {help}");
+//!         }
+//!         std::process::exit(if error.class() == ErrorClass::Malformed { 3 } else { 1 });
+//!     }
+//! };
+//!
+//! // Typed metadata. Errors name the key, what was expected and what was found.
+//! let metadata = model.metadata();
+//! let architecture: &str = metadata.require("general.architecture")?;
+//! let layers: u32 = metadata.require(&format!("{architecture}.block_count"))?;
+//! let window: Option<u32> = metadata.optional("phi3.attention.sliding_window")?;
+//! assert_eq!((architecture, layers, window), ("phi3", 32, None));
+//!
+//! // Arrays are decoded as they are read.
+//! let tokens: Strings<'_> = metadata.require("tokenizer.ggml.tokens")?;
+//! assert_eq!(tokens.len(), 2);
+//! for token in tokens {
+//!     assert!(token?.ends_with("s>"));
+//! }
+//!
+//! // The catalogue, in file order or by name.
+//! let tensor = model.tensor("token_embd.weight").expect("the model has an embedding");
+//! assert_eq!(tensor.shape().dims(), [256, 2]);
+//! assert_eq!(tensor.ggml_type(), GgmlType::Q4_K);
+//! assert_eq!(tensor.byte_len(), 2 * 144);
+//! let file = model.shards()[tensor.shard()].file();
+//! // ... read `tensor.range()` of `file`.
+//! # let _ = file;
+//! # Ok::<(), gguf_format::Error>(())
+//! ```
+//!
+//! Names and strings come from the file: print them through [`escape()`], as all messages of this
+//! crate do.
+//!
+//! # Where to start
+//!
+//! | you have | use |
+//! |---|---|
+//! | a path | [`GgufFile::open`]: one file or all shards, safe whatever happens to the file |
+//! | a path, and nobody changes the file | [`GgufFile::map`], unsafe: data without copying |
+//! | the bytes of a file | [`Gguf::parse`] |
+//! | the first bytes of a file, say of a download | [`Gguf::parse_header`] |
+//! | a file to be made | [`write::GgufWriter`] |
+//!
+//! # What is read
+//!
+//! Versions 2 and 3, little-endian; version 1 and big-endian files are refused by name. All value
+//! types, arrays of arrays included, and all tensor types of [`GgmlType`]. Where the
+//! specification and the tools leave room, [`Gguf`] says what was decided. How much a header may
+//! ask for is bounded by [`Limits`]; what exceeds them is an [`Error`] apart from what is broken.
+//!
+//! # Unsafe code
+//!
+//! Denied, except in the one module that maps files. Nothing else of the crate needs it:
+//! [`GgufFile::open`] reads headers into memory.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(

@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use std::marker::PhantomData;
 
 use crate::error::{Error, Item, MalformedKind};
-use crate::escape;
+use crate::escape::quoted_in_full;
 use crate::reader::Reader;
 use crate::skip;
 
@@ -189,7 +189,7 @@ impl fmt::Display for Value<'_> {
             Self::I32(v) => v.fmt(f),
             Self::F32(v) => v.fmt(f),
             Self::Bool(v) => v.fmt(f),
-            Self::String(v) => write!(f, "\"{}\"", escape(v)),
+            Self::String(v) => quoted_in_full(v).fmt(f),
             Self::Array(v) => write!(f, "array of {} {}", v.len(), v.element_type()),
             Self::U64(v) => v.fmt(f),
             Self::I64(v) => v.fmt(f),

@@ -1,5 +1,6 @@
 //! The fuzzers' seed corpus: each file does what its name says, `valid.` or the code of its error.
 //! Inputs that a fuzzer found are added here under such a name.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../fuzz/promises.rs"]
 mod promises;

@@ -1,4 +1,5 @@
 //! What typed questions to the metadata answer.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
 

@@ -1,4 +1,5 @@
 //! Generated files: valid ones are read back as they were written, mutated ones never panic.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
 
@@ -10,6 +11,7 @@ use gguf_format::{Array, Error, GgmlType, Gguf, Limits, Value};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::FileFailurePersistence;
 
 fn value() -> impl Strategy<Value = WriteValue> {
     prop_oneof![
@@ -199,7 +201,15 @@ fn mutate(bytes: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
+/// Failures are remembered beside this file, to be run first from then on.
+fn config() -> ProptestConfig {
+    let file = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
+}
+
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn what_is_written_is_read_back(model in model()) {
         let layout = model.writer().layout().unwrap();

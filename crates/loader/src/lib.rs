@@ -27,6 +27,7 @@
 //! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
 //! library user turns it off with `default-features = false`.
 
+pub mod c_weights;
 mod device_choice;
 mod error;
 mod event;

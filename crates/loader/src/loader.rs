@@ -15,8 +15,8 @@ use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Measured on an H100: eight readers fill the link, more only contend for it.
-const CUDA_READERS: usize = 8;
+/// Measured on an H100: twelve readers fill the link, more only contend for it.
+const CUDA_READERS: usize = 12;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
 const DEPTH: u32 = 2;
@@ -89,9 +89,21 @@ impl Loader {
         path: impl AsRef<Path>,
         observer: &mut impl Observer,
     ) -> Result<LoadedModel, Error> {
+        let result = self.load_with_session(path.as_ref(), observer);
+        if let Err(Error::Engine(_)) = &result {
+            // What a failed device still does is unknown: the next load opens it anew.
+            self.session = None;
+        }
+        result
+    }
+
+    fn load_with_session(
+        &mut self,
+        path: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<LoadedModel, Error> {
         let start = Instant::now();
-        let observer: &mut dyn Observer = observer;
-        let source = Source::open(path.as_ref(), &self.options.limits)?;
+        let source = Source::open(path, &self.options.limits)?;
         let Planned { config, plan } = plan(&source, self.options.storage)?;
         log_model(source.path(), &config, &plan);
         emit(observer, &LoadEvent::Opened { path: source.path(), config: &config })?;

@@ -22,17 +22,18 @@ pub(crate) fn compare(
         let expected = reproduce(op, source, &host, &mut engine)?;
         let mut found = vec![0; expected.len()];
         buffer.read(op.dest.start, &mut found)?;
-        match found.iter().zip(&expected).position(|(a, b)| a != b) {
-            None => Ok(()),
-            Some(at) => Err(Error::Verification {
-                what: format!(
-                    "tensor {} differs from the file at byte {at} of {} on {}",
-                    gguf_format::escape(op.tensor.as_ref()),
-                    expected.len(),
-                    buffer.device()
-                ),
-            }),
+        if found == expected {
+            return Ok(());
         }
+        let at = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(expected.len());
+        Err(Error::Verification {
+            what: format!(
+                "tensor {} differs from the file at byte {at} of {} on {}",
+                gguf_format::escape(op.tensor.as_ref()),
+                expected.len(),
+                buffer.device()
+            ),
+        })
     })
 }
 

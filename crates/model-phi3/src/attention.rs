@@ -75,6 +75,6 @@ mod tests {
     #[test]
     fn scale_is_the_inverse_root() {
         assert_eq!(AttentionShape::new(1, 1, 64).scale, 0.125);
-        assert_eq!(AttentionShape::new(1, 1, 96).scale, 0.102_062_07);
+        assert_eq!(AttentionShape::new(1, 1, 96).scale, 0.102_062_08);
     }
 }

@@ -1,14 +1,14 @@
 //! Which tensor of the file holds which weight.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gguf_format::{GgmlType, Shape, TensorInfo, escape};
+use gguf_format::{GgmlType, TensorInfo};
 
 use crate::config::{Architecture, Phi3Config, check_layers};
-use crate::error::{Error, ErrorClass, SHOWN_CHARS};
+use crate::error::Error;
+use crate::problems::{Misfit, Problem, Problems};
 use crate::rope::RopeScaling;
 use crate::slot::Slot;
 
@@ -17,9 +17,6 @@ pub(crate) const OUTPUT: &str = "output.weight";
 const OUTPUT_NORM: &str = "output_norm.weight";
 const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
 const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
-
-/// Problems that a message lists before it only counts the rest.
-const SHOWN_PROBLEMS: usize = 20;
 
 /// Bytes of one file of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -109,177 +106,6 @@ impl TensorMap {
     #[must_use]
     pub fn tensors(&self) -> &[BoundTensor] {
         &self.tensors
-    }
-}
-
-/// Everything that keeps the tensors of a file from being the model of its configuration.
-///
-/// Displays the first twenty, one a line, and the number of the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems {
-    problems: Vec<Problem>,
-}
-
-impl Problems {
-    /// The problems: at least one, in the order of the forward pass.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Problem] {
-        &self.problems
-    }
-
-    /// [`Malformed`](ErrorClass::Malformed) where anything is missing, misshapen or contradictory;
-    /// [`Unsupported`](ErrorClass::Unsupported) where the model is whole, but has more than a
-    /// Phi-3 or has it in another form.
-    #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        if self.problems.iter().all(Problem::is_foreign) {
-            ErrorClass::Unsupported
-        } else {
-            ErrorClass::Malformed
-        }
-    }
-}
-
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Self::Binding(Problems { problems: vec![problem] })
-    }
-}
-
-impl std::error::Error for Problems {}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the tensors of the file do not make the model that its metadata describe:")?;
-        for problem in self.problems.iter().take(SHOWN_PROBLEMS) {
-            write!(f, "\n  {problem}")?;
-        }
-        match self.problems.len().saturating_sub(SHOWN_PROBLEMS) {
-            0 => Ok(()),
-            more => write!(f, "\n  and {more} more"),
-        }
-    }
-}
-
-/// One thing that is wrong with the tensors of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Problem {
-    /// A tensor is not there.
-    Missing {
-        /// Its name.
-        name: String,
-        /// The tensors that could stand in its place, where there are such.
-        alternative: Option<String>,
-    },
-    /// A tensor has no place in the model.
-    Unexpected {
-        /// Its name, as in the file.
-        name: String,
-        /// Why not.
-        reason: Misfit,
-    },
-    /// A tensor has other dimensions than the configuration says.
-    Misshapen {
-        /// Its name.
-        name: String,
-        /// The dimensions it should have, in the file's order (contiguous first).
-        expected: String,
-        /// The dimensions it has.
-        found: Shape,
-    },
-    /// A weight is there twice, fused and split.
-    FusedAndSplit {
-        /// The fused tensor.
-        fused: String,
-        /// One of the split tensors.
-        split: String,
-    },
-    /// A tensor that is never converted has another type than consumers read.
-    WrongType {
-        /// Its name.
-        name: String,
-        /// The type it should have.
-        expected: GgmlType,
-        /// The type it has.
-        found: GgmlType,
-    },
-}
-
-/// Why a tensor has no place in the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Misfit {
-    /// Its layer does not exist by `block_count`.
-    NoSuchLayer,
-    /// It is a bias, and Phi-3 has none.
-    Bias,
-    /// It is `rope_freqs.weight`: the frequency factors of Llama 3, which have no slot.
-    FrequencyFactors,
-    /// Phi-3 has no tensor of this name.
-    Unknown,
-}
-
-impl Misfit {
-    fn of(name: &str, layers: u32) -> Self {
-        if layer_of(name).is_some_and(|layer| layer >= layers) {
-            Self::NoSuchLayer
-        } else if name.ends_with(".bias") {
-            Self::Bias
-        } else if name == "rope_freqs.weight" {
-            Self::FrequencyFactors
-        } else {
-            Self::Unknown
-        }
-    }
-}
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSuchLayer => "the model has no such layer",
-            Self::Bias => "Phi-3 has no biases",
-            Self::FrequencyFactors => "Phi-3 has no frequency factors of this kind",
-            Self::Unknown => "Phi-3 has no tensor of this name",
-        })
-    }
-}
-
-impl Problem {
-    /// Whether the file itself is sound, only the model is another or in another form.
-    fn is_foreign(&self) -> bool {
-        match self {
-            Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,
-            Self::WrongType { .. } => true,
-            Self::Missing { .. } | Self::Misshapen { .. } | Self::FusedAndSplit { .. } => false,
-        }
-    }
-
-    pub(crate) fn missing(name: &str) -> Self {
-        Self::Missing { name: name.to_owned(), alternative: None }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { name, alternative: None } => write!(f, "missing: {name}"),
-            Self::Missing { name, alternative: Some(alternative) } => {
-                write!(f, "missing: {name} (or {alternative})")
-            }
-            Self::Unexpected { name, reason } => {
-                write!(f, "unexpected: {}, {reason}", escape(name).shortened(SHOWN_CHARS))
-            }
-            Self::Misshapen { name, expected, found } => {
-                write!(f, "wrong shape: {name} is {found}, expected {expected}")
-            }
-            Self::FusedAndSplit { fused, split } => {
-                write!(f, "twice: {fused} holds the weights that {split} holds too")
-            }
-            Self::WrongType { name, expected, found } => {
-                write!(f, "wrong type: {name} is {found}, expected {expected}")
-            }
-        }
     }
 }
 
@@ -446,8 +272,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn finish(mut self) -> Result<TensorMap, Error> {
-        if !self.problems.is_empty() {
-            return Err(Problems { problems: self.problems }.into());
+        if let Some(problems) = Problems::new(self.problems) {
+            return Err(problems.into());
         }
         self.bound
             .sort_by_key(|tensor| (tensor.unit, tensor.source.shard, tensor.source.range.start));
@@ -543,10 +369,4 @@ fn layer_tensor(layer: u32, stem: &str) -> String {
 fn same_dims(found: &[u64], expected: &[u64]) -> bool {
     let beyond = found.get(expected.len()..).unwrap_or_default();
     found.starts_with(expected) && beyond.iter().all(|&dim| dim == 1)
-}
-
-/// The layer that a tensor name speaks of.
-fn layer_of(name: &str) -> Option<u32> {
-    let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
-    layer.parse().ok()
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo};
 
 use crate::attention::AttentionShape;
-use crate::binding::{OUTPUT, Problem, TOKEN_EMBEDDING};
+use crate::binding::{OUTPUT, TOKEN_EMBEDDING};
 use crate::error::Error;
+use crate::problems::Problem;
 use crate::rope::{Rope, RopeScaling, RopeStyle};
 
 /// The base of RoPE frequencies where the file does not say, as in llama.cpp.

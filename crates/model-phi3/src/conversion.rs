@@ -49,3 +49,25 @@ impl Conversion {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_phi_3_is_published_in_converts() {
+        let refused: Vec<&str> = GgmlType::ALL
+            .iter()
+            .filter(|ggml_type| Conversion::to_f16(**ggml_type).is_none())
+            .map(|ggml_type| ggml_type.name())
+            .collect();
+        let expected = ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "NVFP4", "Q1_0"];
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn halves_are_copied_and_the_rest_decoded() {
+        assert_eq!(Conversion::to_f16(GgmlType::F16), Some(Conversion::Copy));
+        assert_eq!(Conversion::to_f16(GgmlType::Q6_K), Some(Conversion::ToF16(GgmlType::Q6_K)));
+    }
+}

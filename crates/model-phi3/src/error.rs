@@ -1,6 +1,6 @@
 //! Why a file gives no model, by whose fault.
 
-use crate::binding::Problems;
+use crate::problems::Problems;
 use gguf_format::{GgmlType, escape};
 
 /// Characters of a name or value that a message shows at most.

@@ -1,5 +1,7 @@
 //! Where every byte of the model goes: the load plan.
 
+mod verify;
+
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -16,8 +18,6 @@ use crate::weights::Phi3Weights;
 
 /// Every tensor starts on a multiple of this many bytes in the arena, as `cudaMalloc` aligns.
 const ALIGNMENT: u64 = 256;
-
-const F16_BYTES: u64 = 2;
 
 /// How weights are kept in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -334,148 +334,10 @@ impl LoadPlan {
 
 const TOO_LARGE: Error = Error::TooLarge { what: "the model in device memory" };
 
-/// Proof that a plan is sound, independent of how it was made.
-impl LoadPlan {
-    /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
-    ///
-    /// * transfers are in order of units; their destinations follow each other inside the arena,
-    ///   aligned, without overlap; the arena ends with the last of them;
-    /// * every transfer writes as many bytes as its conversion makes of those it reads; no byte of
-    ///   a file is read twice; the sums are the ones stated;
-    /// * every weight of the model is there once, in order, with shape and format that account for
-    ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
-    ///   is the token embedding.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidPlan`] with the first rule that is broken.
-    pub fn verify(&self) -> Result<(), Error> {
-        self.verify_destinations()?;
-        self.verify_sources()?;
-        self.verify_slots()?;
-        self.verify_tiling()
-    }
-
-    fn verify_destinations(&self) -> Result<(), Error> {
-        let (mut end, mut unit) = (0, 1);
-        for op in &self.ops {
-            let PlanOp { tensor, dest, .. } = op;
-            if dest.start < end || !dest.start.is_multiple_of(ALIGNMENT) || dest.is_empty() {
-                return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
-            }
-            if op.unit < unit || op.unit > self.units() {
-                return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
-            }
-            (end, unit) = (dest.end, op.unit);
-        }
-        match end.checked_next_multiple_of(ALIGNMENT) {
-            Some(arena) if arena == self.device_bytes => Ok(()),
-            _ => Err(fault(format!("the arena has {} bytes, used are {end}", self.device_bytes))),
-        }
-    }
-
-    fn verify_sources(&self) -> Result<(), Error> {
-        let mut sources: Vec<&PlanOp> = self.ops.iter().collect();
-        sources.sort_by_key(|op| (op.source.shard, op.source.range.start));
-        let mut total = 0_u64;
-        let mut previous: Option<&SourceRange> = None;
-        for op in sources {
-            let PlanOp { tensor, source, dest, .. } = op;
-            let written = match op.conversion {
-                Conversion::Copy => length(&source.range),
-                Conversion::ToF16(ggml_type) => length(&source.range)
-                    .and_then(|bytes| elements_in(ggml_type, bytes)?.checked_mul(F16_BYTES)),
-            };
-            if written.is_none() || written != length(dest) {
-                return Err(fault(format!(
-                    "{tensor} has bytes {:?} for {dest:?} ({:?})",
-                    source.range, op.conversion
-                )));
-            }
-            if previous.is_some_and(|previous| {
-                previous.shard == source.shard && previous.range.end > source.range.start
-            }) {
-                return Err(fault(format!("{tensor} shares bytes of the file with another")));
-            }
-            previous = Some(source);
-            total = length(&source.range)
-                .and_then(|bytes| total.checked_add(bytes))
-                .ok_or_else(|| fault("the bytes to read exceed 64 bits"))?;
-        }
-        if total == self.source_bytes {
-            return Ok(());
-        }
-        Err(fault(format!("{total} bytes are read, stated are {}", self.source_bytes)))
-    }
-
-    fn verify_slots(&self) -> Result<(), Error> {
-        let found = self.slots.iter().map(|planned| planned.slot);
-        if !found.clone().filter(|slot| !slot.is_rope_factors()).eq(Slot::required(self.layers)) {
-            return Err(fault(format!("the weights are not those of {} layers", self.layers)));
-        }
-        if !found.is_sorted_by(|a, b| a < b) {
-            return Err(fault("the weights are not in order"));
-        }
-        for planned in &self.slots {
-            let PlannedSlot { slot, dest, shape, row_bytes, .. } = planned;
-            let (rows, cols) = match **shape {
-                [cols] => (1, cols),
-                [rows, cols] => (rows, cols),
-                _ => return Err(fault(format!("{slot} has the shape {shape:?}"))),
-            };
-            if planned.format.ggml_type().bytes_for(cols) != Some(*row_bytes)
-                || rows.checked_mul(*row_bytes) != length(dest)
-            {
-                return Err(fault(format!("{slot}, {shape:?}, does not take the bytes {dest:?}")));
-            }
-        }
-        Ok(())
-    }
-
-    fn verify_tiling(&self) -> Result<(), Error> {
-        let mut parts: Vec<&PlannedSlot> =
-            self.slots.iter().filter(|planned| !self.is_tied_output(planned)).collect();
-        parts.sort_by_key(|planned| (planned.op, planned.dest.start));
-        let mut parts = parts.into_iter().peekable();
-        for (position, op) in self.ops.iter().enumerate() {
-            let mut end = op.dest.start;
-            while let Some(part) =
-                parts.next_if(|part| part.op == position && part.dest.start == end)
-            {
-                if part.tensor != op.tensor {
-                    return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
-                }
-                end = part.dest.end;
-            }
-            if end != op.dest.end {
-                return Err(fault(format!("the weights of {} do not tile it", op.tensor)));
-            }
-        }
-        match parts.next() {
-            None => Ok(()),
-            Some(part) => Err(fault(format!("{} is outside its tensor", part.slot))),
-        }
-    }
-
-    fn is_tied_output(&self, planned: &PlannedSlot) -> bool {
-        planned.slot == Slot::Output
-            && self.slot(Slot::TokenEmbedding).is_some_and(|embedding| {
-                PlannedSlot { slot: Slot::Output, ..embedding.clone() } == *planned
-            })
-    }
-}
-
 fn fault(fault: impl Into<String>) -> Error {
     Error::InvalidPlan { fault: fault.into() }
 }
 
 fn length(range: &Range<u64>) -> Option<u64> {
     range.end.checked_sub(range.start)
-}
-
-/// Elements that `bytes` bytes of whole blocks hold.
-fn elements_in(ggml_type: GgmlType, bytes: u64) -> Option<u64> {
-    let blocks = bytes.checked_div(ggml_type.block_bytes())?;
-    let elements = blocks.checked_mul(ggml_type.block_len())?;
-    (ggml_type.bytes_for(elements) == Some(bytes)).then_some(elements)
 }

@@ -73,9 +73,9 @@ pub enum TypeMix {
 
 /// The text is none of the names of a [`Preset`], [`Layout`] or [`TypeMix`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {expected}")]
+#[error("expected one of {}", .expected.join(", "))]
 pub struct ParsePresetError {
-    expected: &'static str,
+    expected: &'static [&'static str],
 }
 
 /// Names in both directions from one list.
@@ -102,9 +102,8 @@ macro_rules! named {
             type Err = ParsePresetError;
 
             fn from_str(name: &str) -> Result<Self, Self::Err> {
-                const EXPECTED: &str = concat!($( $name, " " ),+);
                 let known = Self::ALL.iter().find(|known| known.name() == name);
-                known.copied().ok_or(ParsePresetError { expected: EXPECTED.trim_ascii_end() })
+                known.copied().ok_or(ParsePresetError { expected: &[$( $name ),+] })
             }
         }
     };

@@ -145,29 +145,14 @@ fn decoder(ggml_type: u32) -> Decoder {
     decoders().into_iter().find(|decoder| decoder.ggml_type == ggml_type).unwrap()
 }
 
-fn is_nan(half: [u8; 2]) -> bool {
-    u16::from_le_bytes(half) & 0x7fff > 0x7c00
+/// Blocks of one type, and the halves that gguf-py makes of them.
+pub(crate) struct Golden {
+    pub(crate) decoder: Decoder,
+    pub(crate) blocks: Vec<u8>,
+    pub(crate) halves: Vec<u8>,
 }
 
-/// Bit for bit, except that one NaN is as good as another: IEEE does not say which comes out.
-fn assert_halves_equal(got: &[u8], want: &[u8], what: &str) {
-    assert_eq!(got.len(), want.len(), "{what}: length");
-    let differs = got
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .zip(want.as_chunks::<2>().0)
-        .position(|(a, b)| a != b && !(is_nan(*a) && is_nan(*b)));
-    assert_eq!(differs, None, "{what}: first differing element");
-}
-
-struct Golden {
-    decoder: Decoder,
-    blocks: Vec<u8>,
-    halves: Vec<u8>,
-}
-
-fn goldens() -> Vec<Golden> {
+pub(crate) fn goldens() -> Vec<Golden> {
     let read = |name: String| {
         let path = testdata().join("decode").join(name);
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -184,7 +169,7 @@ fn goldens() -> Vec<Golden> {
 
 /// Every decoder gives what gguf-py gives, however the blocks are cut into chunks and wherever in
 /// the file they start.
-pub fn decodes_as_the_oracle(kind: DeviceKind) {
+pub(crate) fn decodes_as_the_oracle(kind: DeviceKind) {
     for config in [SMALL, EngineConfig { readers: 2, depth: 1, chunk_bytes: 1 << 20 }] {
         let mut bench = Bench::new(kind, config);
         for golden in goldens() {
@@ -194,14 +179,15 @@ pub fn decodes_as_the_oracle(kind: DeviceKind) {
                 let op = decode(&golden.decoder, lead as u64, blocks, 0);
                 let got = bench.load(&file, Io::Read, &[op], op.dest_bytes).unwrap();
                 let what = format!("{} at byte {lead}, {config:?}", golden.decoder.name);
-                assert_halves_equal(&got, &golden.halves, &what);
+                let differs = got.iter().zip(&golden.halves).position(|(a, b)| a != b);
+                assert_eq!(differs, None, "{what}: first differing byte");
             }
         }
     }
 }
 
 /// Each way of reading gives the same bytes under every division of the work.
-pub fn copies_exactly_under_every_division(kind: DeviceKind) {
+pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
     let bytes = noise(300_001);
     let file = file_of(&bytes);
     for io in IOS {
@@ -222,7 +208,7 @@ pub fn copies_exactly_under_every_division(kind: DeviceKind) {
 }
 
 /// Many small tensors of different kinds share chunks and still land where they belong.
-pub fn small_tensors_share_chunks(kind: DeviceKind) {
+pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
     let f32_type = decoder(F32);
     let tensors = 3000_u64;
     let mut source = Vec::new();
@@ -262,7 +248,7 @@ pub fn small_tensors_share_chunks(kind: DeviceKind) {
 }
 
 /// Units are reported in order, the last report is complete, and bytes never go back.
-pub fn reports_progress_in_order(kind: DeviceKind) {
+pub(crate) fn reports_progress_in_order(kind: DeviceKind) {
     let file = file_of(&noise(1 << 20));
     let ops: Vec<_> = (0..16)
         .map(|unit| copy(u64::from(unit) << 16, 1 << 16, u64::from(unit) << 16, unit))
@@ -282,7 +268,7 @@ pub fn reports_progress_in_order(kind: DeviceKind) {
 }
 
 /// An empty list of operations is a success, and units without bytes are complete.
-pub fn nothing_to_do_is_done(kind: DeviceKind) {
+pub(crate) fn nothing_to_do_is_done(kind: DeviceKind) {
     let file = file_of(b"");
     let mut bench = Bench::new(kind, SMALL);
     let mut dest = bench.device.allocate(0).unwrap();
@@ -300,7 +286,7 @@ pub fn nothing_to_do_is_done(kind: DeviceKind) {
 }
 
 /// Cancelling stops with its own code, and the engine works again afterwards.
-pub fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
+pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
     let bytes = noise(1 << 20);
     let file = file_of(&bytes);
     let mut bench = Bench::new(kind, SMALL);
@@ -314,7 +300,7 @@ pub fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
 }
 
 /// A panic in the observer comes out with its payload, after the engine has cleaned up.
-pub fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
+pub(crate) fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
     let bytes = noise(1 << 20);
     let file = file_of(&bytes);
     let mut bench = Bench::new(kind, SMALL);
@@ -329,7 +315,7 @@ pub fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
 }
 
 /// A file that is shorter than it was when its operations were checked is a typed error.
-pub fn a_truncated_file_is_noticed(kind: DeviceKind) {
+pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
     let file = file_of(&noise(100_000));
     let mut bench = Bench::new(kind, SMALL);
     let mut dest = bench.device.allocate(100_000).unwrap();
@@ -349,7 +335,7 @@ pub fn a_truncated_file_is_noticed(kind: DeviceKind) {
 }
 
 /// A descriptor that cannot be read is an I/O error with errno.
-pub fn a_failing_read_carries_errno(kind: DeviceKind) {
+pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
     let directory = File::open("/").unwrap();
     let mut bench = Bench::new(kind, SMALL);
     let mut dest = bench.device.allocate(16).unwrap();
@@ -365,7 +351,7 @@ pub fn a_failing_read_carries_errno(kind: DeviceKind) {
 }
 
 /// Operations that would read or write where they must not are refused before anything moves.
-pub fn bad_operations_are_refused(kind: DeviceKind) {
+pub(crate) fn bad_operations_are_refused(kind: DeviceKind) {
     let file = file_of(&noise(4096));
     let q8_0 = decoder(8);
     let mut bench = Bench::new(kind, SMALL);
@@ -398,7 +384,7 @@ pub fn bad_operations_are_refused(kind: DeviceKind) {
 }
 
 /// Configurations outside the documented range are refused.
-pub fn bad_configurations_are_refused(kind: DeviceKind) {
+pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     for config in [
         EngineConfig { readers: 0, ..SMALL },
@@ -412,7 +398,7 @@ pub fn bad_configurations_are_refused(kind: DeviceKind) {
 }
 
 /// More memory than any device has is a typed error.
-pub fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
+pub(crate) fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let error = device.allocate(1 << 52).unwrap_err();
     assert_eq!(error.code(), ErrorCode::OutOfMemory);
@@ -420,7 +406,7 @@ pub fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
 }
 
 /// The driver agrees about where a buffer lives, and ranges outside it are refused.
-pub fn buffers_know_where_they_live(kind: DeviceKind) {
+pub(crate) fn buffers_know_where_they_live(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let memory = device.memory().unwrap();
     assert!(memory.free > 0 && memory.free <= memory.total);
@@ -438,7 +424,7 @@ pub fn buffers_know_where_they_live(kind: DeviceKind) {
 }
 
 /// Buffers and engines may be made on one thread, used on another and dropped on a third.
-pub fn handles_move_between_threads(kind: DeviceKind) {
+pub(crate) fn handles_move_between_threads(kind: DeviceKind) {
     let bytes = noise(50_000);
     let file = file_of(&bytes);
     let mut bench = std::thread::spawn(move || Bench::new(kind, SMALL)).join().unwrap();
@@ -453,7 +439,7 @@ pub fn handles_move_between_threads(kind: DeviceKind) {
 }
 
 /// Several engines on one device do not disturb each other.
-pub fn engines_run_side_by_side(kind: DeviceKind) {
+pub(crate) fn engines_run_side_by_side(kind: DeviceKind) {
     let bytes = noise(500_000);
     let file = file_of(&bytes);
     std::thread::scope(|scope| {

@@ -20,7 +20,6 @@ impl Failure {
     }
 
     /// Prints the error, and what can be done about it, to standard error.
-    #[expect(clippy::print_stderr, reason = "this is the command line's way to report")]
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
             Self::Load(error) => (error.code(), error.to_string(), error.help()),

@@ -1,1 +1,392 @@
 //! The program: results, messages and exit codes.
+
+use crate::common::{expected, model_path, sha256};
+use gguf_format::GgmlType;
+use gguf_format::write::GgufWriter;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+struct Ran {
+    output: Output,
+}
+
+impl Ran {
+    fn stdout(&self) -> &str {
+        std::str::from_utf8(&self.output.stdout).unwrap()
+    }
+
+    fn stderr(&self) -> &str {
+        std::str::from_utf8(&self.output.stderr).unwrap()
+    }
+
+    /// The exit code, after a look that nothing panicked.
+    fn code(&self) -> i32 {
+        assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
+        self.output.status.code().expect("ended by a signal")
+    }
+
+    fn json_lines(&self) -> Vec<Value> {
+        self.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    Ran { output }
+}
+
+fn load(file: &Path, more: &[&str]) -> Ran {
+    let mut arguments = vec!["load", file.to_str().unwrap(), "--device", "host"];
+    arguments.extend_from_slice(more);
+    run(arguments)
+}
+
+fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
+fn phi3_keys() -> GgufWriter {
+    let mut writer = GgufWriter::new();
+    writer
+        .kv("general.architecture", "phi3")
+        .kv("phi3.context_length", 4096_u32)
+        .kv("phi3.embedding_length", 32_u32)
+        .kv("phi3.feed_forward_length", 64_u32)
+        .kv("phi3.block_count", 1_u32)
+        .kv("phi3.attention.head_count", 2_u32)
+        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .kv("phi3.rope.dimension_count", 16_u32);
+    writer
+}
+
+const TENSORS: [(&str, &[u64], GgmlType); 9] = [
+    ("token_embd.weight", &[32, 8], GgmlType::F16),
+    ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.attn_qkv.weight", &[32, 96], GgmlType::F16),
+    ("blk.0.attn_output.weight", &[32, 32], GgmlType::F16),
+    ("blk.0.ffn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.ffn_up.weight", &[32, 128], GgmlType::F16),
+    ("blk.0.ffn_down.weight", &[64, 32], GgmlType::F16),
+    ("output_norm.weight", &[32], GgmlType::F32),
+    ("output.weight", &[32, 8], GgmlType::F16),
+];
+
+fn zeroed(writer: &GgufWriter) -> Vec<u8> {
+    writer.to_bytes(|_, data| data.fill(0)).unwrap()
+}
+
+#[test]
+fn load_reports_the_figures_of_the_contract() {
+    let ran = load(&model_path("fused-f16.gguf"), &["--json"]);
+    assert_eq!(ran.code(), 0);
+    assert_eq!(ran.stderr(), "");
+    let events = ran.json_lines();
+    assert!(events.iter().all(|event| event["schema_version"] == 1));
+    let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "opened",
+            "planned",
+            "allocated",
+            "progress",
+            "progress",
+            "progress",
+            "progress",
+            "progress",
+            "verified",
+            "finished"
+        ]
+    );
+    let finished = events.last().unwrap();
+    let plan = run(["plan", model_path("fused-f16.gguf").to_str().unwrap(), "--json"]);
+    let plan = &plan.json_lines()[0];
+    assert_eq!(finished["vram_bytes"], plan["vram_bytes"]);
+    assert_eq!(finished["source_bytes"], plan["source_bytes"]);
+    assert_eq!(finished["device"], "host");
+    assert_eq!(finished["residency"]["ok"], true);
+    let slots = plan["slots"].as_array().unwrap().len();
+    assert_eq!(finished["residency"]["pointers_checked"], slots);
+    for field in ["seconds", "context_seconds", "transfer_seconds", "gb_per_s"] {
+        assert!(finished[field].as_f64().unwrap() >= 0.0, "{field}");
+    }
+}
+
+#[test]
+fn plan_accounts_for_every_byte() {
+    let path = model_path("tied-gqa-bf16.gguf");
+    let ran = run(["plan", path.to_str().unwrap(), "--json"]);
+    assert_eq!(ran.code(), 0);
+    let document = &ran.json_lines()[0];
+    let operations = document["operations"].as_array().unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    let end = operations
+        .iter()
+        .map(|op| number(&op["dest_offset"]) + number(&op["dest_bytes"]))
+        .max()
+        .unwrap();
+    assert_eq!(number(&document["vram_bytes"]), end.next_multiple_of(256));
+    let read: u64 = operations.iter().map(|op| number(&op["source_bytes"])).sum();
+    assert_eq!(number(&document["source_bytes"]), read);
+    assert_eq!(document["config"]["tied_output"], true);
+}
+
+#[test]
+fn dumps_hold_what_the_oracle_says() {
+    let dir = tempfile::tempdir().unwrap();
+    for (storage, native) in [("f16", false), ("native", true)] {
+        for (name, slots) in expected() {
+            let out = dir.path().join("dump.safetensors");
+            let ran = load(
+                &model_path(&name),
+                &["--storage", storage, "--dump", out.to_str().unwrap(), "--quiet"],
+            );
+            assert_eq!(ran.code(), 0, "{}", ran.stderr());
+            let bytes = std::fs::read(&out).unwrap();
+            let dump = SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(dump.len(), slots.len());
+            for (slot, expected) in slots {
+                let tensor = dump.tensor(&slot).unwrap();
+                let digest = sha256(tensor.data());
+                if native {
+                    assert_eq!(tensor.dtype(), Dtype::U8);
+                    assert_eq!(tensor.shape(), [tensor.data().len()]);
+                    assert_eq!(digest, expected.native_sha256, "{name} {slot}");
+                } else {
+                    assert_eq!(format!("{:?}", tensor.dtype()), expected.dtype);
+                    assert!(tensor.shape().iter().map(|&dim| dim as u64).eq(expected.shape));
+                    assert_eq!(digest, expected.sha256, "{name} {slot}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dump_that_cannot_be_written_is_an_io_error() {
+    let ran =
+        load(&model_path("fused-f16.gguf"), &["--json", "--dump", "/no/such/folder/x.safetensors"]);
+    assert_eq!(ran.code(), 7);
+    let events = ran.json_lines();
+    assert_eq!(events.last().unwrap()["event"], "failed");
+    assert!(ran.stderr().contains("/no/such/folder"), "{}", ran.stderr());
+}
+
+#[test]
+fn too_small_a_limit_names_required_and_available_bytes() {
+    let path = model_path("fused-f16.gguf");
+    let plan = run(["plan", path.to_str().unwrap(), "--json"]);
+    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap();
+
+    let limit = (required - 1).to_string();
+    let ran = load(&path, &["--json", "--vram-limit", &limit]);
+    assert_eq!(ran.code(), 6);
+    let events = ran.json_lines();
+    assert!(events.iter().all(|event| event["event"] != "progress"), "nothing was copied");
+    let failed = events.last().unwrap();
+    assert_eq!(failed["event"], "failed");
+    assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
+    assert_eq!(failed["class"], "INSUFFICIENT_VRAM");
+    assert_eq!(failed["retriable"], false);
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains(&required.to_string()) && message.contains(&limit), "{message}");
+    assert!(ran.stderr().starts_with("error[INSUFFICIENT_VRAM]: "), "{}", ran.stderr());
+    assert!(ran.stderr().contains("\nhelp: "), "{}", ran.stderr());
+
+    assert_eq!(load(&path, &["--vram-limit", &required.to_string()]).code(), 0);
+}
+
+/// Each bad file with its exit code and what the message must name.
+#[test]
+fn bad_files_exit_as_documented_and_name_the_culprit() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = std::fs::read(model_path("fused-f16.gguf")).unwrap();
+
+    let with = |skip: &str, replace: (&str, &[u64], GgmlType)| {
+        let mut writer = phi3_keys();
+        for tensor in TENSORS.iter().filter(|tensor| tensor.0 != skip) {
+            let (name, dims, ggml_type) = if tensor.0 == replace.0 { replace } else { *tensor };
+            writer.tensor(name, dims, ggml_type);
+        }
+        zeroed(&writer)
+    };
+    let nothing: (&str, &[u64], GgmlType) = ("", &[], GgmlType::F16);
+    let mut unknown = GgufWriter::new();
+    unknown.kv("general.architecture", "qwen2");
+
+    let mut cases: Vec<(&str, Vec<u8>, i32, &str)> = vec![
+        ("text.gguf", b"this is no model\n".to_vec(), 3, "not a GGUF file"),
+        ("empty.gguf", Vec::new(), 3, "empty.gguf"),
+        ("truncated.gguf", good[..good.len() / 2].to_vec(), 3, "truncated"),
+        ("missing.gguf", with("blk.0.ffn_down.weight", nothing), 3, "blk.0.ffn_down.weight"),
+        (
+            "misshapen.gguf",
+            with("", ("blk.0.attn_output.weight", &[32, 31], GgmlType::F16)),
+            3,
+            "blk.0.attn_output.weight",
+        ),
+        (
+            "unconvertible.gguf",
+            with("", ("blk.0.attn_output.weight", &[32, 32], GgmlType::I8)),
+            4,
+            "blk.0.attn_output.weight",
+        ),
+        ("architecture.gguf", zeroed(&unknown), 4, "qwen2"),
+    ];
+    let mut version_1 = good.clone();
+    version_1[4] = 1;
+    cases.push(("version.gguf", version_1, 4, "version 1"));
+
+    for (name, bytes, code, culprit) in cases {
+        let path = write(&dir, name, &bytes);
+        for ran in [load(&path, &[]), run(["plan", path.to_str().unwrap()])] {
+            assert_eq!(ran.code(), code, "{name}: {}", ran.stderr());
+            assert!(ran.stderr().contains(culprit), "{name}: {}", ran.stderr());
+            assert!(ran.stderr().starts_with("error["), "{name}: {}", ran.stderr());
+            assert_eq!(ran.stdout(), "", "{name}");
+        }
+    }
+    assert_eq!(load(&dir.path().join("absent.gguf"), &[]).code(), 7);
+    assert_eq!(load(dir.path(), &[]).code(), 7, "a folder");
+    let path = write(&dir, "good.gguf", &with("", nothing));
+    assert_eq!(load(&path, &[]).code(), 0);
+}
+
+#[test]
+fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = GgufWriter::new();
+    other.kv("general.architecture", "bert\u{1b}[31m").tensor("t", &[32], GgmlType::Q8_0);
+    let path = write(&dir, "other.gguf", &zeroed(&other));
+    let ran = run(["inspect", path.to_str().unwrap()]);
+    assert_eq!(ran.code(), 0);
+    assert!(ran.stdout().contains("no Phi-3 model"), "{}", ran.stdout());
+    assert!(!ran.stdout().contains('\u{1b}'), "control characters are escaped");
+
+    let ran = run(["inspect", path.to_str().unwrap(), "--json"]);
+    let document = &ran.json_lines()[0];
+    assert_eq!(document["schema_version"], 1);
+    assert_eq!(document["config"], Value::Null);
+    assert_eq!(document["tensors"][0]["type"], "Q8_0");
+
+    let path = model_path("tied-gqa-bf16.gguf");
+    let ran = run(["inspect", path.to_str().unwrap(), "--json"]);
+    let config = &ran.json_lines()[0]["config"];
+    assert_eq!(
+        (&config["heads"], &config["kv_heads"], &config["head_dim"], &config["rope_dim"]),
+        (&3.into(), &1.into(), &24.into(), &12.into())
+    );
+
+    let mut absurd = GgufWriter::new();
+    absurd.kv("general.architecture", "phi3").kv("phi3.block_count", 1_000_000_000_u32);
+    let path = write(&dir, "absurd.gguf", &zeroed(&absurd));
+    let ran = run(["inspect", path.to_str().unwrap()]);
+    assert_eq!(ran.code(), 3, "{}", ran.stdout());
+    assert!(ran.stderr().contains("phi3.block_count"), "{}", ran.stderr());
+}
+
+#[test]
+fn synth_writes_the_same_loadable_file_for_the_same_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let synth = |name: &str, more: &[&str]| {
+        let path = dir.path().join(name);
+        let mut arguments = vec!["synth", path.to_str().unwrap(), "--preset", "tiny"];
+        arguments.extend_from_slice(more);
+        let ran = run(arguments);
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+        path
+    };
+    for layout in ["fused", "split"] {
+        for kind in ["f16", "bf16", "f32", "q8_0", "q4_k_m"] {
+            let path = synth("model.gguf", &["--type", kind, "--layout", layout]);
+            let ran = load(&path, &["--verify", "readback"]);
+            assert_eq!(ran.code(), 0, "{kind} {layout}: {}", ran.stderr());
+        }
+    }
+    let bytes = |path: PathBuf| std::fs::read(path).unwrap();
+    let first = bytes(synth("first.gguf", &["--seed", "7"]));
+    assert!(first == bytes(synth("second.gguf", &["--seed", "7"])));
+    assert!(first != bytes(synth("third.gguf", &["--seed", "8"])));
+}
+
+#[test]
+fn devices_lists_host_memory_always() {
+    let ran = run(["devices", "--json"]);
+    assert_eq!(ran.code(), 0);
+    let document = &ran.json_lines()[0];
+    assert_eq!(document["schema_version"], 1);
+    let host = &document["devices"][0];
+    assert_eq!((host["kind"].as_str(), host["device"].as_str()), (Some("host"), Some("host")));
+    assert!(host["free_bytes"].as_u64().unwrap() <= host["total_bytes"].as_u64().unwrap());
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    for arguments in [
+        &["load"][..],
+        &["frobnicate"],
+        &["load", "x.gguf", "--device", "gpu"],
+        &["load", "x.gguf", "--chunk", "0"],
+        &["load", "x.gguf", "--threads", "0"],
+        &["load", "x.gguf", "--vram-limit", "lots"],
+        &["synth", "x.gguf", "--preset", "huge"],
+    ] {
+        assert_eq!(run(arguments).code(), 2, "{arguments:?}");
+    }
+    assert_eq!(run(["--help"]).code(), 0);
+    assert_eq!(run(["--version"]).code(), 0);
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = run(["completions", shell]);
+        assert_eq!(ran.code(), 0);
+        for command in ["inspect", "plan", "load", "devices", "synth", "completions"] {
+            assert!(ran.stdout().contains(command), "{shell} {command}");
+        }
+    }
+}
+
+#[test]
+fn logs_go_to_stderr_and_results_to_stdout() {
+    let ran = load(&model_path("fused-f16.gguf"), &["-v"]);
+    assert_eq!(ran.code(), 0);
+    for fact in ["layers=3", "hidden=32", "attention=multi-head", "Layer 2 loaded", "vram_bytes"] {
+        assert!(ran.stderr().contains(fact), "{fact}: {}", ran.stderr());
+    }
+    assert!(!ran.stdout().contains("INFO"));
+    assert_eq!(load(&model_path("fused-f16.gguf"), &[]).stderr(), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_an_io_error_and_a_closed_one_is_not() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["devices", "--json"])
+        .stdout(full)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(7));
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["devices", "--json"])
+        .stdout(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+}

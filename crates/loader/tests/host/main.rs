@@ -1,7 +1,10 @@
 //! The loader on host memory, and its command line.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod c_header;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden_models;
 mod observing;
+mod tables;

@@ -1,0 +1,67 @@
+//! The block decoders: which there are, and their use without an engine.
+
+use crate::bridge::ffi;
+use crate::error::{Error, ErrorCode};
+
+/// A type that the engine can decode to f16.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Decoder {
+    /// ggml's number of the type.
+    pub ggml_type: u32,
+    /// ggml's name of the type, such as `Q4_K`.
+    pub name: String,
+    /// Values in a block.
+    pub block_len: u32,
+    /// Bytes in a block.
+    pub block_bytes: u32,
+}
+
+/// Every type that [`Conversion::ToF16`] takes.
+pub fn decoders() -> Vec<Decoder> {
+    ffi::decoders()
+        .into_iter()
+        .map(|info| Decoder {
+            ggml_type: info.ggml_type,
+            name: info.name,
+            block_len: info.block_len,
+            block_bytes: info.block_bytes,
+        })
+        .collect()
+}
+
+/// Which build of the host decoders to use. They agree to the bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HostIsa {
+    /// The fastest that this processor runs; what the engine uses.
+    #[default]
+    Best,
+    /// The one for every processor of the architecture.
+    Baseline,
+}
+
+/// Decodes whole blocks in host memory to IEEE half, on the calling thread.
+///
+/// # Errors
+///
+/// [`ErrorCode::InvalidArgument`] where there is no decoder for the type, `blocks` are not whole
+/// blocks, or `halves` has not exactly one element for each of their values.
+pub fn decode_to_f16(
+    ggml_type: u32,
+    blocks: &[u8],
+    halves: &mut [u16],
+    isa: HostIsa,
+) -> Result<(), Error> {
+    if ffi::decode_to_f16(ggml_type, blocks, halves, isa == HostIsa::Baseline) {
+        Ok(())
+    } else {
+        Err(Error::new(
+            ErrorCode::InvalidArgument,
+            format!(
+                "{} bytes of ggml type {ggml_type} do not decode to {} values",
+                blocks.len(),
+                halves.len()
+            ),
+        ))
+    }
+}

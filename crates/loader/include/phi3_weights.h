@@ -1,0 +1,72 @@
+/* The weights of a loaded Phi-3 model, for C and C++ consumers.
+ *
+ * Build scripts of crates that depend on `loader` find this file's folder in
+ * DEP_PHI3_LOADER_INCLUDE. The structs are filled by `LoadedModel::c_weights()` and point into the
+ * model's one device allocation: they are valid while the model is.
+ */
+#ifndef PHI3_WEIGHTS_H
+#define PHI3_WEIGHTS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How Q and K rows are laid out for the rotary embedding. */
+enum {
+  PHI3_ROPE_NEOX = 0,    /* the two values of a pair are half a head apart */
+  PHI3_ROPE_ADJACENT = 1 /* they stand next to each other */
+};
+
+/* A matrix [rows, cols] or, with one row, a vector; row-major. */
+typedef struct Phi3Tensor {
+  const void* data;   /* device address; null where the model has no such tensor */
+  uint64_t bytes;     /* rows * row_bytes */
+  uint64_t rows;
+  uint64_t cols;
+  uint64_t row_bytes; /* rows are whole blocks of ggml_type */
+  uint32_t ggml_type; /* ggml's number of what the bytes are: 0 is F32, 1 is F16 */
+  uint32_t reserved;
+} Phi3Tensor;
+
+typedef struct Phi3LayerWeights {
+  Phi3Tensor attn_norm;   /* [hidden] */
+  Phi3Tensor attn_q;      /* [q_heads * head_dim, hidden] */
+  Phi3Tensor attn_k;      /* [kv_heads * head_dim, hidden] */
+  Phi3Tensor attn_v;      /* [kv_heads * head_dim, hidden] */
+  Phi3Tensor attn_output; /* [hidden, q_heads * head_dim] */
+  Phi3Tensor ffn_norm;    /* [hidden] */
+  Phi3Tensor ffn_gate;    /* [ffn, hidden] */
+  Phi3Tensor ffn_up;      /* [ffn, hidden] */
+  Phi3Tensor ffn_down;    /* [hidden, ffn] */
+} Phi3LayerWeights;
+
+typedef struct Phi3Weights {
+  Phi3Tensor token_embedding; /* [vocab, hidden] */
+  Phi3Tensor output_norm;     /* [hidden] */
+  Phi3Tensor output;          /* [vocab, hidden]; the embedding itself where tied */
+  Phi3Tensor rope_factors_long;  /* [rope_dim / 2], F32, optional */
+  Phi3Tensor rope_factors_short; /* [rope_dim / 2], F32, optional */
+  const Phi3LayerWeights* layers; /* host address of layer_count structs */
+  uint32_t layer_count;
+  int32_t cuda_ordinal; /* the GPU that holds the data; -1 for host memory */
+  uint32_t q_heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  float attention_scale; /* 1 / sqrt(head_dim) */
+  uint32_t rope_style;   /* PHI3_ROPE_* */
+  uint32_t rope_dim;     /* leading values of a head that are rotated */
+  float rope_freq_base;
+  float rope_attn_factor;        /* 0 where the file has none */
+  uint32_t rope_original_context; /* 0 where the file has none */
+  uint32_t context_length;
+  uint32_t sliding_window; /* 0 where there is none */
+  float rms_epsilon;
+} Phi3Weights;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

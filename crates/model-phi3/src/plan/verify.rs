@@ -1,0 +1,263 @@
+//! Proof that a plan is sound, independent of how it was made.
+
+use gguf_format::GgmlType;
+
+use super::{ALIGNMENT, LoadPlan, PlanOp, PlannedSlot, fault, length};
+use crate::binding::SourceRange;
+use crate::conversion::Conversion;
+use crate::error::Error;
+use crate::slot::Slot;
+
+const F16_BYTES: u64 = 2;
+
+impl LoadPlan {
+    /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
+    ///
+    /// * transfers are in order of units; their destinations follow each other inside the arena,
+    ///   aligned, without overlap; the arena ends with the last of them;
+    /// * every transfer writes as many bytes as its conversion makes of those it reads; no byte of
+    ///   a file is read twice; the sums are the ones stated;
+    /// * every weight of the model is there once, in order, with shape and format that account for
+    ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
+    ///   is the token embedding.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPlan`] with the first rule that is broken.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.verify_destinations()?;
+        self.verify_sources()?;
+        self.verify_slots()?;
+        self.verify_tiling()
+    }
+
+    fn verify_destinations(&self) -> Result<(), Error> {
+        let (mut end, mut unit) = (0, 1);
+        for op in &self.ops {
+            let PlanOp { tensor, dest, .. } = op;
+            if dest.start < end || !dest.start.is_multiple_of(ALIGNMENT) || dest.is_empty() {
+                return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
+            }
+            if op.unit < unit || op.unit > self.units() {
+                return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
+            }
+            (end, unit) = (dest.end, op.unit);
+        }
+        match end.checked_next_multiple_of(ALIGNMENT) {
+            Some(arena) if arena == self.device_bytes => Ok(()),
+            _ => Err(fault(format!("the arena has {} bytes, used are {end}", self.device_bytes))),
+        }
+    }
+
+    fn verify_sources(&self) -> Result<(), Error> {
+        let mut sources: Vec<&PlanOp> = self.ops.iter().collect();
+        sources.sort_by_key(|op| (op.source.shard, op.source.range.start));
+        let mut total = 0_u64;
+        let mut previous: Option<&SourceRange> = None;
+        for op in sources {
+            let PlanOp { tensor, source, dest, .. } = op;
+            let written = match op.conversion {
+                Conversion::Copy => length(&source.range),
+                Conversion::ToF16(ggml_type) => length(&source.range)
+                    .and_then(|bytes| elements_in(ggml_type, bytes)?.checked_mul(F16_BYTES)),
+            };
+            if written.is_none() || written != length(dest) {
+                return Err(fault(format!(
+                    "{tensor} has bytes {:?} for {dest:?} ({:?})",
+                    source.range, op.conversion
+                )));
+            }
+            if previous.is_some_and(|previous| {
+                previous.shard == source.shard && previous.range.end > source.range.start
+            }) {
+                return Err(fault(format!("{tensor} shares bytes of the file with another")));
+            }
+            previous = Some(source);
+            total = length(&source.range)
+                .and_then(|bytes| total.checked_add(bytes))
+                .ok_or_else(|| fault("the bytes to read exceed 64 bits"))?;
+        }
+        if total == self.source_bytes {
+            return Ok(());
+        }
+        Err(fault(format!("{total} bytes are read, stated are {}", self.source_bytes)))
+    }
+
+    fn verify_slots(&self) -> Result<(), Error> {
+        let found = self.slots.iter().map(|planned| planned.slot);
+        if !found.clone().filter(|slot| !slot.is_rope_factors()).eq(Slot::required(self.layers)) {
+            return Err(fault(format!("the weights are not those of {} layers", self.layers)));
+        }
+        if !found.is_sorted_by(|a, b| a < b) {
+            return Err(fault("the weights are not in order"));
+        }
+        for planned in &self.slots {
+            let PlannedSlot { slot, dest, shape, row_bytes, .. } = planned;
+            let (rows, cols) = match **shape {
+                [cols] => (1, cols),
+                [rows, cols] => (rows, cols),
+                _ => return Err(fault(format!("{slot} has the shape {shape:?}"))),
+            };
+            if planned.format.ggml_type().bytes_for(cols) != Some(*row_bytes)
+                || rows.checked_mul(*row_bytes) != length(dest)
+            {
+                return Err(fault(format!("{slot}, {shape:?}, does not take the bytes {dest:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_tiling(&self) -> Result<(), Error> {
+        let mut parts: Vec<&PlannedSlot> =
+            self.slots.iter().filter(|planned| !self.is_tied_output(planned)).collect();
+        parts.sort_by_key(|planned| (planned.op, planned.dest.start));
+        let mut parts = parts.into_iter().peekable();
+        for (position, op) in self.ops.iter().enumerate() {
+            let mut end = op.dest.start;
+            while let Some(part) =
+                parts.next_if(|part| part.op == position && part.dest.start == end)
+            {
+                if part.tensor != op.tensor {
+                    return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
+                }
+                end = part.dest.end;
+            }
+            if end != op.dest.end {
+                return Err(fault(format!("the weights of {} do not tile it", op.tensor)));
+            }
+        }
+        match parts.next() {
+            None => Ok(()),
+            Some(part) => Err(fault(format!("{} is outside its tensor", part.slot))),
+        }
+    }
+
+    fn is_tied_output(&self, planned: &PlannedSlot) -> bool {
+        planned.slot == Slot::Output
+            && self.slot(Slot::TokenEmbedding).is_some_and(|embedding| {
+                PlannedSlot { slot: Slot::Output, ..embedding.clone() } == *planned
+            })
+    }
+}
+
+/// Elements that `bytes` bytes of whole blocks hold.
+fn elements_in(ggml_type: GgmlType, bytes: u64) -> Option<u64> {
+    let blocks = bytes.checked_div(ggml_type.block_bytes())?;
+    let elements = blocks.checked_mul(ggml_type.block_len())?;
+    (ggml_type.bytes_for(elements) == Some(bytes)).then_some(elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::TensorMap;
+    use crate::config::Phi3Config;
+    use crate::plan::{SlotFormat, Storage};
+    use crate::preset::{Blueprint, Layout, Preset, TypeMix};
+    use gguf_format::{Gguf, Limits};
+
+    fn plan(preset: Preset) -> LoadPlan {
+        let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::Q8_0);
+        let layout = blueprint.writer().layout().unwrap();
+        let limits = Limits::default();
+        let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
+        let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
+        LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
+    }
+
+    /// The rule that `spoil` breaks.
+    #[track_caller]
+    fn broken(spoil: impl FnOnce(&mut LoadPlan)) -> String {
+        let mut plan = plan(Preset::Tiny);
+        spoil(&mut plan);
+        plan.verify().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn destinations_out_of_place_are_found() {
+        for spoil in [
+            |plan: &mut LoadPlan| plan.ops[3].dest.start += 2,
+            |plan: &mut LoadPlan| plan.ops[3].dest.start -= 256,
+            |plan: &mut LoadPlan| plan.ops[3].dest.end = 0,
+            |plan: &mut LoadPlan| plan.ops.swap(3, 4),
+        ] {
+            assert!(broken(spoil).contains(" goes to "));
+        }
+        assert!(broken(|plan| plan.device_bytes -= 256).contains("the arena has"));
+        assert!(broken(|plan| plan.ops[3].dest.end += 1 << 40).contains(" goes to "));
+        assert!(broken(|plan| plan.ops.clear()).contains("the arena has"));
+    }
+
+    #[test]
+    fn units_out_of_order_are_found() {
+        assert!(broken(|plan| plan.ops[0].unit = 0).contains("is in unit 0"));
+        assert!(broken(|plan| plan.ops[0].unit = 3).contains("after 3"));
+        assert!(broken(|plan| plan.ops.last_mut().unwrap().unit = 6).contains("is in unit 6"));
+    }
+
+    #[test]
+    fn sources_that_do_not_fill_their_destination_are_found() {
+        assert!(broken(|plan| plan.ops[5].source.range.end += 34).contains("has bytes"));
+        assert!(broken(|plan| plan.ops[5].conversion = Conversion::Copy).contains("has bytes"));
+        assert!(broken(|plan| plan.ops[5].source.range.end = 0).contains("has bytes"));
+        assert!(broken(|plan| plan.source_bytes += 1).contains("stated are"));
+    }
+
+    #[test]
+    fn bytes_read_twice_are_found() {
+        let error = broken(|plan| {
+            let length = length(&plan.ops[1].source.range).unwrap();
+            let start = plan.ops[0].source.range.start;
+            plan.ops[1].source.range = start..start + length;
+        });
+        assert!(error.contains("shares bytes"), "{error}");
+        // The same range of another file is another range.
+        let mut plan = plan(Preset::Tiny);
+        plan.ops[0].source.shard = 1;
+        plan.verify().unwrap();
+    }
+
+    #[test]
+    fn weights_that_are_missing_or_out_of_order_are_found() {
+        assert!(broken(|plan| drop(plan.slots.remove(4))).contains("not those of 3 layers"));
+        assert!(broken(|plan| plan.slots.swap(4, 5)).contains("not those of 3 layers"));
+        assert!(broken(|plan| plan.slots.rotate_right(2)).contains("not in order"));
+        assert!(broken(|plan| plan.layers = 4).contains("not those of 4 layers"));
+    }
+
+    #[test]
+    fn shapes_that_do_not_account_for_their_bytes_are_found() {
+        let wrong = "does not take the bytes";
+        assert!(broken(|plan| plan.slots[2].shape[0] += 1).contains(wrong));
+        assert!(broken(|plan| plan.slots[2].row_bytes += 1).contains(wrong));
+        assert!(broken(|plan| plan.slots[2].format = SlotFormat::F32).contains(wrong));
+        assert!(broken(|plan| plan.slots[2].shape.push(1)).contains("has the shape"));
+    }
+
+    #[test]
+    fn weights_that_do_not_tile_their_tensor_are_found() {
+        let moved = |slot: Slot| {
+            broken(move |plan| {
+                let position = plan.slots.iter().position(|p| p.slot == slot).unwrap();
+                let dest = &mut plan.slots[position].dest;
+                *dest = dest.start + 256..dest.end + 256;
+            })
+        };
+        for slot in [Slot::AttnQ(0), Slot::AttnK(1), Slot::FfnDown(2), Slot::Output] {
+            assert!(moved(slot).contains("do not tile it"));
+        }
+        assert!(broken(|plan| plan.slots[2].op += 1).contains("do not tile it"));
+        assert!(broken(|plan| plan.slots[0].tensor = "other".into()).contains("is not in"));
+    }
+
+    #[test]
+    fn only_a_tied_output_may_alias() {
+        let mut plan = plan(Preset::Phi4Mini);
+        plan.verify().unwrap();
+        let output = plan.slots.iter_mut().find(|p| p.slot == Slot::Output).unwrap();
+        output.dest.start += output.row_bytes;
+        output.shape[0] -= 1;
+        assert!(plan.verify().is_err());
+    }
+}

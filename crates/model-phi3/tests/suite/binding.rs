@@ -1,0 +1,202 @@
+use crate::support::TestFile;
+use gguf_format::GgmlType;
+use model_phi3::{Error, ErrorClass, Misfit, Problem, Slot, Storage};
+
+#[test]
+fn both_layouts_bind_in_both_architectures() {
+    for (from, to, file) in
+        [("phi3", "llama", TestFile::tiny()), ("llama", "phi3", TestFile::tiny_split())]
+    {
+        let mut renamed = file.clone();
+        for (key, _) in &mut renamed.metadata {
+            if let Some(suffix) = key.strip_prefix(from) {
+                *key = format!("{to}{suffix}");
+            }
+        }
+        renamed.set("general.architecture", to);
+        let slots = |file: &TestFile| file.plan(Storage::F16).unwrap().slots().to_vec();
+        assert_eq!(slots(&renamed), slots(&file));
+    }
+}
+
+#[test]
+fn layers_may_differ_in_layout() {
+    let mut file = TestFile::tiny();
+    file.remove("blk.1.attn_qkv.weight")
+        .add("blk.1.attn_q.weight", &[256, 256], GgmlType::F16)
+        .add("blk.1.attn_k.weight", &[256, 128], GgmlType::F16)
+        .add("blk.1.attn_v.weight", &[256, 128], GgmlType::F16);
+    file.tensor("blk.2.ffn_up.weight").dims = vec![256, 768];
+    file.add("blk.2.ffn_gate.weight", &[256, 768], GgmlType::F16);
+    let plan = file.plan(Storage::F16).unwrap();
+    let tensor = |slot| plan.slot(slot).unwrap().tensor.to_string();
+    assert_eq!(tensor(Slot::AttnK(0)), "blk.0.attn_qkv.weight");
+    assert_eq!(tensor(Slot::AttnK(1)), "blk.1.attn_k.weight");
+    assert_eq!(tensor(Slot::FfnGate(1)), "blk.1.ffn_up.weight");
+    assert_eq!(tensor(Slot::FfnGate(2)), "blk.2.ffn_gate.weight");
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let mut file = TestFile::tiny();
+    file.remove("blk.0.attn_qkv.weight")
+        .remove("blk.2.attn_norm.weight")
+        .remove("output_norm.weight")
+        .add("blk.0.attn_qkv.bias", &[512], GgmlType::F32)
+        .add("blk.3.attn_norm.weight", &[256], GgmlType::F32)
+        .add("rope_freqs.weight", &[32], GgmlType::F32)
+        .add("clear\u{1b}[2J", &[1], GgmlType::F32);
+    file.tensor("blk.1.ffn_down.weight").dims = vec![256, 768];
+    file.tensor("rope_factors_long.weight").ggml_type = GgmlType::F16;
+    assert_eq!(
+        file.problems(),
+        [
+            "missing: blk.0.attn_qkv.weight (or blk.0.attn_q.weight, blk.0.attn_k.weight and blk.0.attn_v.weight)",
+            "wrong shape: blk.1.ffn_down.weight is [256, 768], expected [768, 256]",
+            "missing: blk.2.attn_norm.weight",
+            "missing: output_norm.weight",
+            "wrong type: rope_factors_long.weight is F16, expected F32",
+            "unexpected: blk.0.attn_qkv.bias, Phi-3 has no biases",
+            "unexpected: blk.3.attn_norm.weight, the model has no such layer",
+            "unexpected: rope_freqs.weight, Phi-3 has no frequency factors of this kind",
+            "unexpected: clear\\u{1b}[2J, Phi-3 has no tensor of this name",
+        ]
+    );
+}
+
+#[test]
+fn the_message_has_a_line_a_problem_and_an_end() {
+    let mut file = TestFile::tiny();
+    for i in 0..1000 {
+        file.add(&format!("extra.{i}"), &[1], GgmlType::F32);
+    }
+    let message = file.bind().unwrap_err().to_string();
+    assert_eq!(message.lines().count(), 1 + 20 + 1);
+    assert!(message.ends_with("\n  and 980 more"), "{message}");
+}
+
+#[test]
+fn missing_layers_are_named() {
+    let mut file = TestFile::tiny();
+    file.set("phi3.block_count", 4_u32);
+    let problems = file.problems();
+    assert_eq!(problems.len(), 6);
+    assert!(problems.iter().all(|problem| problem.starts_with("missing: blk.3.")));
+}
+
+#[test]
+fn a_layer_too_many_contradicts_the_count() {
+    let mut file = TestFile::tiny();
+    let error = file.set("phi3.block_count", 2_u32).bind().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Malformed);
+    let Error::Binding(problems) = error else { panic!("{error}") };
+    assert_eq!(problems.as_slice().len(), 6);
+    for problem in problems.as_slice() {
+        assert!(matches!(problem, Problem::Unexpected { reason: Misfit::NoSuchLayer, .. }));
+    }
+}
+
+#[test]
+fn a_model_with_more_than_phi_3_has_is_unsupported_not_malformed() {
+    for name in ["blk.0.attn_q.bias", "rope_freqs.weight", "blk.0.attn_q_norm.weight"] {
+        let error = TestFile::tiny().add(name, &[32], GgmlType::F32).bind().unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Unsupported);
+        assert_eq!(error.code(), "PHI3_UNSUPPORTED_TENSOR");
+    }
+    let error = TestFile::tiny().remove("blk.0.ffn_down.weight").bind().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Malformed);
+    assert_eq!(error.code(), "PHI3_TENSOR_MISMATCH");
+}
+
+#[test]
+fn fused_and_split_at_once_contradict_each_other() {
+    let mut file = TestFile::tiny();
+    file.add("blk.0.attn_k.weight", &[256, 128], GgmlType::F16).add(
+        "blk.1.ffn_gate.weight",
+        &[256, 768],
+        GgmlType::F16,
+    );
+    assert_eq!(
+        file.problems(),
+        [
+            "twice: blk.0.attn_qkv.weight holds the weights that blk.0.attn_k.weight holds too",
+            "twice: blk.1.ffn_up.weight holds the weights that blk.1.ffn_gate.weight holds too",
+        ]
+    );
+    assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
+}
+
+#[test]
+fn parts_of_a_split_layout_are_missed_one_by_one() {
+    let mut file = TestFile::tiny_split();
+    file.remove("blk.0.attn_v.weight")
+        .remove("blk.1.ffn_gate.weight")
+        .remove("blk.2.ffn_up.weight");
+    assert_eq!(
+        file.problems(),
+        [
+            "missing: blk.0.attn_v.weight",
+            "missing: blk.1.ffn_gate.weight",
+            "missing: blk.2.ffn_up.weight",
+        ]
+    );
+}
+
+#[test]
+fn the_architecture_decides_which_layout_is_missed() {
+    let mut file = TestFile::tiny_split();
+    file.remove("blk.0.ffn_gate.weight").remove("blk.0.ffn_up.weight");
+    assert_eq!(
+        file.problems(),
+        [
+            "missing: blk.0.ffn_gate.weight and a blk.0.ffn_up.weight of half the rows (or blk.0.ffn_up.weight)"
+        ]
+    );
+}
+
+#[test]
+fn factors_come_in_pairs() {
+    let mut file = TestFile::tiny();
+    file.remove("rope_factors_short.weight");
+    assert_eq!(file.problems(), ["missing: rope_factors_short.weight"]);
+    file.remove("rope_factors_long.weight");
+    file.bind().unwrap();
+    file.set("phi3.rope.scaling.type", "longrope");
+    assert_eq!(file.problems().len(), 2);
+}
+
+#[test]
+fn factors_of_another_type_are_unsupported() {
+    let mut file = TestFile::tiny();
+    file.tensor("rope_factors_short.weight").ggml_type = GgmlType::BF16;
+    assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Unsupported);
+}
+
+#[test]
+fn dimensions_of_one_at_the_end_do_not_count() {
+    let mut file = TestFile::tiny();
+    file.tensor("output_norm.weight").dims = vec![256, 1, 1, 1];
+    file.tensor("blk.0.attn_qkv.weight").dims = vec![256, 512, 1];
+    let plan = file.plan(Storage::F16).unwrap();
+    assert_eq!(plan.slot(Slot::OutputNorm).unwrap().shape, [256]);
+    assert_eq!(plan.slot(Slot::AttnQ(0)).unwrap().shape, [256, 256]);
+    file.tensor("output_norm.weight").dims = vec![1, 256];
+    assert_eq!(file.problems(), ["wrong shape: output_norm.weight is [1, 256], expected [256]"]);
+}
+
+#[test]
+fn lengths_beyond_64_bits_are_wrong_shapes() {
+    let mut file = TestFile::tiny();
+    file.set("phi3.feed_forward_length", u64::MAX);
+    assert!(file.problems().iter().any(|problem| problem.contains("blk.0.ffn_up.weight")));
+    assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
+}
+
+#[test]
+fn a_configuration_of_another_file_is_refused_quickly() {
+    let mut config = TestFile::tiny().config().unwrap();
+    config.layers = u32::MAX;
+    let result =
+        TestFile::tiny().with_parsed(|gguf| model_phi3::TensorMap::bind(&config, gguf.tensors()));
+    assert!(matches!(result, Err(Error::InvalidValue { .. })));
+}

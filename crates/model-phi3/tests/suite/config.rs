@@ -1,0 +1,289 @@
+use crate::support::TestFile;
+use gguf_format::write::{WriteArray, WriteValue};
+use model_phi3::preset::{Layout, Preset, TypeMix};
+use model_phi3::{
+    Architecture, AttentionKind, Error, ErrorClass, Phi3Config, RopeScaling, RopeStyle,
+};
+
+/// The configuration of `TestFile::tiny` with one key changed.
+fn tiny_with(key: &str, value: impl Into<WriteValue>) -> Result<Phi3Config, Error> {
+    TestFile::tiny().set(key, value).config()
+}
+
+/// The file is refused as malformed, with an error that names the key.
+#[track_caller]
+fn assert_invalid(key: &str, value: impl Into<WriteValue>) {
+    let error = tiny_with(key, value).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Malformed, "{error}");
+    assert!(error.to_string().contains(key), "{error}");
+}
+
+/// The file is refused as unsupported, with an error that names the key.
+#[track_caller]
+fn assert_unsupported(key: &str, value: impl Into<WriteValue>) {
+    let error = tiny_with(key, value).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unsupported, "{error}");
+    assert!(error.to_string().contains(key), "{error}");
+}
+
+#[test]
+fn every_dimension_comes_from_the_file() {
+    let config = TestFile::tiny().config().unwrap();
+    assert_eq!(config.architecture, Architecture::Phi3);
+    assert_eq!(config.name.as_deref(), Some("Tiny Phi 3"));
+    assert_eq!(config.layers, 3);
+    assert_eq!(config.hidden, 256);
+    assert_eq!((config.heads, config.kv_heads, config.head_dim), (4, 2, 64));
+    assert_eq!(config.ffn, 768);
+    assert_eq!(config.vocab, 1024);
+    assert_eq!(config.context_length, 131_072);
+    assert_eq!(config.rms_epsilon, 1e-5);
+    assert_eq!(config.sliding_window, Some(262_144));
+    assert_eq!(config.file_type, Some(1));
+    assert!(!config.tied_output);
+    assert_eq!(config.rope.style, RopeStyle::Neox);
+    assert_eq!(config.rope.dimension_count, 64);
+    assert_eq!(config.rope.freq_base, 10_000.0);
+    assert_eq!(config.rope.original_context, Some(4096));
+    assert_eq!(config.rope.attn_factor, Some(1.190_238_1));
+    assert_eq!((config.rope.scaling, config.rope.scaling_factor), (None, None));
+    assert_eq!(config.attention().kind(), AttentionKind::GroupedQuery);
+    assert_eq!(config.attention().scale, 0.125);
+}
+
+#[test]
+fn llama_files_have_their_own_prefix_and_rope_style() {
+    let config = TestFile::tiny_split().config().unwrap();
+    assert_eq!(config.architecture, Architecture::Llama);
+    assert_eq!(config.rope.style, RopeStyle::Adjacent);
+    assert_eq!(config.rope.scaling, Some(RopeScaling::LongRope));
+    let missing = TestFile::tiny_split().unset("llama.block_count").config().unwrap_err();
+    assert!(missing.to_string().contains("llama.block_count"), "{missing}");
+}
+
+#[test]
+fn other_architectures_are_unsupported() {
+    for name in ["qwen2", "phi2", "PHI3", "", "\u{1b}[2J"] {
+        let error = tiny_with("general.architecture", name).unwrap_err();
+        assert!(matches!(&error, Error::UnsupportedArchitecture { found: Some(f) } if f == name));
+        assert_eq!(error.class(), ErrorClass::Unsupported);
+        assert!(!error.to_string().contains('\u{1b}'));
+    }
+    let error = TestFile::tiny().unset("general.architecture").config().unwrap_err();
+    assert!(matches!(error, Error::UnsupportedArchitecture { found: None }));
+    assert_invalid("general.architecture", 3_u32);
+}
+
+#[test]
+fn required_keys_are_named_when_missing() {
+    for suffix in [
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "block_count",
+        "attention.head_count",
+        "attention.layer_norm_rms_epsilon",
+    ] {
+        let key = format!("phi3.{suffix}");
+        match TestFile::tiny().unset(&key).config().unwrap_err() {
+            Error::Metadata(gguf_format::Error::Missing { key: named }) => assert_eq!(named, key),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn optional_keys_have_defaults() {
+    let mut file = TestFile::tiny();
+    for key in [
+        "general.name",
+        "general.file_type",
+        "phi3.rope.dimension_count",
+        "phi3.rope.freq_base",
+        "phi3.rope.scaling.original_context_length",
+        "phi3.rope.scaling.attn_factor",
+        "phi3.attention.sliding_window",
+        "phi3.vocab_size",
+        "tokenizer.ggml.model",
+    ] {
+        file.unset(key);
+    }
+    let config = file.config().unwrap();
+    assert_eq!((config.name, config.file_type, config.sliding_window), (None, None, None));
+    assert_eq!(config.rope.dimension_count, config.head_dim);
+    assert_eq!(config.rope.freq_base, 10_000.0);
+    assert_eq!((config.rope.original_context, config.rope.attn_factor), (None, None));
+}
+
+#[test]
+fn without_key_heads_all_heads_have_their_own() {
+    let config = TestFile::tiny().unset("phi3.attention.head_count_kv").config().unwrap();
+    assert_eq!(config.kv_heads, config.heads);
+    assert_eq!(config.attention().kind(), AttentionKind::MultiHead);
+}
+
+#[test]
+fn a_window_of_zero_is_none() {
+    let config = tiny_with("phi3.attention.sliding_window", 0_u32).unwrap();
+    assert_eq!(config.sliding_window, None);
+}
+
+#[test]
+fn counts_that_cannot_be_are_refused_quickly() {
+    for count in [0, 25, 1_000_000_000, u32::MAX] {
+        assert_invalid("phi3.block_count", count);
+    }
+    assert_invalid("phi3.block_count", u64::MAX);
+    assert_invalid("phi3.block_count", -1_i32);
+    assert_invalid("phi3.block_count", "32");
+}
+
+#[test]
+fn heads_must_divide() {
+    for heads in [0_u32, 3, 257, u32::MAX] {
+        assert_invalid("phi3.attention.head_count", heads);
+    }
+    for kv_heads in [0_u32, 3, 8, u32::MAX] {
+        assert_invalid("phi3.attention.head_count_kv", kv_heads);
+    }
+}
+
+#[test]
+fn key_length_overrides_the_division() {
+    let config = tiny_with("phi3.attention.key_length", 96_u32).unwrap();
+    assert_eq!(config.head_dim, 96);
+    assert_eq!(config.rope.dimension_count, 64);
+    let mut file = TestFile::tiny();
+    file.set("phi3.attention.head_count", 3_u32).unset("phi3.attention.head_count_kv");
+    assert!(file.config().is_err());
+    assert_eq!(file.set("phi3.attention.key_length", 64_u32).config().unwrap().head_dim, 64);
+    for absurd in [0_u32, 257, u32::MAX] {
+        assert_invalid("phi3.attention.key_length", absurd);
+    }
+}
+
+#[test]
+fn values_must_be_as_long_as_keys() {
+    assert!(tiny_with("phi3.attention.value_length", 64_u32).is_ok());
+    assert_unsupported("phi3.attention.value_length", 32_u32);
+    assert_invalid("phi3.attention.value_length", 0_u32);
+}
+
+#[test]
+fn lengths_must_not_be_zero() {
+    for suffix in ["context_length", "embedding_length", "feed_forward_length"] {
+        assert_invalid(&format!("phi3.{suffix}"), 0_u32);
+    }
+}
+
+#[test]
+fn a_huge_hidden_state_gives_no_head_dim() {
+    let mut file = TestFile::tiny();
+    file.set("phi3.attention.head_count", 1_u32).unset("phi3.attention.head_count_kv");
+    let error = file.set("phi3.embedding_length", u64::MAX).config().unwrap_err();
+    assert!(error.to_string().contains("phi3.embedding_length"), "{error}");
+}
+
+#[test]
+fn absurd_rope_is_refused() {
+    for dimensions in [0_u32, 1, 63, 66, u32::MAX] {
+        assert_invalid("phi3.rope.dimension_count", dimensions);
+    }
+    for number in [0.0, -1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_invalid("phi3.rope.freq_base", number);
+        assert_invalid("phi3.rope.scaling.attn_factor", number);
+        assert_invalid("phi3.attention.layer_norm_rms_epsilon", number);
+    }
+    for factor in [-1.0, f32::NAN, f32::INFINITY] {
+        assert_invalid("phi3.rope.scaling.factor", factor);
+    }
+    assert_invalid("phi3.rope.scaling.original_context_length", 0_u32);
+    assert_unsupported("phi3.rope.scaling.type", "dynamic");
+    assert_eq!(
+        tiny_with("phi3.rope.scaling.type", "yarn").unwrap().rope.scaling,
+        Some(RopeScaling::Yarn)
+    );
+}
+
+#[test]
+fn arrays_with_a_value_a_layer_must_agree() {
+    let key = "phi3.attention.head_count_kv";
+    assert_eq!(tiny_with(key, vec![2_i32; 3]).unwrap().kv_heads, 2);
+    assert_eq!(tiny_with(key, vec![2_u32; 3]).unwrap().kv_heads, 2);
+    assert_eq!(tiny_with("phi3.feed_forward_length", vec![768_u32; 3]).unwrap().ffn, 768);
+    assert_unsupported(key, vec![2_u32, 2, 4]);
+    assert_invalid(key, vec![2_u32; 2]);
+    assert_invalid(key, Vec::<u32>::new());
+    assert_invalid(key, vec![0_u32; 3]);
+    assert_invalid(key, vec![-2_i32; 3]);
+    assert_invalid(key, vec![2.0_f32; 3]);
+    assert_invalid(key, WriteArray::Array(vec![WriteArray::U32(vec![2]); 3]));
+}
+
+#[test]
+fn experts_are_unsupported() {
+    assert!(tiny_with("phi3.expert_count", 0_u32).is_ok());
+    assert_unsupported("phi3.expert_count", 16_u32);
+}
+
+#[test]
+fn tokens_must_be_strings_and_fit_the_embedding() {
+    let tokens = |count| vec!["a".to_owned(); count];
+    assert!(tiny_with("tokenizer.ggml.tokens", tokens(1024)).is_ok());
+    // Embeddings are often padded.
+    assert!(tiny_with("tokenizer.ggml.tokens", tokens(1000)).is_ok());
+    assert_invalid("tokenizer.ggml.tokens", tokens(1025));
+    assert_invalid("tokenizer.ggml.tokens", vec![1_u32]);
+    assert_invalid("tokenizer.ggml.tokens", "a");
+    assert_invalid("tokenizer.ggml.merges", vec![1_u32]);
+    assert_invalid("tokenizer.ggml.scores", vec![1_u32]);
+    assert_invalid("tokenizer.ggml.token_type", vec![1.0_f32]);
+    assert!(tiny_with("tokenizer.ggml.token_type", vec![1_u32]).is_ok());
+    assert!(tiny_with("tokenizer.ggml.token_type", vec![1_i32]).is_ok());
+    assert_invalid("phi3.vocab_size", 1025_u32);
+}
+
+#[test]
+fn the_vocabulary_is_a_dimension() {
+    let mut file = TestFile::tiny();
+    file.unset("phi3.vocab_size").tensor("token_embd.weight").dims = vec![256, 7];
+    assert_eq!(file.config().unwrap().vocab, 7);
+    for dims in [vec![256], vec![256, 0]] {
+        file.tensor("token_embd.weight").dims = dims;
+        assert!(matches!(file.config(), Err(Error::Binding(_))));
+    }
+}
+
+#[test]
+fn without_embedding_the_output_tells_the_vocabulary() {
+    let mut file = TestFile::tiny();
+    assert_eq!(file.remove("token_embd.weight").config().unwrap().vocab, 1024);
+    assert_eq!(file.problems(), ["missing: token_embd.weight"]);
+    let error = file.remove("output.weight").config().unwrap_err();
+    assert!(error.to_string().contains("missing: token_embd.weight"), "{error}");
+}
+
+#[test]
+fn the_output_is_tied_where_there_is_none() {
+    let file = TestFile::new(Preset::Phi4Mini, Layout::Fused, TypeMix::F16);
+    assert!(file.config().unwrap().tied_output);
+}
+
+#[test]
+fn parameters_are_those_of_the_model_cards() {
+    let parameters = |preset| {
+        TestFile::new(preset, Layout::Fused, TypeMix::F16).config().unwrap().parameters().unwrap()
+    };
+    assert_eq!(parameters(Preset::Mini4k), 3_821_079_552);
+    assert_eq!(parameters(Preset::Medium), 13_960_238_080);
+    assert_eq!(parameters(Preset::Phi4), 14_659_507_200);
+    assert_eq!(parameters(Preset::Phi4Mini), 3_836_021_760);
+}
+
+#[test]
+fn a_long_key_or_value_does_not_flood_the_message() {
+    let error = tiny_with("general.architecture", "x".repeat(10_000)).unwrap_err();
+    assert!(error.to_string().len() < 300);
+    let error = tiny_with("phi3.rope.scaling.type", "x".repeat(10_000)).unwrap_err();
+    assert!(error.to_string().len() < 300);
+}

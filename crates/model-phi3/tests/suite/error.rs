@@ -1,0 +1,74 @@
+use std::collections::HashSet;
+
+use crate::support::TestFile;
+use gguf_format::GgmlType;
+use model_phi3::{Error, ErrorClass, LoadPlan, Storage};
+
+/// One error of each code, provoked through the API.
+fn provoked() -> Vec<Error> {
+    let tiny = TestFile::tiny;
+    let other_layers = {
+        let mut config = tiny().config().unwrap();
+        config.layers = 2;
+        LoadPlan::new(&config, &tiny().bind().unwrap(), Storage::F16)
+    };
+    let mut integers = tiny();
+    integers.tensor("output.weight").ggml_type = GgmlType::I8;
+    vec![
+        tiny().set("general.architecture", "qwen2").config().unwrap_err(),
+        tiny().set("phi3.block_count", 0_u32).config().unwrap_err(),
+        tiny().set("phi3.expert_count", 8_u32).config().unwrap_err(),
+        tiny().remove("output_norm.weight").bind().unwrap_err(),
+        tiny().add("output.bias", &[1024], GgmlType::F32).bind().unwrap_err(),
+        integers.plan(Storage::F16).unwrap_err(),
+        Error::TooLarge { what: "the model" },
+        other_layers.unwrap_err(),
+    ]
+}
+
+#[test]
+fn every_code_is_listed_once_and_provoked() {
+    let codes: Vec<&str> = provoked().iter().map(Error::code).collect();
+    assert_eq!(codes, Error::ALL_CODES);
+    assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+}
+
+#[test]
+fn classes_say_whose_fault_it_is() {
+    use ErrorClass::{Internal, Malformed, Unsupported};
+    let classes: Vec<ErrorClass> = provoked().iter().map(Error::class).collect();
+    assert_eq!(
+        classes,
+        [
+            Unsupported,
+            Malformed,
+            Unsupported,
+            Malformed,
+            Unsupported,
+            Unsupported,
+            Malformed,
+            Internal
+        ]
+    );
+}
+
+#[test]
+fn errors_of_the_metadata_keep_code_and_message() {
+    let error = TestFile::tiny().unset("phi3.block_count").config().unwrap_err();
+    assert_eq!(error.code(), "GGUF_MISSING_KEY");
+    assert_eq!(error.class(), ErrorClass::Malformed);
+    assert_eq!(error.to_string(), "the key \"phi3.block_count\" is missing");
+}
+
+#[test]
+fn a_missing_conversion_names_tensor_and_type() {
+    let mut file = TestFile::tiny();
+    file.tensor("blk.1.ffn_down.weight").ggml_type = GgmlType::Q8_K;
+    let error = file.plan(Storage::F16).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor blk.1.ffn_down.weight is Q8_K, which cannot be converted to f16"
+    );
+    assert!(error.help().is_some());
+    file.plan(Storage::Native).unwrap();
+}

@@ -1,0 +1,356 @@
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::support::TestFile;
+use gguf_format::GgmlType;
+use model_phi3::preset::{Layout, Preset, TypeMix};
+use model_phi3::{
+    Conversion, Error, LoadPlan, Phi3Config, PlannedSlot, Slot, SlotFormat, Storage, Unit,
+};
+use proptest::prelude::*;
+
+/// The table of slots and shapes that consumers rely on.
+fn published_shape(slot: Slot, config: &Phi3Config) -> Vec<u64> {
+    let Phi3Config { hidden, ffn, vocab, .. } = *config;
+    let queries = u64::from(config.heads) * u64::from(config.head_dim);
+    let keys = u64::from(config.kv_heads) * u64::from(config.head_dim);
+    match slot {
+        Slot::TokenEmbedding | Slot::Output => vec![vocab, hidden],
+        Slot::AttnNorm(_) | Slot::FfnNorm(_) | Slot::OutputNorm => vec![hidden],
+        Slot::AttnQ(_) => vec![queries, hidden],
+        Slot::AttnK(_) | Slot::AttnV(_) => vec![keys, hidden],
+        Slot::AttnOutput(_) => vec![hidden, queries],
+        Slot::FfnGate(_) | Slot::FfnUp(_) => vec![ffn, hidden],
+        Slot::FfnDown(_) => vec![hidden, ffn],
+        Slot::RopeFactorsLong | Slot::RopeFactorsShort => {
+            vec![u64::from(config.rope.dimension_count) / 2]
+        }
+    }
+}
+
+fn len(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}
+
+/// Everything a plan promises, computed anew from the file.
+fn check(file: &TestFile, storage: Storage) {
+    let config = file.config().unwrap();
+    let plan = file.plan(storage).unwrap();
+    plan.verify().unwrap();
+
+    let mut arena = 0;
+    for op in plan.ops() {
+        assert_eq!(
+            op.dest.start, arena,
+            "transfers follow each other, each from a multiple of 256"
+        );
+        arena = op.dest.end.next_multiple_of(256);
+    }
+    assert_eq!(plan.device_bytes(), arena);
+
+    let read: BTreeSet<(u64, u64, String)> = plan
+        .ops()
+        .iter()
+        .map(|op| (op.source.range.start, op.source.range.end, op.tensor.to_string()))
+        .collect();
+    let stored: BTreeSet<(u64, u64, String)> = file.with_parsed(|gguf| {
+        let tensors = gguf.tensors().iter();
+        tensors.map(|t| (t.range().start, t.range().end, t.name().to_owned())).collect()
+    });
+    assert_eq!(read, stored, "every tensor of the file is read once, whole");
+    assert_eq!(plan.source_bytes(), stored.iter().map(|(start, end, _)| end - start).sum::<u64>());
+    assert!(plan.ops().is_sorted_by_key(|op| (op.unit, op.source.range.start)));
+
+    let mut expected: Vec<Slot> = Slot::required(config.layers).collect();
+    if file.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight") {
+        expected.extend([Slot::RopeFactorsLong, Slot::RopeFactorsShort]);
+    }
+    assert!(plan.slots().iter().map(|planned| planned.slot).eq(expected));
+
+    let mut tiles: Vec<&PlannedSlot> = Vec::new();
+    for planned in plan.slots() {
+        check_slot(&plan, planned, &config);
+        if planned.slot == Slot::Output && config.tied_output {
+            assert_eq!(planned.dest, plan.slot(Slot::TokenEmbedding).unwrap().dest);
+        } else {
+            tiles.push(planned);
+        }
+    }
+    tiles.sort_by_key(|planned| planned.dest.start);
+    assert!(tiles.windows(2).all(|pair| pair[0].dest.end <= pair[1].dest.start));
+    let tiled: u64 = tiles.iter().map(|planned| len(&planned.dest)).sum();
+    assert_eq!(tiled, plan.ops().iter().map(|op| len(&op.dest)).sum::<u64>());
+
+    if storage == Storage::F16 {
+        let halves = tiles.iter().filter(|planned| !planned.slot.is_rope_factors());
+        let halves: u64 = halves.map(|planned| len(&planned.dest) / 2).sum();
+        assert_eq!(Some(halves), config.parameters());
+    }
+}
+
+fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
+    let op = &plan.ops()[planned.op];
+    assert_eq!(planned.tensor, op.tensor);
+    assert_eq!(planned.shape, published_shape(planned.slot, config), "{}", planned.slot);
+    let format = match plan.storage() {
+        Storage::F16 if !planned.slot.is_rope_factors() => GgmlType::F16,
+        _ => planned.source_type,
+    };
+    assert_eq!(planned.format.ggml_type(), format);
+    let elements = planned.shape.iter().product();
+    assert_eq!(Some(len(&planned.dest)), format.bytes_for(elements));
+    let rows = if planned.shape.len() == 2 { planned.shape[0] } else { 1 };
+    assert_eq!(planned.row_bytes * rows, len(&planned.dest));
+    let conversion = if format == planned.source_type {
+        Conversion::Copy
+    } else {
+        Conversion::ToF16(planned.source_type)
+    };
+    assert_eq!(op.conversion, conversion);
+    let unit = match planned.slot.layer() {
+        Some(layer) => layer + 2,
+        None if planned.slot == Slot::OutputNorm => plan.units(),
+        None if planned.slot == Slot::Output && !config.tied_output => plan.units(),
+        None => 1,
+    };
+    assert_eq!(op.unit, unit, "{}", planned.slot);
+}
+
+#[test]
+fn presets_keep_every_promise() {
+    for &preset in Preset::ALL {
+        for &layout in Layout::ALL {
+            for mix in [TypeMix::F32, TypeMix::Q4_K_M] {
+                let file = TestFile::new(preset, layout, mix);
+                check(&file, Storage::F16);
+                check(&file, Storage::Native);
+            }
+        }
+    }
+}
+
+#[test]
+fn mini_takes_7_64_gb_of_halves() {
+    let file = TestFile::new(Preset::Mini4k, Layout::Fused, TypeMix::Q4_K_M);
+    let plan = file.plan(Storage::F16).unwrap();
+    assert_eq!(plan.device_bytes(), 2 * 3_821_079_552);
+    assert_eq!(plan.units(), 34);
+    assert_eq!(plan.ops().len(), 195);
+    assert_eq!(plan.slots().len(), 32 * 9 + 3);
+}
+
+#[test]
+fn fused_rows_are_q_k_v_and_gate_up() {
+    let plan = TestFile::tiny().plan(Storage::F16).unwrap();
+    let dest = |slot| plan.slot(slot).unwrap().dest.clone();
+    let row = 256 * 2;
+    let start = dest(Slot::AttnQ(0)).start;
+    assert_eq!(dest(Slot::AttnQ(0)), start..start + 256 * row);
+    assert_eq!(dest(Slot::AttnK(0)), start + 256 * row..start + 384 * row);
+    assert_eq!(dest(Slot::AttnV(0)), start + 384 * row..start + 512 * row);
+    assert_eq!(dest(Slot::FfnGate(0)).end, dest(Slot::FfnUp(0)).start);
+}
+
+#[test]
+fn native_slots_have_block_geometry() {
+    let file = TestFile::new(Preset::Tiny, Layout::Fused, TypeMix::Q4_K_M);
+    let plan = file.plan(Storage::Native).unwrap();
+    let down = plan.slot(Slot::FfnDown(0)).unwrap();
+    assert_eq!(down.format, SlotFormat::Blocks(GgmlType::Q4_K));
+    assert_eq!(down.row_bytes, 768 / 256 * 144);
+    assert_eq!(plan.slot(Slot::OutputNorm).unwrap().format, SlotFormat::F32);
+    let op = &plan.ops()[down.op];
+    assert_eq!(op.conversion, Conversion::Copy);
+    assert_eq!(len(&op.dest), len(&op.source.range));
+}
+
+#[test]
+fn a_tied_output_costs_nothing_twice() {
+    let file = TestFile::new(Preset::Phi4Mini, Layout::Fused, TypeMix::F16);
+    let plan = file.plan(Storage::F16).unwrap();
+    let embedding = plan.slot(Slot::TokenEmbedding).unwrap();
+    let output = plan.slot(Slot::Output).unwrap();
+    assert_eq!((&output.dest, output.op), (&embedding.dest, embedding.op));
+    assert_eq!(plan.ops().len(), 196);
+}
+
+#[test]
+fn units_are_labelled_as_progress_shows_them() {
+    let plan = TestFile::tiny().plan(Storage::F16).unwrap();
+    let labels: Vec<String> =
+        (1..=plan.units()).map(|unit| plan.unit_label(unit).unwrap().to_string()).collect();
+    assert_eq!(
+        labels,
+        [
+            "Embedding loaded",
+            "Layer 0 loaded",
+            "Layer 1 loaded",
+            "Layer 2 loaded",
+            "Output weights loaded"
+        ]
+    );
+    assert_eq!(plan.unit_label(0), None);
+    assert_eq!(plan.unit_label(plan.units() + 1), None);
+    assert_eq!(plan.unit_label(u32::MAX), None);
+    assert_eq!(plan.unit_label(1), Some(Unit::Embedding));
+}
+
+#[test]
+fn weights_have_the_shape_of_the_model() {
+    let plan = TestFile::tiny().plan(Storage::F16).unwrap();
+    let weights = plan.weights(|planned| Ok::<_, Error>(planned.slot)).unwrap();
+    assert_eq!(weights.layers.len(), 3);
+    assert_eq!(weights.layers[2].attn_v, Slot::AttnV(2));
+    assert_eq!(weights.rope_factors_long, Some(Slot::RopeFactorsLong));
+    assert!(weights.iter().map(|(slot, _)| slot).eq(plan.slots().iter().map(|p| p.slot)));
+}
+
+#[test]
+fn weights_pass_errors_on() {
+    #[derive(Debug, PartialEq)]
+    struct Stop;
+    impl From<Error> for Stop {
+        fn from(_: Error) -> Self {
+            Self
+        }
+    }
+    let plan = TestFile::tiny().plan(Storage::F16).unwrap();
+    assert_eq!(plan.weights(|_| Err::<(), _>(Stop)), Err(Stop));
+}
+
+#[test]
+fn storage_names_round_trip() {
+    for storage in [Storage::F16, Storage::Native] {
+        assert_eq!(storage.to_string().parse(), Ok(storage));
+    }
+    assert!("q4".parse::<Storage>().is_err());
+}
+
+/// The types of which whole blocks make every row of a generated model.
+fn any_type() -> impl Strategy<Value = GgmlType> {
+    proptest::sample::select(GgmlType::ALL)
+}
+
+fn convertible_type() -> impl Strategy<Value = GgmlType> {
+    any_type().prop_filter("convertible", |t| Conversion::to_f16(*t).is_some())
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    fused_qkv: bool,
+    fused_ffn: bool,
+}
+
+/// A valid file of random dimensions, layouts, types and order of tensors.
+fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
+    let layer = (any::<bool>(), any::<bool>())
+        .prop_map(|(fused_qkv, fused_ffn)| Layer { fused_qkv, fused_ffn });
+    (
+        proptest::collection::vec(layer, 1..5),
+        proptest::sample::select(vec![(4, 64), (8, 32), (2, 256), (6, 128), (16, 80)]),
+        proptest::sample::select(vec![1_u32, 2]),
+        (1..4_u64, 1..5_u64, 1..700_u64),
+        any::<[bool; 3]>(),
+        proptest::collection::vec(tensor_type, 50),
+        any::<u64>(),
+    )
+        .prop_map(|(layers, (heads, head_dim), sharing, sizes, flags, types, seed)| {
+            let (hidden, ffn, vocab) = (sizes.0 * 256, sizes.1 * 256, sizes.2);
+            let [llama, tied, factors] = flags;
+            let prefix = if llama { "llama" } else { "phi3" };
+            let kv_heads = heads / sharing;
+            let mut file = TestFile::default();
+            file.set("general.architecture", prefix);
+            let mut set = |suffix: &str, value: u64| {
+                file.set(&format!("{prefix}.{suffix}"), value);
+            };
+            set("context_length", 4096);
+            set("embedding_length", hidden);
+            set("feed_forward_length", ffn);
+            set("block_count", layers.len() as u64);
+            set("attention.head_count", heads.into());
+            set("attention.head_count_kv", kv_heads.into());
+            set("attention.key_length", head_dim.min(hidden));
+            file.set(&format!("{prefix}.attention.layer_norm_rms_epsilon"), 1e-5_f32);
+            // Heads wider than the hidden state are refused, so both cannot be small.
+            let head_dim = head_dim.min(hidden);
+            let (queries, keys) = (u64::from(heads) * head_dim, u64::from(kv_heads) * head_dim);
+
+            let mut types = types.into_iter().cycle();
+            let mut matrix = |name: &str, cols, rows| {
+                file.add(name, &[cols, rows], types.next().unwrap());
+            };
+            matrix("token_embd.weight", hidden, vocab);
+            if !tied {
+                matrix("output.weight", hidden, vocab);
+            }
+            for (i, layer) in layers.iter().enumerate() {
+                let name = |stem: &str| format!("blk.{i}.{stem}.weight");
+                if layer.fused_qkv {
+                    matrix(&name("attn_qkv"), hidden, queries + 2 * keys);
+                } else {
+                    matrix(&name("attn_q"), hidden, queries);
+                    matrix(&name("attn_k"), hidden, keys);
+                    matrix(&name("attn_v"), hidden, keys);
+                }
+                matrix(&name("attn_output"), queries, hidden);
+                if layer.fused_ffn {
+                    matrix(&name("ffn_up"), hidden, 2 * ffn);
+                } else {
+                    matrix(&name("ffn_gate"), hidden, ffn);
+                    matrix(&name("ffn_up"), hidden, ffn);
+                }
+                matrix(&name("ffn_down"), ffn, hidden);
+            }
+            for i in 0..layers.len() {
+                file.add(&format!("blk.{i}.attn_norm.weight"), &[hidden], GgmlType::F32);
+                file.add(&format!("blk.{i}.ffn_norm.weight"), &[hidden], GgmlType::F16);
+            }
+            file.add("output_norm.weight", &[hidden], GgmlType::F32);
+            if factors {
+                for length in ["long", "short"] {
+                    let name = format!("rope_factors_{length}.weight");
+                    file.add(&name, &[head_dim / 2], GgmlType::F32);
+                }
+            }
+            let count = file.tensors.len();
+            file.tensors.rotate_left(usize::try_from(seed % count as u64).unwrap());
+            if seed & (1 << 40) != 0 {
+                file.tensors.reverse();
+            }
+            file
+        })
+}
+
+proptest! {
+    #[test]
+    fn any_file_decodes_to_halves(file in any_file(convertible_type())) {
+        check(&file, Storage::F16);
+    }
+
+    #[test]
+    fn any_file_is_kept_as_stored(file in any_file(any_type())) {
+        check(&file, Storage::Native);
+    }
+
+    /// Whatever is wrong with a file, the answer is a plan or an error.
+    #[test]
+    fn spoilt_files_never_panic(
+        mut file in any_file(any_type()),
+        key in 0..9_usize,
+        value: u64,
+        tensor: prop::sample::Index,
+        dims in proptest::collection::vec(prop_oneof![0..3_u64, Just(256), any::<u32>().prop_map(u64::from)], 0..4),
+    ) {
+        if let Some((_, old)) = file.metadata.get_mut(key) {
+            *old = value.into();
+        }
+        let spoilt = tensor.get_mut(&mut file.tensors);
+        spoilt.ggml_type = GgmlType::F32;
+        spoilt.dims = dims;
+        if spoilt.dims.iter().try_fold(4_u64, |a, &b| a.checked_mul(b.max(1))).is_some_and(|n| n < 1 << 62) {
+            let _ = file.plan(Storage::F16);
+            let _ = file.plan(Storage::Native);
+        }
+    }
+}

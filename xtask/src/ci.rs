@@ -1,0 +1,72 @@
+//! `cargo xtask ci`: what has to pass before a change lands, in the order of how soon it fails.
+
+mod clang_format;
+mod conformance;
+mod cuda_build;
+mod no_cpp;
+mod readme;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::process;
+use crate::workspace::cargo;
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: [Step; 9] = [
+    ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
+    ("C++ formatting", clang_format::check),
+    ("clippy", || {
+        let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        process::run(strict(&mut cargo(clippy)))
+    }),
+    ("tests, as the README runs them", || readme::run("test")),
+    ("documentation", || {
+        let mut doc = cargo(["doc", "--workspace", "--no-deps", "--locked"]);
+        process::run(strict(doc.env("RUSTDOCFLAGS", "-D warnings")))
+    }),
+    ("parser and model without a C++ compiler", no_cpp::check),
+    ("CUDA device: clippy, nvcc and link", cuda_build::check),
+    ("demo, as the README runs it", || readme::run("demo")),
+    ("conformance to the reference", conformance::check),
+];
+
+/// Runs the steps, and stops at the first that fails.
+pub(crate) fn run() -> Result<()> {
+    let mut times = Vec::new();
+    let mut outcome = Ok(());
+    for (name, step) in STEPS {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        outcome = step().with_context(|| name);
+        times.push(start.elapsed());
+        if outcome.is_err() {
+            break;
+        }
+    }
+    summarise(&times, outcome.is_ok());
+    outcome
+}
+
+/// Makes warnings of the C++ and CUDA compilers errors. On every command that builds, since the
+/// sources are compiled anew where this changes.
+fn strict(command: &mut Command) -> &mut Command {
+    command.env("CUDA_SYS_WERROR", "1")
+}
+
+fn summarise(times: &[Duration], passed: bool) {
+    eprintln!();
+    for (index, (name, _)) in STEPS.iter().enumerate() {
+        let result = match times.get(index) {
+            None => "not run".to_owned(),
+            Some(_) if !passed && index + 1 == times.len() => "FAILED".to_owned(),
+            Some(time) => format!("{:.0} s", time.as_secs_f64()),
+        };
+        eprintln!("{result:>8}  {name}");
+    }
+    let total: Duration = times.iter().sum();
+    eprintln!("{:>6.0} s  in all", total.as_secs_f64());
+}

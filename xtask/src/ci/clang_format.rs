@@ -1,0 +1,46 @@
+//! The format of the C++ and CUDA sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{process, wheels, workspace};
+
+const EXTENSIONS: [&str; 5] = ["hpp", "h", "cpp", "cu", "cuh"];
+
+/// Brings the pinned clang-format and holds every source below `cuda/` against it.
+pub(super) fn check() -> Result<()> {
+    let tools = workspace::target().join("clang-format");
+    wheels::install(&workspace::root().join("xtask/clang-format.txt"), &tools)?;
+    let files = sources_below(&workspace::root().join("cuda"))?;
+    ensure!(!files.is_empty(), "there are no C++ sources to check");
+    let mut format = Command::new(tools.join("clang_format/data/bin/clang-format"));
+    format
+        .args(["--dry-run", "--Werror"])
+        .args(files.iter().filter_map(|file| file.strip_prefix(workspace::root()).ok()))
+        .current_dir(workspace::root());
+    process::run(&mut format).with_context(|| {
+        format!("`{} -i FILE` mends it", Path::new(format.get_program()).display())
+    })
+}
+
+fn sources_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(sources_below(&path)?);
+        } else if EXTENSIONS
+            .iter()
+            .any(|known| path.extension().is_some_and(|found| found == *known))
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,63 @@
+//! Whether loaded weights are what the reference decoder makes of the same files.
+//!
+//! The files, the expectations and the tool that compares lie beside the checkout, in `../shared`;
+//! where there is no such folder, there is nothing to compare with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::strict;
+use crate::{loader_binary, process, workspace};
+
+/// Loads every file, as f16 and as it is stored, and holds each dump against the expectations.
+pub(super) fn check() -> Result<()> {
+    let shared = workspace::root().join("../shared");
+    let data = shared.join("data");
+    if !data.is_dir() {
+        eprintln!("there are no reference files in {}: nothing to compare", data.display());
+        return Ok(());
+    }
+    let models = models_in(&data)?;
+    ensure!(!models.is_empty(), "{} holds no GGUF file", data.display());
+
+    let loader = loader_binary::executable(strict(&mut loader_binary::release_build()))?;
+    let dump = workspace::target().join("conformance.safetensors");
+    for model in &models {
+        for (storage, compare_as) in [("f16", None), ("native", Some("--native"))] {
+            process::run(
+                Command::new(&loader)
+                    .arg("load")
+                    .arg(model)
+                    .args(["--device", "host", "--storage", storage, "--dump"])
+                    .arg(&dump),
+            )?;
+            process::run(
+                Command::new("python3")
+                    .arg(shared.join("tools/check_dump.py"))
+                    .arg(data.join("expected.json"))
+                    .arg(model)
+                    .arg(&dump)
+                    .args(compare_as),
+            )?;
+        }
+    }
+    eprintln!("{} files agree with the reference, in both forms", models.len());
+    Ok(fs::remove_file(dump)?)
+}
+
+fn models_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut models = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            models.push(path);
+        }
+    }
+    models.sort();
+    Ok(models)
+}

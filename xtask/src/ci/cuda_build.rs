@@ -1,0 +1,38 @@
+//! The CUDA device on a machine that need not have one: everything short of running a kernel.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::strict;
+use crate::loader_binary::{self, CUDA_FEATURES};
+use crate::workspace::{self, cargo};
+use crate::{nvidia, process, toolkit};
+
+/// The exit code of the loader where a device cannot be had.
+const DEVICE_UNAVAILABLE: i32 = 5;
+
+/// Compiles for every architecture with warnings as errors, links, and asks the program for devices.
+pub(super) fn check() -> Result<()> {
+    let cuda = toolkit::find_or_bring()?;
+    let cuda_cargo = |arguments: &[&str]| {
+        let mut command = cargo(arguments);
+        cuda.apply(strict(command.args(["--locked", "--features", CUDA_FEATURES])));
+        command
+    };
+    // One profile for all three, so that the kernels are compiled once.
+    let crates = ["--package", "cuda-sys", "--package", "loader"];
+    let clippy = [&["clippy", "--all-targets"], &crates[..]].concat();
+    process::run(cuda_cargo(&clippy).args(["--", "-D", "warnings"]))?;
+    let tests = [&["test", "--no-run", "--test", "gpu*"], &crates[..]].concat();
+    process::run(&mut cuda_cargo(&tests))?;
+    let build = [&["build", "--bin", "phi3-loader"], &crates[..]].concat();
+    let loader = loader_binary::executable(&mut cuda_cargo(&build))?;
+
+    process::run(Command::new(&loader).arg("devices"))?;
+    let model = workspace::target().join("cuda-build.gguf");
+    process::run(Command::new(&loader).arg("synth").arg(&model).args(["--preset", "tiny"]))?;
+    let expected = if nvidia::has_driver() { 0 } else { DEVICE_UNAVAILABLE };
+    let mut load = Command::new(&loader);
+    process::expect_exit(load.arg("load").arg(&model).args(["--device", "cuda"]), expected)
+}

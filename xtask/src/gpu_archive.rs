@@ -1,0 +1,91 @@
+//! `cargo xtask test-gpu --archive`: the GPU tests as a folder that runs without a toolchain.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::loader_binary::{self, executables};
+use crate::workspace::{self, cargo};
+use crate::{gpu_tests, process, toolkit};
+
+const RUNNER: &str = include_str!("gpu_archive/run.sh");
+
+/// What an archive holds, all of which packing anew replaces.
+const TESTS: &str = "tests";
+const DATA: &str = "testdata";
+const LOADER: &str = "phi3-loader";
+const RUN: &str = "run.sh";
+
+/// Builds the GPU tests and lays them into `folder` with the loader, the test data and a runner.
+pub(crate) fn pack(folder: &Path) -> Result<()> {
+    clear(folder)?;
+    let cuda = toolkit::find_or_bring()?;
+    let loader = loader_binary::release(Some(&cuda))?;
+    let tests = executables(cuda.apply(cargo(gpu_tests::SELECTION).arg("--no-run")), "test")?;
+    ensure!(!tests.is_empty(), "cargo built no GPU tests");
+
+    fs::create_dir_all(folder.join(TESTS))?;
+    copy_stripped(&loader, &folder.join(LOADER))?;
+    for (name, path) in &tests {
+        copy_stripped(path, &folder.join(TESTS).join(name))?;
+    }
+    copy_folder(&workspace::root().join("testdata"), &folder.join(DATA))?;
+    let runner = folder.join(RUN);
+    fs::write(&runner, RUNNER)?;
+    fs::set_permissions(&runner, fs::Permissions::from_mode(0o755))?;
+
+    println!(
+        "{} test programs are packed; on a machine with a GPU: sh {}",
+        tests.len(),
+        runner.display()
+    );
+    Ok(())
+}
+
+/// Makes room for an archive, and refuses a folder that holds anything else.
+fn clear(folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()));
+    };
+    for entry in entries {
+        let entry = entry?;
+        let ours = [TESTS, DATA, LOADER, RUN].iter().any(|name| entry.file_name() == *name);
+        ensure!(
+            ours,
+            "{} holds {:?}, which is not part of an archive: name an empty or a new folder",
+            folder.display(),
+            entry.file_name()
+        );
+    }
+    for name in [TESTS, DATA] {
+        let path = folder.join(name);
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Without debug information, which is most of a test program; names stay, for backtraces.
+fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
+    process::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
+        .context("`strip` comes with the C++ compiler's binutils")
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let destination = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &destination)?;
+        } else {
+            fs::copy(entry.path(), destination)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask test-gpu`: the tests that need a GPU, on this machine's.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::loader_binary::{self, CUDA_FEATURES};
+use crate::workspace::cargo;
+use crate::{nvidia, process, toolkit};
+
+/// What all of them have in common: release builds of the test targets called `gpu…`.
+pub(crate) const SELECTION: [&str; 11] = [
+    "test",
+    "--release",
+    "--locked",
+    "--package",
+    "cuda-sys",
+    "--package",
+    "loader",
+    "--features",
+    CUDA_FEATURES,
+    "--test",
+    "gpu*",
+];
+
+/// Runs them, under a tool of compute-sanitizer if one is named. No GPU is a failure, not a skip.
+pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
+    ensure!(
+        nvidia::has_driver(),
+        "the GPU tests need an NVIDIA GPU, and this machine has no driver for one; \
+         `cargo xtask test-gpu --archive DIR` packs them for a machine that has"
+    );
+    let cuda = toolkit::find_or_bring()?;
+    let loader = loader_binary::release(Some(&cuda))?;
+    let devices = process::output(Command::new(&loader).args(["devices", "--json"]))?;
+    let gpus = count_gpus(&devices)?;
+    ensure!(gpus > 0, "the GPU tests need an NVIDIA GPU, and the loader finds none:\n{devices}");
+    eprintln!("{gpus} GPU(s) found");
+
+    let mut test = cargo(SELECTION);
+    // One at a time: some watch the GPU's free memory, which others beside them would change.
+    test.env("PHI3_LOADER_BIN", &loader).env("RUST_TEST_THREADS", "1");
+    if let Some(tool) = sanitizer {
+        let architecture = std::env::consts::ARCH.to_uppercase();
+        test.env(
+            format!("CARGO_TARGET_{architecture}_UNKNOWN_LINUX_GNU_RUNNER"),
+            format!("compute-sanitizer --tool {tool} --error-exitcode 1"),
+        );
+    }
+    process::run(cuda.apply(&mut test))
+}
+
+fn count_gpus(devices: &str) -> Result<usize> {
+    let document: Value =
+        serde_json::from_str(devices).context("`phi3-loader devices --json` printed no JSON")?;
+    let list = document["devices"].as_array().context("the document lists no `devices`")?;
+    Ok(list.iter().filter(|device| device["kind"] == "cuda").count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count_gpus;
+
+    #[test]
+    fn only_cuda_devices_count_as_gpus() {
+        let host = r#"{"schema_version":1,"devices":[{"kind":"host"}]}"#;
+        assert_eq!(count_gpus(host).unwrap(), 0);
+        let both =
+            r#"{"schema_version":1,"devices":[{"kind":"host"},{"kind":"cuda","ordinal":0}]}"#;
+        assert_eq!(count_gpus(both).unwrap(), 1);
+        assert!(count_gpus("{}").is_err());
+    }
+}

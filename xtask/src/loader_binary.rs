@@ -1,0 +1,67 @@
+//! Building `phi3-loader` and the tests beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::process;
+use crate::toolkit::{self, Cuda};
+use crate::workspace::cargo;
+
+/// The features that add the CUDA device.
+pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda";
+
+/// `cargo xtask build-cuda`.
+pub(crate) fn build_cuda(architectures: Option<&str>) -> Result<()> {
+    let cuda = toolkit::find()?;
+    let mut build = release_build();
+    cuda.apply(build.args(["--features", "loader/cuda"]));
+    if let Some(list) = architectures {
+        build.env("CUDA_SYS_ARCHS", list);
+    }
+    let binary = executable(&mut build)?;
+    println!("{}", binary.display());
+    Ok(())
+}
+
+/// Builds the loader in release; with the CUDA device, if given a toolkit for it.
+pub(crate) fn release(cuda: Option<&Cuda>) -> Result<PathBuf> {
+    let mut build = release_build();
+    if let Some(cuda) = cuda {
+        cuda.apply(build.args(["--features", "loader/cuda"]));
+    }
+    executable(&mut build)
+}
+
+/// The build of the loader in release, on which features and environment can still be put.
+pub(crate) fn release_build() -> Command {
+    cargo(["build", "--release", "--locked", "--package", "loader", "--bin", "phi3-loader"])
+}
+
+/// Runs a build of a single binary; where it lies.
+pub(crate) fn executable(build: &mut Command) -> Result<PathBuf> {
+    let (_, path) = executables(build, "bin")?.pop().context("cargo built no executable")?;
+    Ok(path)
+}
+
+/// Runs a build; the executables of this `kind` (`bin`, `test`) that it made, each as
+/// `package--target` and where it lies.
+pub(crate) fn executables(build: &mut Command, kind: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    process::run_by_line(build.arg("--message-format=json-render-diagnostics"), |line| {
+        found.extend(serde_json::from_str(line).ok().and_then(|m| named_executable(&m, kind)));
+    })?;
+    Ok(found)
+}
+
+/// What one of cargo's messages says of an executable.
+fn named_executable(message: &Value, kind: &str) -> Option<(String, PathBuf)> {
+    let path = message["executable"].as_str()?;
+    let target = &message["target"];
+    target["kind"].as_array()?.iter().any(|found| found == kind).then_some(())?;
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let package = manifest.parent()?.file_name()?.to_str()?;
+    Some((format!("{package}--{}", target["name"].as_str()?), path.into()))
+}

@@ -1,0 +1,193 @@
+//! Rules of this repository that no compiler and no lint checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Every text file of the repository by its path in it, without what is built and brought.
+fn sources() -> BTreeMap<String, String> {
+    fn collect(folder: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(folder).expect("a readable folder") {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                if ![".git", "target"].iter().any(|skipped| path.ends_with(skipped)) {
+                    collect(&path, found);
+                }
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let name = path.strip_prefix(root()).expect("a path below the root");
+                found.insert(name.display().to_string(), text);
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    collect(&root(), &mut found);
+    found
+}
+
+/// Lines as `file:number: line` in which `wrong` finds something.
+fn lines_where(
+    files: &BTreeMap<String, String>,
+    wrong: impl Fn(&str, &str) -> bool,
+) -> Vec<String> {
+    let lines = files.iter().flat_map(|(file, text)| {
+        text.lines().enumerate().map(move |(index, line)| (file, index + 1, line))
+    });
+    lines
+        .filter(|(file, _, line)| wrong(file, line))
+        .map(|(file, number, line)| format!("{file}:{number}: {}", line.trim()))
+        .collect()
+}
+
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("metadata is JSON");
+    metadata["packages"].as_array().expect("a list of packages").clone()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = [
+        ("gguf-format", vec![]),
+        ("model-phi3", vec!["gguf-format"]),
+        ("cuda-sys", vec![]),
+        ("loader", vec!["cuda-sys", "gguf-format", "model-phi3"]),
+        ("xtask", vec![]),
+    ]
+    .into_iter()
+    .map(|(name, dependencies)| (name, dependencies.into_iter().collect()))
+    .collect();
+
+    for package in packages() {
+        let name = package["name"].as_str().expect("a name");
+        let allowed_here = allowed
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is new: say here which siblings it may depend on"));
+        for dependency in package["dependencies"].as_array().expect("a list") {
+            let dependency = dependency["name"].as_str().expect("a name");
+            assert!(
+                !allowed.contains_key(dependency) || allowed_here.contains(dependency),
+                "{name} must not depend on {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn versions_are_stated_in_the_workspace_alone() {
+    for package in packages() {
+        let manifest = package["manifest_path"].as_str().expect("a path");
+        let text = fs::read_to_string(manifest).expect("a manifest");
+        let mut in_dependencies = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with('[') {
+                in_dependencies = line.ends_with("dependencies]");
+            } else if in_dependencies && !line.is_empty() && !line.starts_with('#') {
+                let packed: String = line.split_whitespace().collect();
+                assert!(
+                    packed.contains("workspace=true"),
+                    "{manifest}: `{line}` should be taken from the workspace's table"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn parser_and_model_renounce_unsafe_code() {
+    for library in ["crates/gguf-format/src/lib.rs", "crates/model-phi3/src/lib.rs"] {
+        let text = read(library);
+        assert!(
+            ["#![forbid(unsafe_code)]", "#![deny(unsafe_code)]"].iter().any(|a| text.contains(a)),
+            "{library} neither forbids nor denies unsafe code"
+        );
+    }
+}
+
+#[test]
+fn only_the_bridge_knows_of_rust() {
+    let bridge = ["cuda/include/transfer/bridge.hpp", "cuda/src/bridge.cpp"];
+    let mut files = sources();
+    files.retain(|file, _| file.starts_with("cuda/") && !bridge.contains(&file.as_str()));
+    assert!(!files.is_empty(), "there is no C++ to check");
+    let found = lines_where(&files, |_, line| {
+        line.contains("#include") && (line.contains("rust/cxx.h") || line.contains(".rs.h"))
+    });
+    assert!(found.is_empty(), "nvcc and the engine need no Rust types:\n{}", found.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_to_do_in_a_comment() {
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
+    let found = lines_where(&sources(), |file, line| {
+        let is_code = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".sh", ".py", ".md", ".toml"]
+            .iter()
+            .any(|extension| file.ends_with(extension));
+        let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+        is_code && words.any(|word| marks.contains(&word))
+    });
+    assert!(found.is_empty(), "file an issue instead:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_file_names_a_folder_of_one_machine() {
+    let folders = [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
+    let found =
+        lines_where(&sources(), |_, line| folders.iter().any(|folder| line.contains(folder)));
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn the_changelog_collects_what_is_not_released() {
+    assert!(read("CHANGELOG.md").lines().any(|line| line == "## [Unreleased]"));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut broken = Vec::new();
+    for (file, text) in sources().iter().filter(|(file, _)| file.ends_with(".md")) {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            let folder = Path::new(file).parent().expect("a file in a folder");
+            if !link.contains("://") && !root().join(folder).join(path).exists() {
+                broken.push(format!("{file}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_architecture_tells_where_everything_is() {
+    let text = read("docs/architecture.md");
+    let crates = packages();
+    let names = crates.iter().map(|package| package["name"].as_str().expect("a name"));
+    for place in names.chain(["cuda/include/transfer/decode/registry.hpp"]) {
+        assert!(text.contains(place), "docs/architecture.md does not mention {place}");
+    }
+}
+
+#[test]
+fn every_wheel_is_pinned_by_hash() {
+    for list in ["xtask/cuda-toolkit.txt", "xtask/clang-format.txt"] {
+        let text = read(list).replace("\\\n", " ");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.contains("==") && line.contains("--hash=sha256:"), "{list}: {line}");
+        }
+    }
+}
