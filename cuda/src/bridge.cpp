@@ -79,9 +79,7 @@ rust::Vec<DeviceInfo> cuda_devices() {
   });
 }
 
-std::uint64_t ring_bytes(const RingShape& shape) noexcept {
-  return config_of(shape).ring_bytes();
-}
+std::uint64_t ring_bytes(const RingShape& shape) noexcept { return config_of(shape).ring_bytes(); }
 
 std::uint32_t Device::kind() const noexcept { return static_cast<std::uint32_t>(device_->kind()); }
 
@@ -142,8 +140,8 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
         files, static_cast<Io>(io), copies, units, dest.get(), [&](const Progress& progress) {
           return observer.on_progress(progress.units_done, progress.bytes_done);
         });
-    return {stats.source_bytes, stats.chunks, stats.seconds,
-            static_cast<std::uint32_t>(stats.io), stats.pinned};
+    return {stats.source_bytes, stats.chunks, stats.seconds, static_cast<std::uint32_t>(stats.io),
+            stats.pinned};
   });
 }
 
@@ -164,9 +162,8 @@ std::unique_ptr<Device> open_cuda(std::int32_t ordinal) {
 }
 
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
-  return guarded([&] {
-    return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes));
-  });
+  return guarded(
+      [&] { return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes)); });
 }
 
 std::unique_ptr<Ring> make_ring(const RingShape& shape) {

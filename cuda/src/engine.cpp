@@ -131,9 +131,7 @@ std::uint64_t EngineConfig::slot_bytes() const noexcept {
   return (bytes + kPage - 1) / kPage * kPage;
 }
 
-std::uint64_t EngineConfig::ring_bytes() const noexcept {
-  return slot_bytes() * depth * readers;
-}
+std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * depth * readers; }
 
 Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
                const EngineConfig& config)

@@ -110,9 +110,7 @@ class HostDevice final : public Device {
   std::int32_t ordinal() const noexcept override { return 0; }
   std::string name() const override { return "host memory"; }
 
-  MemoryInfo memory() const override {
-    return {meminfo("MemAvailable"), meminfo("MemTotal")};
-  }
+  MemoryInfo memory() const override { return {meminfo("MemAvailable"), meminfo("MemTotal")}; }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
     return std::make_unique<HostBuffer>(bytes);

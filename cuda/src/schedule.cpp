@@ -62,9 +62,8 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
 void prove_disjoint(const std::vector<CopyOp>& ops) {
   std::vector<std::size_t> order(ops.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return ops[a].dest_offset < ops[b].dest_offset;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return ops[a].dest_offset < ops[b].dest_offset; });
   std::uint64_t end = 0;
   for (std::size_t index : order) {
     if (ops[index].dest_bytes == 0) continue;

@@ -15,7 +15,8 @@
 namespace transfer {
 namespace {
 
-// Readers look at `stop` this often, so that cancelling does not wait for a slow disk's whole chunk.
+// Readers look at `stop` this often, so that cancelling does not wait for a slow disk's whole
+// chunk.
 constexpr std::uint64_t kPiece = std::uint64_t{1} << 20;
 
 // Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
@@ -33,8 +34,7 @@ void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::u
   std::uint64_t done = 0;
   while (done < wanted && !stop.load(std::memory_order_relaxed)) {
     const std::uint64_t piece = std::min(kPiece, wanted - done);
-    const ssize_t got =
-        pread(descriptor, out + done, piece, static_cast<off_t>(offset + done));
+    const ssize_t got = pread(descriptor, out + done, piece, static_cast<off_t>(offset + done));
     if (got < 0) {
       if (errno == EINTR) continue;
       throw io_error(errno, "reading source file " + std::to_string(file) + " at byte " +

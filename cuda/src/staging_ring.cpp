@@ -44,8 +44,8 @@ void populate(std::byte* data, std::uint64_t bytes) {
 StagingRing::StagingRing(std::uint64_t bytes) {
   if (bytes == 0) return;
   const std::uint64_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory =
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     throw Error(Code::kHostOutOfMemory, errno,
                 "staging memory of " + std::to_string(size) + " bytes cannot be mapped");

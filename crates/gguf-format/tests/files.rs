@@ -191,7 +191,7 @@ fn a_missing_shard_is_named() {
         fs::remove_file(split.path(missing)).unwrap();
         let kind = ShardKind::Missing { no: u64::from(missing) + 1, count: 3 };
         assert_eq!(split.shard_refusal(1, missing), kind);
-        assert_eq!(split.refusal(1).class(), ErrorClass::Io);
+        assert_eq!(split.refusal(1).class(), ErrorClass::Malformed);
     }
 }
 

@@ -69,9 +69,9 @@ class Lane {
   // Makes the calling thread use the lane's device.
   virtual void bind_thread() = 0;
 
-  // Where the next bytes of `slot` should be read to: room for the batch and `slack` bytes more. The
-  // slot must be free (never submitted, or awaited since). With no slack asked for, this can be the
-  // batch's own destination.
+  // Where the next bytes of `slot` should be read to: room for the batch and `slack` bytes more.
+  // The slot must be free (never submitted, or awaited since). With no slack asked for, this can be
+  // the batch's own destination.
   virtual std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) = 0;
 
   // Queues copies and conversions of the batch, whose bytes stand at `bytes` (inside the landing).

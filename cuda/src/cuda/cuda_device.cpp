@@ -87,8 +87,7 @@ class CudaDevice final : public Device {
 
   bool adopt(StagingRing& ring) const override {
     const DeviceGuard guard(ordinal_);
-    const cudaError_t status =
-        cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
+    const cudaError_t status = cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
     // Copies from pageable memory are slower and as right; a process may lack the right to pin.
     if (status != cudaSuccess) (void)cudaGetLastError();
     return status == cudaSuccess;
@@ -142,9 +141,9 @@ std::vector<CudaDeviceInfo> list_cuda_devices() {
 std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal) {
   const int count = device_count();
   if (ordinal < 0 || ordinal >= count) {
-    throw Error(Code::kDeviceUnavailable, 0,
-                "no CUDA device " + std::to_string(ordinal) + ": " + std::to_string(count) +
-                    " visible");
+    throw Error(
+        Code::kDeviceUnavailable, 0,
+        "no CUDA device " + std::to_string(ordinal) + ": " + std::to_string(count) + " visible");
   }
   return std::make_shared<const CudaDevice>(ordinal);
 }

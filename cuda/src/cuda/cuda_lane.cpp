@@ -144,10 +144,9 @@ class CudaLane final : public Lane {
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
     std::uint8_t* staging = queue_->staging.slot(slot, shape_);
     staged_.clear();
-    const bool aligned =
-        std::all_of(batch.segments, batch.segments + batch.count, [](const Segment& segment) {
-          return segment.chunk_offset % kKernelAlignment == 0;
-        });
+    const bool aligned = std::all_of(
+        batch.segments, batch.segments + batch.count,
+        [](const Segment& segment) { return segment.chunk_offset % kKernelAlignment == 0; });
     if (aligned) {
       upload(staging, bytes, batch.bytes);
       for (std::uint32_t i = 0; i < batch.count; ++i) {
@@ -159,7 +158,8 @@ class CudaLane final : public Lane {
       const Segment& segment = batch.segments[i];
       upload(staging, bytes + segment.chunk_offset, segment.source_bytes);
       staged_.push_back(staging);
-      staging += (segment.source_bytes + kKernelAlignment - 1) / kKernelAlignment * kKernelAlignment;
+      staging +=
+          (segment.source_bytes + kKernelAlignment - 1) / kKernelAlignment * kKernelAlignment;
     }
   }
 
@@ -183,9 +183,9 @@ class CudaLane final : public Lane {
     const int status = decoder == kCopyBytes
                            ? decode::launch_copy(run, queue_->stream.get())
                            : decode::launch_decode_to_f16(decoder, run, queue_->stream.get());
-    check(static_cast<cudaError_t>(status), "kernel launch",
-          decoder == kCopyBytes ? "copying bytes"
-                                : "decoding ggml type " + std::to_string(decoder));
+    check(
+        static_cast<cudaError_t>(status), "kernel launch",
+        decoder == kCopyBytes ? "copying bytes" : "decoding ggml type " + std::to_string(decoder));
   }
 
   int ordinal_;

@@ -39,11 +39,11 @@ fn load(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<LoadedMod
                 return ControlFlow::Break(());
             }
             bar.event(event);
-            if arguments.json {
-                if let Some(Err(failure)) = event_json(event).map(|line| json::print(&line)) {
-                    output_failed = Some(failure);
-                    return ControlFlow::Break(());
-                }
+            if arguments.json
+                && let Some(Err(failure)) = event_json(event).map(|line| json::print(&line))
+            {
+                output_failed = Some(failure);
+                return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
