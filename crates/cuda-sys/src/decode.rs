@@ -17,7 +17,7 @@ pub struct Decoder {
     pub block_bytes: u32,
 }
 
-/// Every type that [`Conversion::ToF16`] takes.
+/// Every type that [`Conversion::ToF16`](crate::Conversion::ToF16) takes.
 pub fn decoders() -> Vec<Decoder> {
     ffi::decoders()
         .into_iter()
