@@ -2,28 +2,16 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <limits>
 
+#include "tiles.cuh"
 #include "transfer/decode/registry.hpp"
-#include "transfer/decode_kernels.hpp"
 #include "transfer/half.hpp"
+#include "transfer/kernels.hpp"
 
-namespace transfer::decode {
+namespace transfer::kernels {
 namespace {
 
-// A thread makes 16 bytes at a time, so that a warp stores 512 consecutive bytes; a thread block
-// makes one tile. Tiles begin at whole blocks of every type.
-constexpr std::uint32_t kThreads = 256;
-constexpr std::uint32_t kUnitsPerThread = 4;
-constexpr std::uint32_t kUnitsPerTile = kThreads * kUnitsPerThread;
-
-// The batch and, for each segment, the number of the tile after its last; unused entries repeat the
-// last of them.
-struct TiledBatch {
-  SegmentBatch batch;
-  std::uint32_t tile_end[kMaxBatch];
-};
-static_assert(sizeof(TiledBatch) <= 4096, "the size that every device takes as kernel parameters");
+using decode::TypeList;
 
 __device__ __forceinline__ std::uint32_t bits_from_half2(__half2 value) {
   std::uint32_t bits;
@@ -119,24 +107,14 @@ struct Copy {
 };
 
 template <class Work>
-__global__ void __launch_bounds__(kThreads) run_tile(const __grid_constant__ TiledBatch tiled) {
-  // The segment of this tile: the first that ends after it.
-  static_assert((kMaxBatch & (kMaxBatch - 1)) == 0);
-  std::uint32_t index = 0;
-  for (std::uint32_t step = kMaxBatch / 2; step != 0; step /= 2) {
-    if (blockIdx.x >= tiled.tile_end[index + step - 1]) {
-      index += step;
-    }
-  }
-  const std::uint32_t first_tile = index == 0 ? 0 : tiled.tile_end[index - 1];
-  const Segment& segment = tiled.batch.segments[index];
-  const std::uint64_t tile = blockIdx.x - first_tile;
+__global__ void __launch_bounds__(kThreads)
+    move_tile(const __grid_constant__ TiledBatch<MoveSegment> tiled) {
+  const Tile tile = this_tile(tiled);
+  const MoveSegment& segment = tiled.batch.segments[tile.segment];
   const std::uint64_t units = segment.elements / Work::kUnitElements;
-  const std::uint64_t left = units - tile * kUnitsPerTile;
-  const std::uint32_t count =
-      left < kUnitsPerTile ? static_cast<std::uint32_t>(left) : kUnitsPerTile;
-  const std::uint8_t* src = segment.src + tile * Work::kTileSourceBytes;
-  uint4* dst = static_cast<uint4*>(segment.dst) + tile * kUnitsPerTile;
+  const std::uint32_t count = units_of(tile.number, units);
+  const std::uint8_t* src = segment.src + tile.number * Work::kTileSourceBytes;
+  uint4* dst = static_cast<uint4*>(segment.dst) + tile.number * kUnitsPerTile;
   for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
     Work::unit(src, dst, u);
   }
@@ -145,45 +123,13 @@ __global__ void __launch_bounds__(kThreads) run_tile(const __grid_constant__ Til
   }
 }
 
-bool is_aligned(const Segment& segment) {
-  const auto addresses =
-      reinterpret_cast<std::uintptr_t>(segment.src) | reinterpret_cast<std::uintptr_t>(segment.dst);
-  return addresses % sizeof(uint4) == 0;
-}
-
 template <class Work>
-int launch(const SegmentBatch& batch, cudaStream_t stream) noexcept {
-  if (batch.count > kMaxBatch) {
-    return cudaErrorInvalidValue;
-  }
-  constexpr std::uint64_t kElementsPerTile = std::uint64_t{kUnitsPerTile} * Work::kUnitElements;
-  TiledBatch tiled;
-  tiled.batch = batch;
-  std::uint64_t tiles = 0;
-  for (std::uint32_t i = 0; i < kMaxBatch; ++i) {
-    // On the device this would be an error that takes the whole context with it.
-    if (i < batch.count && !is_aligned(batch.segments[i])) {
-      return cudaErrorMisalignedAddress;
-    }
-    const std::uint64_t elements = i < batch.count ? batch.segments[i].elements : 0;
-    tiles += elements / kElementsPerTile + (elements % kElementsPerTile != 0);
-    if (tiles > std::numeric_limits<std::int32_t>::max()) {
-      return cudaErrorInvalidValue;
-    }
-    tiled.tile_end[i] = static_cast<std::uint32_t>(tiles);
-  }
-  if (tiles == 0) {
-    return cudaSuccess;
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(tiles));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, run_tile<Work>, tiled);
+int launch(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
+  return launch_tiles(move_tile<Work>, batch, Work::kUnitElements, stream);
 }
 
 template <class... Types>
-int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const SegmentBatch& batch,
+int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
                   cudaStream_t stream) noexcept {
   int status = cudaErrorInvalidValue;
   const bool found =
@@ -194,13 +140,13 @@ int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const SegmentB
 
 }  // namespace
 
-int launch_decode_to_f16(std::uint32_t ggml_type_id, const SegmentBatch& batch,
+int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
                          cudaStream_t stream) noexcept {
-  return launch_decode(Decoders{}, ggml_type_id, batch, stream);
+  return launch_decode(decode::Decoders{}, ggml_type_id, batch, stream);
 }
 
-int launch_copy(const SegmentBatch& batch, cudaStream_t stream) noexcept {
+int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
   return launch<Copy>(batch, stream);
 }
 
-}  // namespace transfer::decode
+}  // namespace transfer::kernels

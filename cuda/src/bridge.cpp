@@ -30,6 +30,8 @@ auto guarded(Work&& work) -> decltype(work()) {
   }
 }
 
+Digest digest_of(const transfer::Digest& digest) { return {digest.sum, digest.mix}; }
+
 EngineConfig config_of(const RingShape& shape) {
   return {shape.readers, shape.depth, shape.chunk_bytes};
 }
@@ -110,6 +112,25 @@ void Buffer::read(std::uint64_t offset, rust::Slice<std::uint8_t> out) const {
   });
 }
 
+void Buffer::write(std::uint64_t offset, rust::Slice<const std::uint8_t> bytes) {
+  guarded([&] {
+    if (bytes.size() == 0) return;
+    buffer_->write(offset, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());
+  });
+}
+
+rust::Vec<Digest> Buffer::digests(rust::Slice<const ByteRange> ranges) const {
+  return guarded([&] {
+    std::vector<transfer::ByteRange> byte_ranges;
+    for (const ByteRange& range : ranges) byte_ranges.push_back({range.offset, range.bytes});
+    rust::Vec<Digest> out;
+    for (const transfer::Digest& digest : buffer_->digests(byte_ranges)) {
+      out.push_back(digest_of(digest));
+    }
+    return out;
+  });
+}
+
 Location Buffer::locate(std::uint64_t offset) const {
   return guarded([&]() -> Location {
     const PointerInfo info = buffer_->locate(offset);
@@ -118,8 +139,8 @@ Location Buffer::locate(std::uint64_t offset) const {
 }
 
 ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io,
-                             rust::Slice<const CopyOp> ops, std::uint32_t units, Buffer& dest,
-                             ObserverShim& observer) {
+                             rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
+                             Buffer& dest, ObserverShim& observer) {
   return guarded([&]() -> ExecuteStats {
     if (io > static_cast<std::uint32_t>(Io::kDirect)) {
       throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
@@ -128,20 +149,26 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
       throw transfer::Error(Code::kInvalidArgument, 0,
                             "the destination buffer belongs to another device");
     }
-    std::vector<SourceFile> files;
-    for (const Source& source : sources) files.push_back({source.descriptor, source.bytes});
-    std::vector<transfer::CopyOp> copies;
-    copies.reserve(ops.size());
-    for (const CopyOp& op : ops) {
-      copies.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset, op.dest_bytes,
-                        op.decoder, op.unit});
+    Request request{{}, static_cast<Io>(io), {}, units, digest};
+    for (const Source& source : sources) {
+      request.files.push_back({source.descriptor, source.bytes});
     }
-    const Stats stats = engine_.execute(
-        files, static_cast<Io>(io), copies, units, dest.get(), [&](const Progress& progress) {
-          return observer.on_progress(progress.units_done, progress.bytes_done);
-        });
-    return {stats.source_bytes, stats.chunks, stats.seconds, static_cast<std::uint32_t>(stats.io),
-            stats.pinned};
+    request.ops.reserve(ops.size());
+    for (const CopyOp& op : ops) {
+      request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
+                             op.dest_bytes, op.decoder, op.unit, op.halves});
+    }
+    const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
+      return observer.on_progress(progress.units_done, progress.bytes_done);
+    });
+    rust::Vec<OpReport> operations;
+    for (const transfer::OpReport& report : stats.operations) {
+      operations.push_back({report.non_finite.infinite, report.non_finite.nan,
+                            digest_of(report.source), digest_of(report.device)});
+    }
+    return {stats.source_bytes, stats.chunks,
+            stats.seconds,      static_cast<std::uint32_t>(stats.io),
+            stats.pinned,       std::move(operations)};
   });
 }
 

@@ -23,10 +23,67 @@ constexpr std::uint64_t kPage = 4096;
 // A chunk's place in a slot until it has landed.
 constexpr std::size_t kNothing = SIZE_MAX;
 
+// The tallies of a call, in device memory, and the digests of what was read.
+class Ledger {
+ public:
+  Ledger(const Device& device, const Request& request)
+      : digest_(request.digest), source_(request.digest ? request.ops.size() : 0) {
+    const bool counts = std::any_of(request.ops.begin(), request.ops.end(),
+                                    [](const CopyOp& op) { return op.halves; });
+    if (!counts && !digest_) return;
+    tallies_ = device.allocate(request.ops.size() * sizeof(OpTally));
+    tallies_->clear();
+  }
+
+  bool digest() const { return digest_; }
+
+  OpTally* tallies() const {
+    return tallies_ == nullptr ? nullptr : reinterpret_cast<OpTally*>(tallies_->data());
+  }
+
+  void read(const Segment* segments, std::uint32_t count, const std::byte* bytes) {
+    for (const Segment* segment = segments; segment != segments + count; ++segment) {
+      const auto* data = reinterpret_cast<const std::uint8_t*>(bytes + segment->chunk_offset);
+      const Digest digest = digest_piece(data, segment->source_bytes, segment->op_offset);
+      source_[segment->op].sum.fetch_add(digest.sum, std::memory_order_relaxed);
+      source_[segment->op].mix.fetch_add(digest.mix, std::memory_order_relaxed);
+    }
+  }
+
+  // After all has landed.
+  std::vector<OpReport> reports(std::size_t operations) const {
+    std::vector<OpReport> out(operations, OpReport{});
+    if (tallies_ == nullptr) return out;
+    std::vector<OpTally> tallies(operations);
+    tallies_->read(0, reinterpret_cast<std::byte*>(tallies.data()), operations * sizeof(OpTally));
+    for (std::size_t i = 0; i < operations; ++i) {
+      out[i].non_finite = tallies[i].non_finite;
+      out[i].device = tallies[i].digest;
+      if (digest_) out[i].source = {source_[i].sum.load(), source_[i].mix.load()};
+    }
+    return out;
+  }
+
+ private:
+  struct SharedDigest {
+    std::atomic<std::uint64_t> sum{0};
+    std::atomic<std::uint64_t> mix{0};
+  };
+
+  bool digest_;
+  std::vector<SharedDigest> source_;
+  std::unique_ptr<DeviceBuffer> tallies_;
+};
+
 class Call {
  public:
-  Call(const Schedule& schedule, const Source& source, DeviceBuffer& dest, std::uint32_t readers)
-      : schedule_(schedule), source_(source), dest_(dest), board_(schedule.unit_bytes, readers) {}
+  Call(const Schedule& schedule, const Source& source, DeviceBuffer& dest, Ledger& ledger,
+       std::uint32_t readers)
+      : schedule_(schedule),
+        source_(source),
+        dest_(dest),
+        ledger_(ledger),
+        board_(schedule.unit_bytes, readers) {}
 
   ProgressBoard& board() { return board_; }
 
@@ -57,7 +114,12 @@ class Call {
 
  private:
   Batch batch_of(const Chunk& chunk) const {
-    return {schedule_.segments_of(chunk), chunk.segment_count, chunk.bytes, dest_.data()};
+    return {schedule_.segments_of(chunk),
+            chunk.segment_count,
+            chunk.bytes,
+            dest_.data(),
+            ledger_.tallies(),
+            ledger_.digest()};
   }
 
   // False where the read was stopped: its bytes are then not the file's.
@@ -68,6 +130,7 @@ class Call {
     const std::byte* bytes =
         source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
     if (board_.stop().load(std::memory_order_relaxed)) return false;
+    if (ledger_.digest()) ledger_.read(batch.segments, batch.count, bytes);
     lane.submit(slot, batch, bytes);
     return true;
   }
@@ -83,6 +146,7 @@ class Call {
   const Schedule& schedule_;
   const Source& source_;
   DeviceBuffer& dest_;
+  Ledger& ledger_;
   ProgressBoard board_;
   std::atomic<std::size_t> next_{0};
 };
@@ -162,17 +226,17 @@ std::uint64_t Engine::conversion_bytes() const noexcept {
   return device_->conversion_bytes({config_.depth, config_.slot_bytes()}) * config_.readers;
 }
 
-Stats Engine::execute(const std::vector<SourceFile>& files, Io io, const std::vector<CopyOp>& ops,
-                      std::uint32_t units, DeviceBuffer& dest, const Observer& observer) {
-  Bounds bounds{{}, dest.size(), units};
-  for (const SourceFile& file : files) bounds.file_bytes.push_back(file.bytes);
-  const Schedule schedule = cut(ops, bounds, config_.chunk_bytes);
+Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer& observer) {
+  Bounds bounds{{}, dest.size(), request.units};
+  for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
+  const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
+  Ledger ledger(*device_, request);
   const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<Source> source = open_source(io, files);
+  const std::unique_ptr<Source> source = open_source(request.io, request.files);
   // Few chunks need few threads.
   const std::uint32_t readers = static_cast<std::uint32_t>(
       std::min<std::size_t>(lanes_.size(), std::max<std::size_t>(1, schedule.chunks.size())));
-  Call call(schedule, *source, dest, readers);
+  Call call(schedule, *source, dest, ledger, readers);
   {
     Readers threads;
     for (std::uint32_t i = 0; i < readers; ++i) {
@@ -191,7 +255,12 @@ Stats Engine::execute(const std::vector<SourceFile>& files, Io io, const std::ve
   }
   call.board().rethrow();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  return {schedule.source_bytes, schedule.chunks.size(), elapsed.count(), source->io(), pinned_};
+  return {schedule.source_bytes,
+          schedule.chunks.size(),
+          elapsed.count(),
+          source->io(),
+          pinned_,
+          ledger.reports(request.ops.size())};
 }
 
 }  // namespace transfer

@@ -40,6 +40,26 @@ class HostBuffer final : public DeviceBuffer {
     if (bytes != 0) std::memcpy(out, data_ + offset, bytes);
   }
 
+  void clear() override {
+    if (size_ != 0) std::memset(data_, 0, size_);
+  }
+
+  void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
+    check_range(offset, bytes);
+    if (bytes != 0) std::memcpy(data_ + offset, source, bytes);
+  }
+
+  std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const override {
+    std::vector<Digest> out;
+    for (const ByteRange& range : ranges) {
+      check_range(range.offset, range.bytes);
+      check_digest_start(range.offset);
+      out.push_back(digest_piece(reinterpret_cast<const std::uint8_t*>(data_ + range.offset),
+                                 range.bytes, 0));
+    }
+    return out;
+  }
+
   PointerInfo locate(std::uint64_t offset) const override {
     check_range(offset, 1);
     return {reinterpret_cast<std::uint64_t>(data_ + offset), DeviceKind::kHost, 0};
@@ -81,6 +101,7 @@ class HostLane final : public Lane {
       } else if (source != dest && segment->source_bytes != 0) {
         std::memcpy(dest, source, segment->source_bytes);
       }
+      if (batch.tallies != nullptr) tally(*segment, batch, source, dest);
     }
   }
 
@@ -88,6 +109,30 @@ class HostLane final : public Lane {
   void settle() noexcept override {}
 
  private:
+  // Readers share the tallies.
+  static void add(std::uint64_t& counter, std::uint64_t value) {
+    if (value != 0) __atomic_fetch_add(&counter, value, __ATOMIC_RELAXED);
+  }
+
+  static void tally(const Segment& segment, const Batch& batch, const std::byte* source,
+                    const std::byte* dest) {
+    OpTally& tally = batch.tallies[segment.op];
+    if (segment.halves) {
+      const NonFinite found =
+          count_non_finite(reinterpret_cast<const std::uint16_t*>(dest), segment.dest_bytes / 2);
+      add(tally.non_finite.infinite, found.infinite);
+      add(tally.non_finite.nan, found.nan);
+    }
+    if (batch.digest) {
+      // What was copied is judged by the copy.
+      const std::byte* bytes = segment.decoder == kCopyBytes ? dest : source;
+      const Digest digest = digest_piece(reinterpret_cast<const std::uint8_t*>(bytes),
+                                         segment.source_bytes, segment.op_offset);
+      add(tally.digest.sum, digest.sum);
+      add(tally.digest.mix, digest.mix);
+    }
+  }
+
   LaneShape shape_;
   std::byte* staging_;
 };

@@ -55,6 +55,7 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
       op.dest_bytes / geometry.dest_block_bytes != op.source_bytes / geometry.block_bytes) {
     refuse(index, "destination size does not match the conversion");
   }
+  if (op.halves && op.dest_bytes % 2 != 0) refuse(index, "half a half at the destination");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
 }
@@ -88,11 +89,11 @@ class Cutter {
     schedule_.unit_bytes.resize(units);
   }
 
-  void add(const CopyOp& op, const Geometry& geometry) {
+  void add(std::size_t index, const CopyOp& op, const Geometry& geometry) {
     const std::uint64_t piece = piece_bytes(geometry.block_bytes, chunk_bytes_);
     for (std::uint64_t done = 0; done < op.source_bytes;) {
       const std::uint64_t bytes = std::min(piece, op.source_bytes - done);
-      append(op, geometry, done, bytes);
+      append(index, op, geometry, done, bytes);
       done += bytes;
     }
     schedule_.unit_bytes[op.unit] += op.source_bytes;
@@ -110,7 +111,8 @@ class Cutter {
   }
 
  private:
-  void append(const CopyOp& op, const Geometry& geometry, std::uint64_t done, std::uint64_t bytes) {
+  void append(std::size_t index, const CopyOp& op, const Geometry& geometry, std::uint64_t done,
+              std::uint64_t bytes) {
     const std::uint64_t offset = op.source_offset + done;
     if (!extends(op.file, offset, bytes)) {
       schedule_.chunks.push_back(
@@ -121,7 +123,8 @@ class Cutter {
     schedule_.segments.push_back(
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
-         blocks * geometry.dest_block_bytes, blocks * geometry.block_len, op.decoder, op.unit});
+         blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
+         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.halves});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
   }
@@ -153,7 +156,7 @@ Schedule cut(const std::vector<CopyOp>& ops, const Bounds& bounds, std::uint64_t
   for (std::size_t index = 0; index < ops.size(); ++index) {
     const Geometry geometry = geometry_of(index, ops[index].decoder);
     prove(index, ops[index], geometry, bounds);
-    cutter.add(ops[index], geometry);
+    cutter.add(index, ops[index], geometry);
   }
   prove_disjoint(ops);
   return cutter.finish();

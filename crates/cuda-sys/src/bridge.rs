@@ -20,6 +20,25 @@ pub(crate) mod ffi {
         dest_bytes: u64,
         decoder: u32,
         unit: u32,
+        halves: bool,
+    }
+
+    struct ByteRange {
+        offset: u64,
+        bytes: u64,
+    }
+
+    #[derive(Clone, Copy)]
+    struct Digest {
+        sum: u64,
+        mix: u64,
+    }
+
+    struct OpReport {
+        infinite: u64,
+        nan: u64,
+        source: Digest,
+        device: Digest,
     }
 
     struct DecoderInfo {
@@ -44,6 +63,7 @@ pub(crate) mod ffi {
         seconds: f64,
         io: u32,
         pinned: bool,
+        operations: Vec<OpReport>,
     }
 
     struct Location {
@@ -99,6 +119,8 @@ pub(crate) mod ffi {
         fn address(self: &Buffer) -> u64;
         fn size(self: &Buffer) -> u64;
         fn read(self: &Buffer, offset: u64, out: &mut [u8]) -> Result<()>;
+        fn write(self: Pin<&mut Buffer>, offset: u64, bytes: &[u8]) -> Result<()>;
+        fn digests(self: &Buffer, ranges: &[ByteRange]) -> Result<Vec<Digest>>;
         fn locate(self: &Buffer, offset: u64) -> Result<Location>;
 
         fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;
@@ -114,6 +136,7 @@ pub(crate) mod ffi {
             io: u32,
             ops: &[CopyOp],
             units: u32,
+            digest: bool,
             dest: Pin<&mut Buffer>,
             observer: &mut ObserverShim<'_>,
         ) -> Result<ExecuteStats>;

@@ -1,8 +1,10 @@
 //! Devices and the memory on them.
 
 use crate::bridge::ffi;
+use crate::digest::Digest;
 use crate::error::Error;
 use cxx::UniquePtr;
+use std::ops::Range;
 
 /// Which device to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -189,6 +191,31 @@ impl DeviceBuffer {
     /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the copy fails.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         Ok(self.inner.read(offset, out)?)
+    }
+
+    /// Copies `bytes` to the buffer from `offset` on, and waits for the copy.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        Ok(self.inner.pin_mut().write(offset, bytes)?)
+    }
+
+    /// Digests of byte ranges, computed where the memory is: nothing but the digests is copied.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read). Ranges start on multiples of 16.
+    pub fn digests(&self, ranges: &[Range<u64>]) -> Result<Vec<Digest>, Error> {
+        let ranges: Vec<_> = ranges
+            .iter()
+            .map(|range| ffi::ByteRange {
+                offset: range.start,
+                bytes: range.end.saturating_sub(range.start),
+            })
+            .collect();
+        Ok(self.inner.digests(&ranges)?.into_iter().map(Digest::from).collect())
     }
 
     /// Asks the driver where the byte at `offset` lives.

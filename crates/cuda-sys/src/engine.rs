@@ -2,6 +2,7 @@
 
 use crate::bridge::ffi;
 use crate::device::{Device, DeviceBuffer};
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::observer::{ObserverShim, Progress};
 use cxx::UniquePtr;
@@ -60,6 +61,22 @@ pub struct CopyOp {
     pub conversion: Conversion,
     /// Progress unit, from 0. Units finish in order.
     pub unit: u32,
+    /// Whether the destination holds IEEE halves, whose infinities and NaNs are counted.
+    pub halves: bool,
+}
+
+/// What a call found out about one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpReport {
+    /// Infinities among the halves at the destination.
+    pub infinite: u64,
+    /// NaNs among them.
+    pub nan: u64,
+    /// Digest of the operation's bytes as they were read; zero where none was asked for.
+    pub source: Digest,
+    /// Digest of the same bytes as they are on the device.
+    pub device: Digest,
 }
 
 /// How the engine divides its work.
@@ -118,7 +135,7 @@ pub struct SourceFile<'a> {
 }
 
 /// What a call to [`Engine::execute`] did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes read from the sources for the operations.
@@ -131,6 +148,23 @@ pub struct Stats {
     pub io: Io,
     /// Whether the staging ring was pinned for the device.
     pub pinned: bool,
+    /// One entry an operation, in their order.
+    pub operations: Vec<OpReport>,
+}
+
+/// What [`Engine::execute`] is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Files that operations read.
+    pub sources: &'a [SourceFile<'a>],
+    /// How they are read.
+    pub io: Io,
+    /// What is moved.
+    pub ops: &'a [CopyOp],
+    /// Progress units; those of the operations are below it.
+    pub units: u32,
+    /// Whether to digest every operation's bytes, as read and as arrived.
+    pub digest: bool,
 }
 
 /// Executes copy operations on one device. Keeps its staging ring and its queues between calls.
@@ -176,13 +210,11 @@ impl Engine {
     /// the device reports, or [`Cancelled`](crate::ErrorCode::Cancelled).
     pub fn execute(
         &mut self,
-        sources: &[SourceFile<'_>],
-        io: Io,
-        ops: &[CopyOp],
-        units: u32,
+        request: Request<'_>,
         dest: &mut DeviceBuffer,
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
+        let Request { sources, io, ops, units, digest } = request;
         let sources: Vec<_> = sources
             .iter()
             .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
@@ -194,6 +226,7 @@ impl Engine {
             io.number(),
             &ops,
             units,
+            digest,
             dest.as_ffi_mut(),
             &mut shim,
         );
@@ -205,6 +238,16 @@ impl Engine {
             seconds: stats.seconds,
             io: Io::ALL.into_iter().find(|io| io.number() == stats.io).unwrap_or(io),
             pinned: stats.pinned,
+            operations: stats
+                .operations
+                .into_iter()
+                .map(|report| OpReport {
+                    infinite: report.infinite,
+                    nan: report.nan,
+                    source: report.source.into(),
+                    device: report.device.into(),
+                })
+                .collect(),
         })
     }
 }
@@ -230,5 +273,6 @@ fn op_to_ffi(op: &CopyOp) -> ffi::CopyOp {
             Conversion::ToF16 { ggml_type } => ggml_type,
         },
         unit: op.unit,
+        halves: op.halves,
     }
 }

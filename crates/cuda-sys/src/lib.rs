@@ -8,7 +8,7 @@
 //! [`ErrorCode::DeviceUnavailable`].
 //!
 //! ```
-//! use cuda_sys::{Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, SourceFile, StagingRing};
+//! use cuda_sys::{Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing};
 //! use std::io::Write;
 //! use std::ops::ControlFlow;
 //! use std::os::fd::AsFd;
@@ -22,18 +22,22 @@
 //! let mut engine = Engine::new(&device, ring)?;
 //! let mut buffer = device.allocate(17)?;
 //! engine.execute(
-//!     &[SourceFile { file: file.as_fd(), bytes: 17 }],
-//!     Io::Read,
-//!     &[CopyOp {
-//!         file: 0,
-//!         source_offset: 0,
-//!         source_bytes: 17,
-//!         dest_offset: 0,
-//!         dest_bytes: 17,
-//!         conversion: Conversion::Copy,
-//!         unit: 0,
-//!     }],
-//!     1,
+//!     Request {
+//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }],
+//!         io: Io::Read,
+//!         ops: &[CopyOp {
+//!             file: 0,
+//!             source_offset: 0,
+//!             source_bytes: 17,
+//!             dest_offset: 0,
+//!             dest_bytes: 17,
+//!             conversion: Conversion::Copy,
+//!             unit: 0,
+//!             halves: false,
+//!         }],
+//!         units: 1,
+//!         digest: false,
+//!     },
 //!     &mut buffer,
 //!     &mut |_| ControlFlow::Continue(()),
 //! )?;
@@ -48,6 +52,7 @@
 mod bridge;
 mod decode;
 mod device;
+mod digest;
 mod engine;
 mod error;
 mod observer;
@@ -57,6 +62,9 @@ pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
     cuda_devices,
 };
-pub use engine::{Conversion, CopyOp, Engine, EngineConfig, Io, SourceFile, StagingRing, Stats};
+pub use digest::Digest;
+pub use engine::{
+    Conversion, CopyOp, Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats,
+};
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;

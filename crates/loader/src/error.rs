@@ -115,14 +115,47 @@ pub enum Error {
         /// The slot or figure that is wrong, expected and found.
         what: String,
     },
+    /// Weights are infinite or NaN as f16, and the caller does not want such.
+    #[error("{}", non_finite_text(.0))]
+    NonFinite(Vec<NonFiniteTensor>),
     /// The observer asked to stop.
     #[error("cancelled")]
     Cancelled,
 }
 
+/// A tensor with weights that are no finite number once they are f16.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NonFiniteTensor {
+    /// The file's tensor.
+    pub tensor: String,
+    /// How many are infinite: too large for f16, or so in the file.
+    pub infinite: u64,
+    /// How many are NaN.
+    pub nan: u64,
+}
+
+impl std::fmt::Display for NonFiniteTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tensor = gguf_format::escape(&self.tensor);
+        write!(f, "{tensor} has {} infinite and {} NaN weights as f16", self.infinite, self.nan)
+    }
+}
+
+/// Tensors that a message names at most.
+const SHOWN_TENSORS: usize = 5;
+
+fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
+    let mut text: Vec<_> = tensors.iter().take(SHOWN_TENSORS).map(ToString::to_string).collect();
+    if tensors.len() > SHOWN_TENSORS {
+        text.push(format!("{} more tensors likewise", tensors.len() - SHOWN_TENSORS));
+    }
+    text.join("; ")
+}
+
 /// Codes of the variants that this crate decides itself, beside those of `gguf_format` and
 /// `model_phi3`. Append-only.
-const OWN_CODES: [&str; 11] = [
+const OWN_CODES: [&str; 12] = [
     "FILE_CHANGED",
     "READ_FAILED",
     "WRITE_FAILED",
@@ -134,6 +167,7 @@ const OWN_CODES: [&str; 11] = [
     "CANCELLED",
     "ENGINE_CONTRACT",
     "INTERNAL",
+    "NON_FINITE_WEIGHTS",
 ];
 
 impl Error {
@@ -164,6 +198,7 @@ impl Error {
                 _ => "INTERNAL",
             },
             Self::Verification { .. } => "VERIFICATION_FAILED",
+            Self::NonFinite(_) => "NON_FINITE_WEIGHTS",
             Self::Cancelled => "CANCELLED",
         }
     }
@@ -182,7 +217,7 @@ impl Error {
                 "INSUFFICIENT_VRAM" | "INSUFFICIENT_HOST_MEMORY" => 6,
                 "FILE_CHANGED" | "READ_FAILED" | "WRITE_FAILED" => 7,
                 "DEVICE_FAILURE" => 8,
-                "VERIFICATION_FAILED" => 9,
+                "VERIFICATION_FAILED" | "NON_FINITE_WEIGHTS" => 9,
                 "CANCELLED" => 130,
                 _ => 1,
             },
@@ -240,6 +275,9 @@ impl Error {
             "DEVICE_UNAVAILABLE" => {
                 "`phi3-loader devices` lists what is there; check the driver and \
                  CUDA_VISIBLE_DEVICES"
+            }
+            "NON_FINITE_WEIGHTS" => {
+                "load without --deny-overflow to get them as IEEE infinities, or with native storage"
             }
             "FILE_CHANGED" => "load again once nothing writes to the file",
             "INTERNAL" | "ENGINE_CONTRACT" => "this is a bug: please report it with this message",

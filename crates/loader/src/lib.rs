@@ -28,6 +28,7 @@
 //! library user turns it off with `default-features = false`.
 
 pub mod c_weights;
+mod checks;
 mod device_choice;
 mod error;
 mod event;
@@ -45,10 +46,10 @@ mod transfer;
 #[cfg(feature = "cli")]
 pub mod cli;
 
-pub use crate::error::{Error, ErrorClass, InsufficientMemory};
+pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::loader::{Loader, Planned};
-pub use crate::model::{LoadStats, LoadedModel, TensorView};
+pub use crate::model::{Fingerprint, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use cuda_sys::{DeviceKind, Io};

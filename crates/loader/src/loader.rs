@@ -6,7 +6,7 @@ use crate::event::{LoadEvent, Observer};
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::source::Source;
-use crate::{readback, residency, transfer};
+use crate::{checks, readback, residency, transfer};
 use cuda_sys::{
     Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, StagingRing,
 };
@@ -133,11 +133,23 @@ impl Loader {
             IoChoice::Mmap => Io::Mapped,
             IoChoice::Direct => Io::Direct,
         };
-        let moved = transfer::run(&mut session.engine, &source, io, &plan, &mut buffer, observer)?;
+        let digest = self.options.verify >= Verify::Checksum;
+        let moved =
+            transfer::run(&mut session.engine, &source, io, digest, &plan, &mut buffer, observer)?;
+        if digest {
+            checks::digests_agree(&plan, &moved.operations)?;
+        }
         let residency = residency::check(&plan, &buffer)?;
         let transfer_seconds = transferring.elapsed().as_secs_f64();
         if self.options.verify >= Verify::Readback {
             readback::compare(&plan, &source, &buffer)?;
+        }
+        let non_finite = checks::non_finite(&plan, &moved.operations);
+        if self.options.deny_overflow && !non_finite.is_empty() {
+            return Err(Error::NonFinite(non_finite));
+        }
+        for tensor in &non_finite {
+            tracing::warn!("{tensor}");
         }
         // Last, so that whatever was read above was read from the file that was opened.
         source.check_unchanged()?;
@@ -159,6 +171,7 @@ impl Loader {
             chunk_bytes: session.engine.config().chunk_bytes,
             chunks: moved.chunks,
             pinned: moved.pinned,
+            non_finite,
             residency,
         };
         tracing::info!(

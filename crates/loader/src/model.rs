@@ -1,8 +1,9 @@
 //! A model whose weights are in device memory.
 
-use crate::error::Error;
+use crate::checks;
+use crate::error::{Error, NonFiniteTensor};
 use crate::residency::{self, Residency};
-use cuda_sys::{DeviceBuffer, DeviceKind, Io};
+use cuda_sys::{DeviceBuffer, DeviceKind, Digest, Io};
 use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
 
 /// Figures of a load. Rates are in bytes of the file.
@@ -33,6 +34,8 @@ pub struct LoadStats {
     pub chunks: u64,
     /// Whether staging memory was pinned for the device.
     pub pinned: bool,
+    /// Tensors with weights that are infinite or NaN as f16.
+    pub non_finite: Vec<NonFiniteTensor>,
     /// What the residency check looked at.
     pub residency: Residency,
 }
@@ -61,6 +64,10 @@ pub struct TensorView {
     /// What the bytes are.
     pub format: SlotFormat,
 }
+
+/// Digests of a model's tensors at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(Vec<Digest>);
 
 /// The weights of one model, resident in one allocation on one device until dropped.
 #[derive(Debug)]
@@ -119,6 +126,35 @@ impl LoadedModel {
         let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
         self.buffer.read(range.start, &mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// Digests of all tensors as they are on the device now, computed there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] where the device fails.
+    pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
+        let ranges: Vec<_> = self.plan.ops().iter().map(|op| op.dest.clone()).collect();
+        Ok(Fingerprint(self.buffer.digests(&ranges)?))
+    }
+
+    /// Compares all weights with a fingerprint that was taken of this model earlier. Reads all of
+    /// the weights where they are and copies nothing; safe to run beside kernels that use them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Verification`] naming the first tensor that changed, or [`Error::Engine`].
+    pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
+        let now = self.fingerprint()?;
+        if now.0.len() != earlier.0.len() {
+            let what = "the fingerprint is of another model".to_owned();
+            return Err(Error::Verification { what });
+        }
+        let digests = earlier.0.iter().zip(&now.0);
+        match self.plan.ops().iter().zip(digests).find(|(_, (before, after))| before != after) {
+            None => Ok(()),
+            Some((op, (before, after))) => Err(checks::mismatch(op, *before, *after)),
+        }
     }
 
     /// Checks again that every weight is where it was put. Copies nothing.

@@ -41,6 +41,9 @@ pub enum Verify {
     /// with the plan.
     #[default]
     Residency,
+    /// The bytes of the file are also digested as they are read and again on the device, where they
+    /// arrived, and the digests compared.
+    Checksum,
     /// Everything is also read back from the device and compared with the file, decoded again on the
     /// host.
     Readback,
@@ -64,6 +67,8 @@ pub struct LoadOptions {
     pub vram_limit: Option<u64>,
     /// Proof asked for.
     pub verify: Verify,
+    /// Whether a weight that is infinite or NaN as f16 fails the load, instead of being reported.
+    pub deny_overflow: bool,
     /// Bounds on what a file's header may claim.
     pub limits: Limits,
 }
@@ -78,6 +83,7 @@ impl Default for LoadOptions {
             threads: None,
             vram_limit: None,
             verify: Verify::default(),
+            deny_overflow: false,
             limits: Limits::default(),
         }
     }
@@ -128,6 +134,13 @@ impl LoadOptions {
     #[must_use]
     pub fn vram_limit(mut self, bytes: u64) -> Self {
         self.vram_limit = Some(bytes);
+        self
+    }
+
+    /// Sets [`deny_overflow`](Self::deny_overflow).
+    #[must_use]
+    pub fn deny_overflow(mut self, deny: bool) -> Self {
+        self.deny_overflow = deny;
         self
     }
 

@@ -3,7 +3,9 @@
 use crate::error::Error;
 use crate::source::Source;
 use crate::transfer::copy_op;
-use cuda_sys::{CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Io, StagingRing};
+use cuda_sys::{
+    CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Io, Request, StagingRing,
+};
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::ControlFlow;
 
@@ -44,10 +46,12 @@ fn reproduce(
     engine: &mut Engine,
 ) -> Result<Vec<u8>, Error> {
     let mut expected = host.allocate(op.dest.end - op.dest.start)?;
-    let op = CopyOp { dest_offset: 0, unit: 0, ..copy_op(op) };
-    engine.execute(&source.files(), Io::Read, &[op], 1, &mut expected, &mut |_| {
-        ControlFlow::Continue(())
-    })?;
+    let op = CopyOp { dest_offset: 0, unit: 0, ..copy_op(op, false) };
+    engine.execute(
+        Request { sources: &source.files(), io: Io::Read, ops: &[op], units: 1, digest: false },
+        &mut expected,
+        &mut |_| ControlFlow::Continue(()),
+    )?;
     let mut bytes = vec![0; usize::try_from(expected.len()).unwrap_or(usize::MAX)];
     expected.read(0, &mut bytes)?;
     Ok(bytes)

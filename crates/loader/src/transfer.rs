@@ -3,12 +3,22 @@
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
 use crate::source::Source;
-use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Stats};
-use model_phi3::{LoadPlan, PlanOp};
+use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Request, Stats};
+use model_phi3::{LoadPlan, PlanOp, SlotFormat};
 use std::ops::ControlFlow;
 
+/// The engine's operations, in the order of the plan's. Those whose slots are halves have their
+/// infinities counted.
+fn copy_ops(plan: &LoadPlan) -> Vec<CopyOp> {
+    let mut halves = vec![false; plan.ops().len()];
+    for slot in plan.slots() {
+        halves[slot.op] |= slot.format == SlotFormat::F16;
+    }
+    plan.ops().iter().zip(halves).map(|(op, halves)| copy_op(op, halves)).collect()
+}
+
 /// The engine knows ggml types by number and units from 0.
-pub(crate) fn copy_op(op: &PlanOp) -> CopyOp {
+pub(crate) fn copy_op(op: &PlanOp, halves: bool) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
         source_offset: op.source.range.start,
@@ -22,6 +32,7 @@ pub(crate) fn copy_op(op: &PlanOp) -> CopyOp {
             }
         },
         unit: op.unit - 1,
+        halves,
     }
 }
 
@@ -30,16 +41,19 @@ pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,
     io: Io,
+    digest: bool,
     plan: &LoadPlan,
     buffer: &mut DeviceBuffer,
     observer: &mut dyn Observer,
 ) -> Result<Stats, Error> {
-    let ops: Vec<_> = plan.ops().iter().map(copy_op).collect();
+    let ops: Vec<_> = copy_ops(plan);
     let mut reporter = UnitReporter { plan, observer, reported: 0 };
     engine
-        .execute(&source.files(), io, &ops, plan.units(), buffer, &mut |progress| {
-            reporter.report(progress)
-        })
+        .execute(
+            Request { sources: &source.files(), io, ops: &ops, units: plan.units(), digest },
+            buffer,
+            &mut |progress| reporter.report(progress),
+        )
         .map_err(|error| match error.code() {
             ErrorCode::Cancelled => Error::Cancelled,
             // The header's ranges were proven against the file's length: it has been cut since.

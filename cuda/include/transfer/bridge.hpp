@@ -12,8 +12,10 @@
 namespace transfer::bridge {
 
 // Shared types, defined by the Rust side of the bridge.
+struct ByteRange;
 struct CopyOp;
 struct DecoderInfo;
+struct Digest;
 struct DeviceInfo;
 struct ExecuteStats;
 struct Location;
@@ -53,6 +55,8 @@ class Buffer {
   std::uint64_t address() const noexcept;
   std::uint64_t size() const noexcept;
   void read(std::uint64_t offset, rust::Slice<std::uint8_t> out) const;
+  void write(std::uint64_t offset, rust::Slice<const std::uint8_t> bytes);
+  rust::Vec<Digest> digests(rust::Slice<const ByteRange> ranges) const;
   Location locate(std::uint64_t offset) const;
   transfer::DeviceBuffer& get() noexcept { return *buffer_; }
   bool is_on(const transfer::Device& device) const noexcept {
@@ -81,8 +85,8 @@ class Engine {
 
   std::uint64_t conversion_bytes() const noexcept { return engine_.conversion_bytes(); }
   ExecuteStats execute(rust::Slice<const Source> sources, std::uint32_t io,
-                       rust::Slice<const CopyOp> ops, std::uint32_t units, Buffer& dest,
-                       ObserverShim& observer);
+                       rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
+                       Buffer& dest, ObserverShim& observer);
 
  private:
   std::shared_ptr<const transfer::Device> device_;

@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "transfer/digest.hpp"
+#include "transfer/non_finite.hpp"
 #include "transfer/schedule.hpp"
 
 namespace transfer {
@@ -26,6 +29,20 @@ struct PointerInfo {
   std::int32_t ordinal;
 };
 
+struct ByteRange {
+  std::uint64_t offset;
+  std::uint64_t bytes;
+};
+
+// Devices digest 16 bytes at a time. Throws Error{kInvalidArgument}.
+void check_digest_start(std::uint64_t offset);
+
+// What a lane finds out about the bytes of one operation; pieces add up.
+struct OpTally {
+  NonFinite non_finite;
+  Digest digest;  // of the source bytes, as they are on the device
+};
+
 // One allocation on a device. Freed by its destructor, which waits for nothing, throws nothing and
 // tolerates a driver that has already shut down. Usable from any thread, one at a time.
 class DeviceBuffer {
@@ -43,6 +60,16 @@ class DeviceBuffer {
   // buffer. Throws Error{kInvalidArgument, kDeviceFailure}.
   virtual void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const = 0;
 
+  // Sets every byte to zero, and waits for it. Throws Error{kDeviceFailure}.
+  virtual void clear() = 0;
+
+  // Copies host memory to [offset, offset + bytes) and waits for it. Throws as read() does.
+  virtual void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) = 0;
+
+  // Digests of ranges, computed where the memory is. Ranges lie inside the buffer and start on
+  // multiples of 16. Throws as read() does.
+  virtual std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const = 0;
+
   // Asks the driver where the byte at `offset`, inside the buffer, lives. Throws as read() does.
   virtual PointerInfo locate(std::uint64_t offset) const = 0;
 };
@@ -52,7 +79,9 @@ struct Batch {
   const Segment* segments;
   std::uint32_t count;
   std::uint64_t bytes;
-  std::byte* dest;  // start of the destination buffer
+  std::byte* dest;   // start of the destination buffer
+  OpTally* tallies;  // one an operation, in the device's memory; null where nothing is tallied
+  bool digest;       // whether tallies take digests, too
 };
 
 // One reader's private queue to the device: `depth` staging slots, used in turn. Not thread-safe:

@@ -22,6 +22,14 @@ struct EngineConfig {
   std::uint64_t ring_bytes() const noexcept;
 };
 
+struct Request {
+  std::vector<SourceFile> files;
+  Io io;
+  std::vector<CopyOp> ops;
+  std::uint32_t units;
+  bool digest;  // whether to digest every operation's bytes, as read and as arrived
+};
+
 struct Progress {
   std::uint32_t units_done;  // units 0..units_done have landed, in order
   std::uint64_t bytes_done;  // source bytes that have landed
@@ -30,12 +38,20 @@ struct Progress {
 // Called on the thread that called execute(), never concurrently; returns false to cancel.
 using Observer = std::function<bool(const Progress&)>;
 
+// What a call found out about one operation.
+struct OpReport {
+  NonFinite non_finite;  // among the halves at the destination; zero for other operations
+  Digest source;         // of the bytes as they were read
+  Digest device;         // of the same bytes as they are on the device
+};
+
 struct Stats {
   std::uint64_t source_bytes;
   std::uint64_t chunks;
-  double seconds;  // from the first read to the last byte landed
-  Io io;           // what the source used in fact
-  bool pinned;     // whether the device pinned the staging ring
+  double seconds;                    // from the first read to the last byte landed
+  Io io;                             // what the source used in fact
+  bool pinned;                       // whether the device pinned the staging ring
+  std::vector<OpReport> operations;  // one an operation; digests are zero where none were asked for
 };
 
 // Bound to one device; keeps its ring pinned and its lanes between calls. One call at a time;
@@ -58,8 +74,7 @@ class Engine {
   // of `dest` is unspecified. The observer hears of each finished unit and, while waiting, about
   // twenty times a second. Throws Error{kInvalidArgument, kIo, kFileTruncated, kDeviceFailure,
   // kOutOfMemory, kCancelled}.
-  Stats execute(const std::vector<SourceFile>& files, Io io, const std::vector<CopyOp>& ops,
-                std::uint32_t units, DeviceBuffer& dest, const Observer& observer);
+  Stats execute(const Request& request, DeviceBuffer& dest, const Observer& observer);
 
  private:
   std::shared_ptr<const Device> device_;

@@ -14,9 +14,12 @@ struct Segment {
   std::uint64_t source_bytes;
   std::uint64_t dest_offset;  // bytes from the start of the destination buffer
   std::uint64_t dest_bytes;
-  std::uint64_t elements;  // values to decode; bytes for kCopyBytes
+  std::uint64_t elements;   // values to decode; bytes for kCopyBytes
+  std::uint64_t op_offset;  // source bytes of its operation that come before it
+  std::uint32_t op;         // index of its operation
   std::uint32_t decoder;
   std::uint32_t unit;
+  bool halves;
 };
 
 // One contiguous source range, at most `chunk_bytes` long, and the segments it holds.

@@ -5,6 +5,7 @@
 
 #include "check.hpp"
 #include "cuda_lane.hpp"
+#include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"
 
 namespace transfer {
@@ -34,6 +35,47 @@ class CudaBuffer final : public DeviceBuffer {
     const DeviceGuard guard(ordinal_);
     check(cudaMemcpy(out, data() + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy",
           "reading the device buffer back");
+  }
+
+  void clear() override {
+    if (size_ == 0) return;
+    const DeviceGuard guard(ordinal_);
+    check(cudaMemset(data_, 0, size_), "cudaMemset");
+    // cudaMemset may return before the memory is set.
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "clearing a device buffer");
+  }
+
+  void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
+    check_range(offset, bytes);
+    if (bytes == 0) return;
+    const DeviceGuard guard(ordinal_);
+    check(cudaMemcpy(data() + offset, source, bytes, cudaMemcpyHostToDevice), "cudaMemcpy",
+          "writing to the device buffer");
+  }
+
+  std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const override {
+    if (ranges.empty()) return {};
+    CudaBuffer results(ordinal_, ranges.size() * sizeof(Digest));
+    results.clear();
+    const DeviceGuard guard(ordinal_);
+    auto* digest = reinterpret_cast<Digest*>(results.data());
+    kernels::Batch<kernels::DigestSegment> batch{};
+    for (const ByteRange& range : ranges) {
+      check_range(range.offset, range.bytes);
+      check_digest_start(range.offset);
+      const auto* bytes = reinterpret_cast<const std::uint8_t*>(data() + range.offset);
+      batch.segments[batch.count++] = {bytes, digest++, range.bytes, 0};
+      if (batch.count == kernels::kMaxBatch || &range == &ranges.back()) {
+        check(static_cast<cudaError_t>(kernels::launch_digest(batch, cudaStreamPerThread)),
+              "kernel launch", "digesting the device buffer");
+        batch.count = 0;
+      }
+    }
+    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize",
+          "digesting the device buffer");
+    std::vector<Digest> out(ranges.size());
+    results.read(0, reinterpret_cast<std::byte*>(out.data()), out.size() * sizeof(Digest));
+    return out;
   }
 
   PointerInfo locate(std::uint64_t offset) const override {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "transfer/decode_kernels.hpp"
+#include "transfer/kernels.hpp"
 
 namespace transfer {
 namespace {
@@ -116,6 +116,7 @@ class CudaLane final : public Lane {
     } else {
       convert(slot, batch, bytes);
     }
+    if (batch.tallies != nullptr) tally(batch);
     check(cudaEventRecord(queue_->landed[slot].get(), queue_->stream.get()), "cudaEventRecord");
   }
 
@@ -133,31 +134,33 @@ class CudaLane final : public Lane {
   }
 
   void copy_straight(const Batch& batch, const std::byte* bytes) {
+    arrived_.clear();
     for (const Segment* segment = batch.segments; segment != batch.segments + batch.count;
          ++segment) {
-      upload(batch.dest + segment->dest_offset, bytes + segment->chunk_offset,
-             segment->source_bytes);
+      std::byte* dest = batch.dest + segment->dest_offset;
+      upload(dest, bytes + segment->chunk_offset, segment->source_bytes);
+      arrived_.push_back(reinterpret_cast<const std::uint8_t*>(dest));
     }
   }
 
   // Uploads the chunk to device staging and notes where each segment stands there.
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
     std::uint8_t* staging = queue_->staging.slot(slot, shape_);
-    staged_.clear();
+    arrived_.clear();
     const bool aligned = std::all_of(
         batch.segments, batch.segments + batch.count,
         [](const Segment& segment) { return segment.chunk_offset % kKernelAlignment == 0; });
     if (aligned) {
       upload(staging, bytes, batch.bytes);
       for (std::uint32_t i = 0; i < batch.count; ++i) {
-        staged_.push_back(staging + batch.segments[i].chunk_offset);
+        arrived_.push_back(staging + batch.segments[i].chunk_offset);
       }
       return;
     }
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
       upload(staging, bytes + segment.chunk_offset, segment.source_bytes);
-      staged_.push_back(staging);
+      arrived_.push_back(staging);
       staging +=
           (segment.source_bytes + kKernelAlignment - 1) / kKernelAlignment * kKernelAlignment;
     }
@@ -166,12 +169,12 @@ class CudaLane final : public Lane {
   // One launch for each run of segments of one type.
   void convert(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
     stage(slot, batch, bytes);
-    decode::SegmentBatch run{};
+    kernels::Batch<kernels::MoveSegment> run{};
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
-      run.segments[run.count++] = {staged_[i], batch.dest + segment.dest_offset, segment.elements};
+      run.segments[run.count++] = {arrived_[i], batch.dest + segment.dest_offset, segment.elements};
       const bool last = i + 1 == batch.count;
-      if (last || run.count == decode::kMaxBatch ||
+      if (last || run.count == kernels::kMaxBatch ||
           batch.segments[i + 1].decoder != segment.decoder) {
         launch(segment.decoder, run);
         run.count = 0;
@@ -179,20 +182,58 @@ class CudaLane final : public Lane {
     }
   }
 
-  void launch(std::uint32_t decoder, const decode::SegmentBatch& run) {
-    const int status = decoder == kCopyBytes
-                           ? decode::launch_copy(run, queue_->stream.get())
-                           : decode::launch_decode_to_f16(decoder, run, queue_->stream.get());
-    check(
-        static_cast<cudaError_t>(status), "kernel launch",
-        decoder == kCopyBytes ? "copying bytes" : "decoding ggml type " + std::to_string(decoder));
+  void launch(std::uint32_t decoder, const kernels::Batch<kernels::MoveSegment>& run) {
+    cudaStream_t stream = queue_->stream.get();
+    if (decoder == kCopyBytes) {
+      check_launch(kernels::launch_copy(run, stream), "copying bytes");
+    } else {
+      check_launch(kernels::launch_decode_to_f16(decoder, run, stream),
+                   "decoding ggml type " + std::to_string(decoder));
+    }
+  }
+
+  // Looks at what landed, behind the copies and conversions on the same stream.
+  void tally(const Batch& batch) {
+    look<kernels::CountSegment>(batch, kernels::launch_count_non_finite, [&](std::uint32_t i) {
+      const Segment& segment = batch.segments[i];
+      const auto* halves = reinterpret_cast<const std::uint16_t*>(batch.dest + segment.dest_offset);
+      return kernels::CountSegment{halves, &batch.tallies[segment.op].non_finite,
+                                   segment.halves ? segment.dest_bytes / 2 : 0};
+    });
+    if (!batch.digest) return;
+    look<kernels::DigestSegment>(batch, kernels::launch_digest, [&](std::uint32_t i) {
+      const Segment& segment = batch.segments[i];
+      return kernels::DigestSegment{arrived_[i], &batch.tallies[segment.op].digest,
+                                    segment.source_bytes, segment.op_offset};
+    });
+  }
+
+  // Launches over what `segment_of` makes of the batch's segments, leaving out empty ones.
+  template <class Look, class SegmentOf>
+  void look(const Batch& batch, int (*launch_look)(const kernels::Batch<Look>&, cudaStream_t),
+            SegmentOf segment_of) {
+    kernels::Batch<Look> run{};
+    for (std::uint32_t i = 0; i < batch.count; ++i) {
+      const Look segment = segment_of(i);
+      if (segment.elements != 0) run.segments[run.count++] = segment;
+      const bool last = i + 1 == batch.count;
+      if (run.count == kernels::kMaxBatch || (last && run.count != 0)) {
+        check_launch(launch_look(run, queue_->stream.get()), "looking at what landed");
+        run.count = 0;
+      }
+    }
+  }
+
+  static void check_launch(int status, const std::string& context) {
+    check(static_cast<cudaError_t>(status), "kernel launch", context);
   }
 
   int ordinal_;
   LaneShape shape_;
   std::byte* host_staging_;
   std::unique_ptr<Queue> queue_;
-  std::vector<const std::uint8_t*> staged_;
+  // Where the source bytes of each segment of the batch at hand stand on the device.
+  std::vector<const std::uint8_t*> arrived_;
 };
 
 }  // namespace

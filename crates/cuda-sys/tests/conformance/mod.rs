@@ -1,8 +1,8 @@
 //! What every device must do, written once. `host.rs` and `gpu.rs` run it on theirs.
 
 use cuda_sys::{
-    Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error,
-    ErrorCode, Io, Progress, SourceFile, StagingRing, Stats, decoders,
+    Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Digest, Engine, EngineConfig,
+    Error, ErrorCode, Io, Progress, Request, SourceFile, StagingRing, Stats, decoders,
 };
 use half::f16;
 use std::fs::File;
@@ -35,6 +35,9 @@ macro_rules! conformance_suite {
             buffers_know_where_they_live,
             handles_move_between_threads,
             engines_run_side_by_side,
+        digests_are_the_documented_ones,
+        a_flipped_bit_changes_one_digest,
+        infinities_and_nans_are_counted,
         }
     };
     ($device:expr; $($test:ident),* $(,)?) => {
@@ -73,7 +76,8 @@ impl Bench {
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let source = SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() };
-        self.engine.execute(&[source], io, ops, units, dest, observe)
+        let request = Request { sources: &[source], io, ops, units, digest: true };
+        self.engine.execute(request, dest, observe)
     }
 
     /// Runs without looking at progress and returns what the device then holds.
@@ -86,7 +90,11 @@ impl Bench {
     ) -> Result<Vec<u8>, Error> {
         let mut dest = self.device.allocate(dest_bytes)?;
         let units = ops.iter().map(|op| op.unit + 1).max().unwrap_or(0);
-        self.run(file, io, ops, units, &mut dest, &mut |_| ControlFlow::Continue(()))?;
+        let stats =
+            self.run(file, io, ops, units, &mut dest, &mut |_| ControlFlow::Continue(()))?;
+        for (op, report) in ops.iter().zip(&stats.operations) {
+            assert_eq!(report.source, report.device, "{op:?}");
+        }
         Ok(content(&dest))
     }
 }
@@ -126,6 +134,7 @@ fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
         dest_bytes: bytes,
         conversion: Conversion::Copy,
         unit,
+        halves: false,
     }
 }
 
@@ -138,6 +147,7 @@ fn decode(decoder: &Decoder, source_offset: u64, blocks: u64, dest_offset: u64) 
         dest_bytes: blocks * u64::from(decoder.block_len) * 2,
         conversion: Conversion::ToF16 { ggml_type: decoder.ggml_type },
         unit: 0,
+        halves: true,
     }
 }
 
@@ -325,9 +335,17 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
         file.set_len(60_000).unwrap();
         let error = bench
             .engine
-            .execute(&sources, io, &[copy(0, 100_000, 0, 0)], 1, &mut dest, &mut |_| {
-                ControlFlow::Continue(())
-            })
+            .execute(
+                Request {
+                    sources: &sources,
+                    io,
+                    ops: &[copy(0, 100_000, 0, 0)],
+                    units: 1,
+                    digest: false,
+                },
+                &mut dest,
+                &mut |_| ControlFlow::Continue(()),
+            )
             .unwrap_err();
         assert_eq!(error.code(), ErrorCode::FileTruncated, "{io:?}");
         assert!(error.context().contains("ended"), "{error}");
@@ -342,9 +360,17 @@ pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
     let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }];
     let error = bench
         .engine
-        .execute(&sources, Io::Read, &[copy(0, 16, 0, 0)], 1, &mut dest, &mut |_| {
-            ControlFlow::Continue(())
-        })
+        .execute(
+            Request {
+                sources: &sources,
+                io: Io::Read,
+                ops: &[copy(0, 16, 0, 0)],
+                units: 1,
+                digest: false,
+            },
+            &mut dest,
+            &mut |_| ControlFlow::Continue(()),
+        )
         .unwrap_err();
     let eisdir = 21;
     assert_eq!((error.code(), error.status()), (ErrorCode::Io, eisdir));
@@ -453,4 +479,97 @@ pub(crate) fn engines_run_side_by_side(kind: DeviceKind) {
             });
         }
     });
+}
+
+/// The definition in `digest.hpp`, word for word.
+fn digest_by_definition(bytes: &[u8]) -> Digest {
+    let mut digest = Digest::default();
+    for (index, word) in bytes.chunks(8).enumerate() {
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        let word = u64::from_le_bytes(padded);
+        let x = word ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        digest.sum = digest.sum.wrapping_add(word);
+        digest.mix = digest.mix.wrapping_add((x & 0xffff_ffff).wrapping_mul(x >> 32));
+    }
+    digest
+}
+
+/// Digests of what was read and of what arrived are those of the definition, for every length, and
+/// however the work is divided.
+pub(crate) fn digests_are_the_documented_ones(kind: DeviceKind) {
+    for len in (0..200).chain([4095, 4096, 4097, 100_003]) {
+        let bytes = noise(len);
+        let want = digest_by_definition(&bytes);
+        let file = file_of(&bytes);
+        let mut bench = Bench::new(kind, SMALL);
+        let mut dest = bench.device.allocate(len as u64).unwrap();
+        let op = copy(0, len as u64, 0, 0);
+        let stats = bench
+            .run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        let report = stats.operations[0];
+        assert_eq!((report.source, report.device), (want, want), "{len} bytes");
+        let whole = 0..len as u64;
+        assert_eq!(dest.digests(std::slice::from_ref(&whole)).unwrap(), [want], "{len} bytes");
+    }
+}
+
+/// Every bit of a buffer counts, and only in the digest of its own range.
+pub(crate) fn a_flipped_bit_changes_one_digest(kind: DeviceKind) {
+    let device = Device::open(kind).unwrap();
+    let mut buffer = device.allocate(1024).unwrap();
+    let bytes = noise(1024);
+    buffer.write(0, &bytes).unwrap();
+    // More ranges than one launch takes.
+    let ranges: Vec<_> = (0..128).map(|index| index / 2 * 16..index / 2 * 16 + 16).collect();
+    let before = buffer.digests(&ranges).unwrap();
+    for bit in (0..8 * 1024).step_by(37) {
+        let flipped = bytes[bit / 8] ^ 1 << (bit % 8);
+        buffer.write(bit as u64 / 8, &[flipped]).unwrap();
+        let after = buffer.digests(&ranges).unwrap();
+        for (index, range) in ranges.iter().enumerate() {
+            let hit = range.contains(&(bit as u64 / 8));
+            assert_eq!(before[index] != after[index], hit, "bit {bit}, range {range:?}");
+        }
+        buffer.write(bit as u64 / 8, &[bytes[bit / 8]]).unwrap();
+    }
+    for range in [8..16, 1008..1040] {
+        let error = buffer.digests(&[range]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
+    }
+}
+
+/// Infinities and NaNs are counted for each operation that makes halves, wherever they stand.
+pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
+    let clean = [1.0_f32; 3000];
+    let mut values = clean;
+    for at in [0, 7, 1023, 1024, 2999] {
+        values[at] = 65520.0;
+    }
+    values[1] = f32::NEG_INFINITY;
+    values[2998] = f32::NAN;
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+    let halves: Vec<u8> = [f16::INFINITY, f16::ONE, f16::NAN, f16::MAX]
+        .iter()
+        .flat_map(|h| h.to_le_bytes())
+        .collect();
+    let file = file_of(&[bytes(&values), bytes(&clean), halves.clone(), halves].concat());
+    let f32_type = decoder(F32);
+    let ops = [
+        decode(&f32_type, 0, 3000, 0),
+        decode(&f32_type, 12_000, 3000, 6016),
+        CopyOp { halves: true, ..copy(24_000, 8, 12_032, 0) },
+        copy(24_008, 8, 12_048, 0),
+    ];
+    for config in [SMALL, EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 }] {
+        let mut bench = Bench::new(kind, config);
+        let mut dest = bench.device.allocate(12_056).unwrap();
+        let stats = bench
+            .run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        let counts: Vec<_> =
+            stats.operations.iter().map(|report| (report.infinite, report.nan)).collect();
+        assert_eq!(counts, [(6, 1), (0, 0), (1, 1), (0, 0)], "{config:?}");
+    }
 }

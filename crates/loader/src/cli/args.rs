@@ -97,6 +97,9 @@ pub(super) struct Load {
     /// Proof to end with
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
     pub(super) verify: VerifyArg,
+    /// Fail where a weight is infinite or NaN as f16, instead of warning
+    #[arg(long, env = "PHI3_LOADER_DENY_OVERFLOW")]
+    pub(super) deny_overflow: bool,
     /// Read the weights back from the device into a safetensors file
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
@@ -111,7 +114,8 @@ impl Load {
             .device(self.device)
             .storage(self.storage.into())
             .io(self.io.into())
-            .verify(self.verify.into());
+            .verify(self.verify.into())
+            .deny_overflow(self.deny_overflow);
         options.chunk_bytes = self.chunk;
         options.threads = self.threads;
         options.vram_limit = self.vram_limit;
@@ -197,6 +201,8 @@ pub(super) enum VerifyArg {
     /// Every pointer, its device, and the accounting
     #[default]
     Residency,
+    /// Also digests of all bytes, as read and as arrived
+    Checksum,
     /// Also everything read back and compared with the file
     Readback,
 }
@@ -205,6 +211,7 @@ impl From<VerifyArg> for Verify {
     fn from(verify: VerifyArg) -> Self {
         match verify {
             VerifyArg::Residency => Self::Residency,
+            VerifyArg::Checksum => Self::Checksum,
             VerifyArg::Readback => Self::Readback,
         }
     }

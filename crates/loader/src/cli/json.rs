@@ -183,6 +183,8 @@ pub(super) enum EventKind<'a> {
         chunk_bytes: u64,
         pinned: bool,
         residency: ResidencyDocument,
+        /// Tensors with weights that are infinite or NaN as f16.
+        non_finite: Vec<NonFiniteDocument<'a>>,
     },
     Failed {
         code: &'static str,
@@ -192,6 +194,13 @@ pub(super) enum EventKind<'a> {
         help: Option<&'static str>,
         exit_code: u8,
     },
+}
+
+#[derive(Serialize)]
+pub(super) struct NonFiniteDocument<'a> {
+    pub(super) tensor: &'a str,
+    pub(super) infinite: u64,
+    pub(super) nan: u64,
 }
 
 #[derive(Serialize)]

@@ -3,7 +3,7 @@
 use super::args::Load;
 use super::dump;
 use super::failure::Failure;
-use super::json::{self, Event, EventKind, ResidencyDocument};
+use super::json::{self, Event, EventKind, NonFiniteDocument, ResidencyDocument};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::text::bytes;
@@ -114,6 +114,15 @@ fn finished(stats: &LoadStats) -> EventKind<'_> {
             pointers_checked: stats.residency.pointers_checked,
             ok: true,
         },
+        non_finite: stats
+            .non_finite
+            .iter()
+            .map(|tensor| NonFiniteDocument {
+                tensor: &tensor.tensor,
+                infinite: tensor.infinite,
+                nan: tensor.nan,
+            })
+            .collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: the golden models and a way to load them.
 
-use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Storage};
+use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Storage, Verify};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -46,7 +46,9 @@ pub(crate) fn go_on(_: &LoadEvent<'_>) -> ControlFlow<()> {
 /// Loads every golden model in both storages and compares each slot with the oracle.
 pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
     for storage in [Storage::F16, Storage::Native] {
-        let mut loader = Loader::new(LoadOptions::new().device(device).storage(storage));
+        let mut loader = Loader::new(
+            LoadOptions::new().device(device).storage(storage).verify(Verify::Checksum),
+        );
         for (name, slots) in expected() {
             let model = loader.load(model_path(&name), &mut go_on).unwrap();
             let planned: Vec<_> =

@@ -7,4 +7,6 @@ mod cli;
 mod common;
 mod golden_models;
 mod observing;
+mod shards;
 mod tables;
+mod verifying;

@@ -1,0 +1,156 @@
+//! Split models against their unsplit originals, on host memory.
+
+use crate::common::go_on;
+use gguf_format::GgmlType;
+use gguf_format::write::GgufWriter;
+use loader::{DeviceChoice, Error, LoadOptions, LoadedModel, Loader, Storage};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const SHARDS: usize = 3;
+
+/// Both kinds of work that a shard can ask for: bytes that are copied and blocks that are decoded.
+const TENSORS: [(&str, &[u64], GgmlType); 9] = [
+    ("token_embd.weight", &[32, 8], GgmlType::F16),
+    ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.attn_qkv.weight", &[32, 96], GgmlType::Q8_0),
+    ("blk.0.attn_output.weight", &[32, 32], GgmlType::F16),
+    ("blk.0.ffn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.ffn_up.weight", &[32, 128], GgmlType::Q4_0),
+    ("blk.0.ffn_down.weight", &[64, 32], GgmlType::BF16),
+    ("output_norm.weight", &[32], GgmlType::F32),
+    ("output.weight", &[32, 8], GgmlType::Q8_0),
+];
+
+/// One model in a folder, whole and in shards.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let files = Self { folder: tempfile::tempdir().unwrap() };
+        files.write("whole.gguf", &with_keys(GgufWriter::new()), 0..TENSORS.len());
+        for no in 0..SHARDS {
+            files.write_shard(
+                no,
+                if no == 0 { with_keys(GgufWriter::new()) } else { GgufWriter::new() },
+            );
+        }
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn shard(&self, no: usize) -> PathBuf {
+        self.path(&format!("model-{:05}-of-{SHARDS:05}.gguf", no + 1))
+    }
+
+    /// Writes a third of the tensors after the keys in `writer`.
+    fn write_shard(&self, no: usize, mut writer: GgufWriter) {
+        let third = TENSORS.len() / SHARDS;
+        writer.split(no as u16, SHARDS as u16, TENSORS.len() as i32);
+        let name = self.shard(no);
+        self.write(
+            name.file_name().unwrap().to_str().unwrap(),
+            &writer,
+            no * third..(no + 1) * third,
+        );
+    }
+
+    fn write(&self, name: &str, writer: &GgufWriter, tensors: std::ops::Range<usize>) {
+        let mut writer = writer.clone();
+        for (name, dims, ggml_type) in &TENSORS[tensors.clone()] {
+            writer.tensor(*name, dims, *ggml_type);
+        }
+        // Data follow from the tensor alone, whichever file it is in.
+        let bytes = writer.to_bytes(|index, data| {
+            for (at, byte) in data.iter_mut().enumerate() {
+                *byte = ((tensors.start + index) * 89 + at * 31 + at / 7) as u8;
+            }
+        });
+        std::fs::write(self.path(name), bytes.unwrap()).unwrap();
+    }
+}
+
+fn with_keys(mut writer: GgufWriter) -> GgufWriter {
+    writer
+        .kv("general.architecture", "phi3")
+        .kv("phi3.context_length", 4096_u32)
+        .kv("phi3.embedding_length", 32_u32)
+        .kv("phi3.feed_forward_length", 64_u32)
+        .kv("phi3.block_count", 1_u32)
+        .kv("phi3.attention.head_count", 2_u32)
+        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .kv("phi3.rope.dimension_count", 16_u32);
+    writer
+}
+
+fn load(path: &Path, storage: Storage) -> Result<LoadedModel, Error> {
+    let options = LoadOptions::new().device(DeviceChoice::Host).storage(storage);
+    Loader::new(options).load(path, &mut go_on)
+}
+
+fn slots(model: &LoadedModel) -> Vec<(String, Vec<u8>)> {
+    let slots = model.plan().slots().iter().map(|planned| planned.slot);
+    slots.map(|slot| (slot.to_string(), model.read_slot(slot).unwrap().unwrap())).collect()
+}
+
+#[test]
+fn shards_load_to_the_bytes_of_the_unsplit_file() {
+    let files = Files::new();
+    for storage in [Storage::F16, Storage::Native] {
+        let whole = load(&files.path("whole.gguf"), storage).unwrap();
+        for opened in 0..SHARDS {
+            let split = load(&files.shard(opened), storage).unwrap();
+            assert_eq!(split.config(), whole.config());
+            assert_eq!(split.vram_bytes(), whole.vram_bytes());
+            assert_eq!(split.stats().source_bytes, whole.stats().source_bytes);
+            assert!(slots(&split) == slots(&whole), "opened by shard {opened}, {storage:?}");
+        }
+    }
+}
+
+/// The error of a load must have this code, exit with 3 and name this shard.
+#[track_caller]
+fn refused(files: &Files, opened: usize, code: &str, named: usize) {
+    let error = load(&files.shard(opened), Storage::F16).unwrap_err();
+    assert_eq!((error.code(), error.exit_code()), (code, 3), "{error}");
+    let name = files.shard(named);
+    assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
+    assert!(error.help().is_some(), "{error}");
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    for missing in [0, 2] {
+        let files = Files::new();
+        std::fs::remove_file(files.shard(missing)).unwrap();
+        refused(&files, 1, "GGUF_SHARD_MISSING", missing);
+    }
+}
+
+#[test]
+fn a_foreign_shard_is_named() {
+    let files = Files::new();
+    std::fs::copy(files.path("whole.gguf"), files.shard(2)).unwrap();
+    refused(&files, 0, "GGUF_SHARD_MISMATCH", 2);
+
+    let mut other = GgufWriter::new();
+    other.kv("general.architecture", "llama");
+    files.write_shard(2, other);
+    refused(&files, 0, "GGUF_SHARD_MISMATCH", 2);
+
+    std::fs::copy(files.shard(1), files.shard(2)).unwrap();
+    refused(&files, 0, "GGUF_SHARD_MISMATCH", 2);
+}
+
+#[test]
+fn a_truncated_shard_is_named() {
+    let files = Files::new();
+    let bytes = std::fs::read(files.shard(1)).unwrap();
+    std::fs::write(files.shard(1), &bytes[..bytes.len() / 2]).unwrap();
+    refused(&files, 0, "GGUF_TRUNCATED", 1);
+}

@@ -1,0 +1,137 @@
+//! The proofs a load can end with, and what they find.
+
+use crate::common::{expected, go_on, model_path};
+use gguf_format::write::GgufWriter;
+use gguf_format::{GgmlType, Gguf};
+use loader::{
+    DeviceChoice, Error, LoadOptions, LoadedModel, Loader, NonFiniteTensor, Slot, Verify,
+};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+fn options() -> LoadOptions {
+    LoadOptions::new().device(DeviceChoice::Host)
+}
+
+fn load(name: &str, options: LoadOptions) -> LoadedModel {
+    Loader::new(options).load(model_path(name), &mut go_on).unwrap()
+}
+
+#[test]
+fn every_level_passes_on_good_memory() {
+    for verify in [Verify::Residency, Verify::Checksum, Verify::Readback] {
+        for name in expected().keys() {
+            load(name, options().verify(verify).deny_overflow(true));
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_its_tensor_named() {
+    let model = load("fused-k-quants.gguf", options());
+    let healthy = model.fingerprint().unwrap();
+    model.verify_fingerprint(&healthy).unwrap();
+    for (slot, tensor) in [
+        (Slot::TokenEmbedding, "token_embd.weight"),
+        (Slot::AttnK(0), "blk.0.attn_qkv.weight"),
+        (Slot::Output, "output.weight"),
+    ] {
+        let view = model.slot(slot).unwrap();
+        let byte = (view.address + view.bytes / 2) as *mut u8;
+        // SAFETY: the address lies inside the model's arena, which is host memory that lives as
+        // long as `model`; no other thread uses it, and the engine's threads have ended.
+        let flip = |bit: u8| unsafe { byte.write_volatile(byte.read_volatile() ^ 1 << bit) };
+        for bit in 0..8 {
+            flip(bit);
+            let error = model.verify_fingerprint(&healthy).unwrap_err();
+            assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
+            assert!(error.to_string().contains(tensor), "{error}");
+            flip(bit);
+        }
+    }
+    model.verify_fingerprint(&healthy).unwrap();
+    let other = load("fused-f16.gguf", options()).fingerprint().unwrap();
+    assert!(matches!(model.verify_fingerprint(&other), Err(Error::Verification { .. })));
+}
+
+/// A copy of a golden model with some values of two of its tensors replaced.
+fn with_wild_weights(dir: &TempDir) -> PathBuf {
+    let mut bytes = std::fs::read(model_path("tied-gqa-bf16.gguf")).unwrap();
+    let (down, embedding) = {
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let start = |name: &str| gguf.tensor(name).unwrap().range().start as usize;
+        (start("blk.1.ffn_down.weight"), start("token_embd.weight"))
+    };
+    for (index, value) in [65520.0, -1e30, f32::NAN].into_iter().enumerate() {
+        bytes[down + 4 * index..][..4].copy_from_slice(&f32::to_le_bytes(value));
+    }
+    // The largest value that rounds to a finite half.
+    bytes[down + 12..][..4].copy_from_slice(&65519.0_f32.to_le_bytes());
+    let bf16_infinity = 0x7f80_u16;
+    bytes[embedding..][..2].copy_from_slice(&bf16_infinity.to_le_bytes());
+    let path = dir.path().join("wild.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn weights_that_do_not_fit_f16_are_reported_by_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = with_wild_weights(&dir);
+    let model = Loader::new(options()).load(&path, &mut go_on).unwrap();
+    let found: Vec<_> = model
+        .stats()
+        .non_finite
+        .iter()
+        .map(|NonFiniteTensor { tensor, infinite, nan, .. }| (tensor.as_str(), *infinite, *nan))
+        .collect();
+    assert_eq!(found, [("token_embd.weight", 1, 0), ("blk.1.ffn_down.weight", 2, 1)]);
+
+    let error = Loader::new(options().deny_overflow(true)).load(&path, &mut go_on).unwrap_err();
+    assert_eq!((error.code(), error.exit_code()), ("NON_FINITE_WEIGHTS", 9));
+    assert!(error.to_string().contains("blk.1.ffn_down.weight"), "{error}");
+
+    let native = options().storage(loader::Storage::Native).deny_overflow(true);
+    Loader::new(native).load(&path, &mut go_on).expect("nothing is converted");
+}
+
+#[test]
+fn a_file_that_is_replaced_or_rewritten_while_it_loads_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mut writer = GgufWriter::new();
+    writer.kv("general.architecture", "phi3").tensor("t", &[32], GgmlType::F32);
+    let other = writer.to_bytes(|_, data| data.fill(1)).unwrap();
+    let good = std::fs::read(model_path("fused-f16.gguf")).unwrap();
+    type Change<'a> = (&'a str, Box<dyn Fn() + 'a>);
+    let changes: [Change<'_>; 4] = [
+        ("truncated", Box::new(|| truncate(&path, 1000))),
+        ("rewritten", Box::new(|| std::fs::write(&path, &other).unwrap())),
+        (
+            "replaced",
+            Box::new(|| {
+                let next = dir.path().join("next.gguf");
+                std::fs::write(&next, &good).unwrap();
+                std::fs::rename(&next, &path).unwrap();
+            }),
+        ),
+        ("removed", Box::new(|| std::fs::remove_file(&path).unwrap())),
+    ];
+    for (name, change) in changes {
+        std::fs::write(&path, &good).unwrap();
+        let error = Loader::new(options())
+            .load(&path, &mut |event: &loader::LoadEvent<'_>| {
+                if matches!(event, loader::LoadEvent::Allocated { .. }) {
+                    change();
+                }
+                std::ops::ControlFlow::Continue(())
+            })
+            .expect_err(name);
+        assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7), "{name}: {error}");
+        assert!(error.to_string().contains("file changed"), "{name}: {error}");
+    }
+}
+
+fn truncate(path: &std::path::Path, len: u64) {
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}

@@ -1,0 +1,40 @@
+// A 128-bit digest of a byte range that any number of threads can compute in pieces, on the host
+// and on a device, at the speed of memory.
+//
+// The range is read as little-endian 64-bit words w[i], the last padded with zeros. With the key
+// k[i] = (i + 1) * 0x9e3779b97f4a7c15 and x = w[i] ^ k[i], both modulo 2^64:
+//
+//   sum = w[0] + w[1] + ...                              any change of one word changes it
+//   mix = low32(x) * high32(x), summed over all words    depends on where words stand
+//
+// It guards against bad memory, bad copies and misplaced pieces, not against an adversary.
+#pragma once
+
+#include <cstdint>
+
+namespace transfer {
+
+struct Digest {
+  std::uint64_t sum;
+  std::uint64_t mix;
+
+  friend bool operator==(const Digest& a, const Digest& b) {
+    return a.sum == b.sum && a.mix == b.mix;
+  }
+  Digest& operator+=(const Digest& other) {
+    sum += other.sum;
+    mix += other.mix;
+    return *this;
+  }
+};
+
+inline constexpr std::uint64_t kDigestKeyStep = 0x9e3779b97f4a7c15;
+
+// Pieces of a range start at a multiple of this, so that they are whole words.
+inline constexpr std::uint64_t kDigestWord = 8;
+
+// The share of a piece that starts `offset` bytes into its range; offset is a multiple of
+// kDigestWord, and bytes too unless the piece is the range's last. Shares add up to the digest.
+Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t offset) noexcept;
+
+}  // namespace transfer

@@ -1,0 +1,69 @@
+// What runs on a CUDA device. Needs no CUDA header.
+//
+// Each function launches one kernel for a whole batch on `stream` of the current device and does
+// not wait. They return a cudaError_t: cudaErrorInvalidValue for a type that cannot be decoded or a
+// batch that is too large, cudaErrorMisalignedAddress, else what the launch gave.
+#pragma once
+
+#include <cstdint>
+
+#include "transfer/digest.hpp"
+#include "transfer/non_finite.hpp"
+
+struct CUstream_st;
+using cudaStream_t = CUstream_st*;
+
+namespace transfer::kernels {
+
+inline constexpr int kMaxBatch = 64;
+
+// Pointers are to device memory; those to data are 16-byte aligned.
+template <class Segment>
+struct Batch {
+  Segment segments[kMaxBatch];
+  std::uint32_t count;
+};
+
+inline bool is_unit_aligned(const void* pointer) noexcept {
+  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
+}
+
+// Bytes, or a run of whole blocks, and where they or their halves go. Memory does not overlap.
+struct MoveSegment {
+  const std::uint8_t* src;
+  void* dst;
+  std::uint64_t elements;
+
+  bool is_aligned() const noexcept { return is_unit_aligned(src) && is_unit_aligned(dst); }
+};
+
+int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
+                         cudaStream_t stream) noexcept;
+
+// Copies as they are; `elements` counts bytes.
+int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept;
+
+// Halves to look at, and counters to add to.
+struct CountSegment {
+  const std::uint16_t* halves;
+  NonFinite* counters;
+  std::uint64_t elements;
+
+  bool is_aligned() const noexcept { return is_unit_aligned(halves); }
+};
+
+int launch_count_non_finite(const Batch<CountSegment>& batch, cudaStream_t stream) noexcept;
+
+// A piece of a range that starts `offset` bytes into it, and a digest to add its share to.
+struct DigestSegment {
+  const std::uint8_t* data;
+  Digest* digest;
+  std::uint64_t elements;  // bytes
+  std::uint64_t offset;
+
+  bool is_aligned() const noexcept { return is_unit_aligned(data); }
+};
+
+int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept;
+
+}  // namespace transfer::kernels

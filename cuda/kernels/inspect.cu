@@ -1,0 +1,114 @@
+// Kernels that only look: counting non-finite halves, and digests.
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "tiles.cuh"
+#include "transfer/kernels.hpp"
+
+namespace transfer::kernels {
+namespace {
+
+constexpr std::uint32_t kHalvesPerUnit = 8;
+constexpr std::uint32_t kBytesPerUnit = 16;
+constexpr unsigned kWholeWarp = 0xffffffff;
+
+// The atomics' own type; as wide as std::uint64_t, which is unsigned long here.
+using Counter = unsigned long long;
+static_assert(sizeof(Counter) == sizeof(std::uint64_t));
+
+// Adds two values of every thread of a warp to two counters; clean warps cost no atomic.
+__device__ __forceinline__ void add_from_warp(std::uint64_t a, std::uint64_t b, std::uint64_t* to_a,
+                                              std::uint64_t* to_b) {
+  for (int distance = 16; distance != 0; distance /= 2) {
+    a += __shfl_down_sync(kWholeWarp, a, distance);
+    b += __shfl_down_sync(kWholeWarp, b, distance);
+  }
+  if (threadIdx.x % 32 == 0) {
+    if (a != 0) atomicAdd(reinterpret_cast<Counter*>(to_a), a);
+    if (b != 0) atomicAdd(reinterpret_cast<Counter*>(to_b), b);
+  }
+}
+
+__device__ __forceinline__ void count_half(std::uint32_t half, NonFinite& found) {
+  const std::uint32_t magnitude = half & 0x7fff;
+  found.infinite += magnitude == 0x7c00;
+  found.nan += magnitude > 0x7c00;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    count_tile(const __grid_constant__ TiledBatch<CountSegment> tiled) {
+  const Tile tile = this_tile(tiled);
+  const CountSegment& segment = tiled.batch.segments[tile.segment];
+  const std::uint64_t units = segment.elements / kHalvesPerUnit;
+  const std::uint32_t count = units_of(tile.number, units);
+  const uint4* data = reinterpret_cast<const uint4*>(segment.halves) + tile.number * kUnitsPerTile;
+  NonFinite found{0, 0};
+  for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
+    const uint4 unit = data[u];
+    for (const std::uint32_t pair : {unit.x, unit.y, unit.z, unit.w}) {
+      count_half(pair & 0xffff, found);
+      count_half(pair >> 16, found);
+    }
+  }
+  if (count < kUnitsPerTile && threadIdx.x == 0) {
+    for (std::uint64_t i = units * kHalvesPerUnit; i < segment.elements; ++i) {
+      count_half(segment.halves[i], found);
+    }
+  }
+  add_from_warp(found.infinite, found.nan, &segment.counters->infinite, &segment.counters->nan);
+}
+
+__device__ __forceinline__ void add_word(std::uint64_t word, std::uint64_t index, Digest& digest) {
+  const std::uint64_t x = word ^ ((index + 1) * kDigestKeyStep);
+  digest.sum += word;
+  digest.mix += (x & 0xffffffff) * (x >> 32);
+}
+
+__device__ __forceinline__ std::uint64_t word_of(std::uint32_t low, std::uint32_t high) {
+  return low | static_cast<std::uint64_t>(high) << 32;
+}
+
+// The last bytes of a range, fewer than a unit, as words padded with zeros.
+__device__ void add_tail(const DigestSegment& segment, std::uint64_t begin, Digest& digest) {
+  for (std::uint64_t start = begin; start < segment.elements; start += kDigestWord) {
+    std::uint64_t word = 0;
+    for (std::uint64_t i = start; i < segment.elements && i < start + kDigestWord; ++i) {
+      word |= static_cast<std::uint64_t>(segment.data[i]) << (8 * (i - start));
+    }
+    add_word(word, (segment.offset + start) / kDigestWord, digest);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    digest_tile(const __grid_constant__ TiledBatch<DigestSegment> tiled) {
+  const Tile tile = this_tile(tiled);
+  const DigestSegment& segment = tiled.batch.segments[tile.segment];
+  const std::uint64_t units = segment.elements / kBytesPerUnit;
+  const std::uint32_t count = units_of(tile.number, units);
+  const std::uint64_t first_unit = tile.number * kUnitsPerTile;
+  const uint4* data = reinterpret_cast<const uint4*>(segment.data) + first_unit;
+  const std::uint64_t first_word = segment.offset / kDigestWord + 2 * first_unit;
+  Digest digest{0, 0};
+  for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
+    const uint4 unit = data[u];
+    add_word(word_of(unit.x, unit.y), first_word + 2 * u, digest);
+    add_word(word_of(unit.z, unit.w), first_word + 2 * u + 1, digest);
+  }
+  if (count < kUnitsPerTile && threadIdx.x == 0) {
+    add_tail(segment, units * kBytesPerUnit, digest);
+  }
+  add_from_warp(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
+}
+
+}  // namespace
+
+int launch_count_non_finite(const Batch<CountSegment>& batch, cudaStream_t stream) noexcept {
+  return launch_tiles(count_tile, batch, kHalvesPerUnit, stream);
+}
+
+int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept {
+  return launch_tiles(digest_tile, batch, kBytesPerUnit, stream);
+}
+
+}  // namespace transfer::kernels

@@ -1,0 +1,88 @@
+// Spreads a batch of segments of any sizes over one launch: each thread block takes one tile of one
+// segment.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+
+#include "transfer/kernels.hpp"
+
+namespace transfer::kernels {
+
+// A thread handles 16 bytes at a time, so that a warp touches 512 consecutive bytes; a tile begins
+// at whole blocks of every type.
+constexpr std::uint32_t kThreads = 256;
+constexpr std::uint32_t kUnitsPerThread = 4;
+constexpr std::uint32_t kUnitsPerTile = kThreads * kUnitsPerThread;
+
+// The batch and, for each segment, the number of the tile after its last; unused entries repeat the
+// last of them.
+template <class Segment>
+struct TiledBatch {
+  Batch<Segment> batch;
+  std::uint32_t tile_end[kMaxBatch];
+};
+
+struct Tile {
+  std::uint32_t segment;
+  std::uint64_t number;  // in its segment
+};
+
+// The tile of this thread block: in the first segment that ends after it.
+template <class Segment>
+__device__ __forceinline__ Tile this_tile(const TiledBatch<Segment>& tiled) {
+  static_assert((kMaxBatch & (kMaxBatch - 1)) == 0);
+  std::uint32_t index = 0;
+  for (std::uint32_t step = kMaxBatch / 2; step != 0; step /= 2) {
+    if (blockIdx.x >= tiled.tile_end[index + step - 1]) {
+      index += step;
+    }
+  }
+  const std::uint32_t first = index == 0 ? 0 : tiled.tile_end[index - 1];
+  return {index, blockIdx.x - first};
+}
+
+// Units of 16 bytes that a tile of a segment of `units` has.
+__device__ __forceinline__ std::uint32_t units_of(std::uint64_t tile, std::uint64_t units) {
+  const std::uint64_t left = units - tile * kUnitsPerTile;
+  return left < kUnitsPerTile ? static_cast<std::uint32_t>(left) : kUnitsPerTile;
+}
+
+// Launches `kernel` over all tiles; a unit is `elements_per_unit` of a segment's elements.
+template <class Segment>
+int launch_tiles(void (*kernel)(TiledBatch<Segment>), const Batch<Segment>& batch,
+                 std::uint64_t elements_per_unit, cudaStream_t stream) noexcept {
+  static_assert(sizeof(TiledBatch<Segment>) <= 4096,
+                "the size that every device takes as kernel parameters");
+  if (batch.count > kMaxBatch) {
+    return cudaErrorInvalidValue;
+  }
+  const std::uint64_t elements_per_tile = kUnitsPerTile * elements_per_unit;
+  TiledBatch<Segment> tiled;
+  tiled.batch = batch;
+  std::uint64_t tiles = 0;
+  for (std::uint32_t i = 0; i < kMaxBatch; ++i) {
+    // On the device this would be an error that takes the whole context with it.
+    if (i < batch.count && !batch.segments[i].is_aligned()) {
+      return cudaErrorMisalignedAddress;
+    }
+    const std::uint64_t elements = i < batch.count ? batch.segments[i].elements : 0;
+    tiles += elements / elements_per_tile + (elements % elements_per_tile != 0);
+    if (tiles > std::numeric_limits<std::int32_t>::max()) {
+      return cudaErrorInvalidValue;
+    }
+    tiled.tile_end[i] = static_cast<std::uint32_t>(tiles);
+  }
+  if (tiles == 0) {
+    return cudaSuccess;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(tiles));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, tiled);
+}
+
+}  // namespace transfer::kernels
