@@ -138,6 +138,13 @@ int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const Batch<Mo
   return found ? status : cudaErrorInvalidValue;
 }
 
+template <class... Types>
+int load_decoder(TypeList<Types...>, std::uint32_t ggml_type_id) noexcept {
+  int status = cudaErrorInvalidValue;
+  ((Types::kTypeId == ggml_type_id && (status = load(move_tile<Decode<Types>>), true)) || ...);
+  return status;
+}
+
 }  // namespace
 
 int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
@@ -147,6 +154,11 @@ int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& b
 
 int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
   return launch<Copy>(batch, stream);
+}
+
+int load_decoder(std::uint32_t ggml_type_id) noexcept {
+  const int status = load_decoder(decode::Decoders{}, ggml_type_id);
+  return status == cudaSuccess ? load(move_tile<Copy>) : status;
 }
 
 }  // namespace transfer::kernels

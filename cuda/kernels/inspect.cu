@@ -111,4 +111,9 @@ int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexce
   return launch_tiles(digest_tile, batch, kBytesPerUnit, stream);
 }
 
+int load_inspectors() noexcept {
+  const int status = load(count_tile);
+  return status == cudaSuccess ? load(digest_tile) : status;
+}
+
 }  // namespace transfer::kernels

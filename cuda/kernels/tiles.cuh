@@ -50,6 +50,12 @@ __device__ __forceinline__ std::uint32_t units_of(std::uint64_t tile, std::uint6
   return left < kUnitsPerTile ? static_cast<std::uint32_t>(left) : kUnitsPerTile;
 }
 
+template <class Kernel>
+int load(Kernel* kernel) noexcept {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+}
+
 // Launches `kernel` over all tiles; a unit is `elements_per_unit` of a segment's elements.
 template <class Segment>
 int launch_tiles(void (*kernel)(TiledBatch<Segment>), const Batch<Segment>& batch,

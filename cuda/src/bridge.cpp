@@ -142,7 +142,7 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
                              rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
                              Buffer& dest, ObserverShim& observer) {
   return guarded([&]() -> ExecuteStats {
-    if (io > static_cast<std::uint32_t>(Io::kDirect)) {
+    if (io > static_cast<std::uint32_t>(Io::kAuto)) {
       throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
     }
     if (!dest.is_on(*device_)) {

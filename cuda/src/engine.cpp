@@ -231,6 +231,10 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
   Ledger ledger(*device_, request);
+  device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
+  if (schedule.converts) {
+    for (const std::unique_ptr<Lane>& lane : lanes_) lane->prepare_conversions();
+  }
   const auto start = std::chrono::steady_clock::now();
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
   // Few chunks need few threads.

@@ -82,6 +82,7 @@ class HostLane final : public Lane {
   HostLane(const LaneShape& shape, std::byte* staging) : shape_(shape), staging_(staging) {}
 
   std::uint32_t depth() const noexcept override { return shape_.depth; }
+  void prepare_conversions() override {}
   void bind_thread() override {}
 
   std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) override {
@@ -163,6 +164,8 @@ class HostDevice final : public Device {
 
   bool adopt(StagingRing&) const override { return false; }
   void release(StagingRing&) const noexcept override {}
+
+  void load_code(const std::vector<std::uint32_t>&, bool) const override {}
 
   std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
     return std::make_unique<HostLane>(shape, staging);

@@ -96,6 +96,11 @@ class Cutter {
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
+    auto& decoders = schedule_.decoders;
+    if (op.decoder != kCopyBytes &&
+        std::find(decoders.begin(), decoders.end(), op.decoder) == decoders.end()) {
+      decoders.push_back(op.decoder);
+    }
     schedule_.unit_bytes[op.unit] += op.source_bytes;
     schedule_.source_bytes += op.source_bytes;
   }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "transfer/error.hpp"
+#include "transfer/guarded_copy.hpp"
 
 namespace transfer {
 namespace {
@@ -87,9 +88,20 @@ class Mapping {
 
   const std::byte* data() const { return data_; }
 
+  // Whether the page cache holds all of a range. Touches none of it.
+  bool is_cached(std::uint64_t offset, std::uint64_t bytes) const {
+    const std::uint64_t start = offset / page_ * page_;
+    std::vector<unsigned char> resident((offset - start + bytes + page_ - 1) / page_);
+    void* address = const_cast<std::byte*>(data_ + start);
+    if (mincore(address, offset - start + bytes, resident.data()) != 0) return true;
+    return std::all_of(resident.begin(), resident.end(),
+                       [](unsigned char page) { return (page & 1) != 0; });
+  }
+
  private:
   const std::byte* data_ = nullptr;
   std::uint64_t bytes_;
+  std::uint64_t page_ = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 };
 
 class MappedSource final : public Source {
@@ -107,7 +119,9 @@ class MappedSource final : public Source {
     const std::byte* source = mappings_[file].data() + offset;
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
       const std::uint64_t piece = std::min(kPiece, bytes - done);
-      std::memcpy(buffer + done, source + done, piece);
+      if (!guarded_copy(buffer + done, source + done, piece)) {
+        truncated(file, offset + done, offset + bytes);
+      }
       done += piece;
     }
     return buffer;
@@ -154,6 +168,32 @@ class DirectSource final : public Source {
   std::vector<Descriptor> files_;
 };
 
+// What is cached is copied from the cache; what is not is read past it, which is faster and leaves
+// the cache to those who use it.
+class AutoSource final : public Source {
+ public:
+  AutoSource(const std::vector<SourceFile>& files, std::unique_ptr<Source> direct)
+      : buffered_(files), direct_(std::move(direct)) {
+    mappings_.reserve(files.size());
+    for (std::size_t i = 0; i < files.size(); ++i) mappings_.emplace_back(files[i], i);
+  }
+
+  std::uint64_t slack() const noexcept override { return direct_->slack(); }
+  Io io() const noexcept override { return Io::kAuto; }
+
+  const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
+                        std::byte* buffer, const std::atomic<bool>& stop) const override {
+    const Source& source =
+        mappings_[file].is_cached(offset, bytes) ? static_cast<const Source&>(buffered_) : *direct_;
+    return source.read(file, offset, bytes, buffer, stop);
+  }
+
+ private:
+  BufferedSource buffered_;
+  std::unique_ptr<Source> direct_;
+  std::vector<Mapping> mappings_;
+};
+
 // A second, direct descriptor of the same open file; nothing where the file system refuses.
 Descriptor reopen_direct(int descriptor) {
   const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
@@ -167,11 +207,12 @@ Descriptor reopen_direct(int descriptor) {
   return got < 0 ? Descriptor(-1) : std::move(direct);
 }
 
+// Null where the file system refuses.
 std::unique_ptr<Source> open_direct(const std::vector<SourceFile>& files) {
   std::vector<Descriptor> direct;
   for (const SourceFile& file : files) {
     direct.push_back(reopen_direct(file.descriptor));
-    if (direct.back().value() < 0) return std::make_unique<BufferedSource>(files);
+    if (direct.back().value() < 0) return nullptr;
   }
   return std::make_unique<DirectSource>(std::move(direct));
 }
@@ -180,13 +221,11 @@ std::unique_ptr<Source> open_direct(const std::vector<SourceFile>& files) {
 
 std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files) {
   static_assert(kMaxSlack >= 2 * kDirectAlignment, "landings have room for aligned reads");
-  switch (io) {
-    case Io::kMapped:
-      return std::make_unique<MappedSource>(files);
-    case Io::kDirect:
-      return open_direct(files);
-    case Io::kRead:
-      break;
+  if (io == Io::kMapped) return std::make_unique<MappedSource>(files);
+  if (io == Io::kDirect || io == Io::kAuto) {
+    std::unique_ptr<Source> direct = open_direct(files);
+    if (direct != nullptr && io == Io::kDirect) return direct;
+    if (direct != nullptr) return std::make_unique<AutoSource>(files, std::move(direct));
   }
   return std::make_unique<BufferedSource>(files);
 }

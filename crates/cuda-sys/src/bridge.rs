@@ -5,6 +5,7 @@
     unreachable_pub,
     elided_lifetimes_in_paths,
     clippy::multiple_unsafe_ops_per_block,
+    clippy::too_many_arguments,
     reason = "private; the safe wrappers document what users see, and cxx's expansion sets the rest"
 )]
 

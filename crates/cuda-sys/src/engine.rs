@@ -14,20 +14,26 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub enum Io {
     /// Positioned reads through the page cache.
     Read,
-    /// Copies from a shared mapping. A file that is cut short during the call raises `SIGBUS`.
+    /// Copies from a shared mapping. The first use installs a process-wide `SIGBUS` handler, so that
+    /// a file that is cut short meanwhile is an error and no fault; it hands on every fault that is
+    /// not of such a copy.
     Mapped,
     /// `O_DIRECT`, past the page cache; [`Io::Read`] where the file system refuses.
     Direct,
+    /// For each range, [`Io::Read`] where the page cache holds it and [`Io::Direct`] where not, so
+    /// that the cache stays as it was.
+    Auto,
 }
 
 impl Io {
-    const ALL: [Io; 3] = [Io::Read, Io::Mapped, Io::Direct];
+    const ALL: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
     fn number(self) -> u32 {
         match self {
             Self::Read => 0,
             Self::Mapped => 1,
             Self::Direct => 2,
+            Self::Auto => 3,
         }
     }
 }

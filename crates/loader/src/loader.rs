@@ -19,6 +19,7 @@ use std::time::Instant;
 const CUDA_READERS: usize = 12;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
+/// A chunk is read while another is on its way.
 const DEPTH: u32 = 2;
 /// Measured on an H100: large enough to hide a copy's fixed cost, small enough that the staging
 /// ring stays in the processor's cache.
@@ -127,9 +128,9 @@ impl Loader {
             },
         )?;
 
-        let transferring = Instant::now();
         let io = match self.options.io {
-            IoChoice::Auto | IoChoice::Read => Io::Read,
+            IoChoice::Auto => Io::Auto,
+            IoChoice::Read => Io::Read,
             IoChoice::Mmap => Io::Mapped,
             IoChoice::Direct => Io::Direct,
         };
@@ -139,8 +140,9 @@ impl Loader {
         if digest {
             checks::digests_agree(&plan, &moved.operations)?;
         }
+        let checking = Instant::now();
         let residency = residency::check(&plan, &buffer)?;
-        let transfer_seconds = transferring.elapsed().as_secs_f64();
+        let transfer_seconds = moved.seconds + checking.elapsed().as_secs_f64();
         if self.options.verify >= Verify::Readback {
             readback::compare(&plan, &source, &buffer)?;
         }
@@ -253,7 +255,7 @@ fn engine_config(options: &LoadOptions, device: DeviceKind) -> EngineConfig {
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
     EngineConfig {
         readers: options.threads.unwrap_or(readers),
-        depth: DEPTH,
+        depth: options.depth.unwrap_or(DEPTH),
         chunk_bytes: options.chunk_bytes.unwrap_or(chunk_bytes),
     }
 }

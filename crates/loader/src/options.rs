@@ -21,11 +21,12 @@ pub enum DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoChoice {
-    /// Positioned reads through the page cache.
+    /// What the page cache holds is read from it, the rest past it with `O_DIRECT`, so that the cache
+    /// stays as it was.
     #[default]
     Auto,
-    /// Copies from a mapping of the file. The file must not be cut short by anyone during the load:
-    /// the kernel answers a read past its new end with `SIGBUS`.
+    /// Copies from a mapping of the file. Installs a process-wide `SIGBUS` handler, without which a
+    /// file that is cut short would kill the process; see [`Io::Mapped`](cuda_sys::Io::Mapped).
     Mmap,
     /// Positioned reads through the page cache.
     Read,
@@ -63,6 +64,8 @@ pub struct LoadOptions {
     pub chunk_bytes: Option<u64>,
     /// Reader threads; `None` leaves it to the loader.
     pub threads: Option<u32>,
+    /// Chunks each reader may have under way; `None` leaves it to the loader.
+    pub depth: Option<u32>,
     /// Bytes of device memory the weights may take; `None` for what is free.
     pub vram_limit: Option<u64>,
     /// Proof asked for.
@@ -81,6 +84,7 @@ impl Default for LoadOptions {
             io: IoChoice::default(),
             chunk_bytes: None,
             threads: None,
+            depth: None,
             vram_limit: None,
             verify: Verify::default(),
             deny_overflow: false,
@@ -127,6 +131,13 @@ impl LoadOptions {
     #[must_use]
     pub fn threads(mut self, threads: u32) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Sets [`depth`](Self::depth).
+    #[must_use]
+    pub fn depth(mut self, depth: u32) -> Self {
+        self.depth = Some(depth);
         self
     }
 

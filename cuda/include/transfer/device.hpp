@@ -95,6 +95,9 @@ class Lane {
 
   virtual std::uint32_t depth() const noexcept = 0;
 
+  // Allocates what the first conversion would. Throws Error{kOutOfMemory}.
+  virtual void prepare_conversions() = 0;
+
   // Makes the calling thread use the lane's device.
   virtual void bind_thread() = 0;
 
@@ -139,6 +142,10 @@ class Device {
   // where the device refused: copies then still work, slower. Undone by release().
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
+
+  // Loads the code that these decoders, and tallies, need, which the first use would do. Throws
+  // Error{kDeviceFailure, kDeviceUnavailable}.
+  virtual void load_code(const std::vector<std::uint32_t>& decoders, bool tallies) const = 0;
 
   // A lane over `staging`, which holds depth * slot_bytes and outlives the lane.
   virtual std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const = 0;

@@ -37,7 +37,8 @@ struct Schedule {
   std::vector<std::uint64_t> unit_bytes;  // source bytes of each unit
   std::uint64_t source_bytes = 0;
   std::uint64_t largest_chunk = 0;
-  bool converts = false;  // some chunk needs device staging
+  bool converts = false;                // some chunk needs device staging
+  std::vector<std::uint32_t> decoders;  // types that occur, each once
 
   const Segment* segments_of(const Chunk& chunk) const {
     return segments.data() + chunk.first_segment;

@@ -11,8 +11,9 @@ namespace transfer {
 
 enum class Io : std::uint32_t {
   kRead = 0,    // positioned reads through the page cache
-  kMapped = 1,  // copies from a mapping of the file; a file cut short meanwhile raises SIGBUS
+  kMapped = 1,  // copies from a mapping of the file
   kDirect = 2,  // O_DIRECT, past the page cache; buffered where the file system refuses
+  kAuto = 3,    // for each range, kRead where the page cache has it and kDirect where not
 };
 
 // A file that stays open for the call. Not owned.

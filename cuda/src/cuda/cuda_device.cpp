@@ -140,6 +140,16 @@ class CudaDevice final : public Device {
     if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
   }
 
+  void load_code(const std::vector<std::uint32_t>& decoders, bool tallies) const override {
+    const DeviceGuard guard(ordinal_);
+    for (std::uint32_t decoder : decoders) {
+      check(static_cast<cudaError_t>(kernels::load_decoder(decoder)), "cudaFuncGetAttributes");
+    }
+    if (tallies) {
+      check(static_cast<cudaError_t>(kernels::load_inspectors()), "cudaFuncGetAttributes");
+    }
+  }
+
   std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
     return make_cuda_lane(ordinal_, shape, staging);
   }

@@ -56,7 +56,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// Device memory for conversions: allocated by the first chunk that needs it, kept by the lane.
+// Device memory for conversions: allocated by the first call that converts, kept by the lane.
 class Staging {
  public:
   Staging() = default;
@@ -66,13 +66,15 @@ class Staging {
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  std::uint8_t* slot(std::uint32_t index, const LaneShape& shape) {
-    const std::uint64_t bytes = device_slot_bytes(shape);
-    if (data_ == nullptr) {
-      check(cudaMalloc(&data_, bytes * shape.depth), "cudaMalloc",
-            std::to_string(bytes * shape.depth) + " bytes of conversion staging");
-    }
-    return static_cast<std::uint8_t*>(data_) + index * bytes;
+  void allocate(const LaneShape& shape) {
+    if (data_ != nullptr) return;
+    const std::uint64_t bytes = device_slot_bytes(shape) * shape.depth;
+    check(cudaMalloc(&data_, bytes), "cudaMalloc",
+          std::to_string(bytes) + " bytes of conversion staging");
+  }
+
+  std::uint8_t* slot(std::uint32_t index, const LaneShape& shape) const {
+    return static_cast<std::uint8_t*>(data_) + index * device_slot_bytes(shape);
   }
 
  private:
@@ -103,6 +105,11 @@ class CudaLane final : public Lane {
   }
 
   std::uint32_t depth() const noexcept override { return shape_.depth; }
+
+  void prepare_conversions() override {
+    const DeviceGuard guard(ordinal_);
+    queue_->staging.allocate(shape_);
+  }
 
   void bind_thread() override { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
 

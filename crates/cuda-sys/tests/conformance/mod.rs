@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 const F32: u32 = 0;
 const SMALL: EngineConfig = EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096 };
-const IOS: [Io; 3] = [Io::Read, Io::Mapped, Io::Direct];
+const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
 /// Expands to one `#[test]` for each function of the suite.
 macro_rules! conformance_suite {
@@ -329,7 +329,7 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
     let file = file_of(&noise(100_000));
     let mut bench = Bench::new(kind, SMALL);
     let mut dest = bench.device.allocate(100_000).unwrap();
-    for io in [Io::Read, Io::Direct] {
+    for io in IOS {
         file.set_len(100_000).unwrap();
         let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }];
         file.set_len(60_000).unwrap();

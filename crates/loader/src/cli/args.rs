@@ -91,6 +91,9 @@ pub(super) struct Load {
     /// Reader threads [default: chosen by device and cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
+    /// Chunks each reader may have under way [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64), env = "PHI3_LOADER_DEPTH")]
+    pub(super) depth: Option<u32>,
     /// Device memory the weights may take, such as 8GB [default: what is free]
     #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
@@ -118,6 +121,7 @@ impl Load {
             .deny_overflow(self.deny_overflow);
         options.chunk_bytes = self.chunk;
         options.threads = self.threads;
+        options.depth = self.depth;
         options.vram_limit = self.vram_limit;
         options
     }
@@ -174,10 +178,10 @@ impl From<StorageArg> for Storage {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(super) enum IoArg {
-    /// Chosen by the loader
+    /// From the page cache what it holds, past it what it does not
     #[default]
     Auto,
-    /// Copies from a mapping; the file must not be cut short meanwhile
+    /// Copies from a mapping
     Mmap,
     /// Positioned reads through the page cache
     Read,

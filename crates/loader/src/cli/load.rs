@@ -142,6 +142,7 @@ fn io_name(io: Io) -> &'static str {
         Io::Read => "read",
         Io::Mapped => "mmap",
         Io::Direct => "direct",
+        Io::Auto => "auto",
     }
 }
 

@@ -38,9 +38,13 @@ fn a_flipped_bit_is_found_and_its_tensor_named() {
     ] {
         let view = model.slot(slot).unwrap();
         let byte = (view.address + view.bytes / 2) as *mut u8;
-        // SAFETY: the address lies inside the model's arena, which is host memory that lives as
-        // long as `model`; no other thread uses it, and the engine's threads have ended.
-        let flip = |bit: u8| unsafe { byte.write_volatile(byte.read_volatile() ^ 1 << bit) };
+        let flip = |bit: u8| {
+            // SAFETY: the address lies inside the model's arena, which is host memory that lives
+            // as long as `model`; no other thread uses it, and the engine's threads have ended.
+            let before = unsafe { byte.read_volatile() };
+            // SAFETY: as above.
+            unsafe { byte.write_volatile(before ^ 1 << bit) };
+        };
         for bit in 0..8 {
             flip(bit);
             let error = model.verify_fingerprint(&healthy).unwrap_err();

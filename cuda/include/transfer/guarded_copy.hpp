@@ -1,0 +1,15 @@
+// Copying from a file mapping that others may cut short.
+#pragma once
+
+#include <cstddef>
+
+namespace transfer {
+
+// memcpy from a shared file mapping. Returns false where the file no longer has all of the bytes,
+// which the kernel tells by SIGBUS; how much was copied is then unspecified.
+//
+// The first call installs a process-wide SIGBUS handler. It acts only on faults inside a range that
+// the faulting thread is copying here, and hands all others to the handler that was there before.
+bool guarded_copy(std::byte* to, const std::byte* from, std::size_t bytes);
+
+}  // namespace transfer
