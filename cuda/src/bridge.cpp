@@ -7,6 +7,7 @@
 #include "cuda-sys/src/bridge.rs.h"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
+#include "transfer/measure.hpp"
 #ifdef TRANSFER_WITH_CUDA
 #include "transfer/cuda_device.hpp"
 #endif
@@ -140,7 +141,7 @@ Location Buffer::locate(std::uint64_t offset) const {
 
 ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io,
                              rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
-                             Buffer& dest, ObserverShim& observer) {
+                             bool timeline, Buffer& dest, ObserverShim& observer) {
   return guarded([&]() -> ExecuteStats {
     if (io > static_cast<std::uint32_t>(Io::kAuto)) {
       throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
@@ -149,7 +150,7 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
       throw transfer::Error(Code::kInvalidArgument, 0,
                             "the destination buffer belongs to another device");
     }
-    Request request{{}, static_cast<Io>(io), {}, units, digest};
+    Request request{{}, static_cast<Io>(io), {}, units, digest, timeline};
     for (const Source& source : sources) {
       request.files.push_back({source.descriptor, source.bytes});
     }
@@ -166,9 +167,15 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
       operations.push_back({report.non_finite.infinite, report.non_finite.nan,
                             digest_of(report.source), digest_of(report.device)});
     }
-    return {stats.source_bytes, stats.chunks,
-            stats.seconds,      static_cast<std::uint32_t>(stats.io),
-            stats.pinned,       std::move(operations)};
+    rust::Vec<TimelineSpan> spans;
+    for (const Span& span : stats.timeline) {
+      spans.push_back(
+          {span.lane, static_cast<std::uint32_t>(span.kind), span.chunk, span.start, span.end});
+    }
+    return {stats.source_bytes,   stats.chunks,
+            stats.seconds,        static_cast<std::uint32_t>(stats.io),
+            stats.pinned,         std::move(spans),
+            std::move(operations)};
   });
 }
 
@@ -191,6 +198,23 @@ std::unique_ptr<Device> open_cuda(std::int32_t ordinal) {
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
   return guarded(
       [&] { return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes)); });
+}
+
+Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
+  return guarded([&]() -> Rate {
+    const transfer::Rate rate = transfer::measure_upload(
+        *device.get(), {shape.chunk_bytes, shape.streams, shape.depth, shape.total_bytes}, runs);
+    return {rate.median, rate.minimum, rate.maximum};
+  });
+}
+
+Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
+  return guarded([&]() -> Rate {
+    const transfer::Rate rate = transfer::measure_work(
+        *device.get(),
+        {static_cast<Work>(shape.work), shape.ggml_type, shape.elements, shape.threads}, runs);
+    return {rate.median, rate.minimum, rate.maximum};
+  });
 }
 
 std::unique_ptr<Ring> make_ring(const RingShape& shape) {

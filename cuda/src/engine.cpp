@@ -78,8 +78,10 @@ class Ledger {
 class Call {
  public:
   Call(const Schedule& schedule, const Source& source, DeviceBuffer& dest, Ledger& ledger,
-       std::uint32_t readers)
-      : schedule_(schedule),
+       const CallClock* timeline, std::uint32_t readers)
+      : timeline_(timeline),
+        spans_(readers),
+        schedule_(schedule),
         source_(source),
         dest_(dest),
         ledger_(ledger),
@@ -87,8 +89,23 @@ class Call {
 
   ProgressBoard& board() { return board_; }
 
+  std::vector<Span>& spans_of(std::uint32_t reader) { return spans_[reader]; }
+
+  // After all readers are joined: what they noted, and what their lanes did.
+  std::vector<Span> take_timeline(const std::vector<std::unique_ptr<Lane>>& lanes) const {
+    std::vector<Span> out;
+    for (std::uint32_t lane = 0; lane < spans_.size(); ++lane) {
+      for (Span span : spans_[lane]) {
+        span.lane = lane;
+        out.push_back(span);
+      }
+      lanes[lane]->take_spans(lane, out);
+    }
+    return out;
+  }
+
   // One reader: takes the next chunk, fills a free slot, queues it; until none is left.
-  void read_chunks(Lane& lane) noexcept {
+  void read_chunks(Lane& lane, std::vector<Span>& spans) noexcept {
     try {
       lane.bind_thread();
       std::vector<std::size_t> in_slot(lane.depth(), kNothing);
@@ -96,8 +113,8 @@ class Call {
       while (!board_.stop().load(std::memory_order_relaxed)) {
         const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
         if (index >= schedule_.chunks.size()) break;
-        retire(lane, slot, in_slot[slot]);
-        if (!fill(lane, slot, index)) break;
+        timed(spans, SpanKind::kWait, index, [&] { retire(lane, slot, in_slot[slot]); });
+        if (!fill(lane, slot, index, spans)) break;
         in_slot[slot] = index;
         slot = (slot + 1) % lane.depth();
       }
@@ -113,25 +130,41 @@ class Call {
   }
 
  private:
-  Batch batch_of(const Chunk& chunk) const {
+  // Notes how long `work` took, where a timeline is asked for.
+  template <typename Work>
+  void timed(std::vector<Span>& spans, SpanKind kind, std::size_t chunk, Work&& work) {
+    if (timeline_ == nullptr) {
+      work();
+      return;
+    }
+    const double start = timeline_->seconds();
+    work();
+    spans.push_back({0, kind, chunk, start, timeline_->seconds()});
+  }
+
+  Batch batch_of(std::size_t index) const {
+    const Chunk& chunk = schedule_.chunks[index];
     return {schedule_.segments_of(chunk),
             chunk.segment_count,
             chunk.bytes,
             dest_.data(),
             ledger_.tallies(),
-            ledger_.digest()};
+            ledger_.digest(),
+            index};
   }
 
   // False where the read was stopped: its bytes are then not the file's.
-  bool fill(Lane& lane, std::uint32_t slot, std::size_t index) {
+  bool fill(Lane& lane, std::uint32_t slot, std::size_t index, std::vector<Span>& spans) {
     const Chunk& chunk = schedule_.chunks[index];
-    const Batch batch = batch_of(chunk);
+    const Batch batch = batch_of(index);
     std::byte* landing = lane.landing(slot, batch, source_.slack());
-    const std::byte* bytes =
-        source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
+    const std::byte* bytes = nullptr;
+    timed(spans, SpanKind::kRead, index, [&] {
+      bytes = source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
+      if (ledger_.digest()) ledger_.read(batch.segments, batch.count, bytes);
+    });
     if (board_.stop().load(std::memory_order_relaxed)) return false;
-    if (ledger_.digest()) ledger_.read(batch.segments, batch.count, bytes);
-    lane.submit(slot, batch, bytes);
+    timed(spans, SpanKind::kQueue, index, [&] { lane.submit(slot, batch, bytes); });
     return true;
   }
 
@@ -143,6 +176,8 @@ class Call {
     index = kNothing;
   }
 
+  const CallClock* timeline_;
+  std::vector<std::vector<Span>> spans_;  // one list a reader
   const Schedule& schedule_;
   const Source& source_;
   DeviceBuffer& dest_;
@@ -235,17 +270,23 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   if (schedule.converts) {
     for (const std::unique_ptr<Lane>& lane : lanes_) lane->prepare_conversions();
   }
-  const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<Source> source = open_source(request.io, request.files);
   // Few chunks need few threads.
   const std::uint32_t readers = static_cast<std::uint32_t>(
       std::min<std::size_t>(lanes_.size(), std::max<std::size_t>(1, schedule.chunks.size())));
-  Call call(schedule, *source, dest, ledger, readers);
+  const CallClock clock;
+  if (request.timeline) {
+    for (std::uint32_t i = 0; i < readers; ++i) lanes_[i]->start_timeline(clock);
+  }
+  const double start = clock.seconds();
+  const std::unique_ptr<Source> source = open_source(request.io, request.files);
+  Call call(schedule, *source, dest, ledger, request.timeline ? &clock : nullptr, readers);
   {
     Readers threads;
     for (std::uint32_t i = 0; i < readers; ++i) {
       try {
-        threads.start([&call, &lane = *lanes_[i]] { call.read_chunks(lane); });
+        threads.start([&call, &lane = *lanes_[i], &spans = call.spans_of(i)] {
+          call.read_chunks(lane, spans);
+        });
       } catch (const std::system_error& error) {
         call.board().reader_finished();
         // One reader is enough to finish the work.
@@ -257,13 +298,22 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
     }
     call.board().watch(observer);
   }
+  const double end = clock.seconds();
+  std::vector<Span> timeline;
+  try {
+    if (request.timeline) timeline = call.take_timeline(lanes_);
+  } catch (const Error&) {
+    // Where the call failed too, that says more.
+    call.board().rethrow();
+    throw;
+  }
   call.board().rethrow();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   return {schedule.source_bytes,
           schedule.chunks.size(),
-          elapsed.count(),
+          end - start,
           source->io(),
           pinned_,
+          std::move(timeline),
           ledger.reports(request.ops.size())};
 }
 

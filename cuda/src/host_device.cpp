@@ -107,6 +107,9 @@ class HostLane final : public Lane {
   }
 
   void await(std::uint32_t) override {}
+  // All work is the reader's own.
+  void start_timeline(const CallClock&) override {}
+  void take_spans(std::uint32_t, std::vector<Span>&) override {}
   void settle() noexcept override {}
 
  private:

@@ -24,26 +24,35 @@ constexpr std::uint64_t kBlockElements = 256;
 std::uint64_t sink(const NonFinite& found) { return found.infinite + found.nan; }
 std::uint64_t sink(const Digest& digest) { return digest.sum ^ digest.mix; }
 
-// Threads wait here until all are there, so that none runs on an idle machine.
+// Threads wait here until all are there, so that none has the machine for itself.
 class Gate {
  public:
   explicit Gate(std::uint32_t missing) : missing_(missing) {}
 
-  void arrive_and_wait() {
+  // False where the others will never come.
+  bool arrive_and_wait() {
     std::unique_lock<std::mutex> lock(mutex_);
     if (--missing_ == 0) {
       opened_at_ = std::chrono::steady_clock::now();
-      opened_.notify_all();
+      changed_.notify_all();
     }
-    opened_.wait(lock, [this] { return missing_ == 0; });
+    changed_.wait(lock, [this] { return missing_ == 0 || abandoned_; });
+    return !abandoned_;
+  }
+
+  void abandon() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    abandoned_ = true;
+    changed_.notify_all();
   }
 
   std::chrono::steady_clock::time_point opened_at() const { return opened_at_; }
 
  private:
   std::mutex mutex_;
-  std::condition_variable opened_;
+  std::condition_variable changed_;
   std::uint32_t missing_;
+  bool abandoned_ = false;
   std::chrono::steady_clock::time_point opened_at_;
 };
 
@@ -64,8 +73,8 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
                             reinterpret_cast<std::uint16_t*>(share.dest), shape.elements);
       break;
     case Work::kCountNonFinite:
-      result = sink(count_non_finite(reinterpret_cast<const std::uint16_t*>(share.source),
-                                     shape.elements));
+      result = sink(
+          count_non_finite(reinterpret_cast<const std::uint16_t*>(share.source), shape.elements));
       break;
     case Work::kDigest:
       result = sink(digest_piece(share.source, bytes.read, 0));
@@ -73,34 +82,127 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
   }
 }
 
-// Runs `work` for every number below `threads` on a thread of its own. Returns the seconds from
-// the moment all are ready to the end of the last.
+// Runs `work` for every number below `threads` at once, each on a thread of its own. Returns the
+// seconds from the moment when all are ready to the end of the last.
 template <typename WorkOfThread>
 double run_together(std::uint32_t threads, const WorkOfThread& work) {
   Gate gate(threads);
+  const auto run = [&gate, &work](std::uint32_t index) {
+    if (gate.arrive_and_wait()) work(index);
+  };
   std::vector<std::thread> running;
-  std::uint32_t index = 0;
   try {
-    for (; index + 1 < threads; ++index) {
-      running.emplace_back([&gate, &work, index] {
-        gate.arrive_and_wait();
-        work(index);
-      });
-    }
+    for (std::uint32_t index = 1; index < threads; ++index) running.emplace_back(run, index);
   } catch (const std::system_error& error) {
-    // Those that wait must not wait for threads that never come.
-    for (std::uint32_t absent = index; absent + 1 < threads; ++absent) {
-      running.emplace_back();
-    }
-    throw Error(Code::kInternal, error.code().value(), "no thread can be started");
+    gate.abandon();
+    for (std::thread& thread : running) thread.join();
+    throw Error(Code::kInternal, error.code().value(),
+                "a thread to measure with cannot be started");
   }
-  gate.arrive_and_wait();
-  work(index);
+  run(0);
   for (std::thread& thread : running) thread.join();
-  const std::chrono::duration<double> elapsed =
-      std::chrono::steady_clock::now() - gate.opened_at();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - gate.opened_at();
   return elapsed.count();
 }
 
+// What lies between the pieces of the threads, so that no two share a page.
+std::uint64_t padded(std::uint64_t bytes) {
+  constexpr std::uint64_t kPage = 4096;
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
+Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
+  const WorkBytes bytes = bytes_of(shape);
+  const std::unique_ptr<DeviceBuffer> source = device.allocate(padded(bytes.read) * shape.threads);
+  const std::unique_ptr<DeviceBuffer> dest = device.allocate(padded(bytes.written) * shape.threads);
+  std::vector<std::uint64_t> results(shape.threads);
+  // Each thread touches its own bytes first, which puts them near it.
+  run_together(shape.threads, [&](std::uint32_t index) {
+    fill_finite(source->data() + index * padded(bytes.read), bytes.read, index);
+  });
+  return rate_of((bytes.read + bytes.written) * shape.threads, runs, [&] {
+    return run_together(shape.threads, [&](std::uint32_t index) {
+      std::byte* const from = source->data() + index * padded(bytes.read);
+      std::byte* const to = dest->data() + index * padded(bytes.written);
+      work_on(shape, bytes, {reinterpret_cast<const std::uint8_t*>(from), to}, results[index]);
+    });
+  });
+}
+
 }  // namespace
+
+Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double()>& once) {
+  if (runs == 0) throw Error(Code::kInvalidArgument, 0, "a rate takes at least one run");
+  (void)once();
+  std::vector<double> rates;
+  for (std::uint32_t run = 0; run < runs; ++run) {
+    // What is too short for the clock must not become infinite.
+    rates.push_back(static_cast<double>(bytes) / std::max(once(), 1e-9));
+  }
+  std::sort(rates.begin(), rates.end());
+  const std::size_t middle = rates.size() / 2;
+  const double median =
+      rates.size() % 2 == 1 ? rates[middle] : (rates[middle - 1] + rates[middle]) / 2;
+  return {median, rates.front(), rates.back()};
+}
+
+void fill_finite(std::byte* data, std::uint64_t bytes, std::uint64_t seed) noexcept {
+  // SplitMix64, eight bytes at a time.
+  std::uint64_t state = seed;
+  for (std::uint64_t done = 0; done < bytes;) {
+    std::uint64_t word = (state += 0x9e3779b97f4a7c15);
+    word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9;
+    word = (word ^ (word >> 27)) * 0x94d049bb133111eb;
+    word ^= word >> 31;
+    // An exponent of ones, of whatever float at whatever nibble, has 7 or 15 for a high nibble:
+    // where a byte's has its low three bits set, the highest of them is cleared.
+    const std::uint64_t ones = word & (word >> 1) & (word >> 2) & 0x1010101010101010;
+    word &= ~(ones << 2);
+    const std::uint64_t piece = std::min<std::uint64_t>(sizeof word, bytes - done);
+    std::memcpy(data + done, &word, piece);
+    done += piece;
+  }
+}
+
+WorkBytes bytes_of(const WorkShape& shape) {
+  if (shape.elements == 0 || shape.elements % kBlockElements != 0 || shape.threads == 0) {
+    throw Error(Code::kInvalidArgument, 0, "work is measured on whole blocks and some thread");
+  }
+  const std::uint64_t halves = shape.elements * sizeof(std::uint16_t);
+  switch (shape.work) {
+    case Work::kCopy:
+      return {halves, halves};
+    case Work::kCountNonFinite:
+    case Work::kDigest:
+      return {halves, 0};
+    case Work::kDecodeToF16:
+      break;
+  }
+  const decode::TypeInfo* type = decode::find_type(shape.ggml_type);
+  if (type == nullptr) {
+    throw Error(Code::kInvalidArgument, 0,
+                "ggml type " + std::to_string(shape.ggml_type) + " cannot be decoded");
+  }
+  return {shape.elements / type->block_len * type->block_bytes, halves};
+}
+
+Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
+  if (shape.chunk_bytes == 0 || shape.streams == 0 || shape.depth == 0 || shape.total_bytes == 0) {
+    throw Error(Code::kInvalidArgument, 0, "an upload has bytes, queues and slots");
+  }
+#ifdef TRANSFER_WITH_CUDA
+  if (device.kind() == DeviceKind::kCuda) return measure_cuda_upload(device, shape, runs);
+#else
+  (void)runs;
+#endif
+  throw Error(Code::kInvalidArgument, 0, device.name() + " takes no pinned copies");
+}
+
+Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
+#ifdef TRANSFER_WITH_CUDA
+  if (device.kind() == DeviceKind::kCuda) return measure_cuda_work(device, shape, runs);
+#endif
+  return measure_host_work(device, shape, runs);
+}
+
 }  // namespace transfer

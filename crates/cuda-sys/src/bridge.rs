@@ -64,7 +64,16 @@ pub(crate) mod ffi {
         seconds: f64,
         io: u32,
         pinned: bool,
+        timeline: Vec<TimelineSpan>,
         operations: Vec<OpReport>,
+    }
+
+    struct TimelineSpan {
+        lane: u32,
+        kind: u32,
+        chunk: u64,
+        start: f64,
+        end: f64,
     }
 
     struct Location {
@@ -78,6 +87,12 @@ pub(crate) mod ffi {
         total_bytes: u64,
     }
 
+    struct Rate {
+        median: f64,
+        minimum: f64,
+        maximum: f64,
+    }
+
     struct RingShape {
         readers: u32,
         depth: u32,
@@ -87,6 +102,20 @@ pub(crate) mod ffi {
     struct Source {
         descriptor: i32,
         bytes: u64,
+    }
+
+    struct UploadShape {
+        chunk_bytes: u64,
+        streams: u32,
+        depth: u32,
+        total_bytes: u64,
+    }
+
+    struct WorkShape {
+        work: u32,
+        ggml_type: u32,
+        elements: u64,
+        threads: u32,
     }
 
     extern "Rust" {
@@ -124,6 +153,9 @@ pub(crate) mod ffi {
         fn digests(self: &Buffer, ranges: &[ByteRange]) -> Result<Vec<Digest>>;
         fn locate(self: &Buffer, offset: u64) -> Result<Location>;
 
+        fn measure_upload(device: &Device, shape: &UploadShape, runs: u32) -> Result<Rate>;
+        fn measure_work(device: &Device, shape: &WorkShape, runs: u32) -> Result<Rate>;
+
         fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;
         fn make_engine(
             device: &Device,
@@ -138,6 +170,7 @@ pub(crate) mod ffi {
             ops: &[CopyOp],
             units: u32,
             digest: bool,
+            timeline: bool,
             dest: Pin<&mut Buffer>,
             observer: &mut ObserverShim<'_>,
         ) -> Result<ExecuteStats>;

@@ -5,6 +5,7 @@ use crate::device::{Device, DeviceBuffer};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::observer::{ObserverShim, Progress};
+use crate::timeline::Span;
 use cxx::UniquePtr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -154,6 +155,8 @@ pub struct Stats {
     pub io: Io,
     /// Whether the staging ring was pinned for the device.
     pub pinned: bool,
+    /// What was done when, in no order; empty where none was asked for.
+    pub timeline: Vec<Span>,
     /// One entry an operation, in their order.
     pub operations: Vec<OpReport>,
 }
@@ -171,6 +174,8 @@ pub struct Request<'a> {
     pub units: u32,
     /// Whether to digest every operation's bytes, as read and as arrived.
     pub digest: bool,
+    /// Whether to note what was done when.
+    pub timeline: bool,
 }
 
 /// Executes copy operations on one device. Keeps its staging ring and its queues between calls.
@@ -220,7 +225,7 @@ impl Engine {
         dest: &mut DeviceBuffer,
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
-        let Request { sources, io, ops, units, digest } = request;
+        let Request { sources, io, ops, units, digest, timeline } = request;
         let sources: Vec<_> = sources
             .iter()
             .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
@@ -233,6 +238,7 @@ impl Engine {
             &ops,
             units,
             digest,
+            timeline,
             dest.as_ffi_mut(),
             &mut shim,
         );
@@ -244,6 +250,7 @@ impl Engine {
             seconds: stats.seconds,
             io: Io::ALL.into_iter().find(|io| io.number() == stats.io).unwrap_or(io),
             pinned: stats.pinned,
+            timeline: stats.timeline.iter().filter_map(Span::from_ffi).collect(),
             operations: stats
                 .operations
                 .into_iter()

@@ -37,6 +37,7 @@
 //!         }],
 //!         units: 1,
 //!         digest: false,
+//!         timeline: false,
 //!     },
 //!     &mut buffer,
 //!     &mut |_| ControlFlow::Continue(()),
@@ -55,7 +56,9 @@ mod device;
 mod digest;
 mod engine;
 mod error;
+pub mod measure;
 mod observer;
+mod timeline;
 
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
@@ -68,3 +71,4 @@ pub use engine::{
 };
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;
+pub use timeline::{Span, SpanKind};

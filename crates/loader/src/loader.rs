@@ -6,6 +6,7 @@ use crate::event::{LoadEvent, Observer};
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::source::Source;
+use crate::transfer::How;
 use crate::{checks, readback, residency, transfer};
 use cuda_sys::{
     Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, StagingRing,
@@ -105,20 +106,25 @@ impl Loader {
     ) -> Result<LoadedModel, Error> {
         let start = Instant::now();
         let source = Source::open(path, &self.options.limits)?;
+        let parse_seconds = start.elapsed().as_secs_f64();
+        let planning = Instant::now();
         let Planned { config, plan } = plan(&source, self.options.storage)?;
+        let plan_seconds = planning.elapsed().as_secs_f64();
         log_model(source.path(), &config, &plan);
         emit(observer, &LoadEvent::Opened { path: source.path(), config: &config })?;
         emit(observer, &LoadEvent::Planned { plan: &plan })?;
 
-        let opening = Instant::now();
-        let was_open = self.session.is_some();
-        let session = match self.session.take() {
-            Some(session) => self.session.insert(session),
-            None => self.session.insert(Session::open(&self.options)?),
+        let (session, opening) = match self.session.take() {
+            Some(session) => (self.session.insert(session), Opening::default()),
+            None => {
+                let (session, opening) = Session::open(&self.options)?;
+                (self.session.insert(session), opening)
+            }
         };
-        let context_seconds = if was_open { 0.0 } else { opening.elapsed().as_secs_f64() };
 
+        let allocating = Instant::now();
         let mut buffer = session.allocate(&plan, self.options.vram_limit)?;
+        let allocate_seconds = allocating.elapsed().as_secs_f64();
         emit(
             observer,
             &LoadEvent::Allocated {
@@ -128,16 +134,21 @@ impl Loader {
             },
         )?;
 
-        let io = match self.options.io {
-            IoChoice::Auto => Io::Auto,
-            IoChoice::Read => Io::Read,
-            IoChoice::Mmap => Io::Mapped,
-            IoChoice::Direct => Io::Direct,
+        let how = How {
+            io: match self.options.io {
+                IoChoice::Auto => Io::Auto,
+                IoChoice::Read => Io::Read,
+                IoChoice::Mmap => Io::Mapped,
+                IoChoice::Direct => Io::Direct,
+            },
+            digest: self.options.verify >= Verify::Checksum,
+            timeline: self.options.timeline,
         };
-        let digest = self.options.verify >= Verify::Checksum;
-        let moved =
-            transfer::run(&mut session.engine, &source, io, digest, &plan, &mut buffer, observer)?;
-        if digest {
+        let moving = Instant::now();
+        let moved = transfer::run(&mut session.engine, &source, how, &plan, &mut buffer, observer)?;
+        let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
+        let verifying = Instant::now();
+        if how.digest {
             checks::digests_agree(&plan, &moved.operations)?;
         }
         let checking = Instant::now();
@@ -146,6 +157,7 @@ impl Loader {
         if self.options.verify >= Verify::Readback {
             readback::compare(&plan, &source, &buffer)?;
         }
+        let verify_seconds = verifying.elapsed().as_secs_f64();
         let non_finite = checks::non_finite(&plan, &moved.operations);
         if self.options.deny_overflow && !non_finite.is_empty() {
             return Err(Error::NonFinite(non_finite));
@@ -166,14 +178,21 @@ impl Loader {
             vram_bytes: buffer.len(),
             source_bytes: moved.source_bytes,
             seconds: start.elapsed().as_secs_f64(),
-            context_seconds,
+            parse_seconds,
+            plan_seconds,
+            context_seconds: opening.context_seconds,
+            pin_seconds: opening.pin_seconds,
+            allocate_seconds,
+            prepare_seconds,
             transfer_seconds,
+            verify_seconds,
             io: moved.io,
             threads: session.engine.config().readers,
             chunk_bytes: session.engine.config().chunk_bytes,
             chunks: moved.chunks,
             pinned: moved.pinned,
             non_finite,
+            timeline: moved.timeline,
             residency,
         };
         tracing::info!(
@@ -189,16 +208,26 @@ impl Loader {
     }
 }
 
+/// What opening a session took.
+#[derive(Default)]
+struct Opening {
+    context_seconds: f64,
+    pin_seconds: f64,
+}
+
 impl Session {
-    fn open(options: &LoadOptions) -> Result<Self, Error> {
+    fn open(options: &LoadOptions) -> Result<(Self, Opening), Error> {
+        let start = Instant::now();
         let choice = device_choice::resolve(options.device);
         let config = engine_config(options, choice);
         // Populating the ring's pages takes about as long as it hides behind the device's context.
-        let (device, ring) = std::thread::scope(|scope| {
+        let (device, context_seconds, ring) = std::thread::scope(|scope| {
             let ring = scope.spawn(move || StagingRing::new(config));
             let device = Device::open(choice);
+            let context_seconds = start.elapsed().as_secs_f64();
             // A panic there is a bug here; it goes on in this thread.
-            (device, ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            let ring = ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (device, context_seconds, ring)
         });
         let device = device?;
         let name = device.name()?;
@@ -210,7 +239,8 @@ impl Session {
             chunk_bytes = config.chunk_bytes,
             "device open"
         );
-        Ok(Self { device, name, engine })
+        let pin_seconds = start.elapsed().as_secs_f64() - context_seconds;
+        Ok((Self { device, name, engine }, Opening { context_seconds, pin_seconds }))
     }
 
     /// One allocation for all weights, after a look at what is free.

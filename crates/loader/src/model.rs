@@ -3,7 +3,7 @@
 use crate::checks;
 use crate::error::{Error, NonFiniteTensor};
 use crate::residency::{self, Residency};
-use cuda_sys::{DeviceBuffer, DeviceKind, Digest, Io};
+use cuda_sys::{DeviceBuffer, DeviceKind, Digest, Io, Span};
 use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
 
 /// Figures of a load. Rates are in bytes of the file.
@@ -20,10 +20,24 @@ pub struct LoadStats {
     pub source_bytes: u64,
     /// Seconds from the call to the verified model.
     pub seconds: f64,
+    /// Seconds of them for opening the file and proving its header.
+    pub parse_seconds: f64,
+    /// Seconds of them for reading the configuration and planning.
+    pub plan_seconds: f64,
     /// Seconds of them for opening the device; 0 where it was open already.
     pub context_seconds: f64,
+    /// Seconds of them for the staging ring, as far as it was not made while the device was being
+    /// opened, for pinning it, and for the queues; 0 where the device was open already.
+    pub pin_seconds: f64,
+    /// Seconds of them for looking at the free memory and allocating.
+    pub allocate_seconds: f64,
+    /// Seconds of them for what the engine does before the first read and after the last byte.
+    pub prepare_seconds: f64,
     /// Seconds of them from the first read to verified residency.
     pub transfer_seconds: f64,
+    /// Seconds of them for the proof alone. What residency takes is part of `transfer_seconds` too;
+    /// digests are made beside the transfer.
+    pub verify_seconds: f64,
     /// How the file was read in fact.
     pub io: Io,
     /// Reader threads and largest read.
@@ -36,6 +50,8 @@ pub struct LoadStats {
     pub pinned: bool,
     /// Tensors with weights that are infinite or NaN as f16.
     pub non_finite: Vec<NonFiniteTensor>,
+    /// What was done when; empty where it was not asked for.
+    pub timeline: Vec<Span>,
     /// What the residency check looked at.
     pub residency: Residency,
 }

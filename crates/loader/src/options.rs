@@ -72,6 +72,8 @@ pub struct LoadOptions {
     pub verify: Verify,
     /// Whether a weight that is infinite or NaN as f16 fails the load, instead of being reported.
     pub deny_overflow: bool,
+    /// Whether to note what was done when, for [`LoadStats::timeline`](crate::LoadStats::timeline).
+    pub timeline: bool,
     /// Bounds on what a file's header may claim.
     pub limits: Limits,
 }
@@ -88,6 +90,7 @@ impl Default for LoadOptions {
             vram_limit: None,
             verify: Verify::default(),
             deny_overflow: false,
+            timeline: false,
             limits: Limits::default(),
         }
     }
@@ -145,6 +148,13 @@ impl LoadOptions {
     #[must_use]
     pub fn vram_limit(mut self, bytes: u64) -> Self {
         self.vram_limit = Some(bytes);
+        self
+    }
+
+    /// Sets [`timeline`](Self::timeline).
+    #[must_use]
+    pub fn timeline(mut self, timeline: bool) -> Self {
+        self.timeline = timeline;
         self
     }
 

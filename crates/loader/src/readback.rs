@@ -48,7 +48,14 @@ fn reproduce(
     let mut expected = host.allocate(op.dest.end - op.dest.start)?;
     let op = CopyOp { dest_offset: 0, unit: 0, ..copy_op(op, false) };
     engine.execute(
-        Request { sources: &source.files(), io: Io::Read, ops: &[op], units: 1, digest: false },
+        Request {
+            sources: &source.files(),
+            io: Io::Read,
+            ops: &[op],
+            units: 1,
+            digest: false,
+            timeline: false,
+        },
         &mut expected,
         &mut |_| ControlFlow::Continue(()),
     )?;

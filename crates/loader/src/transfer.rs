@@ -36,12 +36,19 @@ pub(crate) fn copy_op(op: &PlanOp, halves: bool) -> CopyOp {
     }
 }
 
+/// How [`run`] goes about it.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) io: Io,
+    pub(crate) digest: bool,
+    pub(crate) timeline: bool,
+}
+
 /// Moves everything the plan names into `buffer`.
 pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,
-    io: Io,
-    digest: bool,
+    how: How,
     plan: &LoadPlan,
     buffer: &mut DeviceBuffer,
     observer: &mut dyn Observer,
@@ -50,7 +57,14 @@ pub(crate) fn run(
     let mut reporter = UnitReporter { plan, observer, reported: 0 };
     engine
         .execute(
-            Request { sources: &source.files(), io, ops: &ops, units: plan.units(), digest },
+            Request {
+                sources: &source.files(),
+                io: how.io,
+                ops: &ops,
+                units: plan.units(),
+                digest: how.digest,
+                timeline: how.timeline,
+            },
             buffer,
             &mut |progress| reporter.report(progress),
         )

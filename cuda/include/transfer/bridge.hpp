@@ -20,8 +20,11 @@ struct DeviceInfo;
 struct ExecuteStats;
 struct Location;
 struct Memory;
+struct Rate;
 struct RingShape;
 struct Source;
+struct UploadShape;
+struct WorkShape;
 struct ObserverShim;
 
 bool cuda_compiled() noexcept;
@@ -86,7 +89,7 @@ class Engine {
   std::uint64_t conversion_bytes() const noexcept { return engine_.conversion_bytes(); }
   ExecuteStats execute(rust::Slice<const Source> sources, std::uint32_t io,
                        rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
-                       Buffer& dest, ObserverShim& observer);
+                       bool timeline, Buffer& dest, ObserverShim& observer);
 
  private:
   std::shared_ptr<const transfer::Device> device_;
@@ -96,6 +99,8 @@ class Engine {
 std::unique_ptr<Device> open_host();
 std::unique_ptr<Device> open_cuda(std::int32_t ordinal);
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes);
+Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
+Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 std::unique_ptr<Ring> make_ring(const RingShape& shape);
 std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
                                     const RingShape& shape);

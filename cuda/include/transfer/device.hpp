@@ -10,6 +10,7 @@
 #include "transfer/digest.hpp"
 #include "transfer/non_finite.hpp"
 #include "transfer/schedule.hpp"
+#include "transfer/timeline.hpp"
 
 namespace transfer {
 
@@ -79,9 +80,10 @@ struct Batch {
   const Segment* segments;
   std::uint32_t count;
   std::uint64_t bytes;
-  std::byte* dest;   // start of the destination buffer
-  OpTally* tallies;  // one an operation, in the device's memory; null where nothing is tallied
-  bool digest;       // whether tallies take digests, too
+  std::byte* dest;      // start of the destination buffer
+  OpTally* tallies;     // one an operation, in the device's memory; null where nothing is tallied
+  bool digest;          // whether tallies take digests, too
+  std::uint64_t chunk;  // its number, for the timeline
 };
 
 // One reader's private queue to the device: `depth` staging slots, used in turn. Not thread-safe:
@@ -112,6 +114,12 @@ class Lane {
 
   // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.
   virtual void await(std::uint32_t slot) = 0;
+
+  // Starts noting when the device works on what is queued, until take_spans(). The lane is idle.
+  virtual void start_timeline(const CallClock& clock) = 0;
+
+  // Ends it and appends what was noted, as lane number `lane`. The lane is idle.
+  virtual void take_spans(std::uint32_t lane, std::vector<Span>& out) = 0;
 
   // Waits for whatever is queued, without reporting failures: for use while unwinding.
   virtual void settle() noexcept = 0;

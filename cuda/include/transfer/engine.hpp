@@ -27,7 +27,8 @@ struct Request {
   Io io;
   std::vector<CopyOp> ops;
   std::uint32_t units;
-  bool digest;  // whether to digest every operation's bytes, as read and as arrived
+  bool digest;    // whether to digest every operation's bytes, as read and as arrived
+  bool timeline;  // whether to note when what was done
 };
 
 struct Progress {
@@ -51,6 +52,7 @@ struct Stats {
   double seconds;                    // from the first read to the last byte landed
   Io io;                             // what the source used in fact
   bool pinned;                       // whether the device pinned the staging ring
+  std::vector<Span> timeline;        // where asked for; in no order
   std::vector<OpReport> operations;  // one an operation; digests are zero where none were asked for
 };
 

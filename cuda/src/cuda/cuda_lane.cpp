@@ -39,8 +39,9 @@ class Stream {
 
 class Event {
  public:
-  Event() {
-    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  // Events that keep no time are cheaper to wait for.
+  explicit Event(unsigned flags = cudaEventDisableTiming) {
+    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
   }
   ~Event() {
     if (event_ != nullptr) (void)cudaEventDestroy(event_);
@@ -81,12 +82,65 @@ class Staging {
   void* data_ = nullptr;
 };
 
+// When the device worked on each chunk, as its own events tell.
+class DeviceTimeline {
+ public:
+  // The stream is idle, so that its first event happens now.
+  DeviceTimeline(const CallClock& clock, cudaStream_t stream)
+      : origin_(cudaEventDefault), stream_(stream) {
+    check(cudaEventRecord(origin_.get(), stream_), "cudaEventRecord");
+    check(cudaEventSynchronize(origin_.get()), "cudaEventSynchronize");
+    origin_seconds_ = clock.seconds();
+  }
+
+  void start_chunk(std::uint64_t chunk) {
+    chunks_.push_back(
+        {chunk, Event(cudaEventDefault), Event(cudaEventDefault), Event(cudaEventDefault)});
+    record(chunks_.back().start);
+  }
+  void copied() { record(chunks_.back().copied); }
+  void finished() { record(chunks_.back().finished); }
+
+  void append_to(std::uint32_t lane, std::vector<Span>& out) const {
+    for (const ChunkEvents& events : chunks_) {
+      const double start = seconds(events.start);
+      const double copied = seconds(events.copied);
+      out.push_back({lane, SpanKind::kCopy, events.chunk, start, copied});
+      out.push_back({lane, SpanKind::kWork, events.chunk, copied, seconds(events.finished)});
+    }
+  }
+
+ private:
+  struct ChunkEvents {
+    std::uint64_t chunk;
+    Event start;
+    Event copied;
+    Event finished;
+  };
+
+  void record(const Event& event) {
+    check(cudaEventRecord(event.get(), stream_), "cudaEventRecord");
+  }
+
+  double seconds(const Event& event) const {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, origin_.get(), event.get()), "cudaEventElapsedTime");
+    return origin_seconds_ + static_cast<double>(milliseconds) / 1e3;
+  }
+
+  Event origin_;
+  cudaStream_t stream_;
+  double origin_seconds_ = 0;
+  std::vector<ChunkEvents> chunks_;
+};
+
 struct Queue {
   explicit Queue(std::uint32_t depth) : landed(depth) {}
 
   Stream stream;
   std::vector<Event> landed;
   Staging staging;
+  std::unique_ptr<DeviceTimeline> timeline;
 };
 
 class CudaLane final : public Lane {
@@ -118,18 +172,33 @@ class CudaLane final : public Lane {
   }
 
   void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) override {
+    DeviceTimeline* timeline = queue_->timeline.get();
+    if (timeline != nullptr) timeline->start_chunk(batch.chunk);
     if (lands_directly(batch.segments, batch.count)) {
       copy_straight(batch, bytes);
+      if (timeline != nullptr) timeline->copied();
     } else {
       convert(slot, batch, bytes);
     }
     if (batch.tallies != nullptr) tally(batch);
+    if (timeline != nullptr) timeline->finished();
     check(cudaEventRecord(queue_->landed[slot].get(), queue_->stream.get()), "cudaEventRecord");
   }
 
   void await(std::uint32_t slot) override {
     check(cudaEventSynchronize(queue_->landed[slot].get()), "cudaEventSynchronize",
           "waiting for a chunk to land");
+  }
+
+  void start_timeline(const CallClock& clock) override {
+    const DeviceGuard guard(ordinal_);
+    queue_->timeline = std::make_unique<DeviceTimeline>(clock, queue_->stream.get());
+  }
+
+  void take_spans(std::uint32_t lane, std::vector<Span>& out) override {
+    const DeviceGuard guard(ordinal_);
+    const std::unique_ptr<DeviceTimeline> timeline = std::move(queue_->timeline);
+    if (timeline != nullptr) timeline->append_to(lane, out);
   }
 
   void settle() noexcept override { (void)cudaStreamSynchronize(queue_->stream.get()); }
@@ -176,6 +245,7 @@ class CudaLane final : public Lane {
   // One launch for each run of segments of one type.
   void convert(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
     stage(slot, batch, bytes);
+    if (queue_->timeline != nullptr) queue_->timeline->copied();
     kernels::Batch<kernels::MoveSegment> run{};
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];

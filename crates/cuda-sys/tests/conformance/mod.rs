@@ -2,7 +2,7 @@
 
 use cuda_sys::{
     Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Digest, Engine, EngineConfig,
-    Error, ErrorCode, Io, Progress, Request, SourceFile, StagingRing, Stats, decoders,
+    Error, ErrorCode, Io, Progress, Request, SourceFile, SpanKind, StagingRing, Stats, decoders,
 };
 use half::f16;
 use std::fs::File;
@@ -38,6 +38,7 @@ macro_rules! conformance_suite {
         digests_are_the_documented_ones,
         a_flipped_bit_changes_one_digest,
         infinities_and_nans_are_counted,
+        the_timeline_has_every_chunk,
         }
     };
     ($device:expr; $($test:ident),* $(,)?) => {
@@ -76,7 +77,7 @@ impl Bench {
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let source = SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() };
-        let request = Request { sources: &[source], io, ops, units, digest: true };
+        let request = Request { sources: &[source], io, ops, units, digest: true, timeline: true };
         self.engine.execute(request, dest, observe)
     }
 
@@ -342,6 +343,7 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
                     ops: &[copy(0, 100_000, 0, 0)],
                     units: 1,
                     digest: false,
+                    timeline: false,
                 },
                 &mut dest,
                 &mut |_| ControlFlow::Continue(()),
@@ -367,6 +369,7 @@ pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
                 ops: &[copy(0, 16, 0, 0)],
                 units: 1,
                 digest: false,
+                timeline: false,
             },
             &mut dest,
             &mut |_| ControlFlow::Continue(()),
@@ -571,5 +574,32 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
         let counts: Vec<_> =
             stats.operations.iter().map(|report| (report.infinite, report.nan)).collect();
         assert_eq!(counts, [(6, 1), (0, 0), (1, 1), (0, 0)], "{config:?}");
+    }
+}
+
+/// Every chunk is read and queued once; a GPU tells when it copied and worked on each.
+pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
+    let file = file_of(&noise(100_000));
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(100_000).unwrap();
+    let stats = bench
+        .run(&file, Io::Read, &[copy(0, 100_000, 0, 0)], 1, &mut dest, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let chunks_of = |kind: SpanKind| {
+        let mut chunks: Vec<_> =
+            stats.timeline.iter().filter(|span| span.kind == kind).map(|span| span.chunk).collect();
+        chunks.sort_unstable();
+        chunks
+    };
+    let all: Vec<_> = (0..stats.chunks).collect();
+    assert_eq!(chunks_of(SpanKind::Read), all);
+    assert_eq!(chunks_of(SpanKind::Queue), all);
+    let on_device = if kind == DeviceKind::Host { Vec::new() } else { all };
+    assert_eq!(chunks_of(SpanKind::Copy), on_device);
+    assert_eq!(chunks_of(SpanKind::Work), on_device);
+    for span in &stats.timeline {
+        assert!(span.start <= span.end && span.lane < SMALL.readers, "{span:?}");
     }
 }

@@ -106,6 +106,9 @@ pub(super) struct Load {
     /// Read the weights back from the device into a safetensors file
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
+    /// Write what readers, copies and kernels did when, as a trace that Perfetto opens
+    #[arg(long, value_name = "OUT.json")]
+    pub(super) timeline: Option<PathBuf>,
     /// Print one JSON event a line
     #[arg(long)]
     pub(super) json: bool,
@@ -118,7 +121,8 @@ impl Load {
             .storage(self.storage.into())
             .io(self.io.into())
             .verify(self.verify.into())
-            .deny_overflow(self.deny_overflow);
+            .deny_overflow(self.deny_overflow)
+            .timeline(self.timeline.is_some());
         options.chunk_bytes = self.chunk;
         options.threads = self.threads;
         options.depth = self.depth;

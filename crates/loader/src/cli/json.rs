@@ -91,6 +91,10 @@ pub(super) struct SlotDocument {
     pub(super) format: String,
     pub(super) offset: u64,
     pub(super) bytes: u64,
+    /// Distance of rows in bytes. A row is whole blocks of `block_len` values in `block_bytes`.
+    pub(super) row_bytes: u64,
+    pub(super) block_len: u64,
+    pub(super) block_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -175,6 +179,12 @@ pub(super) enum EventKind<'a> {
         seconds: f64,
         context_seconds: f64,
         transfer_seconds: f64,
+        parse_seconds: f64,
+        plan_seconds: f64,
+        pin_seconds: f64,
+        allocate_seconds: f64,
+        prepare_seconds: f64,
+        verify_seconds: f64,
         gb_per_s: f64,
         device: String,
         device_name: &'a str,

@@ -7,6 +7,7 @@ use super::json::{self, Event, EventKind, NonFiniteDocument, ResidencyDocument};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::text::bytes;
+use super::timeline;
 use crate::error::Error;
 use crate::event::LoadEvent;
 use crate::loader::Loader;
@@ -53,6 +54,9 @@ fn load(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<LoadedMod
     let model = loaded?;
     if let Some(path) = &arguments.dump {
         dump::write(&model, path)?;
+    }
+    if let Some(path) = &arguments.timeline {
+        timeline::write(&model.stats().timeline, path)?;
     }
     if interrupted.load(Ordering::Relaxed) {
         return Err(Error::Cancelled.into());
@@ -103,6 +107,12 @@ fn finished(stats: &LoadStats) -> EventKind<'_> {
         seconds: stats.seconds,
         context_seconds: stats.context_seconds,
         transfer_seconds: stats.transfer_seconds,
+        parse_seconds: stats.parse_seconds,
+        plan_seconds: stats.plan_seconds,
+        pin_seconds: stats.pin_seconds,
+        allocate_seconds: stats.allocate_seconds,
+        prepare_seconds: stats.prepare_seconds,
+        verify_seconds: stats.verify_seconds,
         gb_per_s: stats.gb_per_s(),
         device: stats.device.to_string(),
         device_name: &stats.device_name,

@@ -13,6 +13,7 @@ mod plan;
 mod progress;
 mod synth;
 mod text;
+mod timeline;
 
 use args::{Arguments, Command};
 use clap::Parser;

@@ -35,6 +35,9 @@ fn print_json(file: String, Planned { config, plan }: &Planned) -> Result<(), Fa
                 format: format_name(slot.format).to_owned(),
                 offset: slot.dest.start,
                 bytes: slot.dest.end - slot.dest.start,
+                row_bytes: slot.row_bytes,
+                block_len: slot.format.ggml_type().block_len(),
+                block_bytes: slot.format.ggml_type().block_bytes(),
             })
             .collect(),
         operations: plan

@@ -173,6 +173,23 @@ fn dumps_hold_what_the_oracle_says() {
 }
 
 #[test]
+fn a_timeline_has_reads_of_every_chunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("timeline.json");
+    let ran = load(
+        &model_path("fused-k-quants.gguf"),
+        &["--json", "--chunk", "16KiB", "--timeline", out.to_str().unwrap()],
+    );
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    let trace: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let reads = events.iter().filter(|event| event["ph"] == "X" && event["name"] == "read");
+    assert!(reads.clone().count() > 10);
+    assert!(reads.clone().all(|event| event["dur"].as_f64().unwrap() >= 0.0));
+    assert!(events.iter().any(|event| event["ph"] == "M" && event["args"]["name"] == "readers"));
+}
+
+#[test]
 fn a_dump_that_cannot_be_written_is_an_io_error() {
     let ran =
         load(&model_path("fused-f16.gguf"), &["--json", "--dump", "/no/such/folder/x.safetensors"]);

@@ -1,0 +1,39 @@
+// What a call did when, for people who tune it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace transfer {
+
+enum class SpanKind : std::uint32_t {
+  kWait = 0,   // a reader waits for a slot's earlier chunk to land
+  kRead = 1,   // a reader fills a slot
+  kQueue = 2,  // a reader queues copies and conversions; on the host device, does them
+  kCopy = 3,   // the device takes a chunk, from when its queue is free for it
+  kWork = 4,   // the device converts and looks at it
+};
+
+struct Span {
+  std::uint32_t lane;
+  SpanKind kind;
+  std::uint64_t chunk;
+  double start;  // seconds since the call's first read
+  double end;
+};
+
+// The clock of a call.
+class CallClock {
+ public:
+  CallClock() : origin_(std::chrono::steady_clock::now()) {}
+
+  double seconds() const {
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - origin_;
+    return elapsed.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point origin_;
+};
+
+}  // namespace transfer

@@ -1,0 +1,176 @@
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "check.hpp"
+#include "transfer/error.hpp"
+#include "transfer/kernels.hpp"
+#include "transfer/measure.hpp"
+#include "transfer/staging_ring.hpp"
+
+namespace transfer {
+namespace {
+
+class MeasuredStream {
+ public:
+  MeasuredStream() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  // Idle before what it works on is freed.
+  ~MeasuredStream() {
+    (void)cudaStreamSynchronize(stream_);
+    (void)cudaStreamDestroy(stream_);
+  }
+  MeasuredStream(const MeasuredStream&) = delete;
+  MeasuredStream& operator=(const MeasuredStream&) = delete;
+
+  cudaStream_t get() const { return stream_; }
+  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class MeasuredEvent {
+ public:
+  explicit MeasuredEvent(unsigned flags) {
+    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
+  }
+  ~MeasuredEvent() { (void)cudaEventDestroy(event_); }
+  MeasuredEvent(const MeasuredEvent&) = delete;
+  MeasuredEvent& operator=(const MeasuredEvent&) = delete;
+
+  cudaEvent_t get() const { return event_; }
+  void record(const MeasuredStream& stream) const {
+    check(cudaEventRecord(event_, stream.get()), "cudaEventRecord");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class PinnedRing {
+ public:
+  PinnedRing(const Device& device, std::uint64_t bytes) : device_(device), ring_(bytes) {
+    if (!device_.adopt(ring_)) {
+      throw Error(Code::kDeviceFailure, 0,
+                  std::to_string(bytes) + " bytes of host memory cannot be pinned");
+    }
+  }
+  ~PinnedRing() { device_.release(ring_); }
+  PinnedRing(const PinnedRing&) = delete;
+  PinnedRing& operator=(const PinnedRing&) = delete;
+
+  const std::byte* data() const { return ring_.data(); }
+
+ private:
+  const Device& device_;
+  StagingRing ring_;
+};
+
+// A staging slot: always of the same stream, and free once its last copy has landed.
+struct Slot {
+  const MeasuredStream* stream;
+  const std::byte* bytes;
+  MeasuredEvent landed{cudaEventDisableTiming};
+};
+
+// Random bytes of one host piece, repeated.
+void fill_device(DeviceBuffer& buffer) {
+  constexpr std::uint64_t kPiece = std::uint64_t{16} << 20;
+  std::vector<std::byte> piece(std::min(kPiece, buffer.size()));
+  fill_finite(piece.data(), piece.size(), 1);
+  for (std::uint64_t offset = 0; offset < buffer.size(); offset += piece.size()) {
+    buffer.write(offset, piece.data(),
+                 std::min<std::uint64_t>(piece.size(), buffer.size() - offset));
+  }
+}
+
+// Queues the work once.
+void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& source,
+            const DeviceBuffer& dest, const MeasuredStream& stream) {
+  const auto* from = reinterpret_cast<const std::uint8_t*>(source.data());
+  int status = cudaSuccess;
+  switch (shape.work) {
+    case Work::kCopy:
+      status =
+          cudaMemcpyAsync(dest.data(), from, bytes.read, cudaMemcpyDeviceToDevice, stream.get());
+      break;
+    case Work::kDecodeToF16: {
+      kernels::Batch<kernels::MoveSegment> batch{};
+      batch.segments[batch.count++] = {from, dest.data(), shape.elements};
+      status = kernels::launch_decode_to_f16(shape.ggml_type, batch, stream.get());
+      break;
+    }
+    case Work::kCountNonFinite: {
+      kernels::Batch<kernels::CountSegment> batch{};
+      batch.segments[batch.count++] = {reinterpret_cast<const std::uint16_t*>(from),
+                                       reinterpret_cast<NonFinite*>(dest.data()), shape.elements};
+      status = kernels::launch_count_non_finite(batch, stream.get());
+      break;
+    }
+    case Work::kDigest: {
+      kernels::Batch<kernels::DigestSegment> batch{};
+      batch.segments[batch.count++] = {from, reinterpret_cast<Digest*>(dest.data()), bytes.read, 0};
+      status = kernels::launch_digest(batch, stream.get());
+      break;
+    }
+  }
+  check(static_cast<cudaError_t>(status), "kernel launch", "measuring");
+}
+
+}  // namespace
+
+Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
+  const DeviceGuard guard(device.ordinal());
+  const std::unique_ptr<DeviceBuffer> dest = device.allocate(shape.total_bytes);
+  const PinnedRing ring(device, shape.chunk_bytes * shape.streams * shape.depth);
+  std::vector<std::unique_ptr<Slot>> slots;
+  const std::vector<MeasuredStream> streams(shape.streams);
+  for (std::uint32_t i = 0; i < shape.streams * shape.depth; ++i) {
+    slots.emplace_back(new Slot{&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes});
+  }
+  return rate_of(shape.total_bytes, runs, [&] {
+    const auto start = std::chrono::steady_clock::now();
+    std::size_t next = 0;
+    for (std::uint64_t offset = 0; offset < shape.total_bytes; offset += shape.chunk_bytes) {
+      const Slot& slot = *slots[next++ % slots.size()];
+      // Of an event that was never recorded, this returns at once.
+      check(cudaEventSynchronize(slot.landed.get()), "cudaEventSynchronize");
+      check(cudaMemcpyAsync(dest->data() + offset, slot.bytes,
+                            std::min(shape.chunk_bytes, shape.total_bytes - offset),
+                            cudaMemcpyHostToDevice, slot.stream->get()),
+            "cudaMemcpyAsync", "measuring copies to the device");
+      slot.landed.record(*slot.stream);
+    }
+    for (const MeasuredStream& stream : streams) stream.wait();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    return elapsed.count();
+  });
+}
+
+Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
+  const DeviceGuard guard(device.ordinal());
+  const WorkBytes bytes = bytes_of(shape);
+  const std::unique_ptr<DeviceBuffer> source = device.allocate(bytes.read);
+  // What only looks still has counters to add to.
+  const std::unique_ptr<DeviceBuffer> dest =
+      device.allocate(std::max<std::uint64_t>(bytes.written, sizeof(OpTally)));
+  fill_device(*source);
+  dest->clear();
+  const MeasuredStream stream;
+  const MeasuredEvent begin(cudaEventDefault);
+  const MeasuredEvent end(cudaEventDefault);
+  return rate_of(bytes.read + bytes.written, runs, [&] {
+    begin.record(stream);
+    launch(shape, bytes, *source, *dest, stream);
+    end.record(stream);
+    check(cudaEventSynchronize(end.get()), "cudaEventSynchronize", "measuring");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime");
+    return static_cast<double>(milliseconds) / 1e3;
+  });
+}
+
+}  // namespace transfer
