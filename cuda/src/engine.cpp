@@ -26,13 +26,34 @@ constexpr std::size_t kNothing = SIZE_MAX;
 // The tallies of a call, in device memory, and the digests of what was read.
 class Ledger {
  public:
-  Ledger(const Device& device, const Request& request)
-      : digest_(request.digest), source_(request.digest ? request.ops.size() : 0) {
+  Ledger(const Device& device, const Request& request, const Schedule& schedule,
+         const DeviceBuffer& dest)
+      : digest_(request.digest),
+        source_(request.digest ? request.ops.size() : 0),
+        unit_left_(schedule.unit_bytes.size()),
+        unit_halves_(schedule.unit_bytes.size()) {
     const bool counts = std::any_of(request.ops.begin(), request.ops.end(),
                                     [](const CopyOp& op) { return op.halves; });
     if (!counts && !digest_) return;
     tallies_ = device.allocate(request.ops.size() * sizeof(OpTally));
     tallies_->clear();
+    for (std::size_t unit = 0; unit < unit_left_.size(); ++unit) {
+      unit_left_[unit] = schedule.unit_bytes[unit];
+    }
+    for (std::size_t i = 0; i < request.ops.size(); ++i) {
+      const CopyOp& op = request.ops[i];
+      if (!op.halves || op.dest_bytes == 0) continue;
+      const auto* data = reinterpret_cast<const std::uint16_t*>(dest.data() + op.dest_offset);
+      unit_halves_[op.unit].push_back({data, op.dest_bytes / 2, &tallies()[i].non_finite});
+    }
+  }
+
+  // Has the last bytes of a unit looked at together: a launch a chunk would cost readers more than
+  // the device.
+  void landed(const Segment& segment, Lane& lane) {
+    if (tallies_ == nullptr) return;
+    const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
+    if (before == segment.source_bytes) lane.landed(unit_halves_[segment.unit]);
   }
 
   bool digest() const { return digest_; }
@@ -73,6 +94,8 @@ class Ledger {
   bool digest_;
   std::vector<SharedDigest> source_;
   std::unique_ptr<DeviceBuffer> tallies_;
+  std::vector<std::atomic<std::uint64_t>> unit_left_;  // source bytes that have not landed
+  std::vector<std::vector<Halves>> unit_halves_;
 };
 
 class Call {
@@ -122,6 +145,7 @@ class Call {
         retire(lane, slot, in_slot[slot]);
         slot = (slot + 1) % lane.depth();
       }
+      lane.finish();
     } catch (...) {
       board_.failed(std::current_exception());
       lane.settle();
@@ -161,9 +185,12 @@ class Call {
     const std::byte* bytes = nullptr;
     timed(spans, SpanKind::kRead, index, [&] {
       bytes = source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
-      if (ledger_.digest()) ledger_.read(batch.segments, batch.count, bytes);
     });
     if (board_.stop().load(std::memory_order_relaxed)) return false;
+    if (ledger_.digest()) {
+      timed(spans, SpanKind::kDigest, index,
+            [&] { ledger_.read(batch.segments, batch.count, bytes); });
+    }
     timed(spans, SpanKind::kQueue, index, [&] { lane.submit(slot, batch, bytes); });
     return true;
   }
@@ -172,7 +199,11 @@ class Call {
     if (index == kNothing) return;
     lane.await(slot);
     const Chunk& chunk = schedule_.chunks[index];
-    board_.landed(schedule_.segments_of(chunk), chunk.segment_count);
+    const Segment* segments = schedule_.segments_of(chunk);
+    for (const Segment* segment = segments; segment != segments + chunk.segment_count; ++segment) {
+      ledger_.landed(*segment, lane);
+    }
+    board_.landed(segments, chunk.segment_count);
     index = kNothing;
   }
 
@@ -265,7 +296,7 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   Bounds bounds{{}, dest.size(), request.units};
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
-  Ledger ledger(*device_, request);
+  Ledger ledger(*device_, request, schedule, dest);
   device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
   if (schedule.converts) {
     for (const std::unique_ptr<Lane>& lane : lanes_) lane->prepare_conversions();

@@ -107,6 +107,9 @@ class HostLane final : public Lane {
   }
 
   void await(std::uint32_t) override {}
+  // Counted in submit(), while the halves are in the cache.
+  void landed(const std::vector<Halves>&) override {}
+  void finish() override {}
   // All work is the reader's own.
   void start_timeline(const CallClock&) override {}
   void take_spans(std::uint32_t, std::vector<Span>&) override {}

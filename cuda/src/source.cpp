@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -88,20 +89,9 @@ class Mapping {
 
   const std::byte* data() const { return data_; }
 
-  // Whether the page cache holds all of a range. Touches none of it.
-  bool is_cached(std::uint64_t offset, std::uint64_t bytes) const {
-    const std::uint64_t start = offset / page_ * page_;
-    std::vector<unsigned char> resident((offset - start + bytes + page_ - 1) / page_);
-    void* address = const_cast<std::byte*>(data_ + start);
-    if (mincore(address, offset - start + bytes, resident.data()) != 0) return true;
-    return std::all_of(resident.begin(), resident.end(),
-                       [](unsigned char page) { return (page & 1) != 0; });
-  }
-
  private:
   const std::byte* data_ = nullptr;
   std::uint64_t bytes_;
-  std::uint64_t page_ = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 };
 
 class MappedSource final : public Source {
@@ -168,30 +158,40 @@ class DirectSource final : public Source {
   std::vector<Descriptor> files_;
 };
 
+// Reads only what the page cache holds. False where it does not hold all of the range, or the file
+// system cannot tell.
+bool read_cached(int descriptor, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+                 const std::atomic<bool>& stop) {
+  for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
+    const iovec piece{out + done, std::min(kPiece, bytes - done)};
+    const ssize_t got =
+        preadv2(descriptor, &piece, 1, static_cast<off_t>(offset + done), RWF_NOWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    done += static_cast<std::uint64_t>(got);
+  }
+  return true;
+}
+
 // What is cached is copied from the cache; what is not is read past it, which is faster and leaves
 // the cache to those who use it.
 class AutoSource final : public Source {
  public:
-  AutoSource(const std::vector<SourceFile>& files, std::unique_ptr<Source> direct)
-      : buffered_(files), direct_(std::move(direct)) {
-    mappings_.reserve(files.size());
-    for (std::size_t i = 0; i < files.size(); ++i) mappings_.emplace_back(files[i], i);
-  }
+  AutoSource(std::vector<SourceFile> files, std::unique_ptr<Source> direct)
+      : files_(std::move(files)), direct_(std::move(direct)) {}
 
   std::uint64_t slack() const noexcept override { return direct_->slack(); }
   Io io() const noexcept override { return Io::kAuto; }
 
   const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
                         std::byte* buffer, const std::atomic<bool>& stop) const override {
-    const Source& source =
-        mappings_[file].is_cached(offset, bytes) ? static_cast<const Source&>(buffered_) : *direct_;
-    return source.read(file, offset, bytes, buffer, stop);
+    if (read_cached(files_[file].descriptor, offset, bytes, buffer, stop)) return buffer;
+    return direct_->read(file, offset, bytes, buffer, stop);
   }
 
  private:
-  BufferedSource buffered_;
+  std::vector<SourceFile> files_;
   std::unique_ptr<Source> direct_;
-  std::vector<Mapping> mappings_;
 };
 
 // A second, direct descriptor of the same open file; nothing where the file system refuses.

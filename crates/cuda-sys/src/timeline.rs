@@ -14,12 +14,15 @@ pub enum SpanKind {
     Queue,
     /// The device takes a chunk, from when its queue is free for it.
     Copy,
-    /// The device converts the chunk and looks at it.
+    /// The device converts the chunk and digests it.
     Work,
+    /// A reader digests what it read.
+    Digest,
 }
 
 impl SpanKind {
-    const ALL: [SpanKind; 5] = [Self::Wait, Self::Read, Self::Queue, Self::Copy, Self::Work];
+    const ALL: [SpanKind; 6] =
+        [Self::Wait, Self::Read, Self::Queue, Self::Copy, Self::Work, Self::Digest];
 }
 
 /// One step of one chunk.

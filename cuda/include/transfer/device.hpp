@@ -75,6 +75,13 @@ class DeviceBuffer {
   virtual PointerInfo locate(std::uint64_t offset) const = 0;
 };
 
+// Halves of one operation at their destination, and where to count infinities and NaNs.
+struct Halves {
+  const std::uint16_t* data;
+  std::uint64_t count;
+  NonFinite* counters;  // in the device's memory
+};
+
 // A batch of segments whose bytes stand contiguously in host memory.
 struct Batch {
   const Segment* segments;
@@ -108,12 +115,19 @@ class Lane {
   // the batch's own destination.
   virtual std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) = 0;
 
-  // Queues copies and conversions of the batch, whose bytes stand at `bytes` (inside the landing).
-  // Does not wait. Throws Error{kDeviceFailure}.
+  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes` (inside the
+  // landing). Does not wait. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
   // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.
   virtual void await(std::uint32_t slot) = 0;
+
+  // Queues what is to be done with operations once all of their bytes have landed, by whatever
+  // lane: counting infinities, where submit() has not. Does not wait. Throws Error{kDeviceFailure}.
+  virtual void landed(const std::vector<Halves>& halves) = 0;
+
+  // Waits for all that is queued. Throws Error{kDeviceFailure}.
+  virtual void finish() = 0;
 
   // Starts noting when the device works on what is queued, until take_spans(). The lane is idle.
   virtual void start_timeline(const CallClock& clock) = 0;

@@ -180,7 +180,7 @@ class CudaLane final : public Lane {
     } else {
       convert(slot, batch, bytes);
     }
-    if (batch.tallies != nullptr) tally(batch);
+    if (batch.digest) digest(batch);
     if (timeline != nullptr) timeline->finished();
     check(cudaEventRecord(queue_->landed[slot].get(), queue_->stream.get()), "cudaEventRecord");
   }
@@ -188,6 +188,23 @@ class CudaLane final : public Lane {
   void await(std::uint32_t slot) override {
     check(cudaEventSynchronize(queue_->landed[slot].get()), "cudaEventSynchronize",
           "waiting for a chunk to land");
+  }
+
+  void landed(const std::vector<Halves>& halves) override {
+    kernels::Batch<kernels::CountSegment> run{};
+    for (const Halves& tensor : halves) {
+      run.segments[run.count++] = {tensor.data, tensor.counters, tensor.count};
+      if (run.count == kernels::kMaxBatch || &tensor == &halves.back()) {
+        check_launch(kernels::launch_count_non_finite(run, queue_->stream.get()),
+                     "counting infinities");
+        run.count = 0;
+      }
+    }
+  }
+
+  void finish() override {
+    check(cudaStreamSynchronize(queue_->stream.get()), "cudaStreamSynchronize",
+          "waiting for a lane to finish");
   }
 
   void start_timeline(const CallClock& clock) override {
@@ -269,33 +286,15 @@ class CudaLane final : public Lane {
     }
   }
 
-  // Looks at what landed, behind the copies and conversions on the same stream.
-  void tally(const Batch& batch) {
-    look<kernels::CountSegment>(batch, kernels::launch_count_non_finite, [&](std::uint32_t i) {
-      const Segment& segment = batch.segments[i];
-      const auto* halves = reinterpret_cast<const std::uint16_t*>(batch.dest + segment.dest_offset);
-      return kernels::CountSegment{halves, &batch.tallies[segment.op].non_finite,
-                                   segment.halves ? segment.dest_bytes / 2 : 0};
-    });
-    if (!batch.digest) return;
-    look<kernels::DigestSegment>(batch, kernels::launch_digest, [&](std::uint32_t i) {
-      const Segment& segment = batch.segments[i];
-      return kernels::DigestSegment{arrived_[i], &batch.tallies[segment.op].digest,
-                                    segment.source_bytes, segment.op_offset};
-    });
-  }
-
-  // Launches over what `segment_of` makes of the batch's segments, leaving out empty ones.
-  template <class Look, class SegmentOf>
-  void look(const Batch& batch, int (*launch_look)(const kernels::Batch<Look>&, cudaStream_t),
-            SegmentOf segment_of) {
-    kernels::Batch<Look> run{};
+  // Digests what arrived, behind the copies and conversions on the same stream.
+  void digest(const Batch& batch) {
+    kernels::Batch<kernels::DigestSegment> run{};
     for (std::uint32_t i = 0; i < batch.count; ++i) {
-      const Look segment = segment_of(i);
-      if (segment.elements != 0) run.segments[run.count++] = segment;
-      const bool last = i + 1 == batch.count;
-      if (run.count == kernels::kMaxBatch || (last && run.count != 0)) {
-        check_launch(launch_look(run, queue_->stream.get()), "looking at what landed");
+      const Segment& segment = batch.segments[i];
+      run.segments[run.count++] = {arrived_[i], &batch.tallies[segment.op].digest,
+                                   segment.source_bytes, segment.op_offset};
+      if (run.count == kernels::kMaxBatch || i + 1 == batch.count) {
+        check_launch(kernels::launch_digest(run, queue_->stream.get()), "digesting what arrived");
         run.count = 0;
       }
     }

@@ -16,6 +16,7 @@ Examples:
   phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
   phi3-loader load model.gguf --device host --dump weights.safetensors
   phi3-loader synth big.gguf --preset mini-4k --type f16
+  phi3-loader bench big.gguf --cold --kernels --svg bench.svg
 
 Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
@@ -43,6 +44,8 @@ pub(super) enum Command {
     Plan(Plan),
     /// Load a model into device memory, verify it, and report
     Load(Load),
+    /// Measure loads beside the limits of this machine
+    Bench(Bench),
     /// List the devices that can be loaded to
     Devices(Devices),
     /// Write a valid file with a model's real shapes and random weights
@@ -72,10 +75,9 @@ pub(super) struct Plan {
     pub(super) json: bool,
 }
 
+/// How a load is done: what `load` and `bench` have in common.
 #[derive(Debug, Args)]
-pub(super) struct Load {
-    /// GGUF file; of a split file, any shard
-    pub(super) file: PathBuf,
+pub(super) struct Choices {
     /// Where to: auto, host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = parse_device, env = "PHI3_LOADER_DEVICE")]
     pub(super) device: DeviceChoice,
@@ -94,12 +96,93 @@ pub(super) struct Load {
     /// Chunks each reader may have under way [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
-    /// Device memory the weights may take, such as 8GB [default: what is free]
-    #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
-    pub(super) vram_limit: Option<u64>,
     /// Proof to end with
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
     pub(super) verify: VerifyArg,
+}
+
+impl Choices {
+    pub(super) fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::new()
+            .device(self.device)
+            .storage(self.storage.into())
+            .io(self.io.into())
+            .verify(self.verify.into());
+        options.chunk_bytes = self.chunk;
+        options.threads = self.threads;
+        options.depth = self.depth;
+        options
+    }
+
+    /// The same choices as arguments of `load`.
+    pub(super) fn to_arguments(&self) -> Vec<String> {
+        let device = match self.device {
+            DeviceChoice::Auto => "auto".to_owned(),
+            DeviceChoice::Host => "host".to_owned(),
+            DeviceChoice::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        };
+        let mut arguments = vec![
+            format!("--device={device}"),
+            format!("--storage={}", name_of(&self.storage)),
+            format!("--io={}", name_of(&self.io)),
+            format!("--verify={}", name_of(&self.verify)),
+        ];
+        arguments.extend(self.chunk.map(|bytes| format!("--chunk={bytes}")));
+        arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
+        arguments.extend(self.depth.map(|depth| format!("--depth={depth}")));
+        arguments
+    }
+}
+
+/// A value's name on the command line.
+pub(super) fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) choices: Choices,
+    /// Loads of each kind, and runs of each other measurement
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) repeat: u32,
+    /// Also load with the file's pages dropped from the page cache
+    #[arg(long)]
+    pub(super) cold: bool,
+    /// Also measure every decoder
+    #[arg(long)]
+    pub(super) kernels: bool,
+    /// Also measure other loaders, where they are installed
+    #[arg(long)]
+    pub(super) peers: bool,
+    /// Python with PyTorch and safetensors
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peers")]
+    pub(super) python: PathBuf,
+    /// The same weights for safetensors, as `load --dump` writes them [default: written for the run]
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    pub(super) safetensors: Option<PathBuf>,
+    /// llama.cpp's own benchmark program
+    #[arg(long, value_name = "PROGRAM", requires = "peers")]
+    pub(super) llama_bench: Option<PathBuf>,
+    /// Draw a chart
+    #[arg(long, value_name = "OUT.svg")]
+    pub(super) svg: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Load {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) choices: Choices,
+    /// Device memory the weights may take, such as 8GB [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
+    pub(super) vram_limit: Option<u64>,
     /// Fail where a weight is infinite or NaN as f16, instead of warning
     #[arg(long, env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
@@ -116,16 +199,11 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn options(&self) -> LoadOptions {
-        let mut options = LoadOptions::new()
-            .device(self.device)
-            .storage(self.storage.into())
-            .io(self.io.into())
-            .verify(self.verify.into())
+        let mut options = self
+            .choices
+            .options()
             .deny_overflow(self.deny_overflow)
             .timeline(self.timeline.is_some());
-        options.chunk_bytes = self.chunk;
-        options.threads = self.threads;
-        options.depth = self.depth;
         options.vram_limit = self.vram_limit;
         options
     }

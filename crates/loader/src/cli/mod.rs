@@ -1,6 +1,7 @@
 //! The command line: argument parsing and printing around the library.
 
 mod args;
+mod bench;
 mod completions;
 mod devices;
 mod dump;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => inspect::run(&command),
         Command::Plan(command) => plan::run(&command),
         Command::Load(command) => load::run(&command, quiet, &bars),
+        Command::Bench(command) => bench::run(&command),
         Command::Devices(command) => devices::run(&command),
         Command::Synth(command) => synth::run(&command, quiet, &bars),
         Command::Completions(command) => completions::run(&command),

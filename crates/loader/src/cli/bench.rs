@@ -1,0 +1,108 @@
+//! `bench`: loads beside the limits of the machine, all from one run.
+
+mod chart;
+mod document;
+mod kernels;
+mod limits;
+mod loads;
+mod machine;
+mod page_cache;
+mod peers;
+mod reading;
+mod table;
+
+use super::args::{Bench, name_of};
+use super::failure::Failure;
+use super::json;
+use crate::device_choice;
+use crate::error::Error;
+use crate::loader::Loader;
+use cuda_sys::{Device, DeviceKind};
+use document::{BenchDocument, FileFacts, Settings};
+use loads::Kind;
+
+pub(super) fn run(arguments: &Bench) -> Result<(), Failure> {
+    let document = measure(arguments)?;
+    if let Some(path) = &arguments.svg {
+        let drawn = chart::draw(&document).map_err(std::io::Error::other);
+        drawn
+            .and_then(|svg| std::fs::write(path, svg))
+            .map_err(|source| Error::Write { path: path.clone(), source })?;
+    }
+    if arguments.json { json::print(&document) } else { Ok(table::print(&document)?) }
+}
+
+/// The order matters. Loads come before anything here opens the device, so that their processes find
+/// it as users' processes do; cold loads come last of what needs the page cache.
+fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
+    let options = arguments.choices.options();
+    // What is wrong with the file is said here, and not by the first load.
+    let loader = Loader::new(options.clone());
+    let planned = loader.plan(&arguments.file)?;
+    let gguf = loader.inspect(&arguments.file)?;
+    let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
+    let read_failed = |source| Error::Write { path: arguments.file.clone(), source };
+
+    page_cache::fill(&files).map_err(read_failed)?;
+    let mut loads = vec![loads::in_processes(arguments, Kind::Warm, &files)?];
+    if arguments.cold {
+        loads.push(loads::in_processes(arguments, Kind::Cold, &files)?);
+    }
+    let mut limits = limits::storage(arguments, &files).map_err(read_failed)?;
+    page_cache::fill(&files).map_err(read_failed)?;
+    loads.insert(1, loads::reused(arguments, &files)?);
+    limits.extend(limits::page_cache(arguments, &files).map_err(read_failed)?);
+
+    let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
+    limits.extend(limits::device(arguments, &device)?);
+    let kernels =
+        if arguments.kernels { kernels::measure(arguments, &device)? } else { Vec::new() };
+    let machine = machine::describe(&device)?;
+    let kind = device.kind();
+    drop(device);
+
+    let reference = limits::best(&limits, kind);
+    for load in &mut loads {
+        load.hold_against(reference.as_ref());
+    }
+    let transfer = loads[0].seconds_of("transfer");
+    let peers = if arguments.peers {
+        peers::measure(arguments, kind, planned.plan.source_bytes(), transfer)
+    } else {
+        Vec::new()
+    };
+    Ok(BenchDocument {
+        schema_version: json::SCHEMA_VERSION,
+        machine,
+        file: FileFacts {
+            path: arguments.file.display().to_string(),
+            file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
+            source_bytes: planned.plan.source_bytes(),
+            vram_bytes: planned.plan.device_bytes(),
+            tensors: planned.plan.ops().len(),
+        },
+        settings: Settings {
+            device: kind.to_string(),
+            storage: name_of(&arguments.choices.storage),
+            io: name_of(&arguments.choices.io),
+            verify: name_of(&arguments.choices.verify),
+            repeat: arguments.repeat,
+        },
+        limits,
+        reference,
+        loads,
+        kernels,
+        peers,
+    })
+}
+
+/// Cores, as a count of threads.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| {
+        u32::try_from(cores.get()).unwrap_or(u32::MAX)
+    })
+}
+
+fn is_gpu(kind: DeviceKind) -> bool {
+    matches!(kind, DeviceKind::Cuda(_))
+}

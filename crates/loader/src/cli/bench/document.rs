@@ -1,0 +1,195 @@
+//! The document of a run. Fields are append-only; a rate is in GB (1e9 bytes) a second.
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(super) struct BenchDocument {
+    pub(super) schema_version: u32,
+    pub(super) machine: Machine,
+    pub(super) file: FileFacts,
+    pub(super) settings: Settings,
+    pub(super) limits: Vec<Limit>,
+    /// The limit that loads are held against: of bytes of the file that could arrive.
+    pub(super) reference: Option<Reference>,
+    pub(super) loads: Vec<LoadFigures>,
+    pub(super) kernels: Vec<KernelFigures>,
+    pub(super) peers: Vec<Peer>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Machine {
+    /// RFC 3339, UTC.
+    pub(super) date: String,
+    pub(super) version: &'static str,
+    pub(super) cpu: Option<String>,
+    pub(super) cores: u32,
+    pub(super) memory_bytes: u64,
+    pub(super) kernel: Option<String>,
+    pub(super) device: String,
+    pub(super) device_name: String,
+    pub(super) device_bytes: u64,
+    pub(super) pci_bus_id: Option<String>,
+    pub(super) compute_capability: Option<String>,
+    pub(super) driver: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct FileFacts {
+    pub(super) path: String,
+    pub(super) file_bytes: u64,
+    pub(super) source_bytes: u64,
+    pub(super) vram_bytes: u64,
+    pub(super) tensors: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct Settings {
+    pub(super) device: String,
+    pub(super) storage: String,
+    pub(super) io: String,
+    pub(super) verify: String,
+    pub(super) repeat: u32,
+}
+
+/// Of several runs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+}
+
+impl Spread {
+    /// All zero where there are no samples.
+    pub(super) fn of(samples: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = samples.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Self { median: 0.0, min: 0.0, max: 0.0 };
+        };
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Self { median, min, max }
+    }
+
+    /// Each figure as `f` makes it of this one's; `f` must rise.
+    pub(super) fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Self { median: f(self.median), min: f(self.min), max: f(self.max) }
+    }
+}
+
+impl From<cuda_sys::measure::Rate> for Spread {
+    fn from(rate: cuda_sys::measure::Rate) -> Self {
+        Self { median: rate.median, min: rate.min, max: rate.max }.map(|bytes| bytes / 1e9)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LimitKind {
+    /// Pinned host memory to the device.
+    PinnedCopy,
+    /// Memory to memory on the host; counts bytes read and written.
+    MemoryCopy,
+    /// The file from the page cache to memory.
+    PageCache,
+    /// The file from its storage to memory, past the page cache.
+    DiskDirect,
+    /// The file from its storage to memory, through the page cache.
+    DiskBuffered,
+}
+
+#[derive(Serialize)]
+pub(super) struct Limit {
+    pub(super) kind: LimitKind,
+    pub(super) name: String,
+    pub(super) chunk_bytes: Option<u64>,
+    pub(super) threads: Option<u32>,
+    /// `None` where it cannot be measured here; `note` then says why.
+    pub(super) gb_per_s: Option<Spread>,
+    pub(super) note: Option<String>,
+}
+
+#[derive(Clone, Serialize)]
+pub(super) struct Reference {
+    pub(super) name: String,
+    pub(super) gb_per_s: f64,
+}
+
+#[derive(Serialize)]
+pub(super) struct LoadFigures {
+    /// `warm`, `reused` or `cold`.
+    pub(super) name: &'static str,
+    pub(super) description: &'static str,
+    /// How the file was read in fact.
+    pub(super) io: String,
+    pub(super) threads: u64,
+    pub(super) chunk_bytes: u64,
+    pub(super) pinned: bool,
+    /// Share of the file that the page cache held before each load; `None` where that is unknown.
+    pub(super) cached: Option<Spread>,
+    pub(super) rows: Vec<Row>,
+    /// Of the transfer, in bytes of the file.
+    pub(super) gb_per_s: Spread,
+    pub(super) share_of_reference: Option<Spread>,
+}
+
+impl LoadFigures {
+    pub(super) fn hold_against(&mut self, reference: Option<&Reference>) {
+        self.share_of_reference =
+            reference.map(|reference| self.gb_per_s.map(|rate| rate / reference.gb_per_s));
+    }
+
+    /// The median seconds of a phase; 0 for one that there is not.
+    pub(super) fn seconds_of(&self, phase: &str) -> f64 {
+        self.rows.iter().find(|row| row.phase == phase).map_or(0.0, |row| row.seconds.median)
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Row {
+    pub(super) phase: &'static str,
+    pub(super) description: &'static str,
+    pub(super) seconds: Spread,
+}
+
+#[derive(Serialize)]
+pub(super) struct KernelFigures {
+    /// A ggml type, `copy`, `count non-finite` or `digest`.
+    pub(super) name: String,
+    /// On the host.
+    pub(super) threads: Option<u32>,
+    /// Bytes read and written.
+    pub(super) gb_per_s: Spread,
+    pub(super) share_of_copy: f64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    pub(super) version: Option<String>,
+    /// `None` where it was not measured; `note` then says why.
+    pub(super) seconds: Option<Spread>,
+    /// In bytes that it loads.
+    pub(super) gb_per_s: Option<Spread>,
+    /// Its median time in median transfers of this loader, warm.
+    pub(super) times_of_transfer: Option<f64>,
+    /// What its time is of, or why there is none.
+    pub(super) note: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Spread;
+
+    #[test]
+    fn a_spread_has_the_middle_and_the_ends() {
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
+        assert_eq!(Spread::of([]).max, 0.0);
+    }
+}

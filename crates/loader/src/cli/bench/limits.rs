@@ -1,0 +1,182 @@
+//! What this machine can do at best.
+
+use super::cores;
+use super::document::{Limit, LimitKind, Reference, Spread};
+use super::page_cache;
+use super::reading::{self, Bytes};
+use crate::cli::args::Bench;
+use crate::error::Error;
+use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
+use cuda_sys::{Device, DeviceKind};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::Result;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PINNED_CHUNKS: [u64; 4] = [1 << 20, 4 << 20, 16 << 20, 64 << 20];
+/// Of a run of pinned copies, and of reads from the page cache.
+const RUN_BYTES: u64 = 2 << 30;
+/// Queues and slots of each that keep the link busy, and a ring of the largest chunks small.
+const STREAMS: u32 = 4;
+const DEPTH: u32 = 2;
+
+/// Of all runs from storage together.
+const STORAGE_BYTES: u64 = 2_000_000_000;
+const STORAGE_TIME: Duration = Duration::from_secs(5);
+const STORAGE_THREADS: u32 = 8;
+
+/// Halves that each thread copies: more than its share of a cache.
+const COPIED_HALVES: u64 = 32 << 20;
+
+/// Copies to the device from pinned memory; on the host, copies within memory.
+pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<Vec<Limit>, Error> {
+    match device.kind() {
+        DeviceKind::Host => Ok(vec![memory_copy(arguments, device)?]),
+        DeviceKind::Cuda(_) => {
+            // Devices with little memory get shorter runs.
+            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(PINNED_CHUNKS[3]);
+            PINNED_CHUNKS
+                .iter()
+                .map(|&chunk_bytes| {
+                    let shape = UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
+                    let rate = measure::upload(device, shape, arguments.repeat)?;
+                    Ok(Limit {
+                        kind: LimitKind::PinnedCopy,
+                        name: format!("pinned copies, {} MiB", chunk_bytes >> 20),
+                        chunk_bytes: Some(chunk_bytes),
+                        threads: None,
+                        gb_per_s: Some(rate.into()),
+                        note: None,
+                    })
+                })
+                .collect()
+        }
+    }
+}
+
+fn memory_copy(arguments: &Bench, host: &Device) -> std::result::Result<Limit, Error> {
+    let threads = cores();
+    let shape = WorkShape { elements: COPIED_HALVES, threads };
+    let rate = measure::work(host, Work::Copy, shape, arguments.repeat)?;
+    Ok(Limit {
+        kind: LimitKind::MemoryCopy,
+        name: format!("memory copy, {}", threads_text(threads)),
+        chunk_bytes: None,
+        threads: Some(threads),
+        gb_per_s: Some(rate.into()),
+        note: Some("bytes read and written".to_owned()),
+    })
+}
+
+/// The file out of the page cache, by ever more threads.
+pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Limit>> {
+    let file = File::open(largest(files)?)?;
+    let part = Bytes { start: 0, bytes: file.metadata()?.len().min(RUN_BYTES) };
+    let all = cores();
+    let mut counts: Vec<_> = [1, 4, 8, 16].into_iter().filter(|&count| count < all).collect();
+    counts.push(all);
+    counts
+        .into_iter()
+        .map(|threads| {
+            let rates: Result<Vec<_>> = (0..arguments.repeat)
+                .map(|_| Ok(reading::read(&file, part, threads, None)?.gb_per_s()))
+                .collect();
+            Ok(Limit {
+                kind: LimitKind::PageCache,
+                name: format!("page cache, {}", threads_text(threads)),
+                chunk_bytes: None,
+                threads: Some(threads),
+                gb_per_s: Some(Spread::of(rates?)),
+                note: None,
+            })
+        })
+        .collect()
+}
+
+/// The file from its storage. Leaves the file's pages out of the page cache where it reads through
+/// it, which only cold runs do.
+pub(super) fn storage(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Limit>> {
+    let path = largest(files)?;
+    let mut limits = vec![direct(arguments, path)?];
+    if arguments.cold {
+        page_cache::drop_pages(files)?;
+        let rates = storage_rates(arguments, &File::open(path)?)?;
+        page_cache::drop_pages(files)?;
+        limits.push(storage_limit(LimitKind::DiskBuffered, "storage, buffered", Ok(rates)));
+    }
+    Ok(limits)
+}
+
+fn direct(arguments: &Bench, path: &Path) -> Result<Limit> {
+    // What is still to be written would be, in the time that is measured.
+    rustix::fs::fdatasync(&File::open(path)?)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let rates = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(|descriptor| storage_rates(arguments, &File::from(descriptor)));
+    Ok(storage_limit(LimitKind::DiskDirect, "storage, O_DIRECT", rates))
+}
+
+/// Each run reads the part after the last one's.
+fn storage_rates(arguments: &Bench, file: &File) -> Result<Spread> {
+    const PAGE: u64 = 4096;
+    let runs = u64::from(arguments.repeat);
+    let len = file.metadata()?.len();
+    let bytes = (len.min(STORAGE_BYTES) / runs).next_multiple_of(PAGE);
+    let rates: Result<Vec<_>> = (0..runs)
+        .map(|run| {
+            let part = Bytes { start: run * bytes, bytes: bytes.min(len.saturating_sub(run * bytes)) };
+            reading::read(file, part, STORAGE_THREADS, Some(STORAGE_TIME / arguments.repeat))
+        })
+        .collect();
+    // The last part of a small file can be empty.
+    Ok(Spread::of(rates?.into_iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s())))
+}
+
+fn storage_limit(kind: LimitKind, name: &str, rates: Result<Spread>) -> Limit {
+    let (gb_per_s, note) = match rates {
+        Ok(rates) => (Some(rates), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    Limit {
+        kind,
+        name: format!("{name}, {}", threads_text(STORAGE_THREADS)),
+        chunk_bytes: None,
+        threads: Some(STORAGE_THREADS),
+        gb_per_s,
+        note,
+    }
+}
+
+/// What a load of bytes that cost nothing to read could reach.
+pub(super) fn best(limits: &[Limit], device: DeviceKind) -> Option<Reference> {
+    let (kind, share) = match device {
+        DeviceKind::Cuda(_) => (LimitKind::PinnedCopy, 1.0),
+        // Each byte that arrives was read and is written.
+        DeviceKind::Host => (LimitKind::MemoryCopy, 0.5),
+    };
+    limits
+        .iter()
+        .filter(|limit| limit.kind == kind)
+        .filter_map(|limit| {
+            let gb_per_s = limit.gb_per_s?.median * share;
+            Some(Reference { name: limit.name.clone(), gb_per_s })
+        })
+        .max_by(|a, b| a.gb_per_s.total_cmp(&b.gb_per_s))
+}
+
+fn largest(files: &[PathBuf]) -> Result<&Path> {
+    let mut largest: Option<(u64, &Path)> = None;
+    for path in files {
+        let bytes = std::fs::metadata(path)?.len();
+        if largest.is_none_or(|(most, _)| bytes > most) {
+            largest = Some((bytes, path));
+        }
+    }
+    largest.map(|(_, path)| path).ok_or_else(|| std::io::Error::other("the model has no file"))
+}
+
+fn threads_text(threads: u32) -> String {
+    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+}

@@ -1,0 +1,169 @@
+//! Loads, timed phase by phase.
+
+use super::document::{LoadFigures, Row, Spread};
+use super::page_cache;
+use crate::cli::args::Bench;
+use crate::cli::failure::Failure;
+use crate::cli::load::io_name;
+use crate::error::Error;
+use crate::event::Unobserved;
+use crate::loader::Loader;
+use crate::model::LoadStats;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// What is in the page cache when a process loads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Warm,
+    Cold,
+}
+
+/// Phases in their order: the name here, the field of a `finished` event, and what it is.
+const PHASES: [(&str, &str, &str); 9] = [
+    ("parse", "parse_seconds", "file opened, header proven"),
+    ("plan", "plan_seconds", "configuration read, load planned"),
+    ("context", "context_seconds", "device opened: its context"),
+    ("pin", "pin_seconds", "staging ring pinned, queues made"),
+    ("allocate", "allocate_seconds", "device memory"),
+    ("prepare", "prepare_seconds", "schedule cut, code loaded, reports made"),
+    ("transfer", "transfer_seconds", "first read to verified residency"),
+    ("verify", "verify_seconds", "residency, and what was asked for beyond"),
+    ("load", "seconds", "all of these"),
+];
+
+/// Loads, each by a new process: what somebody gets who starts the program.
+pub(super) fn in_processes(
+    arguments: &Bench,
+    kind: Kind,
+    files: &[PathBuf],
+) -> Result<LoadFigures, Failure> {
+    let mut samples = Samples::default();
+    for _ in 0..arguments.repeat {
+        if kind == Kind::Cold {
+            page_cache::drop_pages(files)
+                .map_err(|source| Error::Write { path: arguments.file.clone(), source })?;
+        }
+        samples.cached.extend(page_cache::cached_share(files));
+        let (finished, seconds) = load_in_process(arguments)?;
+        samples.finished.push(finished);
+        samples.ready.push(seconds);
+    }
+    Ok(match kind {
+        Kind::Warm => samples.figures("warm", "a new process each, the file in the page cache"),
+        Kind::Cold => samples.figures("cold", "a new process each, the file's pages dropped"),
+    })
+}
+
+/// Loads by one loader that has loaded before: it keeps the device open and the ring pinned.
+pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<LoadFigures, Failure> {
+    let mut loader = Loader::new(arguments.choices.options());
+    drop(loader.load(&arguments.file, &mut Unobserved)?);
+    let mut samples = Samples::default();
+    for _ in 0..arguments.repeat {
+        samples.cached.extend(page_cache::cached_share(files));
+        let model = loader.load(&arguments.file, &mut Unobserved)?;
+        samples.finished.push(finished_of(model.stats()));
+    }
+    Ok(samples.figures("reused", "one loader, after its first load, the file in the page cache"))
+}
+
+/// What a `finished` event says of the same load.
+fn finished_of(stats: &LoadStats) -> Value {
+    serde_json::json!({
+        "source_bytes": stats.source_bytes,
+        "parse_seconds": stats.parse_seconds,
+        "plan_seconds": stats.plan_seconds,
+        "context_seconds": stats.context_seconds,
+        "pin_seconds": stats.pin_seconds,
+        "allocate_seconds": stats.allocate_seconds,
+        "prepare_seconds": stats.prepare_seconds,
+        "transfer_seconds": stats.transfer_seconds,
+        "verify_seconds": stats.verify_seconds,
+        "seconds": stats.seconds,
+        "io": io_name(stats.io),
+        "threads": stats.threads,
+        "chunk_bytes": stats.chunk_bytes,
+        "pinned": stats.pinned,
+    })
+}
+
+/// The last event of a load by a process of its own, and the seconds from its start to that event.
+fn load_in_process(arguments: &Bench) -> Result<(Value, f64), Failure> {
+    let failed = |why: String| Failure::Process(format!("a load of its own process: {why}"), 1);
+    let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+    let mut command = Command::new(program);
+    command.arg("load").arg(&arguments.file).args(arguments.choices.to_arguments()).arg("--json");
+    let start = Instant::now();
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| failed(error.to_string()))?;
+    let mut last = None;
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line.map_err(|error| failed(error.to_string()))?;
+        last = Some((line, start.elapsed().as_secs_f64()));
+    }
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    let (line, seconds) = last.ok_or_else(|| failed(format!("{status}")))?;
+    let event: Value =
+        serde_json::from_str(&line).map_err(|error| failed(format!("{error}: {line}")))?;
+    match event["event"].as_str() {
+        Some("finished") => Ok((event, seconds)),
+        _ => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            let message = event["message"].as_str().map_or(line.clone(), str::to_owned);
+            Err(Failure::Process(message, code))
+        }
+    }
+}
+
+/// What the loads of one kind said.
+#[derive(Default)]
+struct Samples {
+    finished: Vec<Value>,
+    ready: Vec<f64>,
+    cached: Vec<f64>,
+}
+
+impl Samples {
+    fn figures(&self, name: &'static str, description: &'static str) -> LoadFigures {
+        let numbers = |field: &str| -> Vec<f64> {
+            self.finished.iter().filter_map(|finished| finished[field].as_f64()).collect()
+        };
+        let mut rows: Vec<_> = PHASES
+            .iter()
+            .map(|&(phase, field, description)| Row {
+                phase,
+                description,
+                seconds: Spread::of(numbers(field)),
+            })
+            .collect();
+        if !self.ready.is_empty() {
+            rows.push(Row {
+                phase: "process",
+                description: "from the start of the process to the loaded model",
+                seconds: Spread::of(self.ready.iter().copied()),
+            });
+        }
+        let rates = numbers("source_bytes")
+            .into_iter()
+            .zip(numbers("transfer_seconds"))
+            .map(|(bytes, seconds)| bytes / seconds.max(1e-9) / 1e9);
+        let last = self.finished.last().unwrap_or(&Value::Null);
+        LoadFigures {
+            name,
+            description,
+            io: last["io"].as_str().unwrap_or_default().to_owned(),
+            threads: last["threads"].as_u64().unwrap_or_default(),
+            chunk_bytes: last["chunk_bytes"].as_u64().unwrap_or_default(),
+            pinned: last["pinned"].as_bool().unwrap_or_default(),
+            cached: (!self.cached.is_empty())
+                .then(|| Spread::of(self.cached.iter().copied())),
+            rows,
+            gb_per_s: Spread::of(rates),
+            share_of_reference: None,
+        }
+    }
+}

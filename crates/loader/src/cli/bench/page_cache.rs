@@ -1,0 +1,51 @@
+//! Getting files into the page cache, out of it, and asking what it holds.
+
+use super::reading::{self, Bytes};
+use rustix::fs::{Advice, fadvise, fdatasync};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::fs::File;
+use std::io::{IoSliceMut, Result};
+use std::path::PathBuf;
+
+/// Places of a file that are asked about.
+const PROBES: u64 = 64;
+
+/// Reads the files once.
+pub(super) fn fill(files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        reading::read(&file, Bytes { start: 0, bytes }, super::cores(), None)?;
+    }
+    Ok(())
+}
+
+/// Drops the files' pages, after writing back what was not yet.
+pub(super) fn drop_pages(files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        let file = File::open(path)?;
+        fdatasync(&file)?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
+/// The share of the first file's pages that the cache holds, from a sample; `None` where the file
+/// system does not tell.
+pub(super) fn cached_share(files: &[PathBuf]) -> Option<f64> {
+    let file = File::open(files.first()?).ok()?;
+    let len = file.metadata().ok()?.len();
+    let mut cached = 0;
+    for probe in 0..PROBES {
+        let offset = len / PROBES * probe;
+        let mut byte = [0];
+        let mut buffers = [IoSliceMut::new(&mut byte)];
+        // Which fails instead of waiting for storage.
+        match preadv2(&file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+            Ok(_) => cached += 1,
+            Err(Errno::AGAIN) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(f64::from(cached) / PROBES as f64)
+}
