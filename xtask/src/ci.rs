@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::process;
 use crate::workspace::cargo;
+use crate::{fuzz, process};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+/// Long enough to find what is easily found.
+const FUZZ_SECONDS: u64 = 30;
+
+const STEPS: [Step; 10] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
     ("clippy", || {
@@ -30,6 +33,7 @@ const STEPS: [Step; 9] = [
     }),
     ("parser and model without a C++ compiler", no_cpp::check),
     ("CUDA device: clippy, nvcc and link", cuda_build::check),
+    ("fuzzing the parser", || fuzz::run(FUZZ_SECONDS)),
     ("demo, as the README runs it", || readme::run("demo")),
     ("conformance to the reference", conformance::check),
 ];

@@ -5,20 +5,11 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{loader_binary, nvidia, process, toolkit, workspace};
+use crate::{loader_binary, process, workspace};
 
 /// Synthesises a model and loads it on the best device of this machine.
 pub(crate) fn run() -> Result<()> {
-    let cuda = if nvidia::has_driver() {
-        toolkit::find_or_bring()
-            .inspect_err(|error| eprintln!("note: loading into host memory instead: {error:#}"))
-            .ok()
-    } else {
-        eprintln!("note: there is no NVIDIA driver here, so the model goes into host memory");
-        None
-    };
-    let loader = loader_binary::release(cuda.as_ref())?;
-
+    let loader = loader_binary::for_this_machine()?;
     let folder = workspace::target().join("demo");
     fs::create_dir_all(&folder)?;
     let model = folder.join("phi3-demo.gguf");

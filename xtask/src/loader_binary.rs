@@ -6,9 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process;
 use crate::toolkit::{self, Cuda};
 use crate::workspace::cargo;
+use crate::{nvidia, process};
 
 /// The features that add the CUDA device.
 pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda";
@@ -33,6 +33,19 @@ pub(crate) fn release(cuda: Option<&Cuda>) -> Result<PathBuf> {
         cuda.apply(build.args(["--features", "loader/cuda"]));
     }
     executable(&mut build)
+}
+
+/// Builds the loader in release for the best device of this machine.
+pub(crate) fn for_this_machine() -> Result<PathBuf> {
+    let cuda = if nvidia::has_driver() {
+        toolkit::find_or_bring()
+            .inspect_err(|error| eprintln!("note: loading into host memory instead: {error:#}"))
+            .ok()
+    } else {
+        eprintln!("note: there is no NVIDIA driver here, so models go into host memory");
+        None
+    };
+    release(cuda.as_ref())
 }
 
 /// The build of the loader in release, on which features and environment can still be put.

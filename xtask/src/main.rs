@@ -4,8 +4,10 @@
 //! in the build script of `cuda-sys`, so that a plain `cargo build` does the same.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
+mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod gpu_archive;
 mod gpu_tests;
 mod loader_binary;
@@ -58,9 +60,13 @@ enum Command {
     },
     /// Bring a pinned nvcc from its wheels into target/
     Toolkit,
-    /// Run the benchmarks
+    /// Run Criterion's benchmarks of the workspace, or measure whole loads
     Bench {
-        /// Passed on to `cargo bench`
+        /// Measure loads of this GGUF file with `phi3-loader bench` instead; without one, of
+        /// synthetic Phi-3-mini-4k files, f16 and q4_k_m, 10 GB in target/bench/
+        #[arg(long, value_name = "FILE", num_args = 0..=1)]
+        loader: Option<Option<PathBuf>>,
+        /// Passed on to `cargo bench` or `phi3-loader bench`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -92,14 +98,11 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         Some(Command::TestGpu { archive: None, sanitize }) => gpu_tests::run(sanitize.as_deref()),
         Some(Command::BuildCuda { archs }) => loader_binary::build_cuda(archs.as_deref()),
         Some(Command::Toolkit) => toolkit::bring_and_print(),
-        Some(Command::Bench { arguments }) => {
-            // Bench targets alone: the harness of unit tests does not know Criterion's arguments.
-            process::run(cargo(["bench", "--workspace", "--bench", "*"]).args(arguments))
+        Some(Command::Bench { loader: None, arguments }) => bench::criterion(&arguments),
+        Some(Command::Bench { loader: Some(file), arguments }) => {
+            bench::loader(file.as_deref(), &arguments)
         }
-        Some(Command::Fuzz { seconds }) => process::run(
-            cargo(["run", "--release", "-p", "gguf-format", "--example", "fuzz", "--"])
-                .arg(seconds.to_string()),
-        ),
+        Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
         Some(Command::Ci) => ci::run(),
     }
 }
