@@ -62,13 +62,9 @@ class Ledger {
     return tallies_ == nullptr ? nullptr : reinterpret_cast<OpTally*>(tallies_->data());
   }
 
-  void read(const Segment* segments, std::uint32_t count, const std::byte* bytes) {
-    for (const Segment* segment = segments; segment != segments + count; ++segment) {
-      const auto* data = reinterpret_cast<const std::uint8_t*>(bytes + segment->chunk_offset);
-      const Digest digest = digest_piece(data, segment->source_bytes, segment->op_offset);
-      source_[segment->op].sum.fetch_add(digest.sum, std::memory_order_relaxed);
-      source_[segment->op].mix.fetch_add(digest.mix, std::memory_order_relaxed);
-    }
+  void read(const Segment& segment, const Digest& digest) {
+    source_[segment.op].sum.fetch_add(digest.sum, std::memory_order_relaxed);
+    source_[segment.op].mix.fetch_add(digest.mix, std::memory_order_relaxed);
   }
 
   // After all has landed.
@@ -96,6 +92,41 @@ class Ledger {
   std::unique_ptr<DeviceBuffer> tallies_;
   std::vector<std::atomic<std::uint64_t>> unit_left_;  // source bytes that have not landed
   std::vector<std::vector<Halves>> unit_halves_;
+};
+
+// Digests the segments of a chunk while they are read.
+class ChunkDigests final : public Reading {
+ public:
+  explicit ChunkDigests(const Batch& batch) : batch_(batch), digests_(batch.count) {}
+
+  // Pieces can be digested apart only where they meet segments at whole words.
+  bool can_work_on_pieces() const {
+    return std::all_of(batch_.segments, batch_.segments + batch_.count, [](const Segment& segment) {
+      return segment.chunk_offset % kDigestWord == 0;
+    });
+  }
+
+  void restart() override { std::fill(digests_.begin(), digests_.end(), Digest{0, 0}); }
+
+  void piece(std::uint64_t offset, std::uint64_t bytes, const std::byte* data) override {
+    for (std::uint32_t i = 0; i < batch_.count; ++i) {
+      const Segment& segment = batch_.segments[i];
+      const std::uint64_t begin = std::max(offset, segment.chunk_offset);
+      const std::uint64_t end =
+          std::min(offset + bytes, segment.chunk_offset + segment.source_bytes);
+      if (begin >= end) continue;
+      digests_[i] += digest_piece(reinterpret_cast<const std::uint8_t*>(data + (begin - offset)),
+                                  end - begin, segment.op_offset + (begin - segment.chunk_offset));
+    }
+  }
+
+  void post(Ledger& ledger) const {
+    for (std::uint32_t i = 0; i < batch_.count; ++i) ledger.read(batch_.segments[i], digests_[i]);
+  }
+
+ private:
+  Batch batch_;
+  std::vector<Digest> digests_;
 };
 
 class Call {
@@ -184,15 +215,26 @@ class Call {
     std::byte* landing = lane.landing(slot, batch, source_.slack());
     const std::byte* bytes = nullptr;
     timed(spans, SpanKind::kRead, index, [&] {
-      bytes = source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop());
+      bytes =
+          ledger_.digest() ? read_digesting(chunk, batch, landing) : read(chunk, landing, nullptr);
     });
     if (board_.stop().load(std::memory_order_relaxed)) return false;
-    if (ledger_.digest()) {
-      timed(spans, SpanKind::kDigest, index,
-            [&] { ledger_.read(batch.segments, batch.count, bytes); });
-    }
     timed(spans, SpanKind::kQueue, index, [&] { lane.submit(slot, batch, bytes); });
     return true;
+  }
+
+  const std::byte* read(const Chunk& chunk, std::byte* landing, Reading* reading) const {
+    return source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop(),
+                        reading);
+  }
+
+  const std::byte* read_digesting(const Chunk& chunk, const Batch& batch, std::byte* landing) {
+    ChunkDigests digests(batch);
+    const bool pieces = digests.can_work_on_pieces();
+    const std::byte* bytes = read(chunk, landing, pieces ? &digests : nullptr);
+    if (!pieces) digests.piece(0, chunk.bytes, bytes);
+    digests.post(ledger_);
+    return bytes;
   }
 
   void retire(Lane& lane, std::uint32_t slot, std::size_t& index) {

@@ -21,6 +21,13 @@ namespace {
 // chunk.
 constexpr std::uint64_t kPiece = std::uint64_t{1} << 20;
 
+// Smaller where somebody works on the bytes meanwhile: they must stay in the nearest cache for it.
+constexpr std::uint64_t kWorkedPiece = std::uint64_t{256} << 10;
+
+std::uint64_t piece_of(const Reading* reading) {
+  return reading == nullptr ? kPiece : kWorkedPiece;
+}
+
 // Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
 constexpr std::uint64_t kDirectAlignment = 4096;
 
@@ -32,10 +39,11 @@ constexpr std::uint64_t kDirectAlignment = 4096;
 
 // Reads until `wanted` bytes are there; `least` of them must come before the end of the file.
 void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::uint64_t wanted,
-                std::uint64_t least, std::byte* out, const std::atomic<bool>& stop) {
+                std::uint64_t least, std::byte* out, const std::atomic<bool>& stop,
+                std::uint64_t largest) {
   std::uint64_t done = 0;
   while (done < wanted && !stop.load(std::memory_order_relaxed)) {
-    const std::uint64_t piece = std::min(kPiece, wanted - done);
+    const std::uint64_t piece = std::min(largest, wanted - done);
     const ssize_t got = pread(descriptor, out + done, piece, static_cast<off_t>(offset + done));
     if (got < 0) {
       if (errno == EINTR) continue;
@@ -58,8 +66,17 @@ class BufferedSource final : public Source {
   Io io() const noexcept override { return Io::kRead; }
 
   const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop) const override {
-    read_fully(files_[file].descriptor, file, offset, bytes, bytes, buffer, stop);
+                        std::byte* buffer, const std::atomic<bool>& stop,
+                        Reading* reading) const override {
+    if (reading != nullptr) reading->restart();
+    const std::uint64_t largest = piece_of(reading);
+    for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
+      const std::uint64_t piece = std::min(largest, bytes - done);
+      read_fully(files_[file].descriptor, file, offset + done, piece, piece, buffer + done, stop,
+                 largest);
+      if (reading != nullptr) reading->piece(done, piece, buffer + done);
+      done += piece;
+    }
     return buffer;
   }
 
@@ -105,13 +122,16 @@ class MappedSource final : public Source {
   Io io() const noexcept override { return Io::kMapped; }
 
   const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop) const override {
+                        std::byte* buffer, const std::atomic<bool>& stop,
+                        Reading* reading) const override {
+    if (reading != nullptr) reading->restart();
     const std::byte* source = mappings_[file].data() + offset;
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
-      const std::uint64_t piece = std::min(kPiece, bytes - done);
+      const std::uint64_t piece = std::min(piece_of(reading), bytes - done);
       if (!guarded_copy(buffer + done, source + done, piece)) {
         truncated(file, offset + done, offset + bytes);
       }
+      if (reading != nullptr) reading->piece(done, piece, buffer + done);
       done += piece;
     }
     return buffer;
@@ -146,11 +166,17 @@ class DirectSource final : public Source {
   Io io() const noexcept override { return Io::kDirect; }
 
   const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop) const override {
+                        std::byte* buffer, const std::atomic<bool>& stop,
+                        Reading* reading) const override {
     const std::uint64_t lead = offset % kDirectAlignment;
     const std::uint64_t wanted =
         (lead + bytes + kDirectAlignment - 1) / kDirectAlignment * kDirectAlignment;
-    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, buffer, stop);
+    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, buffer, stop,
+               kPiece);
+    if (reading != nullptr) {
+      reading->restart();
+      reading->piece(0, bytes, buffer + lead);
+    }
     return buffer + lead;
   }
 
@@ -161,14 +187,23 @@ class DirectSource final : public Source {
 // Reads only what the page cache holds. False where it does not hold all of the range, or the file
 // system cannot tell.
 bool read_cached(int descriptor, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-                 const std::atomic<bool>& stop) {
+                 const std::atomic<bool>& stop, Reading* reading) {
+  if (reading != nullptr) reading->restart();
+  std::uint64_t heard = 0;
   for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
-    const iovec piece{out + done, std::min(kPiece, bytes - done)};
+    // Up to the end of the piece, so that short reads do not shift those that follow.
+    const std::uint64_t largest = piece_of(reading);
+    const std::uint64_t end = std::min(bytes, done / largest * largest + largest);
+    const iovec piece{out + done, end - done};
     const ssize_t got =
         preadv2(descriptor, &piece, 1, static_cast<off_t>(offset + done), RWF_NOWAIT);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     done += static_cast<std::uint64_t>(got);
+    if (reading != nullptr && done == end) {
+      reading->piece(heard, done - heard, out + heard);
+      heard = done;
+    }
   }
   return true;
 }
@@ -184,9 +219,10 @@ class AutoSource final : public Source {
   Io io() const noexcept override { return Io::kAuto; }
 
   const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop) const override {
-    if (read_cached(files_[file].descriptor, offset, bytes, buffer, stop)) return buffer;
-    return direct_->read(file, offset, bytes, buffer, stop);
+                        std::byte* buffer, const std::atomic<bool>& stop,
+                        Reading* reading) const override {
+    if (read_cached(files_[file].descriptor, offset, bytes, buffer, stop, reading)) return buffer;
+    return direct_->read(file, offset, bytes, buffer, stop, reading);
   }
 
  private:

@@ -12,7 +12,8 @@ const ELEMENTS: usize = 256 << 10;
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for decoder in decoders() {
-        let blocks = vec![0x35; ELEMENTS / decoder.block_len as usize * decoder.block_bytes as usize];
+        let blocks =
+            vec![0x35; ELEMENTS / decoder.block_len as usize * decoder.block_bytes as usize];
         let mut halves = vec![0; ELEMENTS];
         group.throughput(Throughput::Elements(ELEMENTS as u64));
         group.bench_function(&decoder.name, |bencher| {

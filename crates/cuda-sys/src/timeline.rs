@@ -8,7 +8,7 @@ use crate::bridge::ffi;
 pub enum SpanKind {
     /// A reader waits for an earlier chunk to land.
     Wait,
-    /// A reader reads a chunk.
+    /// A reader reads a chunk, and digests it where that is asked for.
     Read,
     /// A reader queues copies and conversions; on the host device, does them.
     Queue,
@@ -16,13 +16,10 @@ pub enum SpanKind {
     Copy,
     /// The device converts the chunk and digests it.
     Work,
-    /// A reader digests what it read.
-    Digest,
 }
 
 impl SpanKind {
-    const ALL: [SpanKind; 6] =
-        [Self::Wait, Self::Read, Self::Queue, Self::Copy, Self::Work, Self::Digest];
+    const ALL: [SpanKind; 5] = [Self::Wait, Self::Read, Self::Queue, Self::Copy, Self::Work];
 }
 
 /// One step of one chunk.

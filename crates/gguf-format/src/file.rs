@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use crate::error::{Error, ShardKind};
 use crate::gguf::Gguf;
 use crate::limits::Limits;
 use crate::metadata::Metadata;
+use crate::prefix::Prefix;
 use crate::shards::{self, SplitKeys};
 use crate::tensor::{NameIndex, TensorInfo};
 
@@ -22,7 +23,7 @@ const FIRST_READ: u64 = 256 << 10;
 /// The bytes a header was parsed from.
 pub(crate) enum HeaderBytes {
     /// The start of the file, as it was when it was read.
-    Owned(Vec<u8>),
+    Read(Prefix),
     /// The whole file.
     Mapped(memmap2::Mmap),
 }
@@ -32,7 +33,7 @@ impl Deref for HeaderBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Owned(bytes) => bytes,
+            Self::Read(prefix) => prefix,
             Self::Mapped(map) => map,
         }
     }
@@ -101,7 +102,7 @@ impl Shard {
     pub fn mapped(&self) -> Option<&[u8]> {
         match self.gguf.borrow_owner() {
             HeaderBytes::Mapped(map) => Some(map),
-            HeaderBytes::Owned(_) => None,
+            HeaderBytes::Read(_) => None,
         }
     }
 
@@ -157,34 +158,20 @@ impl OwnedGguf {
 /// Reads as much of the file as its header turns out to take.
 fn read_header(file: &File, len: u64, limits: &Limits) -> Result<OwnedGguf, ParseFileError> {
     let most = len.min(limits.max_header_bytes);
-    let mut bytes = Vec::new();
+    let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
     let mut wanted = FIRST_READ;
     loop {
-        read_until(file, &mut bytes, wanted.min(most)).map_err(ParseFileError::Io)?;
-        match OwnedGguf::parse(HeaderBytes::Owned(bytes), len, limits) {
+        prefix.read_until(file, wanted.min(most)).map_err(ParseFileError::Io)?;
+        match OwnedGguf::parse(HeaderBytes::Read(prefix), len, limits) {
             Ok(gguf) => return Ok(gguf),
-            Err((HeaderBytes::Owned(read), Error::Incomplete { needed })) => {
+            Err((HeaderBytes::Read(read), Error::Incomplete { needed })) => {
                 let more = (read.len() as u64).saturating_mul(4);
                 wanted = more.max(needed.saturating_add(FIRST_READ));
-                bytes = read;
+                prefix = read;
             }
             Err((_, error)) => return Err(ParseFileError::Gguf(error)),
         }
     }
-}
-
-/// Reads on until `bytes` are the first `len` of the file.
-fn read_until(mut file: &File, bytes: &mut Vec<u8>, len: u64) -> io::Result<()> {
-    let missing = len.saturating_sub(bytes.len() as u64);
-    bytes.reserve_exact(usize::try_from(missing).map_err(io::Error::other)?);
-    let read = file.by_ref().take(missing).read_to_end(bytes)?;
-    if (read as u64) < missing {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the file shrank while it was read",
-        ));
-    }
-    Ok(())
 }
 
 /// The headers of all shards as one.
@@ -239,8 +226,9 @@ impl GgufFile {
     /// Opens a model: reads the header of the file, and of its sibling shards, into memory.
     ///
     /// Safe whatever others do to the file meanwhile: the header is parsed from a private copy,
-    /// and nothing is mapped. No more is read than the header takes, in steps of four times the
-    /// last, and never more than [`Limits::max_header_bytes`].
+    /// and the file is not mapped. No more is read than the header takes, in steps of four times
+    /// the last, and never more than [`Limits::max_header_bytes`], for which addresses are reserved
+    /// but no memory.
     ///
     /// # Errors
     ///
@@ -397,4 +385,37 @@ fn join<'a>(shards: &'a [Shard], path: &Path) -> Result<Catalogue<'a>, Error> {
         }
     }
     Ok(Catalogue::Split { first, tensors, index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::write::GgufWriter;
+
+    /// Bytes that are read of a file of `file_len` bytes which starts with this key's header.
+    fn bytes_read(text_len: usize, file_len: u64) -> u64 {
+        let mut writer = GgufWriter::new();
+        let header = writer.kv("k", "x".repeat(text_len)).to_bytes(|_, _| ()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, header).unwrap();
+        // Zeros, which take no room on most disks.
+        File::options().write(true).open(&path).unwrap().set_len(file_len).unwrap();
+        let model = GgufFile::open(&path).unwrap();
+        model.shards()[0].gguf.borrow_owner().len() as u64
+    }
+
+    #[test]
+    fn no_more_is_read_of_a_large_file_than_its_header_takes() {
+        assert_eq!(bytes_read(100, 8 << 30), FIRST_READ);
+        assert_eq!(bytes_read(300_000, 8 << 30), 4 * FIRST_READ);
+        let exact = bytes_read(20_000_000, 8 << 30);
+        assert!(exact < 20_000_000 + 2 * FIRST_READ, "{exact}");
+    }
+
+    #[test]
+    fn no_more_is_read_than_there_is() {
+        assert_eq!(bytes_read(100, 4096), 4096);
+        assert_eq!(bytes_read(3_000_000, 3_100_000), 3_100_000);
+    }
 }

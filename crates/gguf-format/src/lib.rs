@@ -113,6 +113,7 @@ mod magic;
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature; its documentation says why")]
 mod map;
 mod metadata;
+mod prefix;
 mod reader;
 mod shards;
 mod skip;

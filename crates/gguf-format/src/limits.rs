@@ -14,12 +14,12 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes from the start of the file to the end of the last tensor description. Default 64 MiB;
+    /// Bytes from the start of the file to the end of the last tensor description. Default 48 MiB;
     /// a vocabulary of 262,144 tokens with merges takes less than 20 MiB.
     pub max_header_bytes: u64,
-    /// Key-value pairs. Default 1,048,576; real files have fewer than 100.
+    /// Key-value pairs. Default 262,144; real files have fewer than 100.
     pub max_kv: u64,
-    /// Tensors in one file. Default 1,048,576; real files have fewer than 5,000.
+    /// Tensors in one file. Default 262,144; real files have fewer than 5,000.
     pub max_tensors: u64,
     /// Bytes of a key. Default 65,535, as the specification says.
     pub max_key_len: u64,
@@ -37,9 +37,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_header_bytes: 64 << 20,
-            max_kv: 1 << 20,
-            max_tensors: 1 << 20,
+            max_header_bytes: 48 << 20,
+            max_kv: 1 << 18,
+            max_tensors: 1 << 18,
             max_key_len: 65_535,
             max_name_len: 64,
             max_array_depth: 8,

@@ -18,6 +18,8 @@ use std::time::Instant;
 
 /// Measured on an H100: twelve readers fill the link, more only contend for it.
 const CUDA_READERS: usize = 12;
+/// Digesting takes readers' time, so that more of them are of use.
+const CUDA_DIGESTING_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
 /// A chunk is read while another is on its way.
@@ -280,6 +282,9 @@ fn engine_config(options: &LoadOptions, device: DeviceKind) -> EngineConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (readers, chunk_bytes) = match device {
         DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
+        DeviceKind::Cuda(_) if options.verify >= Verify::Checksum => {
+            (cores.min(CUDA_DIGESTING_READERS), CUDA_CHUNK_BYTES)
+        }
         DeviceKind::Cuda(_) => (cores.min(CUDA_READERS), CUDA_CHUNK_BYTES),
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);

@@ -22,6 +22,19 @@ struct SourceFile {
   std::uint64_t bytes;  // length that the operations were checked against
 };
 
+// Hears of bytes as they are read, while they are in the processor's nearest cache.
+class Reading {
+ public:
+  virtual ~Reading() = default;
+
+  // What was heard so far is void: the range is read anew.
+  virtual void restart() = 0;
+
+  // Bytes [offset, offset + bytes) of the range stand at `data`. Pieces come in order and, but for
+  // the last, are multiples of 4096 bytes long.
+  virtual void piece(std::uint64_t offset, std::uint64_t bytes, const std::byte* data) = 0;
+};
+
 class Source {
  public:
   Source() = default;
@@ -37,9 +50,10 @@ class Source {
 
   // Reads [offset, offset + bytes) of `file` into `buffer`, which has room for bytes + slack(), and
   // returns where in it the range starts. Gives up between pieces once `stop` is set (the result is
-  // then of no use). Throws Error{kIo, kFileTruncated}.
+  // then of no use). `reading` may be null. Throws Error{kIo, kFileTruncated}.
   virtual const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                                std::byte* buffer, const std::atomic<bool>& stop) const = 0;
+                                std::byte* buffer, const std::atomic<bool>& stop,
+                                Reading* reading) const = 0;
 };
 
 // Throws Error{kIo} where a mapping cannot be made.

@@ -7,12 +7,11 @@
 namespace transfer {
 
 enum class SpanKind : std::uint32_t {
-  kWait = 0,    // a reader waits for a slot's earlier chunk to land
-  kRead = 1,    // a reader fills a slot
-  kQueue = 2,   // a reader queues copies and conversions; on the host device, does them
-  kCopy = 3,    // the device takes a chunk, from when its queue is free for it
-  kWork = 4,    // the device converts and digests it
-  kDigest = 5,  // a reader digests what it read
+  kWait = 0,   // a reader waits for a slot's earlier chunk to land
+  kRead = 1,   // a reader fills a slot
+  kQueue = 2,  // a reader queues copies and conversions; on the host device, does them
+  kCopy = 3,   // the device takes a chunk, from when its queue is free for it
+  kWork = 4,   // the device converts and digests it
 };
 
 struct Span {

@@ -43,7 +43,6 @@ fn place(kind: SpanKind) -> (&'static str, u32) {
     match kind {
         SpanKind::Wait => ("wait", 0),
         SpanKind::Read => ("read", 0),
-        SpanKind::Digest => ("digest", 0),
         SpanKind::Copy => ("copy", 1),
         SpanKind::Work => ("convert", 2),
         _ => ("queue", 0),

@@ -1,0 +1,98 @@
+//! The first bytes of a file, in memory that grows without being copied.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+
+use memmap2::{MmapMut, MmapOptions};
+
+/// The first bytes of a file, as they were when they were read.
+///
+/// The header of a large vocabulary takes many megabytes, and what costs most in reading them is
+/// that the system provides fresh memory page by page. So the room for the longest header is
+/// reserved at once, as addresses without memory behind them, and asked for in huge pages.
+pub(crate) struct Prefix {
+    memory: MmapMut,
+    /// Bytes that have been read. The rest was never touched and takes no memory.
+    len: usize,
+}
+
+impl Prefix {
+    /// Nothing yet, with room for `most` bytes.
+    pub(crate) fn with_room_for(most: u64) -> io::Result<Self> {
+        let most = usize::try_from(most).map_err(io::Error::other)?;
+        let memory = MmapOptions::new().len(most).no_reserve_swap().map_anon()?;
+        #[cfg(target_os = "linux")]
+        if most >= HUGE_PAGE {
+            // A kernel without huge pages refuses, and small ones do.
+            let _ = memory.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self { memory, len: 0 })
+    }
+
+    /// Reads on until these are the first `len` bytes of the file, at most as many as there is room
+    /// for.
+    pub(crate) fn read_until(&mut self, mut file: &File, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
+        file.read_exact(missing).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::new(error.kind(), "the file shrank while it was read")
+            }
+            _ => error,
+        })?;
+        self.len = len;
+        Ok(())
+    }
+}
+
+impl Deref for Prefix {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.memory.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Bytes from which on a huge page can fit.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: &[u8]) -> File {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file.reopen().unwrap()
+    }
+
+    #[test]
+    fn it_grows_to_the_room_it_has() {
+        let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
+        let file = file(&bytes);
+        let mut prefix = Prefix::with_room_for(5_000_000).unwrap();
+        assert!(prefix.is_empty());
+        for len in [0, 1, 100_000, 4_999_999, 5_000_000, 5_000_001, 3] {
+            prefix.read_until(&file, len).unwrap();
+            assert!(*prefix == bytes[..prefix.len()]);
+        }
+        assert_eq!(prefix.len(), 5_000_000);
+    }
+
+    #[test]
+    fn a_file_that_has_shrunk_is_an_error_and_not_zeros() {
+        let mut prefix = Prefix::with_room_for(100).unwrap();
+        let error = prefix.read_until(&file(b"only this"), 100).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(error.to_string().contains("shrank") && prefix.is_empty());
+    }
+
+    #[test]
+    fn room_for_nothing_holds_nothing() {
+        let mut prefix = Prefix::with_room_for(0).unwrap();
+        prefix.read_until(&file(b""), 0).unwrap();
+        assert!(prefix.is_empty());
+    }
+}
