@@ -45,7 +45,7 @@ pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
         let architecture = std::env::consts::ARCH.to_uppercase();
         test.env(
             format!("CARGO_TARGET_{architecture}_UNKNOWN_LINUX_GNU_RUNNER"),
-            format!("compute-sanitizer --tool {tool} --error-exitcode 1"),
+            format!("compute-sanitizer --tool {tool} --report-api-errors no --error-exitcode 1"),
         );
     }
     process::run(cuda.apply(&mut test))

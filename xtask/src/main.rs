@@ -23,8 +23,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::workspace::cargo;
-
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
 struct Arguments {

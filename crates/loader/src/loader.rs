@@ -119,7 +119,7 @@ impl Loader {
         let (session, opening) = match self.session.take() {
             Some(session) => (self.session.insert(session), Opening::default()),
             None => {
-                let (session, opening) = Session::open(&self.options)?;
+                let (session, opening) = Session::open(&self.options, plan.source_bytes())?;
                 (self.session.insert(session), opening)
             }
         };
@@ -218,10 +218,10 @@ struct Opening {
 }
 
 impl Session {
-    fn open(options: &LoadOptions) -> Result<(Self, Opening), Error> {
+    fn open(options: &LoadOptions, source_bytes: u64) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
         let choice = device_choice::resolve(options.device);
-        let config = engine_config(options, choice);
+        let config = engine_config(options, choice, source_bytes);
         // Populating the ring's pages takes about as long as it hides behind the device's context.
         let (device, context_seconds, ring) = std::thread::scope(|scope| {
             let ring = scope.spawn(move || StagingRing::new(config));
@@ -278,7 +278,7 @@ impl Session {
     }
 }
 
-fn engine_config(options: &LoadOptions, device: DeviceKind) -> EngineConfig {
+fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (readers, chunk_bytes) = match device {
         DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
@@ -291,7 +291,8 @@ fn engine_config(options: &LoadOptions, device: DeviceKind) -> EngineConfig {
     EngineConfig {
         readers: options.threads.unwrap_or(readers),
         depth: options.depth.unwrap_or(DEPTH),
-        chunk_bytes: options.chunk_bytes.unwrap_or(chunk_bytes),
+        // Room for more than the model would only cost memory.
+        chunk_bytes: options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which tensor of the file holds which weight.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use gguf_format::{GgmlType, TensorInfo};
 
 use crate::config::{Architecture, Phi3Config, check_layers};
 use crate::error::Error;
-use crate::problems::{Misfit, Problem, Problems};
+use crate::problems::{Misfit, Problem, Problems, layer_of};
 use crate::rope::RopeScaling;
 use crate::slot::Slot;
 
@@ -17,6 +17,10 @@ pub(crate) const OUTPUT: &str = "output.weight";
 const OUTPUT_NORM: &str = "output_norm.weight";
 const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
 const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+
+/// Layers without any tensor whose tensors are named one by one: enough to see what the file should
+/// have, and few enough that the count of the others is still in the message.
+const NAMED_LAYERS: usize = 2;
 
 /// Bytes of one file of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,9 +85,9 @@ impl TensorMap {
     /// # Errors
     ///
     /// [`Error::Binding`] with everything that is missing, unexpected, misshapen or of the wrong
-    /// type; [`Error::InvalidValue`] where there are more layers than tensors.
+    /// type; [`Error::InvalidValue`] where there are more than 65,536 layers.
     pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
-        check_layers(config.layers, tensors.len(), config.key("block_count"))?;
+        check_layers(config.layers, config.key("block_count"))?;
         let mut binder = Binder {
             config,
             widths: Widths::new(config),
@@ -92,9 +96,7 @@ impl TensorMap {
             problems: Vec::new(),
         };
         binder.embedding();
-        for layer in 0..config.layers {
-            binder.layer(layer);
-        }
+        binder.layers(tensors);
         binder.output();
         binder.rope_factors();
         binder.leftovers(tensors);
@@ -153,8 +155,28 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
+    /// Binds the layers. Of those that have no tensor at all only the first are taken tensor by
+    /// tensor: the work is bounded by the tensors in the file, not by what `block_count` claims.
+    fn layers(&mut self, tensors: &[TensorInfo<'_>]) {
+        let present: HashSet<u32> =
+            tensors.iter().filter_map(|tensor| layer_of(tensor.name())).collect();
+        let is_absent = |layer: &u32| !present.contains(layer);
+        let unnamed = || (0..self.config.layers).filter(is_absent).skip(NAMED_LAYERS);
+        let first_unnamed = unnamed().next();
+        let unnamed_layers = unnamed().count();
+        for layer in 0..self.config.layers {
+            let named = first_unnamed.is_none_or(|first| layer < first);
+            if named || present.contains(&layer) {
+                self.layer(layer);
+            }
+        }
+        if let Some(first) = first_unnamed {
+            self.problems.push(Problem::MissingLayers { first, count: unnamed_layers });
+        }
+    }
+
     fn layer(&mut self, layer: u32) {
-        // Unit 1 is the embedding. Layers are fewer than tensors, so this never saturates.
+        // Unit 1 is the embedding. Layers are bounded, so this never saturates.
         let unit = layer.saturating_add(2);
         let Widths { hidden, queries, ffn, .. } = self.widths;
         let name = |stem| layer_tensor(layer, stem);
@@ -224,7 +246,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn output(&mut self) {
-        // Two more than the layers, which are fewer than tensors: this never saturates.
+        // Two more than the layers, which are bounded: this never saturates.
         let unit = self.config.layers.saturating_add(2);
         let hidden = self.widths.hidden;
         self.vector(unit, OUTPUT_NORM, Slot::OutputNorm, hidden);

@@ -13,6 +13,29 @@ use crate::rope::{Rope, RopeScaling, RopeStyle};
 /// The base of RoPE frequencies where the file does not say, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
 
+/// Layers that a model can have: many times those of any known one, and few enough to go through
+/// them all although the file has no tensors for them.
+const MAX_LAYERS: u32 = 65_536;
+
+/// Elements that a head can have where the file does not bound them by its hidden state.
+const MAX_HEAD_DIM: u64 = 65_536;
+
+/// Bytes of a text that are copied from the file: a string may be most of a header.
+const MAX_TEXT: usize = 4096;
+
+const BLOCK_COUNT: &str = "block_count";
+const CONTEXT_LENGTH: &str = "context_length";
+const EMBEDDING_LENGTH: &str = "embedding_length";
+const FEED_FORWARD_LENGTH: &str = "feed_forward_length";
+const HEAD_COUNT: &str = "attention.head_count";
+const HEAD_COUNT_KV: &str = "attention.head_count_kv";
+const KEY_LENGTH: &str = "attention.key_length";
+const VALUE_LENGTH: &str = "attention.value_length";
+const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
+const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
+const VOCAB_SIZE: &str = "vocab_size";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
 /// The architecture that a file names, which decides the prefix of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Architecture {
@@ -47,7 +70,9 @@ impl Architecture {
         match metadata.optional::<&str>("general.architecture")? {
             Some("phi3") => Ok(Self::Phi3),
             Some("llama") => Ok(Self::Llama),
-            found => Err(Error::UnsupportedArchitecture { found: found.map(str::to_owned) }),
+            found => Err(Error::UnsupportedArchitecture {
+                found: found.map(|name| excerpt(name).to_owned()),
+            }),
         }
     }
 }
@@ -64,9 +89,10 @@ impl fmt::Display for Architecture {
 pub struct Phi3Config {
     /// What the file calls itself.
     pub architecture: Architecture,
-    /// `general.name`, as it is in the file: escape it to print it.
+    /// `general.name`, as it is in the file: escape it to print it. Of a name beyond 4096 bytes,
+    /// the start.
     pub name: Option<String>,
-    /// Transformer layers, at least 1.
+    /// Transformer layers, from 1 to 65,536.
     pub layers: u32,
     /// Elements of the hidden state.
     pub hidden: u64,
@@ -104,6 +130,10 @@ impl Phi3Config {
     /// Keys that newer files may give as an array with one value a layer (`head_count`,
     /// `head_count_kv`, `feed_forward_length`) are accepted where all layers agree.
     ///
+    /// Wrong values come before unsupported ones, those before missing keys, and what the tensors
+    /// lack comes last: a file that contradicts itself is told from one that only holds less than
+    /// a model.
+    ///
     /// # Errors
     ///
     /// * [`Error::UnsupportedArchitecture`] for anything but `phi3` and `llama`.
@@ -112,39 +142,37 @@ impl Phi3Config {
     /// * [`Error::UnsupportedValue`] for experts, layers that differ, and unknown RoPE scaling.
     /// * [`Error::Binding`] where no tensor tells the size of the vocabulary.
     pub fn from_gguf(metadata: &Metadata<'_>, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
-        let keys = Keys { metadata, architecture: Architecture::from_metadata(metadata)? };
-        keys.ensure_dense()?;
-
-        let layers = keys.layers(tensors.len())?;
-        let hidden = keys.positive::<u64>("embedding_length")?;
-        let ffn = keys.per_layer::<u64>("feed_forward_length", layers)?;
-        let ffn = ffn.ok_or_else(|| keys.missing("feed_forward_length"))?;
-        let heads = keys.per_layer::<u32>("attention.head_count", layers)?;
-        let heads = heads.ok_or_else(|| keys.missing("attention.head_count"))?;
-        let kv_heads = keys.kv_heads(heads, layers)?;
-        let head_dim = keys.head_dim(hidden, heads)?;
+        let architecture = Architecture::from_metadata(metadata)?;
+        let mut keys = Keys { metadata, architecture, unsupported: None };
+        let dimensions = keys.read()?;
+        if let Some(error) = keys.unsupported.take() {
+            return Err(error);
+        }
+        let layers = keys.given(BLOCK_COUNT, dimensions.layers)?;
+        let hidden = keys.given(EMBEDDING_LENGTH, dimensions.hidden)?;
+        let ffn = keys.given(FEED_FORWARD_LENGTH, dimensions.ffn)?;
+        let heads = keys.given(HEAD_COUNT, dimensions.heads)?;
+        let context_length = keys.given(CONTEXT_LENGTH, dimensions.context_length)?;
+        let rms_epsilon = keys.given(RMS_EPSILON, dimensions.rms_epsilon)?;
         let vocab = vocabulary(tensors)?;
-        keys.check_tokens(vocab)?;
+        keys.check_tokens(&dimensions, vocab)?;
 
         Ok(Self {
-            architecture: keys.architecture,
-            name: metadata.optional::<&str>("general.name")?.map(str::to_owned),
+            architecture,
+            name: dimensions.name.map(|name| excerpt(name).to_owned()),
             layers,
             hidden,
             heads,
-            kv_heads,
-            head_dim,
+            kv_heads: dimensions.kv_heads.unwrap_or(heads),
+            // Known, and so is RoPE, where hidden state and heads are.
+            head_dim: keys.given(KEY_LENGTH, dimensions.head_dim)?,
             ffn,
             vocab,
-            context_length: keys.positive("context_length")?,
-            rms_epsilon: keys
-                .positive_float("attention.layer_norm_rms_epsilon")?
-                .ok_or_else(|| keys.missing("attention.layer_norm_rms_epsilon"))?,
-            rope: keys.rope(head_dim)?,
-            sliding_window: keys
-                .optional("attention.sliding_window")?
-                .filter(|&window: &u32| window != 0),
-            file_type: metadata.optional("general.file_type")?,
+            context_length,
+            rms_epsilon,
+            rope: keys.given(ROPE_DIMENSION_COUNT, dimensions.rope)?,
+            sliding_window: dimensions.sliding_window,
+            file_type: dimensions.file_type,
             tied_output: !tensors.iter().any(|tensor| tensor.name() == OUTPUT),
         })
     }
@@ -186,16 +214,21 @@ fn full_key(architecture: Architecture, suffix: &str) -> String {
     format!("{}.{suffix}", architecture.name())
 }
 
-/// More layers than tensors cannot be: proven before anything is done once a layer.
-pub(crate) fn check_layers(layers: u32, tensors: usize, key: String) -> Result<(), Error> {
-    if usize::try_from(layers).is_ok_and(|layers| layers <= tensors) {
+/// Bounds everything that is done once a layer.
+pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
+    if layers <= MAX_LAYERS {
         return Ok(());
     }
     Err(Error::InvalidValue {
         key,
         value: layers.to_string(),
-        reason: format!("the file holds {tensors} tensors, fewer than one a layer"),
+        reason: format!("a model has at most {MAX_LAYERS} layers"),
     })
+}
+
+/// The start of a text from the file.
+fn excerpt(text: &str) -> &str {
+    text.split_at(text.floor_char_boundary(MAX_TEXT)).0
 }
 
 /// Rows of the token embedding, or else of the output, so that a file which lacks only the former
@@ -216,10 +249,30 @@ fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
     }
 }
 
+/// What the keys that are present say; `None` where they are not enough to know.
+struct Dimensions<'a> {
+    name: Option<&'a str>,
+    file_type: Option<u32>,
+    layers: Option<u32>,
+    hidden: Option<u64>,
+    heads: Option<u32>,
+    kv_heads: Option<u32>,
+    head_dim: Option<u32>,
+    ffn: Option<u64>,
+    context_length: Option<u32>,
+    rms_epsilon: Option<f32>,
+    rope: Option<Rope>,
+    sliding_window: Option<u32>,
+    vocab_size: Option<u64>,
+    tokens: Option<usize>,
+}
+
 /// The metadata, read with the architecture's prefix.
 struct Keys<'m, 'a> {
     metadata: &'m Metadata<'a>,
     architecture: Architecture,
+    /// The first value that is sound, but not supported: what is wrong elsewhere counts for more.
+    unsupported: Option<Error>,
 }
 
 /// An unsigned integer that a dimension can be read as.
@@ -240,8 +293,9 @@ impl<'a> Keys<'_, 'a> {
         full_key(self.architecture, suffix)
     }
 
-    fn missing(&self, suffix: &str) -> Error {
-        gguf_format::Error::Missing { key: self.key(suffix) }.into()
+    /// What is known of a key without which there is no model.
+    fn given<T>(&self, suffix: &str, value: Option<T>) -> Result<T, Error> {
+        Ok(value.ok_or_else(|| gguf_format::Error::Missing { key: self.key(suffix) })?)
     }
 
     fn invalid(&self, suffix: &str, value: impl fmt::Display, reason: impl Into<String>) -> Error {
@@ -252,17 +306,13 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    fn unsupported(
-        &self,
-        suffix: &str,
-        value: impl fmt::Display,
-        reason: impl Into<String>,
-    ) -> Error {
-        Error::UnsupportedValue {
-            key: self.key(suffix),
+    fn refuse(&mut self, suffix: &str, value: impl fmt::Display, reason: impl Into<String>) {
+        let key = self.key(suffix);
+        self.unsupported.get_or_insert_with(|| Error::UnsupportedValue {
+            key,
             value: value.to_string(),
             reason: reason.into(),
-        }
+        });
     }
 
     fn optional<T: FromValue<'a>>(&self, suffix: &str) -> Result<Option<T>, Error> {
@@ -278,23 +328,44 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    fn positive<T: Dimension>(&self, suffix: &str) -> Result<T, Error> {
-        self.optional_positive(suffix)?.ok_or_else(|| self.missing(suffix))
+    /// Checks every key that is present, by itself and against the others.
+    fn read(&mut self) -> Result<Dimensions<'a>, Error> {
+        let layers = self.layers()?;
+        let hidden = self.optional_positive(EMBEDDING_LENGTH)?;
+        let heads = self.per_layer(HEAD_COUNT, layers)?;
+        let head_dim = self.head_dim(hidden, heads)?;
+        self.check_dense()?;
+        self.check_tokenizer()?;
+        Ok(Dimensions {
+            name: self.metadata.optional("general.name")?,
+            file_type: self.metadata.optional("general.file_type")?,
+            layers,
+            hidden,
+            heads,
+            kv_heads: self.kv_heads(heads, layers)?,
+            head_dim,
+            ffn: self.per_layer(FEED_FORWARD_LENGTH, layers)?,
+            context_length: self.optional_positive(CONTEXT_LENGTH)?,
+            rms_epsilon: self.positive_float(RMS_EPSILON)?,
+            rope: self.rope(hidden, head_dim)?,
+            sliding_window: self
+                .optional("attention.sliding_window")?
+                .filter(|&window| window != 0),
+            vocab_size: self.optional(VOCAB_SIZE)?,
+            tokens: self.metadata.optional::<Strings<'_>>(TOKENS)?.map(|tokens| tokens.len()),
+        })
     }
 
     /// An integer above zero, given once or, with the same value, once a layer.
-    fn per_layer<T: Dimension>(&self, suffix: &str, layers: u32) -> Result<Option<T>, Error> {
+    fn per_layer<T: Dimension>(
+        &mut self,
+        suffix: &str,
+        layers: Option<u32>,
+    ) -> Result<Option<T>, Error> {
         let key = self.key(suffix);
         let Some(array) = self.metadata.get(&key).and_then(|value| value.as_array()) else {
             return self.optional_positive(suffix);
         };
-        if usize::try_from(layers).ok() != Some(array.len()) {
-            return Err(self.invalid(
-                suffix,
-                format!("an array of {} values", array.len()),
-                format!("there are {layers} layers"),
-            ));
-        }
         // The two types that llama.cpp's writers use for such arrays.
         let mut values: Box<dyn Iterator<Item = i64> + '_> =
             match (array.iter::<i32>(), array.iter::<u32>()) {
@@ -309,13 +380,20 @@ impl<'a> Keys<'_, 'a> {
                     .into());
                 }
             };
-        let Some(first) = values.next() else { return Ok(None) };
+        let shown = || format!("an array of {} values", array.len());
+        if let Some(layers) = layers.filter(|&layers| usize::try_from(layers) != Ok(array.len())) {
+            return Err(self.invalid(suffix, shown(), format!("there are {layers} layers")));
+        }
+        let Some(first) = values.next() else {
+            return Err(self.invalid(suffix, shown(), "there is at least one layer"));
+        };
         if let Some(other) = values.find(|&value| value != first) {
-            return Err(self.unsupported(
+            self.refuse(
                 suffix,
                 format!("{first} in layer 0 and {other} in another"),
                 "all layers must have the same shape",
-            ));
+            );
+            return Ok(None);
         }
         match T::try_from(first) {
             Ok(value) if value != T::ZERO => Ok(Some(value)),
@@ -334,122 +412,115 @@ impl<'a> Keys<'_, 'a> {
     }
 
     /// Mixtures of experts share the architecture names, but not the weights.
-    fn ensure_dense(&self) -> Result<(), Error> {
-        match self.optional::<u64>("expert_count")? {
-            None | Some(0) => Ok(()),
-            Some(experts) => {
-                Err(self.unsupported("expert_count", experts, "only models without experts are"))
-            }
+    fn check_dense(&mut self) -> Result<(), Error> {
+        const EXPERT_COUNT: &str = "expert_count";
+        if let Some(experts) = self.optional::<u64>(EXPERT_COUNT)?.filter(|&count| count != 0) {
+            self.refuse(EXPERT_COUNT, experts, "only models without experts are");
         }
+        Ok(())
     }
 
-    fn layers(&self, tensors: usize) -> Result<u32, Error> {
-        let layers = self.positive("block_count")?;
-        check_layers(layers, tensors, self.key("block_count"))?;
+    fn layers(&self) -> Result<Option<u32>, Error> {
+        let layers = self.optional_positive(BLOCK_COUNT)?;
+        if let Some(layers) = layers {
+            check_layers(layers, self.key(BLOCK_COUNT))?;
+        }
         Ok(layers)
     }
 
-    fn kv_heads(&self, heads: u32, layers: u32) -> Result<u32, Error> {
-        const SUFFIX: &str = "attention.head_count_kv";
-        let kv_heads = self.per_layer::<u32>(SUFFIX, layers)?.unwrap_or(heads);
-        if heads.checked_rem(kv_heads) == Some(0) {
-            return Ok(kv_heads);
+    fn kv_heads(&mut self, heads: Option<u32>, layers: Option<u32>) -> Result<Option<u32>, Error> {
+        let kv_heads = self.per_layer::<u32>(HEAD_COUNT_KV, layers)?;
+        if let (Some(heads), Some(kv_heads)) = (heads, kv_heads)
+            && !heads.is_multiple_of(kv_heads)
+        {
+            let reason = format!("it must divide the {heads} query heads");
+            return Err(self.invalid(HEAD_COUNT_KV, kv_heads, reason));
         }
-        Err(self.invalid(SUFFIX, kv_heads, format!("it must divide the {heads} query heads")))
+        Ok(kv_heads)
     }
 
-    fn head_dim(&self, hidden: u64, heads: u32) -> Result<u32, Error> {
-        const KEY_LENGTH: &str = "attention.key_length";
-        const VALUE_LENGTH: &str = "attention.value_length";
-        let head_dim = match self.optional_positive::<u32>(KEY_LENGTH)? {
-            // No known model has heads wider than its hidden state; the bound keeps products small.
-            Some(given) if u64::from(given) > hidden => {
-                let reason = format!("the hidden state has only {hidden} elements");
+    fn head_dim(&mut self, hidden: Option<u64>, heads: Option<u32>) -> Result<Option<u32>, Error> {
+        // No known model has heads wider than its hidden state; the bound keeps products small.
+        let most = hidden.unwrap_or(MAX_HEAD_DIM);
+        let head_dim = match (self.optional_positive::<u32>(KEY_LENGTH)?, hidden, heads) {
+            (Some(given), _, _) if u64::from(given) > most => {
+                let reason = format!("a head has at most {most} elements");
                 return Err(self.invalid(KEY_LENGTH, given, reason));
             }
-            Some(given) => given,
-            None => self.divided_head_dim(hidden, heads)?,
+            (Some(given), _, _) => Some(given),
+            (None, Some(hidden), Some(heads)) => Some(self.divided_head_dim(hidden, heads)?),
+            _ => None,
         };
-        match self.optional_positive::<u32>(VALUE_LENGTH)? {
-            Some(value_dim) if value_dim != head_dim => {
-                let reason = format!("keys have {head_dim} elements, and values must have as many");
-                Err(self.unsupported(VALUE_LENGTH, value_dim, reason))
-            }
-            _ => Ok(head_dim),
+        let value_dim = self.optional_positive::<u32>(VALUE_LENGTH)?;
+        if let (Some(head_dim), Some(value_dim)) = (head_dim, value_dim)
+            && value_dim != head_dim
+        {
+            let reason = format!("keys have {head_dim} elements, and values must have as many");
+            self.refuse(VALUE_LENGTH, value_dim, reason);
         }
+        Ok(head_dim)
     }
 
     fn divided_head_dim(&self, hidden: u64, heads: u32) -> Result<u32, Error> {
-        const HEADS: &str = "attention.head_count";
         let heads_wide = u64::from(heads);
         match hidden.checked_div(heads_wide) {
             Some(head_dim) if head_dim > 0 && hidden.is_multiple_of(heads_wide) => {
                 u32::try_from(head_dim).map_err(|_| {
-                    self.invalid(
-                        "embedding_length",
-                        hidden,
-                        format!("there are only {heads} heads"),
-                    )
+                    let reason = format!("there are only {heads} heads");
+                    self.invalid(EMBEDDING_LENGTH, hidden, reason)
                 })
             }
-            _ => Err(self.invalid(
-                HEADS,
-                heads,
-                format!("it must divide the {hidden} elements of the hidden state"),
-            )),
+            _ => {
+                let reason = format!("it must divide the {hidden} elements of the hidden state");
+                Err(self.invalid(HEAD_COUNT, heads, reason))
+            }
         }
     }
 
-    fn rope(&self, head_dim: u32) -> Result<Rope, Error> {
-        const DIMENSIONS: &str = "rope.dimension_count";
+    /// `None` where nothing says how many elements are rotated.
+    fn rope(&mut self, hidden: Option<u64>, head_dim: Option<u32>) -> Result<Option<Rope>, Error> {
         const FACTOR: &str = "rope.scaling.factor";
-        let dimension_count = self.optional_positive(DIMENSIONS)?.unwrap_or(head_dim);
-        if dimension_count > head_dim || !dimension_count.is_multiple_of(2) {
-            let reason = format!("it must be even and at most the {head_dim} elements of a head");
-            return Err(self.invalid(DIMENSIONS, dimension_count, reason));
+        let dimension_count = self.optional_positive(ROPE_DIMENSION_COUNT)?.or(head_dim);
+        let most = head_dim.map(u64::from).or(hidden).unwrap_or(MAX_HEAD_DIM);
+        if let Some(count) =
+            dimension_count.filter(|&count| u64::from(count) > most || !count.is_multiple_of(2))
+        {
+            let reason = format!("it must be even and at most the {most} elements of a head");
+            return Err(self.invalid(ROPE_DIMENSION_COUNT, count, reason));
         }
         let scaling_factor = self.optional::<f32>(FACTOR)?;
         if let Some(factor) = scaling_factor.filter(|f| !(f.is_finite() && *f >= 0.0)) {
             return Err(self.invalid(FACTOR, factor, "it must be a finite number, 0 or above"));
         }
-        Ok(Rope {
+        let freq_base = self.positive_float("rope.freq_base")?.unwrap_or(DEFAULT_FREQ_BASE);
+        let original_context = self.optional_positive("rope.scaling.original_context_length")?;
+        let attn_factor = self.positive_float("rope.scaling.attn_factor")?;
+        let scaling = self.rope_scaling()?;
+        Ok(dimension_count.map(|dimension_count| Rope {
             style: self.architecture.rope_style(),
             dimension_count,
-            freq_base: self.positive_float("rope.freq_base")?.unwrap_or(DEFAULT_FREQ_BASE),
-            original_context: self.optional_positive("rope.scaling.original_context_length")?,
-            attn_factor: self.positive_float("rope.scaling.attn_factor")?,
-            scaling: self.rope_scaling()?,
+            freq_base,
+            original_context,
+            attn_factor,
+            scaling,
             scaling_factor,
-        })
+        }))
     }
 
-    fn rope_scaling(&self) -> Result<Option<RopeScaling>, Error> {
+    fn rope_scaling(&mut self) -> Result<Option<RopeScaling>, Error> {
         const SUFFIX: &str = "rope.scaling.type";
         let Some(name) = self.optional::<&str>(SUFFIX)? else { return Ok(None) };
-        let scaling = RopeScaling::from_name(name).ok_or_else(|| {
+        let scaling = RopeScaling::from_name(name);
+        if scaling.is_none() {
             let known = "known are none, linear, yarn and longrope";
-            self.unsupported(SUFFIX, format!("\"{name}\""), known)
-        })?;
-        Ok(Some(scaling))
+            self.refuse(SUFFIX, format!("\"{}\"", excerpt(name)), known);
+        }
+        Ok(scaling)
     }
 
-    /// The tokenizer is not this crate's business, but a vocabulary that does not fit the weights
-    /// would make a model answer nonsense, and wrong types betray a broken file.
-    fn check_tokens(&self, vocab: u64) -> Result<(), Error> {
-        const TOKENS: &str = "tokenizer.ggml.tokens";
+    /// The tokenizer is not this crate's business, but wrong types betray a broken file.
+    fn check_tokenizer(&self) -> Result<(), Error> {
         const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
-        let tokens = self.metadata.optional::<Strings<'_>>(TOKENS)?;
-        if let Some(tokens) = tokens.filter(|tokens| tokens.len() as u64 > vocab) {
-            return Err(Error::InvalidValue {
-                key: TOKENS.to_owned(),
-                value: format!("an array of {} tokens", tokens.len()),
-                reason: format!("the token embedding has only {vocab} rows"),
-            });
-        }
-        if let Some(size) = self.optional::<u64>("vocab_size")?.filter(|&size| size > vocab) {
-            let reason = format!("the token embedding has only {vocab} rows");
-            return Err(self.invalid("vocab_size", size, reason));
-        }
         self.metadata.optional::<Strings<'_>>("tokenizer.ggml.merges")?;
         self.metadata.optional::<Elements<'_, f32>>("tokenizer.ggml.scores")?;
         // Signed in what llama.cpp writes; other writers use unsigned.
@@ -457,5 +528,21 @@ impl<'a> Keys<'_, 'a> {
             self.metadata.optional::<Elements<'_, i32>>(TOKEN_TYPE)?;
         }
         Ok(())
+    }
+
+    /// A vocabulary that does not fit the weights would make a model answer nonsense.
+    fn check_tokens(&self, dimensions: &Dimensions<'_>, vocab: u64) -> Result<(), Error> {
+        let reason = || format!("the token embedding has only {vocab} rows");
+        if let Some(tokens) = dimensions.tokens.filter(|&tokens| tokens as u64 > vocab) {
+            return Err(Error::InvalidValue {
+                key: TOKENS.to_owned(),
+                value: format!("an array of {tokens} tokens"),
+                reason: reason(),
+            });
+        }
+        match dimensions.vocab_size {
+            Some(size) if size > vocab => Err(self.invalid(VOCAB_SIZE, size, reason())),
+            _ => Ok(()),
+        }
     }
 }

@@ -74,6 +74,14 @@ pub enum Problem {
         /// What could stand in its place: the other layout, where there is one.
         alternative: Option<String>,
     },
+    /// Layers have no tensor at all. The first such layers are told as [`Missing`](Self::Missing),
+    /// tensor by tensor; these are the others.
+    MissingLayers {
+        /// The first of them, from 0.
+        first: u32,
+        /// How many they are.
+        count: usize,
+    },
     /// A tensor has no place in the model.
     Unexpected {
         /// Its name, as in the file.
@@ -153,7 +161,10 @@ impl Problem {
         match self {
             Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,
             Self::WrongType { .. } => true,
-            Self::Missing { .. } | Self::Misshapen { .. } | Self::FusedAndSplit { .. } => false,
+            Self::Missing { .. }
+            | Self::MissingLayers { .. }
+            | Self::Misshapen { .. }
+            | Self::FusedAndSplit { .. } => false,
         }
     }
 
@@ -168,6 +179,9 @@ impl fmt::Display for Problem {
             Self::Missing { name, alternative: None } => write!(f, "missing: {name}"),
             Self::Missing { name, alternative: Some(alternative) } => {
                 write!(f, "missing: {name} (or {alternative})")
+            }
+            Self::MissingLayers { first, count } => {
+                write!(f, "missing: every tensor of {count} more layers, from layer {first} on")
             }
             Self::Unexpected { name, reason } => {
                 write!(f, "unexpected: {}, {reason}", escape(name).shortened(SHOWN_CHARS))
@@ -186,7 +200,7 @@ impl fmt::Display for Problem {
 }
 
 /// The layer that a tensor name speaks of.
-fn layer_of(name: &str) -> Option<u32> {
+pub(crate) fn layer_of(name: &str) -> Option<u32> {
     let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
     layer.parse().ok()
 }

@@ -43,8 +43,9 @@ for test in "$here"/tests/*; do
     echo "== ${test##*/}"
     # A pipe reports the status of its last command, so the test's own travels in the log.
     {
+        # Tests that provoke API errors are no finding: the loader checks every call itself.
         if [ -n "$sanitizer" ]; then
-            compute-sanitizer --tool "$sanitizer" --error-exitcode 1 "$test" "$@"
+            compute-sanitizer --tool "$sanitizer" --report-api-errors no --error-exitcode 1 "$test" "$@"
         else
             "$test" "$@"
         fi

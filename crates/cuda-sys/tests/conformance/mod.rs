@@ -12,6 +12,9 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+mod measure;
+pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_is_a_link};
+
 const F32: u32 = 0;
 const SMALL: EngineConfig = EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096 };
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
@@ -39,6 +42,8 @@ macro_rules! conformance_suite {
         a_flipped_bit_changes_one_digest,
         infinities_and_nans_are_counted,
         the_timeline_has_every_chunk,
+        every_work_has_a_rate,
+        uploads_have_a_rate_where_there_is_a_link,
         }
     };
     ($device:expr; $($test:ident),* $(,)?) => {

@@ -41,7 +41,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     let planned = loader.plan(&arguments.file)?;
     let gguf = loader.inspect(&arguments.file)?;
     let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
-    let read_failed = |source| Error::Write { path: arguments.file.clone(), source };
+    let read_failed = |error| Failure::Read(arguments.file.clone(), error);
 
     page_cache::fill(&files).map_err(read_failed)?;
     let mut loads = vec![loads::in_processes(arguments, Kind::Warm, &files)?];
@@ -98,9 +98,8 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
 
 /// Cores, as a count of threads.
 fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| {
-        u32::try_from(cores.get()).unwrap_or(u32::MAX)
-    })
+    std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
 fn is_gpu(kind: DeviceKind) -> bool {

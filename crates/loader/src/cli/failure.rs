@@ -1,6 +1,7 @@
 //! How commands fail.
 
 use crate::error::Error;
+use std::path::PathBuf;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -9,13 +10,27 @@ pub(super) enum Failure {
     Load(Error),
     /// Standard output cannot be written to.
     Output(std::io::Error),
+    /// A file cannot be read that is to be measured with.
+    Read(PathBuf, std::io::Error),
+    /// A process of this program failed and said so.
+    Process(ProcessFailure),
+}
+
+/// How a process of this program ended.
+#[derive(Debug)]
+pub(super) struct ProcessFailure {
+    /// As of an [`Error`].
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) exit_code: u8,
 }
 
 impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Load(error) => error.exit_code(),
-            Self::Output(_) => 7,
+            Self::Output(_) | Self::Read(..) => 7,
+            Self::Process(failure) => failure.exit_code,
         }
     }
 
@@ -24,6 +39,10 @@ impl Failure {
         let (code, message, help) = match self {
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
             Self::Output(error) => ("WRITE_FAILED", format!("standard output: {error}"), None),
+            Self::Read(path, error) => {
+                ("READ_FAILED", format!("{}: {error}", path.display()), None)
+            }
+            Self::Process(failure) => (failure.code.as_str(), failure.message.clone(), None),
         };
         let red = anstyle::AnsiColor::Red.on_default().bold();
         let cyan = anstyle::AnsiColor::Cyan.on_default().bold();

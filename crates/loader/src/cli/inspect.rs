@@ -8,12 +8,19 @@ use super::text::{bytes, shape};
 use crate::error::Error;
 use crate::loader::Loader;
 use crate::options::LoadOptions;
-use gguf_format::{GgufFile, Value, escape};
+use gguf_format::{GgufFile, Metadata, TensorInfo, Value, escape};
 use model_phi3::{Phi3Config, TensorMap};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::io::Write;
 
 /// Array elements shown in text; JSON names lengths only, too.
 const SHOWN_ELEMENTS: usize = 4;
+
+/// Characters of a string shown in text: one string may be most of a header.
+const SHOWN_CHARS: usize = 200;
+
+/// Bytes of a string that JSON gives whole.
+const WHOLE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     let gguf = Loader::new(LoadOptions::new()).inspect(&arguments.file)?;
@@ -56,7 +63,9 @@ fn print_json(
         Ok(config) => (Some(config_document(&config)), None),
         Err(note) => (None, Some(note)),
     };
-    json::print(&InspectDocument {
+    // Written as it is made: a document of a large header would take several times its memory.
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let document = InspectDocument {
         schema_version: json::SCHEMA_VERSION,
         file,
         gguf_version: gguf.version(),
@@ -68,52 +77,72 @@ fn print_json(
         config,
         model_note,
         tensor_count: gguf.tensors().len(),
-        tensors: gguf
-            .tensors()
-            .iter()
-            .map(|tensor| {
-                let range = tensor.range();
-                TensorDocument {
-                    name: tensor.name(),
-                    dims: tensor.shape().dims().to_vec(),
-                    ggml_type: tensor.ggml_type().name(),
-                    shard: tensor.shard(),
-                    offset: range.start,
-                    bytes: range.end - range.start,
-                }
-            })
-            .collect(),
-        metadata: gguf.metadata().iter().map(|(key, value)| (key, value_json(&value))).collect(),
-    })
+        tensors: gguf.tensors(),
+        metadata: gguf.metadata(),
+    };
+    serde_json::to_writer(&mut out, &document).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
+pub(super) fn serialize_tensors<S: Serializer>(
+    tensors: &[TensorInfo<'_>],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(tensors.iter().map(|tensor| {
+        let range = tensor.range();
+        TensorDocument {
+            name: tensor.name(),
+            dims: tensor.shape().dims(),
+            ggml_type: tensor.ggml_type().name(),
+            shard: tensor.shard(),
+            offset: range.start,
+            bytes: range.end - range.start,
+        }
+    }))
+}
+
+pub(super) fn serialize_metadata<S: Serializer>(
+    metadata: &Metadata<'_>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(metadata.iter().map(|(key, value)| (key, ValueDocument(value))))
 }
 
 fn architecture(gguf: &GgufFile) -> Option<&str> {
     gguf.metadata().get("general.architecture").and_then(|value| value.as_str())
 }
 
-/// Arrays are told by type and length: a vocabulary would drown the rest.
-fn value_json(value: &Value<'_>) -> serde_json::Value {
-    match value {
-        Value::Array(array) => serde_json::json!({
-            "array_of": array.element_type().name(),
-            "length": array.len(),
-        }),
-        Value::String(text) => (*text).into(),
-        Value::Bool(flag) => (*flag).into(),
-        Value::F32(number) => number_json(f64::from(*number), number),
-        Value::F64(number) => number_json(*number, number),
-        _ => match value.as_integer() {
-            Some(number) => serde_json::Number::from_i128(number)
-                .map_or_else(|| number.to_string().into(), serde_json::Value::Number),
-            None => serde_json::Value::Null,
-        },
-    }
-}
+/// A value in JSON. Arrays are told by type and length, and long strings by length and start: a
+/// vocabulary would drown the rest.
+struct ValueDocument<'a>(Value<'a>);
 
-/// JSON has no infinities and no NaN: those become text.
-fn number_json(number: f64, shown: &impl ToString) -> serde_json::Value {
-    serde_json::Number::from_f64(number)
-        .map_or_else(|| shown.to_string().into(), serde_json::Value::Number)
+impl Serialize for ValueDocument<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Array(array) => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("array_of", array.element_type().name())?;
+                map.serialize_entry("length", &array.len())?;
+                map.end()
+            }
+            Value::String(text) if text.len() > WHOLE_BYTES => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("string_bytes", &text.len())?;
+                map.serialize_entry("start", &text[..text.floor_char_boundary(SHOWN_CHARS)])?;
+                map.end()
+            }
+            Value::String(text) => serializer.serialize_str(text),
+            Value::Bool(flag) => serializer.serialize_bool(flag),
+            // JSON has no infinities and no NaN: those become text.
+            Value::F32(number) if !number.is_finite() => serializer.collect_str(&number),
+            Value::F64(number) if !number.is_finite() => serializer.collect_str(&number),
+            Value::F32(number) => serializer.serialize_f64(number.into()),
+            Value::F64(number) => serializer.serialize_f64(number),
+            integer => integer.as_integer().serialize(serializer),
+        }
+    }
 }
 
 fn print_text(
@@ -161,17 +190,14 @@ fn print_text(
 
 fn value_text(value: &Value<'_>) -> String {
     match value {
-        Value::String(text) => format!("\"{}\"", escape(*text)),
+        Value::String(text) => string_text(text.as_bytes()),
         Value::Bool(flag) => flag.to_string(),
         Value::F32(number) => number.to_string(),
         Value::F64(number) => number.to_string(),
         Value::Array(array) => {
             let mut text = format!("{} x {}", array.len(), array.element_type().name());
             if let Some(strings) = array.as_byte_strings() {
-                let shown: Vec<_> = strings
-                    .take(SHOWN_ELEMENTS)
-                    .map(|string| format!("\"{}\"", escape(string)))
-                    .collect();
+                let shown: Vec<_> = strings.take(SHOWN_ELEMENTS).map(string_text).collect();
                 text += &format!(": {}", shown.join(", "));
                 if array.len() > SHOWN_ELEMENTS {
                     text += ", ...";
@@ -180,5 +206,15 @@ fn value_text(value: &Value<'_>) -> String {
             text
         }
         _ => value.as_integer().map_or_else(|| value.type_name().to_owned(), |n| n.to_string()),
+    }
+}
+
+/// A string in quotes; of a long one the start, and its length.
+fn string_text(string: &[u8]) -> String {
+    let shown = escape(string).shortened(SHOWN_CHARS);
+    if string.len() > SHOWN_CHARS {
+        format!("\"{shown}\" ({} bytes)", string.len())
+    } else {
+        format!("\"{shown}\"")
     }
 }

@@ -1,8 +1,8 @@
 //! The documents and events that `--json` prints. Fields are append-only.
 
 use super::failure::Failure;
+use gguf_format::{Metadata, TensorInfo};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::io::Write;
 
 /// Stands in every document and event as `schema_version`.
@@ -30,8 +30,12 @@ pub(super) struct InspectDocument<'a> {
     pub(super) config: Option<ConfigDocument>,
     pub(super) model_note: Option<String>,
     pub(super) tensor_count: usize,
-    pub(super) tensors: Vec<TensorDocument<'a>>,
-    pub(super) metadata: BTreeMap<&'a str, serde_json::Value>,
+    /// [`TensorDocument`]s.
+    #[serde(serialize_with = "super::inspect::serialize_tensors")]
+    pub(super) tensors: &'a [TensorInfo<'a>],
+    /// In file order.
+    #[serde(serialize_with = "super::inspect::serialize_metadata")]
+    pub(super) metadata: &'a Metadata<'a>,
 }
 
 #[derive(Serialize)]
@@ -54,15 +58,18 @@ pub(super) struct ConfigDocument {
     pub(super) rope_freq_base: f32,
     pub(super) rope_original_context: Option<u32>,
     pub(super) rope_attn_factor: Option<f32>,
+    pub(super) rope_scaling: Option<String>,
+    pub(super) rope_scaling_factor: Option<f32>,
     pub(super) sliding_window: Option<u32>,
     pub(super) tied_output: bool,
+    pub(super) file_type: Option<u32>,
 }
 
 #[derive(Serialize)]
 pub(super) struct TensorDocument<'a> {
     pub(super) name: &'a str,
     /// As in the file: `ne[0]`, the contiguous dimension, first.
-    pub(super) dims: Vec<u64>,
+    pub(super) dims: &'a [u64],
     #[serde(rename = "type")]
     pub(super) ggml_type: &'static str,
     pub(super) shard: usize,

@@ -147,7 +147,7 @@ fn failed(error: &Error) -> EventKind<'_> {
     }
 }
 
-fn io_name(io: Io) -> &'static str {
+pub(super) fn io_name(io: Io) -> &'static str {
     match io {
         Io::Read => "read",
         Io::Mapped => "mmap",

@@ -110,11 +110,12 @@ pub(super) fn write_config(out: &mut impl Write, config: &Phi3Config) -> std::io
     )?;
     writeln!(
         out,
-        "rope      {}, {} dimensions, base {}, context {}",
+        "rope      {}, {} dimensions, base {}, context {}{}",
         config.rope.style,
         config.rope.dimension_count,
         config.rope.freq_base,
-        config.context_length
+        config.context_length,
+        config.rope.scaling.map(|scaling| format!(", {scaling} scaling")).unwrap_or_default()
     )
 }
 
@@ -139,8 +140,11 @@ pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
         rope_freq_base: config.rope.freq_base,
         rope_original_context: config.rope.original_context,
         rope_attn_factor: config.rope.attn_factor,
+        rope_scaling: config.rope.scaling.map(|scaling| scaling.to_string()),
+        rope_scaling_factor: config.rope.scaling_factor,
         sliding_window: config.sliding_window,
         tied_output: config.tied_output,
+        file_type: config.file_type,
     }
 }
 

@@ -304,12 +304,29 @@ fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
         (&3.into(), &1.into(), &24.into(), &12.into())
     );
 
-    let mut absurd = GgufWriter::new();
-    absurd.kv("general.architecture", "phi3").kv("phi3.block_count", 1_000_000_000_u32);
-    let path = write(&dir, "absurd.gguf", &zeroed(&absurd));
+    let mut vocabulary = phi3_keys();
+    vocabulary.kv("tokenizer.ggml.tokens", vec!["a".to_owned(); 8]).kv("long", "x".repeat(100_000));
+    let path = write(&dir, "vocabulary.gguf", &zeroed(&vocabulary));
     let ran = run(["inspect", path.to_str().unwrap()]);
-    assert_eq!(ran.code(), 3, "{}", ran.stdout());
-    assert!(ran.stderr().contains("phi3.block_count"), "{}", ran.stderr());
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    assert!(ran.stdout().contains("no Phi-3 model that can be loaded"), "{}", ran.stdout());
+    assert!(ran.stdout().contains("\u{2026}\" (100000 bytes)"), "{}", ran.stdout());
+    let ran = run(["inspect", path.to_str().unwrap(), "--json"]);
+    let document = &ran.json_lines()[0];
+    assert!(document["model_note"].as_str().unwrap().contains("token_embd.weight"));
+    assert_eq!(document["metadata"]["long"]["string_bytes"], 100_000);
+    assert_eq!(document["metadata"]["long"]["start"].as_str().unwrap().len(), 200);
+    assert_eq!(run(["plan", path.to_str().unwrap()]).code(), 3);
+
+    for (key, value) in [("phi3.block_count", 1_000_000_000_u32), ("phi3.attention.head_count", 0)]
+    {
+        let mut absurd = GgufWriter::new();
+        absurd.kv("general.architecture", "phi3").kv(key, value);
+        let path = write(&dir, "absurd.gguf", &zeroed(&absurd));
+        let ran = run(["inspect", path.to_str().unwrap()]);
+        assert_eq!(ran.code(), 3, "{}", ran.stdout());
+        assert!(ran.stderr().contains(key), "{}", ran.stderr());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The loader on host memory, and its command line.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod bench;
 mod c_header;
 mod cli;
 #[path = "../common/mod.rs"]

@@ -85,6 +85,19 @@ fn missing_layers_are_named() {
 }
 
 #[test]
+fn more_layers_than_tensors_are_counted() {
+    let mut file = TestFile::tiny();
+    file.tensors.retain(|tensor| tensor.name == "token_embd.weight");
+    file.set("phi3.block_count", 65_536_u32);
+    let problems = file.problems();
+    assert!(problems.len() < 20, "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.starts_with("missing: blk.1.")), "{problems:?}");
+    let rest = "missing: every tensor of 65534 more layers, from layer 2 on".to_owned();
+    assert!(problems.contains(&rest), "{problems:?}");
+    assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
+}
+
+#[test]
 fn a_layer_too_many_contradicts_the_count() {
     let mut file = TestFile::tiny();
     let error = file.set("phi3.block_count", 2_u32).bind().unwrap_err();

@@ -1,4 +1,5 @@
 use crate::support::TestFile;
+use gguf_format::GgmlType;
 use gguf_format::write::{WriteArray, WriteValue};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{
@@ -130,12 +131,89 @@ fn a_window_of_zero_is_none() {
 
 #[test]
 fn counts_that_cannot_be_are_refused_quickly() {
-    for count in [0, 25, 1_000_000_000, u32::MAX] {
+    for count in [0, 65_537, 1_000_000_000, u32::MAX] {
         assert_invalid("phi3.block_count", count);
     }
     assert_invalid("phi3.block_count", u64::MAX);
     assert_invalid("phi3.block_count", -1_i32);
     assert_invalid("phi3.block_count", "32");
+}
+
+/// A file of nothing but the architecture and these keys.
+fn keys_alone(keys: &[(&str, WriteValue)]) -> TestFile {
+    let mut file = TestFile::default();
+    file.set("general.architecture", "phi3");
+    for (key, value) in keys {
+        file.set(key, value.clone());
+    }
+    file
+}
+
+#[test]
+fn wrong_values_are_seen_where_other_keys_are_missing() {
+    let heads = "phi3.attention.head_count";
+    let kv_heads = "phi3.attention.head_count_kv";
+    let hidden = "phi3.embedding_length";
+    let tokens = "tokenizer.ggml.tokens";
+    let cases: Vec<(&str, Vec<(&str, WriteValue)>)> = vec![
+        (heads, vec![(heads, 0_u32.into())]),
+        (heads, vec![(heads, "32".into())]),
+        (heads, vec![(heads, Vec::<u32>::new().into())]),
+        (heads, vec![(heads, 7_u32.into()), (hidden, 64_u32.into())]),
+        (kv_heads, vec![(kv_heads, 0_u32.into())]),
+        (kv_heads, vec![(kv_heads, 5_u32.into()), (heads, 32_u32.into())]),
+        (hidden, vec![(hidden, 0_u32.into())]),
+        ("phi3.block_count", vec![("phi3.block_count", 0_u32.into())]),
+        ("phi3.block_count", vec![("phi3.block_count", 1_000_000_000_u32.into())]),
+        ("phi3.rope.dimension_count", vec![("phi3.rope.dimension_count", u32::MAX.into())]),
+        ("phi3.rope.dimension_count", vec![("phi3.rope.dimension_count", (1_u32 << 31).into())]),
+        ("phi3.rope.dimension_count", vec![("phi3.rope.dimension_count", 63_u32.into())]),
+        ("phi3.rope.freq_base", vec![("phi3.rope.freq_base", f32::NAN.into())]),
+        ("phi3.rope.freq_base", vec![("phi3.rope.freq_base", f32::INFINITY.into())]),
+        ("phi3.rope.freq_base", vec![("phi3.rope.freq_base", 0.0_f32.into())]),
+        (
+            "layer_norm_rms_epsilon",
+            vec![("phi3.attention.layer_norm_rms_epsilon", f32::NAN.into())],
+        ),
+        ("phi3.attention.key_length", vec![("phi3.attention.key_length", 0_u32.into())]),
+        (tokens, vec![(tokens, 3_u32.into())]),
+        (tokens, vec![(tokens, vec![3_u32].into())]),
+    ];
+    for (culprit, keys) in cases {
+        let mut file = keys_alone(&keys);
+        for tensors in ["without tensors", "with a tensor"] {
+            let error = file.config().unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    Error::InvalidValue { .. }
+                        | Error::Metadata(gguf_format::Error::WrongType { .. })
+                ),
+                "{keys:?} {tensors}: {error}"
+            );
+            assert!(error.to_string().contains(culprit), "{keys:?} {tensors}: {error}");
+            file.add("t", &[32], GgmlType::F32);
+        }
+    }
+}
+
+#[test]
+fn wrong_values_come_before_unsupported_ones_and_those_before_missing_ones() {
+    let experts = ("phi3.expert_count", 8_u32.into());
+    let error = keys_alone(std::slice::from_ref(&experts)).config().unwrap_err();
+    assert!(matches!(error, Error::UnsupportedValue { .. }), "{error}");
+    let error = keys_alone(&[experts, ("phi3.context_length", 0_u32.into())]).config().unwrap_err();
+    assert!(matches!(error, Error::InvalidValue { .. }), "{error}");
+    let error = keys_alone(&[]).config().unwrap_err();
+    assert!(matches!(error, Error::Metadata(gguf_format::Error::Missing { .. })), "{error}");
+}
+
+#[test]
+fn a_vocabulary_alone_lacks_tensors() {
+    let mut file = TestFile::tiny();
+    file.tensors.clear();
+    let error = file.config().unwrap_err();
+    assert!(matches!(error, Error::Binding(_)), "{error}");
 }
 
 #[test]

@@ -36,9 +36,11 @@ fn table(
     threads: Option<u32>,
 ) -> Result<Vec<KernelFigures>, Error> {
     let mut works = vec![("copy".to_owned(), Work::Copy)];
-    works.extend(cuda_sys::decoders().into_iter().map(|decoder| {
-        (decoder.name, Work::DecodeToF16 { ggml_type: decoder.ggml_type })
-    }));
+    works.extend(
+        cuda_sys::decoders()
+            .into_iter()
+            .map(|decoder| (decoder.name, Work::DecodeToF16 { ggml_type: decoder.ggml_type })),
+    );
     works.push(("count non-finite".to_owned(), Work::CountNonFinite));
     works.push(("digest".to_owned(), Work::Digest));
     let mut copy = None;

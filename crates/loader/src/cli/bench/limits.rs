@@ -3,7 +3,7 @@
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::page_cache;
-use super::reading::{self, Bytes};
+use super::reading::{self, Bytes, Read};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
@@ -39,7 +39,8 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
-                    let shape = UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
+                    let shape =
+                        UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
                     let rate = measure::upload(device, shape, arguments.repeat)?;
                     Ok(Limit {
                         kind: LimitKind::PinnedCopy,
@@ -126,12 +127,13 @@ fn storage_rates(arguments: &Bench, file: &File) -> Result<Spread> {
     let bytes = (len.min(STORAGE_BYTES) / runs).next_multiple_of(PAGE);
     let rates: Result<Vec<_>> = (0..runs)
         .map(|run| {
-            let part = Bytes { start: run * bytes, bytes: bytes.min(len.saturating_sub(run * bytes)) };
+            let part =
+                Bytes { start: run * bytes, bytes: bytes.min(len.saturating_sub(run * bytes)) };
             reading::read(file, part, STORAGE_THREADS, Some(STORAGE_TIME / arguments.repeat))
         })
         .collect();
     // The last part of a small file can be empty.
-    Ok(Spread::of(rates?.into_iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s())))
+    Ok(Spread::of(rates?.into_iter().filter(|read| read.bytes != 0).map(Read::gb_per_s)))
 }
 
 fn storage_limit(kind: LimitKind, name: &str, rates: Result<Spread>) -> Limit {

@@ -3,9 +3,8 @@
 use super::document::{LoadFigures, Row, Spread};
 use super::page_cache;
 use crate::cli::args::Bench;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, ProcessFailure};
 use crate::cli::load::io_name;
-use crate::error::Error;
 use crate::event::Unobserved;
 use crate::loader::Loader;
 use crate::model::LoadStats;
@@ -45,7 +44,7 @@ pub(super) fn in_processes(
     for _ in 0..arguments.repeat {
         if kind == Kind::Cold {
             page_cache::drop_pages(files)
-                .map_err(|source| Error::Write { path: arguments.file.clone(), source })?;
+                .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
         }
         samples.cached.extend(page_cache::cached_share(files));
         let (finished, seconds) = load_in_process(arguments)?;
@@ -93,13 +92,20 @@ fn finished_of(stats: &LoadStats) -> Value {
 
 /// The last event of a load by a process of its own, and the seconds from its start to that event.
 fn load_in_process(arguments: &Bench) -> Result<(Value, f64), Failure> {
-    let failed = |why: String| Failure::Process(format!("a load of its own process: {why}"), 1);
+    let failed = |why: String| {
+        Failure::Process(ProcessFailure {
+            code: "INTERNAL".to_owned(),
+            message: format!("loading in another process: {why}"),
+            exit_code: 1,
+        })
+    };
     let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
     let mut command = Command::new(program);
     command.arg("load").arg(&arguments.file).args(arguments.choices.to_arguments()).arg("--json");
     let start = Instant::now();
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().map_err(|error| failed(error.to_string()))?;
+    // Its last event says what goes wrong; warnings would come once a load.
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut last = None;
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let line = line.map_err(|error| failed(error.to_string()))?;
@@ -109,14 +115,15 @@ fn load_in_process(arguments: &Bench) -> Result<(Value, f64), Failure> {
     let (line, seconds) = last.ok_or_else(|| failed(format!("{status}")))?;
     let event: Value =
         serde_json::from_str(&line).map_err(|error| failed(format!("{error}: {line}")))?;
-    match event["event"].as_str() {
-        Some("finished") => Ok((event, seconds)),
-        _ => {
-            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-            let message = event["message"].as_str().map_or(line.clone(), str::to_owned);
-            Err(Failure::Process(message, code))
-        }
+    if event["event"] == "finished" {
+        return Ok((event, seconds));
     }
+    let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+    Err(Failure::Process(ProcessFailure {
+        code: text("code"),
+        message: text("message"),
+        exit_code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+    }))
 }
 
 /// What the loads of one kind said.
@@ -159,8 +166,7 @@ impl Samples {
             threads: last["threads"].as_u64().unwrap_or_default(),
             chunk_bytes: last["chunk_bytes"].as_u64().unwrap_or_default(),
             pinned: last["pinned"].as_bool().unwrap_or_default(),
-            cached: (!self.cached.is_empty())
-                .then(|| Spread::of(self.cached.iter().copied())),
+            cached: (!self.cached.is_empty()).then(|| Spread::of(self.cached.iter().copied())),
             rows,
             gb_per_s: Spread::of(rates),
             share_of_reference: None,

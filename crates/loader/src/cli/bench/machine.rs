@@ -46,9 +46,8 @@ fn cpu_model() -> Option<String> {
 
 /// The number in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  ...`.
 fn driver_version(text: &str) -> Option<String> {
-    let is_version = |word: &&str| {
-        word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.')
-    };
+    let is_version =
+        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
 }
 

@@ -36,29 +36,35 @@ impl Read {
 
 /// Reads a part of the file into buffers that the threads already have, until its end or until the
 /// time is over.
-pub(super) fn read(file: &File, part: Bytes, threads: u32, limit: Option<Duration>) -> Result<Read> {
+pub(super) fn read(
+    file: &File,
+    part: Bytes,
+    threads: u32,
+    limit: Option<Duration>,
+) -> Result<Read> {
     let next = AtomicU64::new(0);
-    // The last thread to be ready, this one, starts the clock.
-    let ready = Barrier::new(threads as usize + 1);
+    let ready = Barrier::new(threads as usize);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
                     let mut memory = vec![1; CHUNK_BYTES as usize + ALIGNMENT];
-                    let start = memory.as_ptr().align_offset(ALIGNMENT);
-                    let buffer = &mut memory[start..start + CHUNK_BYTES as usize];
+                    let aligned = memory.as_ptr().align_offset(ALIGNMENT);
+                    let buffer = &mut memory[aligned..aligned + CHUNK_BYTES as usize];
                     ready.wait();
-                    read_chunks(file, part, &next, buffer, limit)
+                    (Instant::now(), read_chunks(file, part, &next, buffer, limit))
                 })
             })
             .collect();
-        ready.wait();
-        let start = Instant::now();
+        let mut start = Instant::now();
         let mut bytes = 0;
         let mut result = Ok(());
         for reader in readers {
             // A panic there is a bug here; it goes on in this thread.
-            match reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+            let (started, read) =
+                reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            start = start.min(started);
+            match read {
                 Ok(count) => bytes += count,
                 Err(error) => result = Err(error),
             }

@@ -1,0 +1,124 @@
+//! The run as people read it.
+
+use super::document::{BenchDocument, KernelFigures, LoadFigures, Spread};
+use crate::cli::text::bytes;
+use std::io::{Result, Write};
+
+pub(super) fn print(document: &BenchDocument) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    print_facts(&mut out, document)?;
+    print_limits(&mut out, document)?;
+    for load in &document.loads {
+        print_load(&mut out, load, document)?;
+    }
+    if !document.kernels.is_empty() {
+        print_kernels(&mut out, &document.kernels)?;
+    }
+    print_peers(&mut out, document)
+}
+
+fn print_facts(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+    let BenchDocument { machine, file, settings, .. } = document;
+    writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
+    let cpu = machine.cpu.as_deref().unwrap_or("unnamed processor");
+    writeln!(out, "machine   {cpu}, {} cores, {}", machine.cores, bytes(machine.memory_bytes))?;
+    write!(out, "device    {} ({})", machine.device, machine.device_name)?;
+    for (what, fact) in [
+        ("driver", &machine.driver),
+        ("compute capability", &machine.compute_capability),
+        ("PCI", &machine.pci_bus_id),
+    ] {
+        if let Some(fact) = fact {
+            write!(out, ", {what} {fact}")?;
+        }
+    }
+    writeln!(out)?;
+    writeln!(out, "file      {}, {} tensors", file.path, file.tensors)?;
+    writeln!(out, "to read   {}", bytes(file.source_bytes))?;
+    writeln!(out, "VRAM      {}", bytes(file.vram_bytes))?;
+    writeln!(
+        out,
+        "options   storage {}, io {}, verify {}, {} runs of each; median (minimum to maximum)",
+        settings.storage, settings.io, settings.verify, settings.repeat
+    )
+}
+
+fn print_limits(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+    writeln!(out, "\n{:<34} {:>28}", "limit", "GB/s")?;
+    for limit in &document.limits {
+        let rate = limit.gb_per_s.map_or_else(|| "-".to_owned(), |rate| spread(rate, 1));
+        let note = limit.note.as_deref().unwrap_or_default();
+        writeln!(out, "{:<34} {rate:>28}  {note}", limit.name)?;
+    }
+    Ok(())
+}
+
+fn print_load(out: &mut impl Write, load: &LoadFigures, document: &BenchDocument) -> Result<()> {
+    writeln!(
+        out,
+        "\n{:<34} {:>28}  {}",
+        format!("{} load", load.name),
+        "milliseconds",
+        load.description
+    )?;
+    for row in &load.rows {
+        writeln!(
+            out,
+            "  {:<32} {:>28}  {}",
+            row.phase,
+            spread(row.seconds.map(|s| s * 1e3), 3),
+            row.description
+        )?;
+    }
+    write!(out, "  {:<32} {:>28}", "GB/s of the file", spread(load.gb_per_s, 2))?;
+    if let (Some(share), Some(reference)) = (load.share_of_reference, &document.reference) {
+        let share = spread(share.map(|share| share * 100.0), 1);
+        write!(out, "  {share} % of {:.2} ({})", reference.gb_per_s, reference.name)?;
+    }
+    writeln!(out)?;
+    write!(
+        out,
+        "  {} with {} threads, chunks of {} bytes",
+        load.io, load.threads, load.chunk_bytes
+    )?;
+    match load.cached {
+        Some(cached) => writeln!(out, "; {:.0} % of the file cached before", cached.median * 100.0),
+        None => writeln!(out),
+    }
+}
+
+fn print_kernels(out: &mut impl Write, kernels: &[KernelFigures]) -> Result<()> {
+    writeln!(out, "\n{:<22} {:>11} {:>28}  share of copy", "kernel", "threads", "GB/s")?;
+    for kernel in kernels {
+        let threads = kernel.threads.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let rate = spread(kernel.gb_per_s, if kernel.threads.is_some() { 2 } else { 0 });
+        let share = kernel.share_of_copy * 100.0;
+        writeln!(out, "{:<22} {threads:>11} {rate:>28}  {share:>11.1} %", kernel.name)?;
+    }
+    Ok(())
+}
+
+fn print_peers(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+    if document.peers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{:<34} {:>28}", "peer", "seconds")?;
+    for peer in &document.peers {
+        let seconds = peer.seconds.map_or_else(|| "-".to_owned(), |seconds| spread(seconds, 3));
+        write!(out, "{:<34} {seconds:>28}  ", peer.name)?;
+        if let Some(times) = peer.times_of_transfer {
+            write!(out, "{times:.1} times this loader's transfer; ")?;
+        }
+        if let Some(version) = &peer.version {
+            write!(out, "{version}; ")?;
+        }
+        writeln!(out, "{}", peer.note)?;
+    }
+    Ok(())
+}
+
+/// `median (minimum to maximum)`.
+fn spread(spread: Spread, decimals: usize) -> String {
+    let Spread { median, min, max } = spread;
+    format!("{median:.decimals$} ({min:.decimals$} to {max:.decimals$})")
+}

@@ -1,0 +1,191 @@
+//! `bench`: that a run says all it should. What it says of time is nobody's contract.
+
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+fn synth(folder: &Path) -> PathBuf {
+    let path = folder.join("tiny.gguf");
+    let written = run(&["synth", path.to_str().unwrap(), "--preset", "tiny", "--type", "q4_k_m"]);
+    assert!(written.status.success());
+    path
+}
+
+fn names<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
+    list.as_array().unwrap().iter().map(|entry| entry[field].as_str().unwrap()).collect()
+}
+
+/// A median with its minimum and maximum around it.
+fn assert_is_spread(spread: &Value) {
+    let [min, median, max] = ["min", "median", "max"].map(|field| spread[field].as_f64().unwrap());
+    assert!(0.0 <= min && min <= median && median <= max, "{spread}");
+}
+
+#[test]
+fn a_run_tells_of_limits_loads_kernels_and_peers() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let svg = folder.path().join("chart.svg");
+    let ran = run(&[
+        "bench",
+        model.to_str().unwrap(),
+        "--device=host",
+        "--repeat=2",
+        "--cold",
+        "--kernels",
+        "--peers",
+        "--json",
+        "--svg",
+        svg.to_str().unwrap(),
+    ]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(document["schema_version"], 1);
+    assert_eq!(document["machine"]["device"], "host");
+    assert_eq!(document["settings"]["repeat"], 2);
+
+    let kinds = names(&document["limits"], "kind");
+    for kind in ["memory_copy", "page_cache", "disk_direct", "disk_buffered"] {
+        assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
+    }
+    assert!(document["reference"]["gb_per_s"].as_f64().unwrap() > 0.0);
+
+    let loads = &document["loads"];
+    assert_eq!(names(loads, "name"), ["warm", "reused", "cold"]);
+    let phases = ["parse", "plan", "context", "pin", "allocate", "prepare", "transfer", "verify"];
+    for load in loads.as_array().unwrap() {
+        let found = names(&load["rows"], "phase");
+        assert_eq!(found[..phases.len()], phases);
+        assert_eq!(found[phases.len()], "load");
+        assert_eq!(found.contains(&"process"), load["name"] != "reused");
+        load["rows"].as_array().unwrap().iter().for_each(|row| assert_is_spread(&row["seconds"]));
+        assert_is_spread(&load["gb_per_s"]);
+        assert_is_spread(&load["share_of_reference"]);
+    }
+
+    let kernels = names(&document["kernels"], "name");
+    let decoders = cuda_sys::decoders();
+    for name in decoders.iter().map(|decoder| decoder.name.as_str()).chain(["copy", "digest"]) {
+        assert!(kernels.contains(&name), "{name}");
+    }
+
+    assert_eq!(names(&document["peers"], "name"), ["safetensors", "llama.cpp"]);
+    for peer in document["peers"].as_array().unwrap() {
+        assert!(peer["note"].as_str().unwrap().starts_with("skipped: "), "{peer}");
+    }
+
+    let svg = std::fs::read_to_string(svg).unwrap();
+    let elements = xml_elements(&svg);
+    for text in ["page cache, 1 thread", "warm load", "reused load", "cold load"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert!(elements.iter().filter(|&&name| name == "rect").count() > 6);
+    assert_eq!(elements[0], "svg");
+}
+
+/// A program that tells of loads as llama.cpp's does, and of nothing else.
+const LLAMA_BENCH: &str = r#"#!/bin/sh
+for argument; do
+    case $argument in
+    *.gguf)
+        test -f "$argument" || exit 9
+        echo 'llama-bench: benchmark 1/3: starting' >&2
+        echo 'llama-bench: benchmark 1/3: warmup prompt run' >&2
+        echo 'llama-bench: benchmark 1/3: prompt run 1/1' >&2
+        ;;
+    esac
+done
+"#;
+
+#[test]
+fn a_peer_that_is_there_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let program = folder.path().join("llama-bench");
+    std::fs::write(&program, LLAMA_BENCH).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = run(&[
+        "bench",
+        model.to_str().unwrap(),
+        "--device=host",
+        "--repeat=2",
+        "--peers",
+        "--llama-bench",
+        program.to_str().unwrap(),
+        "--json",
+    ]);
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let peer = &document["peers"][1];
+    assert_eq!(peer["name"], "llama.cpp");
+    assert_is_spread(&peer["seconds"]);
+    assert_is_spread(&peer["gb_per_s"]);
+}
+
+/// Names of the elements in the order of their starts, after a look that every one is closed.
+fn xml_elements(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut open = Vec::new();
+    for tag in text.split('<').skip(1) {
+        let (tag, after) = tag.split_once('>').expect("a tag ends");
+        assert!(!after.contains('>'), "{after}");
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name));
+            continue;
+        }
+        let name = tag.split([' ', '/']).next().unwrap();
+        found.push(name);
+        if !tag.ends_with('/') {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    found
+}
+
+#[test]
+fn without_json_there_is_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let ran = run(&["bench", model.to_str().unwrap(), "--device=host", "--repeat=1"]);
+    let table = String::from_utf8(ran.stdout).unwrap();
+    for text in ["page cache, 1 thread", "storage, O_DIRECT", "memory copy", "warm load", "context"]
+    {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    assert!(!table.contains("cold load") && !table.contains("peer"), "{table}");
+}
+
+#[test]
+fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let model = model.to_str().unwrap();
+    let code = |arguments: &[&str]| {
+        let ran = run(arguments);
+        let stderr = String::from_utf8(ran.stderr).unwrap();
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        (ran.status.code().unwrap(), stderr)
+    };
+    for wrong in [
+        &["bench"][..],
+        &["bench", model, "--repeat", "0"],
+        &["bench", model, "--device", "gpu"],
+        &["bench", model, "--llama-bench", "llama-bench"],
+        &["bench", model, "--safetensors", "weights.safetensors"],
+    ] {
+        assert_eq!(code(wrong).0, 2, "{wrong:?}");
+    }
+    assert_eq!(code(&["bench", "nowhere.gguf"]).0, 7);
+    let unavailable = code(&["bench", model, "--device", "cuda:99"]);
+    assert_eq!(unavailable.0, 5);
+    assert!(unavailable.1.contains("error[DEVICE_UNAVAILABLE]"), "{}", unavailable.1);
+}
