@@ -19,7 +19,7 @@ type Step = (&'static str, fn() -> Result<()>);
 /// Long enough to find what is easily found.
 const FUZZ_SECONDS: u64 = 30;
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
     ("clippy", || {
@@ -27,6 +27,10 @@ const STEPS: [Step; 10] = [
         process::run(strict(&mut cargo(clippy)))
     }),
     ("tests, as the README runs them", || readme::run("test")),
+    ("benches, once each", || {
+        let bench = ["bench", "--workspace", "--locked", "--bench", "*", "--", "--test"];
+        process::run(strict(&mut cargo(bench)))
+    }),
     ("documentation", || {
         let mut doc = cargo(["doc", "--workspace", "--no-deps", "--locked"]);
         process::run(strict(doc.env("RUSTDOCFLAGS", "-D warnings")))
