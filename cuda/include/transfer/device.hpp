@@ -35,6 +35,9 @@ struct ByteRange {
   std::uint64_t bytes;
 };
 
+// Throws Error{kInvalidArgument} where [offset, offset + bytes) leaves a buffer of `size` bytes.
+void check_inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size);
+
 // Devices digest 16 bytes at a time. Throws Error{kInvalidArgument}.
 void check_digest_start(std::uint64_t offset);
 

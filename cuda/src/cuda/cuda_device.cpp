@@ -30,7 +30,7 @@ class CudaBuffer final : public DeviceBuffer {
   std::uint64_t size() const noexcept override { return size_; }
 
   void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const override {
-    check_range(offset, bytes);
+    check_inside(offset, bytes, size_);
     if (bytes == 0) return;
     const DeviceGuard guard(ordinal_);
     check(cudaMemcpy(out, data() + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy",
@@ -46,7 +46,7 @@ class CudaBuffer final : public DeviceBuffer {
   }
 
   void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
-    check_range(offset, bytes);
+    check_inside(offset, bytes, size_);
     if (bytes == 0) return;
     const DeviceGuard guard(ordinal_);
     check(cudaMemcpy(data() + offset, source, bytes, cudaMemcpyHostToDevice), "cudaMemcpy",
@@ -61,7 +61,7 @@ class CudaBuffer final : public DeviceBuffer {
     auto* digest = reinterpret_cast<Digest*>(results.data());
     kernels::Batch<kernels::DigestSegment> batch{};
     for (const ByteRange& range : ranges) {
-      check_range(range.offset, range.bytes);
+      check_inside(range.offset, range.bytes, size_);
       check_digest_start(range.offset);
       const auto* bytes = reinterpret_cast<const std::uint8_t*>(data() + range.offset);
       batch.segments[batch.count++] = {bytes, digest++, range.bytes, 0};
@@ -79,7 +79,7 @@ class CudaBuffer final : public DeviceBuffer {
   }
 
   PointerInfo locate(std::uint64_t offset) const override {
-    check_range(offset, 1);
+    check_inside(offset, 1, size_);
     const DeviceGuard guard(ordinal_);
     cudaPointerAttributes attributes{};
     check(cudaPointerGetAttributes(&attributes, data() + offset), "cudaPointerGetAttributes");
@@ -89,12 +89,6 @@ class CudaBuffer final : public DeviceBuffer {
   }
 
  private:
-  void check_range(std::uint64_t offset, std::uint64_t bytes) const {
-    if (bytes > size_ || offset > size_ - bytes) {
-      throw Error(Code::kInvalidArgument, 0, "range leaves the device buffer");
-    }
-  }
-
   int ordinal_;
   void* data_ = nullptr;
   std::uint64_t size_;

@@ -1,6 +1,7 @@
 //! The program: results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
+use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use safetensors::{Dtype, SafeTensors};
@@ -52,21 +53,6 @@ fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
-}
-
-/// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
-fn phi3_keys() -> GgufWriter {
-    let mut writer = GgufWriter::new();
-    writer
-        .kv("general.architecture", "phi3")
-        .kv("phi3.context_length", 4096_u32)
-        .kv("phi3.embedding_length", 32_u32)
-        .kv("phi3.feed_forward_length", 64_u32)
-        .kv("phi3.block_count", 1_u32)
-        .kv("phi3.attention.head_count", 2_u32)
-        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .kv("phi3.rope.dimension_count", 16_u32);
-    writer
 }
 
 const TENSORS: [(&str, &[u64], GgmlType); 9] = [

@@ -9,5 +9,6 @@ mod common;
 mod golden_models;
 mod observing;
 mod shards;
+mod small_model;
 mod tables;
 mod verifying;

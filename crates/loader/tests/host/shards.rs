@@ -1,6 +1,7 @@
 //! Split models against their unsplit originals, on host memory.
 
 use crate::common::go_on;
+use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use loader::{DeviceChoice, Error, LoadOptions, LoadedModel, Loader, Storage};
@@ -30,12 +31,9 @@ struct Files {
 impl Files {
     fn new() -> Self {
         let files = Self { folder: tempfile::tempdir().unwrap() };
-        files.write("whole.gguf", &with_keys(GgufWriter::new()), 0..TENSORS.len());
+        files.write("whole.gguf", &phi3_keys(), 0..TENSORS.len());
         for no in 0..SHARDS {
-            files.write_shard(
-                no,
-                if no == 0 { with_keys(GgufWriter::new()) } else { GgufWriter::new() },
-            );
+            files.write_shard(no, if no == 0 { phi3_keys() } else { GgufWriter::new() });
         }
         files
     }
@@ -73,19 +71,6 @@ impl Files {
         });
         std::fs::write(self.path(name), bytes.unwrap()).unwrap();
     }
-}
-
-fn with_keys(mut writer: GgufWriter) -> GgufWriter {
-    writer
-        .kv("general.architecture", "phi3")
-        .kv("phi3.context_length", 4096_u32)
-        .kv("phi3.embedding_length", 32_u32)
-        .kv("phi3.feed_forward_length", 64_u32)
-        .kv("phi3.block_count", 1_u32)
-        .kv("phi3.attention.head_count", 2_u32)
-        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .kv("phi3.rope.dimension_count", 16_u32);
-    writer
 }
 
 fn load(path: &Path, storage: Storage) -> Result<LoadedModel, Error> {
