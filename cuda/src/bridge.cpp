@@ -34,7 +34,7 @@ auto guarded(Work&& work) -> decltype(work()) {
 Digest digest_of(const transfer::Digest& digest) { return {digest.sum, digest.mix}; }
 
 EngineConfig config_of(const RingShape& shape) {
-  return {shape.readers, shape.depth, shape.chunk_bytes};
+  return {shape.readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
 }
 
 }  // namespace
@@ -170,7 +170,7 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
     rust::Vec<TimelineSpan> spans;
     for (const Span& span : stats.timeline) {
       spans.push_back(
-          {span.lane, static_cast<std::uint32_t>(span.kind), span.chunk, span.start, span.end});
+          {span.reader, static_cast<std::uint32_t>(span.kind), span.chunk, span.start, span.end});
     }
     return {stats.source_bytes,   stats.chunks,
             stats.seconds,        static_cast<std::uint32_t>(stats.io),

@@ -9,19 +9,21 @@
 #include "transfer/error.hpp"
 #include "transfer/progress_board.hpp"
 #include "transfer/schedule.hpp"
+#include "transfer/slot_turns.hpp"
 
 namespace transfer {
 namespace {
 
 // More would only cost memory: no machine copies faster with more.
 constexpr std::uint32_t kMaxReaders = 256;
-constexpr std::uint32_t kMaxDepth = 64;
+constexpr std::uint32_t kMaxDepth = 1024;
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
 
-constexpr std::uint64_t kPage = 4096;
+std::uint64_t round_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
 
-// A chunk's place in a slot until it has landed.
-constexpr std::size_t kNothing = SIZE_MAX;
+std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
+  return round_down(value + to - 1, to);
+}
 
 // The tallies of a call, in device memory, and the digests of what was read.
 class Ledger {
@@ -50,10 +52,10 @@ class Ledger {
 
   // Has the last bytes of a unit looked at together: a launch a chunk would cost readers more than
   // the device.
-  void landed(const Segment& segment, Lane& lane) {
+  void landed(const Segment& segment, Queue& queue) {
     if (tallies_ == nullptr) return;
     const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
-    if (before == segment.source_bytes) lane.landed(unit_halves_[segment.unit]);
+    if (before == segment.source_bytes) queue.landed(unit_halves_[segment.unit]);
   }
 
   bool digest() const { return digest_; }
@@ -94,168 +96,194 @@ class Ledger {
   std::vector<std::vector<Halves>> unit_halves_;
 };
 
-// Digests the segments of a chunk while they are read.
-class ChunkDigests final : public Reading {
- public:
-  explicit ChunkDigests(const Batch& batch) : batch_(batch), digests_(batch.count) {}
+// A reader's share of a chunk.
+struct Share {
+  std::size_t chunk;
+  std::uint64_t offset;  // bytes from the start of the chunk
+  std::uint64_t bytes;
+};
 
-  // Pieces can be digested apart only where they meet segments at whole words.
-  bool can_work_on_pieces() const {
-    return std::all_of(batch_.segments, batch_.segments + batch_.count, [](const Segment& segment) {
-      return segment.chunk_offset % kDigestWord == 0;
-    });
-  }
+// Digests are of whole words, so that a chunk can be digested in shares only where words and shares
+// meet.
+bool digests_in_shares(const Schedule& schedule, const Chunk& chunk) {
+  const Segment* segments = schedule.segments_of(chunk);
+  return std::all_of(segments, segments + chunk.segment_count, [&](const Segment& segment) {
+    return (chunk.source_offset + segment.chunk_offset) % kDigestWord == 0;
+  });
+}
 
-  void restart() override { std::fill(digests_.begin(), digests_.end(), Digest{0, 0}); }
-
-  void piece(std::uint64_t offset, std::uint64_t bytes, const std::byte* data) override {
-    for (std::uint32_t i = 0; i < batch_.count; ++i) {
-      const Segment& segment = batch_.segments[i];
-      const std::uint64_t begin = std::max(offset, segment.chunk_offset);
+// Shares end on pages of the file, so that aligned reads of neighbours do not overlap.
+std::vector<Share> share_out(const Schedule& schedule, std::uint64_t read_bytes, bool digest) {
+  const std::uint64_t largest =
+      std::max(kSourceAlignment, round_down(read_bytes, kSourceAlignment));
+  std::vector<Share> shares;
+  for (std::size_t index = 0; index < schedule.chunks.size(); ++index) {
+    const Chunk& chunk = schedule.chunks[index];
+    const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
+    const bool whole = digest && !digests_in_shares(schedule, chunk);
+    for (std::uint64_t start = 0; start < chunk.bytes;) {
       const std::uint64_t end =
-          std::min(offset + bytes, segment.chunk_offset + segment.source_bytes);
-      if (begin >= end) continue;
-      digests_[i] += digest_piece(reinterpret_cast<const std::uint8_t*>(data + (begin - offset)),
-                                  end - begin, segment.op_offset + (begin - segment.chunk_offset));
+          whole ? chunk.bytes : std::min(chunk.bytes, round_up(start + lead + 1, largest) - lead);
+      shares.push_back({index, start, end - start});
+      start = end;
     }
   }
+  return shares;
+}
 
-  void post(Ledger& ledger) const {
-    for (std::uint32_t i = 0; i < batch_.count; ++i) ledger.read(batch_.segments[i], digests_[i]);
-  }
+std::vector<std::uint32_t> count_shares(const std::vector<Share>& shares, std::size_t chunks) {
+  std::vector<std::uint32_t> counts(chunks);
+  for (const Share& share : shares) counts[share.chunk] += 1;
+  return counts;
+}
 
- private:
-  Batch batch_;
-  std::vector<Digest> digests_;
+struct Work {
+  const Schedule& schedule;
+  const std::vector<Share>& shares;
+  const Source& source;
+  Ledger& ledger;
+  DeviceBuffer& dest;
+  Queue& queue;
+  std::byte* staging;
+  const EngineConfig& config;
 };
 
 class Call {
  public:
-  Call(const Schedule& schedule, const Source& source, DeviceBuffer& dest, Ledger& ledger,
-       const CallClock* timeline, std::uint32_t readers)
-      : timeline_(timeline),
+  Call(const Work& work, const CallClock* timeline, std::uint32_t readers)
+      : work_(work),
+        timeline_(timeline),
         spans_(readers),
-        schedule_(schedule),
-        source_(source),
-        dest_(dest),
-        ledger_(ledger),
-        board_(schedule.unit_bytes, readers) {}
+        shares_of_chunk_(count_shares(work.shares, work.schedule.chunks.size())),
+        board_(work.schedule.unit_bytes, readers),
+        turns_(work.config.depth, shares_of_chunk_, board_.stop(),
+               [this](std::size_t chunk) { retire(chunk); }) {}
 
   ProgressBoard& board() { return board_; }
 
-  std::vector<Span>& spans_of(std::uint32_t reader) { return spans_[reader]; }
-
-  // After all readers are joined: what they noted, and what their lanes did.
-  std::vector<Span> take_timeline(const std::vector<std::unique_ptr<Lane>>& lanes) const {
+  // After all readers are joined: what they noted, and what the device did.
+  std::vector<Span> take_timeline() const {
     std::vector<Span> out;
-    for (std::uint32_t lane = 0; lane < spans_.size(); ++lane) {
-      for (Span span : spans_[lane]) {
-        span.lane = lane;
-        out.push_back(span);
-      }
-      lanes[lane]->take_spans(lane, out);
-    }
+    for (const std::vector<Span>& spans : spans_) out.insert(out.end(), spans.begin(), spans.end());
+    work_.queue.take_spans(out);
     return out;
   }
 
-  // One reader: takes the next chunk, fills a free slot, queues it; until none is left.
-  void read_chunks(Lane& lane, std::vector<Span>& spans) noexcept {
+  // One reader: takes the next share, waits for its slot, fills it; until none is left.
+  void read_shares(std::uint32_t reader) noexcept {
     try {
-      lane.bind_thread();
-      std::vector<std::size_t> in_slot(lane.depth(), kNothing);
-      std::uint32_t slot = 0;
-      while (!board_.stop().load(std::memory_order_relaxed)) {
-        const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
-        if (index >= schedule_.chunks.size()) break;
-        timed(spans, SpanKind::kWait, index, [&] { retire(lane, slot, in_slot[slot]); });
-        if (!fill(lane, slot, index, spans)) break;
-        in_slot[slot] = index;
-        slot = (slot + 1) % lane.depth();
+      work_.queue.bind_thread();
+      while (!stopped()) {
+        const std::size_t next = next_.fetch_add(1, std::memory_order_relaxed);
+        if (next < work_.shares.size()) {
+          take(reader, work_.shares[next]);
+          continue;
+        }
+        if (next == work_.shares.size()) {
+          timed(reader, SpanKind::kWait, work_.schedule.chunks.size(), [&] { turns_.drain(); });
+          if (!stopped()) work_.queue.finish();
+        }
+        break;
       }
-      for (std::uint32_t i = 0; i < lane.depth(); ++i) {
-        retire(lane, slot, in_slot[slot]);
-        slot = (slot + 1) % lane.depth();
-      }
-      lane.finish();
     } catch (...) {
       board_.failed(std::current_exception());
-      lane.settle();
     }
+    if (stopped()) turns_.wake_all();
     board_.reader_finished();
   }
 
  private:
+  bool stopped() const { return board_.stop().load(std::memory_order_relaxed); }
+
   // Notes how long `work` took, where a timeline is asked for.
-  template <typename Work>
-  void timed(std::vector<Span>& spans, SpanKind kind, std::size_t chunk, Work&& work) {
+  template <typename Step>
+  void timed(std::uint32_t reader, SpanKind kind, std::size_t chunk, Step&& step) {
     if (timeline_ == nullptr) {
-      work();
+      step();
       return;
     }
     const double start = timeline_->seconds();
-    work();
-    spans.push_back({0, kind, chunk, start, timeline_->seconds()});
+    step();
+    spans_[reader].push_back({reader, kind, chunk, start, timeline_->seconds()});
   }
 
   Batch batch_of(std::size_t index) const {
-    const Chunk& chunk = schedule_.chunks[index];
-    return {schedule_.segments_of(chunk),
+    const Chunk& chunk = work_.schedule.chunks[index];
+    return {work_.schedule.segments_of(chunk),
             chunk.segment_count,
             chunk.bytes,
-            dest_.data(),
-            ledger_.tallies(),
-            ledger_.digest(),
+            work_.dest.data(),
+            work_.ledger.tallies(),
+            work_.ledger.digest(),
             index};
   }
 
-  // False where the read was stopped: its bytes are then not the file's.
-  bool fill(Lane& lane, std::uint32_t slot, std::size_t index, std::vector<Span>& spans) {
-    const Chunk& chunk = schedule_.chunks[index];
-    const Batch batch = batch_of(index);
-    std::byte* landing = lane.landing(slot, batch, source_.slack());
-    const std::byte* bytes = nullptr;
-    timed(spans, SpanKind::kRead, index, [&] {
-      bytes =
-          ledger_.digest() ? read_digesting(chunk, batch, landing) : read(chunk, landing, nullptr);
-    });
-    if (board_.stop().load(std::memory_order_relaxed)) return false;
-    timed(spans, SpanKind::kQueue, index, [&] { lane.submit(slot, batch, bytes); });
-    return true;
+  std::uint32_t slot_of(std::size_t chunk) const {
+    return static_cast<std::uint32_t>(chunk % work_.config.depth);
   }
 
-  const std::byte* read(const Chunk& chunk, std::byte* landing, Reading* reading) const {
-    return source_.read(chunk.file, chunk.source_offset, chunk.bytes, landing, board_.stop(),
-                        reading);
+  // Where the chunk's first byte is read to. Staged bytes stand as they do in their pages of the
+  // file: direct reads need it, and copies from the page cache like it.
+  std::byte* landing(std::size_t index, const Batch& batch) const {
+    std::byte* straight =
+        work_.source.wants_alignment() ? nullptr : work_.queue.destination(batch);
+    if (straight != nullptr) return straight;
+    return work_.staging + slot_of(index) * work_.config.slot_bytes() +
+           work_.schedule.chunks[index].source_offset % kSourceAlignment;
   }
 
-  const std::byte* read_digesting(const Chunk& chunk, const Batch& batch, std::byte* landing) {
-    ChunkDigests digests(batch);
-    const bool pieces = digests.can_work_on_pieces();
-    const std::byte* bytes = read(chunk, landing, pieces ? &digests : nullptr);
-    if (!pieces) digests.piece(0, chunk.bytes, bytes);
-    digests.post(ledger_);
-    return bytes;
+  void take(std::uint32_t reader, const Share& share) {
+    bool entered = false;
+    timed(reader, SpanKind::kWait, share.chunk, [&] { entered = turns_.enter(share.chunk); });
+    if (!entered) return;
+    const Batch batch = batch_of(share.chunk);
+    std::byte* bytes = landing(share.chunk, batch);
+    timed(reader, SpanKind::kRead, share.chunk, [&] { fill(share, batch, bytes + share.offset); });
+    // What a stopped read left behind are not the file's bytes.
+    if (stopped() || !turns_.filled(share.chunk)) return;
+    timed(reader, SpanKind::kQueue, share.chunk,
+          [&] { work_.queue.submit(slot_of(share.chunk), batch, bytes); });
+    turns_.submitted(share.chunk);
   }
 
-  void retire(Lane& lane, std::uint32_t slot, std::size_t& index) {
-    if (index == kNothing) return;
-    lane.await(slot);
-    const Chunk& chunk = schedule_.chunks[index];
-    const Segment* segments = schedule_.segments_of(chunk);
+  void fill(const Share& share, const Batch& batch, std::byte* out) {
+    const Chunk& chunk = work_.schedule.chunks[share.chunk];
+    work_.source.read(chunk.file, chunk.source_offset + share.offset, share.bytes, out,
+                      board_.stop());
+    if (work_.ledger.digest()) digest(share, batch, out);
+  }
+
+  // While the bytes are in this core's cache.
+  void digest(const Share& share, const Batch& batch, const std::byte* bytes) {
+    for (const Segment* segment = batch.segments; segment != batch.segments + batch.count;
+         ++segment) {
+      const std::uint64_t begin = std::max(share.offset, segment->chunk_offset);
+      const std::uint64_t end =
+          std::min(share.offset + share.bytes, segment->chunk_offset + segment->source_bytes);
+      if (begin >= end) continue;
+      work_.ledger.read(
+          *segment,
+          digest_piece(reinterpret_cast<const std::uint8_t*>(bytes + (begin - share.offset)),
+                       end - begin, segment->op_offset + (begin - segment->chunk_offset)));
+    }
+  }
+
+  void retire(std::size_t index) {
+    work_.queue.await(slot_of(index));
+    const Chunk& chunk = work_.schedule.chunks[index];
+    const Segment* segments = work_.schedule.segments_of(chunk);
     for (const Segment* segment = segments; segment != segments + chunk.segment_count; ++segment) {
-      ledger_.landed(*segment, lane);
+      work_.ledger.landed(*segment, work_.queue);
     }
     board_.landed(segments, chunk.segment_count);
-    index = kNothing;
   }
 
+  const Work& work_;
   const CallClock* timeline_;
   std::vector<std::vector<Span>> spans_;  // one list a reader
-  const Schedule& schedule_;
-  const Source& source_;
-  DeviceBuffer& dest_;
-  Ledger& ledger_;
+  std::vector<std::uint32_t> shares_of_chunk_;
   ProgressBoard board_;
+  SlotTurns turns_;
   std::atomic<std::size_t> next_{0};
 };
 
@@ -299,11 +327,11 @@ EngineConfig checked(const EngineConfig& config) {
 }  // namespace
 
 std::uint64_t EngineConfig::slot_bytes() const noexcept {
-  const std::uint64_t bytes = std::max(chunk_bytes, kMinChunkBytes) + kMaxSlack;
-  return (bytes + kPage - 1) / kPage * kPage;
+  // Room for aligned reads on either side.
+  return round_up(std::max(chunk_bytes, kMinChunkBytes), kSourceAlignment) + 2 * kSourceAlignment;
 }
 
-std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * depth * readers; }
+std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * depth; }
 
 Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
                const EngineConfig& config)
@@ -313,53 +341,44 @@ Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing
   }
   pinned_ = device_->adopt(*ring_);
   try {
-    const LaneShape shape{config_.depth, config_.slot_bytes()};
-    for (std::uint32_t i = 0; i < config_.readers; ++i) {
-      std::byte* staging = ring_->data() + i * config_.depth * config_.slot_bytes();
-      lanes_.push_back(device_->make_lane(shape, staging));
-    }
+    queue_ = device_->make_queue({config_.depth, config_.slot_bytes()});
   } catch (...) {
-    lanes_.clear();
     device_->release(*ring_);
     throw;
   }
 }
 
 Engine::~Engine() {
-  lanes_.clear();
+  queue_.reset();
   device_->release(*ring_);
 }
 
 std::uint64_t Engine::conversion_bytes() const noexcept {
-  return device_->conversion_bytes({config_.depth, config_.slot_bytes()}) * config_.readers;
+  return device_->conversion_bytes({config_.depth, config_.slot_bytes()});
 }
 
 Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer& observer) {
   Bounds bounds{{}, dest.size(), request.units};
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
+  const std::vector<Share> shares = share_out(schedule, config_.read_bytes, request.digest);
   Ledger ledger(*device_, request, schedule, dest);
   device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
-  if (schedule.converts) {
-    for (const std::unique_ptr<Lane>& lane : lanes_) lane->prepare_conversions();
-  }
-  // Few chunks need few threads.
+  if (schedule.converts) queue_->prepare_conversions();
+  // Little work needs few threads.
   const std::uint32_t readers = static_cast<std::uint32_t>(
-      std::min<std::size_t>(lanes_.size(), std::max<std::size_t>(1, schedule.chunks.size())));
+      std::min<std::size_t>(config_.readers, std::max<std::size_t>(1, shares.size())));
   const CallClock clock;
-  if (request.timeline) {
-    for (std::uint32_t i = 0; i < readers; ++i) lanes_[i]->start_timeline(clock);
-  }
+  if (request.timeline) queue_->start_timeline(clock, schedule.chunks.size());
   const double start = clock.seconds();
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
-  Call call(schedule, *source, dest, ledger, request.timeline ? &clock : nullptr, readers);
+  const Work work{schedule, shares, *source, ledger, dest, *queue_, ring_->data(), config_};
+  Call call(work, request.timeline ? &clock : nullptr, readers);
   {
     Readers threads;
     for (std::uint32_t i = 0; i < readers; ++i) {
       try {
-        threads.start([&call, &lane = *lanes_[i], &spans = call.spans_of(i)] {
-          call.read_chunks(lane, spans);
-        });
+        threads.start([&call, i] { call.read_shares(i); });
       } catch (const std::system_error& error) {
         call.board().reader_finished();
         // One reader is enough to finish the work.
@@ -372,9 +391,10 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
     call.board().watch(observer);
   }
   const double end = clock.seconds();
+  if (call.board().stop().load()) queue_->settle();
   std::vector<Span> timeline;
   try {
-    if (request.timeline) timeline = call.take_timeline(lanes_);
+    if (request.timeline) timeline = call.take_timeline();
   } catch (const Error&) {
     // Where the call failed too, that says more.
     call.board().rethrow();

@@ -71,18 +71,14 @@ class HostBuffer final : public DeviceBuffer {
 };
 
 // Conversion happens in submit(), on the reader's own thread, so nothing is ever in flight.
-class HostLane final : public Lane {
+class HostQueue final : public Queue {
  public:
-  HostLane(const LaneShape& shape, std::byte* staging) : shape_(shape), staging_(staging) {}
-
-  std::uint32_t depth() const noexcept override { return shape_.depth; }
   void prepare_conversions() override {}
   void bind_thread() override {}
 
-  std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) override {
+  std::byte* destination(const Batch& batch) const noexcept override {
     const bool straight = batch.count == 1 && lands_directly(batch.segments, 1);
-    if (straight && slack == 0) return batch.dest + batch.segments->dest_offset;
-    return staging_ + slot * shape_.slot_bytes;
+    return straight ? batch.dest + batch.segments->dest_offset : nullptr;
   }
 
   void submit(std::uint32_t, const Batch& batch, const std::byte* bytes) override {
@@ -104,9 +100,9 @@ class HostLane final : public Lane {
   // Counted in submit(), while the halves are in the cache.
   void landed(const std::vector<Halves>&) override {}
   void finish() override {}
-  // All work is the reader's own.
-  void start_timeline(const CallClock&) override {}
-  void take_spans(std::uint32_t, std::vector<Span>&) override {}
+  // All work is the readers' own.
+  void start_timeline(const CallClock&, std::size_t) override {}
+  void take_spans(std::vector<Span>&) override {}
   void settle() noexcept override {}
 
  private:
@@ -133,9 +129,6 @@ class HostLane final : public Lane {
       add(tally.digest.mix, digest.mix);
     }
   }
-
-  LaneShape shape_;
-  std::byte* staging_;
 };
 
 // A field of /proc/meminfo in bytes; 0 where there is none.
@@ -167,11 +160,11 @@ class HostDevice final : public Device {
 
   void load_code(const std::vector<std::uint32_t>&, bool) const override {}
 
-  std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
-    return std::make_unique<HostLane>(shape, staging);
+  std::unique_ptr<Queue> make_queue(const QueueShape&) const override {
+    return std::make_unique<HostQueue>();
   }
 
-  std::uint64_t conversion_bytes(const LaneShape&) const noexcept override { return 0; }
+  std::uint64_t conversion_bytes(const QueueShape&) const noexcept override { return 0; }
 };
 
 }  // namespace

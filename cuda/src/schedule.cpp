@@ -16,6 +16,14 @@ constexpr std::uint64_t kMaxGap = 4096;
 // Bounds the descriptors of one chunk; 4 MiB of 4 KiB tensors still fit in one.
 constexpr std::uint32_t kMaxSegments = 1024;
 
+// The first chunk is small and each after it twice as large as the one before, up to the size asked
+// for, so that the device soon has something to take.
+constexpr std::uint64_t kFirstChunk = std::uint64_t{1} << 20;
+
+// A tensor is split to fill a chunk where at least this part of the chunk is empty: chunks of one
+// size keep as many bytes under way as the ring has room for.
+constexpr std::uint64_t kLeastSplit = 8;
+
 // More separate copies than this cost more than one copy and a scatter on the device.
 constexpr std::uint32_t kMaxDirectSegments = 4;
 
@@ -74,13 +82,13 @@ void prove_disjoint(const std::vector<CopyOp>& ops) {
 }
 
 // Pieces of an operation are whole blocks whose byte length keeps the strongest alignment that
-// fits into a chunk, so that pieces start as aligned as their tensor did.
-std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t chunk_bytes) {
+// fits into the room there is, so that pieces start as aligned as their tensor did. 0 where none fits.
+std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t room) {
   for (std::uint64_t alignment : {4096u, 256u, 32u}) {
     const std::uint64_t granule = std::lcm(block_bytes, alignment);
-    if (granule <= chunk_bytes) return chunk_bytes / granule * granule;
+    if (granule <= room) return room / granule * granule;
   }
-  return std::lcm(block_bytes, std::uint64_t{32});
+  return 0;
 }
 
 class Cutter {
@@ -90,9 +98,15 @@ class Cutter {
   }
 
   void add(std::size_t index, const CopyOp& op, const Geometry& geometry) {
-    const std::uint64_t piece = piece_bytes(geometry.block_bytes, chunk_bytes_);
     for (std::uint64_t done = 0; done < op.source_bytes;) {
-      const std::uint64_t bytes = std::min(piece, op.source_bytes - done);
+      const std::uint64_t offset = op.source_offset + done;
+      const std::uint64_t left = op.source_bytes - done;
+      std::uint64_t bytes = fitting(geometry, left, room_at(op.file, offset));
+      if (bytes == 0) {
+        schedule_.chunks.push_back(
+            {op.file, offset, 0, static_cast<std::uint32_t>(schedule_.segments.size()), 0});
+        bytes = fitting(geometry, left, limit());
+      }
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
@@ -116,14 +130,34 @@ class Cutter {
   }
 
  private:
+  // Largest chunk at this point.
+  std::uint64_t limit() const {
+    std::uint64_t limit = kFirstChunk;
+    for (std::size_t i = 1; i < schedule_.chunks.size() && limit < chunk_bytes_; ++i) limit *= 2;
+    return std::min(limit, chunk_bytes_);
+  }
+
+  // Bytes from `offset` on that can join the last chunk.
+  std::uint64_t room_at(std::uint32_t file, std::uint64_t offset) const {
+    if (schedule_.chunks.empty()) return 0;
+    const Chunk& chunk = schedule_.chunks.back();
+    const std::uint64_t end = chunk.source_offset + chunk.bytes;
+    const bool joins = chunk.file == file && offset >= end && offset - end <= kMaxGap &&
+                       chunk.segment_count < kMaxSegments;
+    const std::uint64_t room_end = chunk.source_offset + limit();
+    return joins && offset < room_end ? room_end - offset : 0;
+  }
+
+  // Bytes of the next piece, of which `left` are left; 0 where too few fit to be worth a copy.
+  std::uint64_t fitting(const Geometry& geometry, std::uint64_t left, std::uint64_t room) const {
+    if (left <= room) return left;
+    return room < limit() / kLeastSplit ? 0 : piece_bytes(geometry.block_bytes, room);
+  }
+
   void append(std::size_t index, const CopyOp& op, const Geometry& geometry, std::uint64_t done,
               std::uint64_t bytes) {
-    const std::uint64_t offset = op.source_offset + done;
-    if (!extends(op.file, offset, bytes)) {
-      schedule_.chunks.push_back(
-          {op.file, offset, 0, static_cast<std::uint32_t>(schedule_.segments.size()), 0});
-    }
     Chunk& chunk = schedule_.chunks.back();
+    const std::uint64_t offset = op.source_offset + done;
     const std::uint64_t blocks = bytes / geometry.block_bytes;
     schedule_.segments.push_back(
         {offset - chunk.source_offset, bytes,
@@ -132,16 +166,6 @@ class Cutter {
          static_cast<std::uint32_t>(index), op.decoder, op.unit, op.halves});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
-  }
-
-  // Whether the bytes can join the last chunk.
-  bool extends(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) const {
-    if (schedule_.chunks.empty()) return false;
-    const Chunk& chunk = schedule_.chunks.back();
-    const std::uint64_t end = chunk.source_offset + chunk.bytes;
-    return chunk.file == file && offset >= end && offset - end <= kMaxGap &&
-           chunk.segment_count < kMaxSegments &&
-           offset + bytes - chunk.source_offset <= chunk_bytes_;
   }
 
   std::uint64_t chunk_bytes_;

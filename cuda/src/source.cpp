@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
+#include <mutex>
 #include <string>
 
 #include "transfer/error.hpp"
@@ -17,19 +17,8 @@
 namespace transfer {
 namespace {
 
-// Readers look at `stop` this often, so that cancelling does not wait for a slow disk's whole
-// chunk.
-constexpr std::uint64_t kPiece = std::uint64_t{1} << 20;
-
-// Smaller where somebody works on the bytes meanwhile: they must stay in the nearest cache for it.
-constexpr std::uint64_t kWorkedPiece = std::uint64_t{256} << 10;
-
-std::uint64_t piece_of(const Reading* reading) {
-  return reading == nullptr ? kPiece : kWorkedPiece;
-}
-
-// Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
-constexpr std::uint64_t kDirectAlignment = 4096;
+// Copies from a mapping look at `stop` this often.
+constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
 
 [[noreturn]] void truncated(std::uint32_t file, std::uint64_t end, std::uint64_t expected) {
   throw Error(Code::kFileTruncated, 0,
@@ -39,12 +28,11 @@ constexpr std::uint64_t kDirectAlignment = 4096;
 
 // Reads until `wanted` bytes are there; `least` of them must come before the end of the file.
 void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::uint64_t wanted,
-                std::uint64_t least, std::byte* out, const std::atomic<bool>& stop,
-                std::uint64_t largest) {
+                std::uint64_t least, std::byte* out, const std::atomic<bool>& stop) {
   std::uint64_t done = 0;
   while (done < wanted && !stop.load(std::memory_order_relaxed)) {
-    const std::uint64_t piece = std::min(largest, wanted - done);
-    const ssize_t got = pread(descriptor, out + done, piece, static_cast<off_t>(offset + done));
+    const ssize_t got =
+        pread(descriptor, out + done, wanted - done, static_cast<off_t>(offset + done));
     if (got < 0) {
       if (errno == EINTR) continue;
       throw io_error(errno, "reading source file " + std::to_string(file) + " at byte " +
@@ -62,22 +50,12 @@ class BufferedSource final : public Source {
  public:
   explicit BufferedSource(std::vector<SourceFile> files) : files_(std::move(files)) {}
 
-  std::uint64_t slack() const noexcept override { return 0; }
+  bool wants_alignment() const noexcept override { return false; }
   Io io() const noexcept override { return Io::kRead; }
 
-  const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop,
-                        Reading* reading) const override {
-    if (reading != nullptr) reading->restart();
-    const std::uint64_t largest = piece_of(reading);
-    for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
-      const std::uint64_t piece = std::min(largest, bytes - done);
-      read_fully(files_[file].descriptor, file, offset + done, piece, piece, buffer + done, stop,
-                 largest);
-      if (reading != nullptr) reading->piece(done, piece, buffer + done);
-      done += piece;
-    }
-    return buffer;
+  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+            const std::atomic<bool>& stop) const override {
+    read_fully(files_[file].descriptor, file, offset, bytes, bytes, out, stop);
   }
 
  private:
@@ -92,10 +70,10 @@ class Mapping {
     if (memory == MAP_FAILED) {
       throw io_error(errno, "mapping source file " + std::to_string(index));
     }
-    data_ = static_cast<const std::byte*>(memory);
+    data_ = static_cast<std::byte*>(memory);
   }
   ~Mapping() {
-    if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), bytes_);
+    if (data_ != nullptr) munmap(data_, bytes_);
   }
   Mapping(Mapping&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
     other.data_ = nullptr;
@@ -104,37 +82,37 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   Mapping& operator=(Mapping&&) = delete;
 
-  const std::byte* data() const { return data_; }
+  std::byte* data() const { return data_; }
 
  private:
-  const std::byte* data_ = nullptr;
+  std::byte* data_ = nullptr;
   std::uint64_t bytes_;
 };
 
+std::vector<Mapping> map_all(const std::vector<SourceFile>& files) {
+  std::vector<Mapping> mappings;
+  mappings.reserve(files.size());
+  for (std::size_t i = 0; i < files.size(); ++i) mappings.emplace_back(files[i], i);
+  return mappings;
+}
+
 class MappedSource final : public Source {
  public:
-  explicit MappedSource(const std::vector<SourceFile>& files) {
-    mappings_.reserve(files.size());
-    for (std::size_t i = 0; i < files.size(); ++i) mappings_.emplace_back(files[i], i);
-  }
+  explicit MappedSource(const std::vector<SourceFile>& files) : mappings_(map_all(files)) {}
 
-  std::uint64_t slack() const noexcept override { return 0; }
+  bool wants_alignment() const noexcept override { return false; }
   Io io() const noexcept override { return Io::kMapped; }
 
-  const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop,
-                        Reading* reading) const override {
-    if (reading != nullptr) reading->restart();
+  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+            const std::atomic<bool>& stop) const override {
     const std::byte* source = mappings_[file].data() + offset;
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
-      const std::uint64_t piece = std::min(piece_of(reading), bytes - done);
-      if (!guarded_copy(buffer + done, source + done, piece)) {
+      const std::uint64_t piece = std::min(kMappedPiece, bytes - done);
+      if (!guarded_copy(out + done, source + done, piece)) {
         truncated(file, offset + done, offset + bytes);
       }
-      if (reading != nullptr) reading->piece(done, piece, buffer + done);
       done += piece;
     }
-    return buffer;
   }
 
  private:
@@ -162,22 +140,15 @@ class DirectSource final : public Source {
  public:
   explicit DirectSource(std::vector<Descriptor> files) : files_(std::move(files)) {}
 
-  std::uint64_t slack() const noexcept override { return 2 * kDirectAlignment; }
+  bool wants_alignment() const noexcept override { return true; }
   Io io() const noexcept override { return Io::kDirect; }
 
-  const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop,
-                        Reading* reading) const override {
-    const std::uint64_t lead = offset % kDirectAlignment;
+  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+            const std::atomic<bool>& stop) const override {
+    const std::uint64_t lead = offset % kSourceAlignment;
     const std::uint64_t wanted =
-        (lead + bytes + kDirectAlignment - 1) / kDirectAlignment * kDirectAlignment;
-    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, buffer, stop,
-               kPiece);
-    if (reading != nullptr) {
-      reading->restart();
-      reading->piece(0, bytes, buffer + lead);
-    }
-    return buffer + lead;
+        (lead + bytes + kSourceAlignment - 1) / kSourceAlignment * kSourceAlignment;
+    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, out - lead, stop);
   }
 
  private:
@@ -187,48 +158,17 @@ class DirectSource final : public Source {
 // Reads only what the page cache holds. False where it does not hold all of the range, or the file
 // system cannot tell.
 bool read_cached(int descriptor, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-                 const std::atomic<bool>& stop, Reading* reading) {
-  if (reading != nullptr) reading->restart();
-  std::uint64_t heard = 0;
+                 const std::atomic<bool>& stop) {
   for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
-    // Up to the end of the piece, so that short reads do not shift those that follow.
-    const std::uint64_t largest = piece_of(reading);
-    const std::uint64_t end = std::min(bytes, done / largest * largest + largest);
-    const iovec piece{out + done, end - done};
+    const iovec piece{out + done, bytes - done};
     const ssize_t got =
         preadv2(descriptor, &piece, 1, static_cast<off_t>(offset + done), RWF_NOWAIT);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     done += static_cast<std::uint64_t>(got);
-    if (reading != nullptr && done == end) {
-      reading->piece(heard, done - heard, out + heard);
-      heard = done;
-    }
   }
   return true;
 }
-
-// What is cached is copied from the cache; what is not is read past it, which is faster and leaves
-// the cache to those who use it.
-class AutoSource final : public Source {
- public:
-  AutoSource(std::vector<SourceFile> files, std::unique_ptr<Source> direct)
-      : files_(std::move(files)), direct_(std::move(direct)) {}
-
-  std::uint64_t slack() const noexcept override { return direct_->slack(); }
-  Io io() const noexcept override { return Io::kAuto; }
-
-  const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                        std::byte* buffer, const std::atomic<bool>& stop,
-                        Reading* reading) const override {
-    if (read_cached(files_[file].descriptor, offset, bytes, buffer, stop, reading)) return buffer;
-    return direct_->read(file, offset, bytes, buffer, stop, reading);
-  }
-
- private:
-  std::vector<SourceFile> files_;
-  std::unique_ptr<Source> direct_;
-};
 
 // A second, direct descriptor of the same open file; nothing where the file system refuses.
 Descriptor reopen_direct(int descriptor) {
@@ -237,8 +177,8 @@ Descriptor reopen_direct(int descriptor) {
   if (direct.value() < 0) return direct;
   // Some file systems accept the flag and refuse the read.
   void* probe = nullptr;
-  if (posix_memalign(&probe, kDirectAlignment, kDirectAlignment) != 0) return Descriptor(-1);
-  const ssize_t got = pread(direct.value(), probe, kDirectAlignment, 0);
+  if (posix_memalign(&probe, kSourceAlignment, kSourceAlignment) != 0) return Descriptor(-1);
+  const ssize_t got = pread(direct.value(), probe, kSourceAlignment, 0);
   free(probe);
   return got < 0 ? Descriptor(-1) : std::move(direct);
 }
@@ -253,15 +193,72 @@ std::unique_ptr<Source> open_direct(const std::vector<SourceFile>& files) {
   return std::make_unique<DirectSource>(std::move(direct));
 }
 
+// What is cached is copied from the cache; what is not is read past it, which is faster and leaves
+// the cache to those who use it.
+class AutoSource final : public Source {
+ public:
+  explicit AutoSource(std::vector<SourceFile> files) : files_(std::move(files)), buffered_(files_) {
+    try {
+      mappings_ = map_all(files_);
+    } catch (const Error&) {
+      // Then nothing is known of the cache, and it is tried first.
+      mappings_.clear();
+    }
+  }
+
+  bool wants_alignment() const noexcept override { return true; }
+  Io io() const noexcept override { return refused_.load() ? Io::kRead : Io::kAuto; }
+
+  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+            const std::atomic<bool>& stop) const override {
+    const bool done = may_be_cached(file, offset, bytes) &&
+                      read_cached(files_[file].descriptor, offset, bytes, out, stop);
+    if (!done) past_the_cache().read(file, offset, bytes, out, stop);
+  }
+
+ private:
+  // Looks at the ends of the range. A read that must not wait would tell the whole truth, and have
+  // the kernel read ahead into the cache what it did not find. Where the caller may not know what is
+  // cached (it neither owns the file nor may write it), the kernel calls everything cached.
+  bool may_be_cached(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) const {
+    return mappings_.empty() ||
+           (is_resident(file, offset) && is_resident(file, offset + bytes - 1));
+  }
+
+  bool is_resident(std::uint32_t file, std::uint64_t offset) const {
+    static const std::uint64_t page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+    unsigned char resident = 0;
+    const int status = mincore(mappings_[file].data() + offset / page * page, 1, &resident);
+    return status != 0 || (resident & 1) != 0;
+  }
+
+  // Opened when it is first needed: a file that was just written may have to reach the disk before
+  // it can be read past the cache.
+  const Source& past_the_cache() const {
+    std::call_once(opened_, [this] {
+      direct_ = open_direct(files_);
+      refused_.store(direct_ == nullptr);
+    });
+    if (direct_ == nullptr) return buffered_;
+    return *direct_;
+  }
+
+  std::vector<SourceFile> files_;
+  std::vector<Mapping> mappings_;  // asked about, never read: a cut file cannot fault
+  BufferedSource buffered_;
+  mutable std::once_flag opened_;
+  mutable std::unique_ptr<Source> direct_;
+  mutable std::atomic<bool> refused_{false};
+};
+
 }  // namespace
 
 std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files) {
-  static_assert(kMaxSlack >= 2 * kDirectAlignment, "landings have room for aligned reads");
   if (io == Io::kMapped) return std::make_unique<MappedSource>(files);
-  if (io == Io::kDirect || io == Io::kAuto) {
+  if (io == Io::kAuto) return std::make_unique<AutoSource>(files);
+  if (io == Io::kDirect) {
     std::unique_ptr<Source> direct = open_direct(files);
-    if (direct != nullptr && io == Io::kDirect) return direct;
-    if (direct != nullptr) return std::make_unique<AutoSource>(files, std::move(direct));
+    if (direct != nullptr) return direct;
   }
   return std::make_unique<BufferedSource>(files);
 }

@@ -69,7 +69,7 @@ pub(crate) mod ffi {
     }
 
     struct TimelineSpan {
-        lane: u32,
+        reader: u32,
         kind: u32,
         chunk: u64,
         start: f64,
@@ -97,6 +97,7 @@ pub(crate) mod ffi {
         readers: u32,
         depth: u32,
         chunk_bytes: u64,
+        read_bytes: u64,
     }
 
     struct Source {

@@ -89,12 +89,15 @@ pub struct OpReport {
 /// How the engine divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Reader threads, 1 to 256; each has a queue to the device.
+    /// Reader threads, 1 to 256. They fill chunks together.
     pub readers: u32,
-    /// Chunks a reader may have under way, 1 to 64.
+    /// Chunks under way at once, 1 to 1024; each takes its place in the staging ring.
     pub depth: u32,
-    /// Largest read in bytes, at most 1 GiB; small values are raised to 4 KiB.
+    /// Largest copy to the device in bytes, at most 1 GiB; small values are raised to 4 KiB.
     pub chunk_bytes: u64,
+    /// Largest read in bytes, a reader's share of a chunk; rounded down to pages of 4 KiB, at least
+    /// one.
+    pub read_bytes: u64,
 }
 
 impl EngineConfig {
@@ -104,7 +107,8 @@ impl EngineConfig {
     }
 
     fn as_ffi(&self) -> ffi::RingShape {
-        ffi::RingShape { readers: self.readers, depth: self.depth, chunk_bytes: self.chunk_bytes }
+        let Self { readers, depth, chunk_bytes, read_bytes } = *self;
+        ffi::RingShape { readers, depth, chunk_bytes, read_bytes }
     }
 }
 
@@ -147,7 +151,7 @@ pub struct SourceFile<'a> {
 pub struct Stats {
     /// Bytes read from the sources for the operations.
     pub source_bytes: u64,
-    /// Reads it took.
+    /// Copies to the device it took.
     pub chunks: u64,
     /// Seconds from the first read to the last byte landed.
     pub seconds: f64,
@@ -178,7 +182,7 @@ pub struct Request<'a> {
     pub timeline: bool,
 }
 
-/// Executes copy operations on one device. Keeps its staging ring and its queues between calls.
+/// Executes copy operations on one device. Keeps its staging ring and its queue between calls.
 pub struct Engine {
     inner: UniquePtr<ffi::Engine>,
     config: EngineConfig,

@@ -18,7 +18,12 @@
 //! file.write_all(b"bytes of a tensor")?;
 //!
 //! let device = Device::open(DeviceKind::Host)?;
-//! let ring = StagingRing::new(EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 })?;
+//! let ring = StagingRing::new(EngineConfig {
+//!     readers: 2,
+//!     depth: 2,
+//!     chunk_bytes: 1 << 20,
+//!     read_bytes: 1 << 18,
+//! })?;
 //! let mut engine = Engine::new(&device, ring)?;
 //! let mut buffer = device.allocate(17)?;
 //! engine.execute(

@@ -6,15 +6,15 @@ use crate::bridge::ffi;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SpanKind {
-    /// A reader waits for an earlier chunk to land.
+    /// A reader waits until the staging ring has room for its chunk.
     Wait,
-    /// A reader reads a chunk, and digests it where that is asked for.
+    /// A reader reads its share of a chunk, and digests it where that is asked for.
     Read,
-    /// A reader queues copies and conversions; on the host device, does them.
+    /// A reader queues the copies and conversions of a chunk; on the host device, does them.
     Queue,
-    /// The device takes a chunk, from when its queue is free for it.
+    /// The device takes a chunk, from when it is done with the one before.
     Copy,
-    /// The device converts the chunk and digests it.
+    /// The device converts the chunk and digests it, where there is such work.
     Work,
 }
 
@@ -26,8 +26,8 @@ impl SpanKind {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Span {
-    /// The reader, and its queue to the device, from 0.
-    pub lane: u32,
+    /// The reader, from 0; 0 for what the device does.
+    pub reader: u32,
     /// What was done.
     pub kind: SpanKind,
     /// The chunk, in the order in which chunks are read.
@@ -42,6 +42,12 @@ impl Span {
     /// `None` for a kind that this side does not know.
     pub(crate) fn from_ffi(span: &ffi::TimelineSpan) -> Option<Self> {
         let kind = *SpanKind::ALL.get(usize::try_from(span.kind).ok()?)?;
-        Some(Self { lane: span.lane, kind, chunk: span.chunk, start: span.start, end: span.end })
+        Some(Self {
+            reader: span.reader,
+            kind,
+            chunk: span.chunk,
+            start: span.start,
+            end: span.end,
+        })
     }
 }

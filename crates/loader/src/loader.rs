@@ -16,19 +16,23 @@ use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Measured on an H100: twelve readers fill the link, more only contend for it.
-const CUDA_READERS: usize = 12;
-/// Digesting takes readers' time, so that more of them are of use.
-const CUDA_DIGESTING_READERS: usize = 16;
+/// Measured on an H200: eight readers fill the link, and more cost nothing; with digests, or on
+/// slower cores, they are of use.
+const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
-/// A chunk is read while another is on its way.
-const DEPTH: u32 = 2;
-/// Measured on an H100: large enough to hide a copy's fixed cost, small enough that the staging
-/// ring stays in the processor's cache.
-const CUDA_CHUNK_BYTES: u64 = 4 << 20;
-/// Stays in a core's own cache between reading and decoding.
-const HOST_CHUNK_BYTES: u64 = 1 << 20;
+/// Measured on an H200: the largest copies that still gain, and as few of them as hide reading.
+const CUDA_CHUNK_BYTES: u64 = 16 << 20;
+const CUDA_RING_BYTES: u64 = 64 << 20;
+/// With fewer chunks under way readers wait for each other.
+const MIN_CUDA_DEPTH: u64 = 3;
+const MAX_CUDA_DEPTH: u64 = 64;
+/// A reader's share of a chunk: stays in a core's own cache while it is digested or decoded.
+const READ_BYTES: u64 = 512 << 10;
+/// On the host a reader decodes what it has read, so that chunks are not shared.
+const HOST_CHUNK_BYTES: u64 = READ_BYTES;
+/// A reader can go on while the chunk before is still being worked on by a slower one.
+const HOST_CHUNKS_A_READER: u32 = 2;
 
 /// Loads models. Keeps its device and its staging memory from load to load.
 #[derive(Debug)]
@@ -190,7 +194,9 @@ impl Loader {
             verify_seconds,
             io: moved.io,
             threads: session.engine.config().readers,
+            depth: session.engine.config().depth,
             chunk_bytes: session.engine.config().chunk_bytes,
+            read_bytes: session.engine.config().read_bytes,
             chunks: moved.chunks,
             pinned: moved.pinned,
             non_finite,
@@ -238,7 +244,9 @@ impl Session {
             device = %choice,
             name,
             readers = config.readers,
+            depth = config.depth,
             chunk_bytes = config.chunk_bytes,
+            read_bytes = config.read_bytes,
             "device open"
         );
         let pin_seconds = start.elapsed().as_secs_f64() - context_seconds;
@@ -278,21 +286,35 @@ impl Session {
     }
 }
 
-fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
+/// How the engine divides the work on this machine, where the caller leaves it open.
+pub(crate) fn engine_config(
+    options: &LoadOptions,
+    device: DeviceKind,
+    source_bytes: u64,
+) -> EngineConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (readers, chunk_bytes) = match device {
         DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
-        DeviceKind::Cuda(_) if options.verify >= Verify::Checksum => {
-            (cores.min(CUDA_DIGESTING_READERS), CUDA_CHUNK_BYTES)
-        }
-        DeviceKind::Cuda(_) => (cores.min(CUDA_READERS), CUDA_CHUNK_BYTES),
+        // A reader that has to wait for its core keeps all others waiting for its share.
+        DeviceKind::Cuda(_) => ((cores - cores / 4).min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
+    let readers = options.threads.unwrap_or(readers);
+    // Room for more than the model would only cost memory.
+    let chunk_bytes =
+        options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
+    let depth = match device {
+        DeviceKind::Host => readers.saturating_mul(HOST_CHUNKS_A_READER),
+        DeviceKind::Cuda(_) => {
+            let fits = (CUDA_RING_BYTES / chunk_bytes).clamp(MIN_CUDA_DEPTH, MAX_CUDA_DEPTH);
+            u32::try_from(fits).unwrap_or(u32::MAX)
+        }
+    };
     EngineConfig {
-        readers: options.threads.unwrap_or(readers),
-        depth: options.depth.unwrap_or(DEPTH),
-        // Room for more than the model would only cost memory.
-        chunk_bytes: options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)),
+        readers,
+        depth: options.depth.unwrap_or(depth),
+        chunk_bytes,
+        read_bytes: options.read_bytes.unwrap_or(READ_BYTES),
     }
 }
 

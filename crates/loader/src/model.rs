@@ -40,11 +40,15 @@ pub struct LoadStats {
     pub verify_seconds: f64,
     /// How the file was read in fact.
     pub io: Io,
-    /// Reader threads and largest read.
+    /// Reader threads.
     pub threads: u32,
-    /// Largest single read in bytes.
+    /// Copies that could be under way at once.
+    pub depth: u32,
+    /// Largest single copy to the device in bytes.
     pub chunk_bytes: u64,
-    /// Reads it took.
+    /// Largest single read in bytes.
+    pub read_bytes: u64,
+    /// Copies it took.
     pub chunks: u64,
     /// Whether staging memory was pinned for the device.
     pub pinned: bool,

@@ -60,11 +60,14 @@ pub struct LoadOptions {
     pub storage: Storage,
     /// How the file is read.
     pub io: IoChoice,
-    /// Largest single read in bytes; `None` leaves it to the loader.
+    /// Largest single copy to the device in bytes; `None` leaves it to the loader.
     pub chunk_bytes: Option<u64>,
+    /// Largest single read in bytes, a thread's share of a copy; `None` leaves it to the loader.
+    pub read_bytes: Option<u64>,
     /// Reader threads; `None` leaves it to the loader.
     pub threads: Option<u32>,
-    /// Chunks each reader may have under way; `None` leaves it to the loader.
+    /// Copies that may be under way, each of which takes `chunk_bytes` of staging memory; `None`
+    /// leaves it to the loader.
     pub depth: Option<u32>,
     /// Bytes of device memory the weights may take; `None` for what is free.
     pub vram_limit: Option<u64>,
@@ -85,6 +88,7 @@ impl Default for LoadOptions {
             storage: Storage::F16,
             io: IoChoice::default(),
             chunk_bytes: None,
+            read_bytes: None,
             threads: None,
             depth: None,
             vram_limit: None,
@@ -127,6 +131,13 @@ impl LoadOptions {
     #[must_use]
     pub fn chunk_bytes(mut self, bytes: u64) -> Self {
         self.chunk_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets [`read_bytes`](Self::read_bytes).
+    #[must_use]
+    pub fn read_bytes(mut self, bytes: u64) -> Self {
+        self.read_bytes = Some(bytes);
         self
     }
 

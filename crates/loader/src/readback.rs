@@ -9,7 +9,8 @@ use cuda_sys::{
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::ControlFlow;
 
-const CONFIG: EngineConfig = EngineConfig { readers: 4, depth: 1, chunk_bytes: 1 << 20 };
+const CONFIG: EngineConfig =
+    EngineConfig { readers: 4, depth: 4, chunk_bytes: 1 << 20, read_bytes: 1 << 20 };
 
 /// Produces each tensor again in host memory and compares it with what is read back from the device.
 /// Takes host memory for two copies of the largest tensor.

@@ -1,4 +1,4 @@
-// What the engine needs of a device: memory, buffers, and lanes that move bytes into them.
+// What the engine needs of a device: memory, buffers, and a queue that moves bytes into them.
 #pragma once
 
 #include <cstddef>
@@ -96,56 +96,54 @@ struct Batch {
   std::uint64_t chunk;  // its number, for the timeline
 };
 
-// One reader's private queue to the device: `depth` staging slots, used in turn. Not thread-safe:
-// each lane belongs to one reader thread during a call.
-class Lane {
- public:
-  Lane() = default;
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
-  virtual ~Lane() = default;
+// The slots of a staging ring, and what a device allocates for each.
+struct QueueShape {
+  std::uint32_t slots;
+  std::uint64_t slot_bytes;  // host staging bytes a slot, slack included
+};
 
-  virtual std::uint32_t depth() const noexcept = 0;
+// A device's end of the staging ring. Readers fill the slots together and submit each of them as one
+// batch. Usable from several threads at once, where they use different slots.
+class Queue {
+ public:
+  Queue() = default;
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+  virtual ~Queue() = default;
 
   // Allocates what the first conversion would. Throws Error{kOutOfMemory}.
   virtual void prepare_conversions() = 0;
 
-  // Makes the calling thread use the lane's device.
+  // Makes the calling thread use the queue's device. Throws Error{kDeviceFailure}.
   virtual void bind_thread() = 0;
 
-  // Where the next bytes of `slot` should be read to: room for the batch and `slack` bytes more.
-  // The slot must be free (never submitted, or awaited since). With no slack asked for, this can be
-  // the batch's own destination.
-  virtual std::byte* landing(std::uint32_t slot, const Batch& batch, std::uint64_t slack) = 0;
+  // Where a batch's bytes can be read to with no staging; null where they have to be staged.
+  virtual std::byte* destination(const Batch& batch) const noexcept = 0;
 
-  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes` (inside the
-  // landing). Does not wait. Throws Error{kDeviceFailure}.
+  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes`: in the slot's
+  // staging memory, or at their destination(). The slot must be free (never submitted, or awaited
+  // since). Does not wait for the device. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
   // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.
   virtual void await(std::uint32_t slot) = 0;
 
-  // Queues what is to be done with operations once all of their bytes have landed, by whatever
-  // lane: counting infinities, where submit() has not. Does not wait. Throws Error{kDeviceFailure}.
+  // Queues what is to be done with operations once all of their bytes have landed: counting
+  // infinities, where submit() has not. Does not wait. Throws Error{kDeviceFailure}.
   virtual void landed(const std::vector<Halves>& halves) = 0;
 
   // Waits for all that is queued. Throws Error{kDeviceFailure}.
   virtual void finish() = 0;
 
-  // Starts noting when the device works on what is queued, until take_spans(). The lane is idle.
-  virtual void start_timeline(const CallClock& clock) = 0;
+  // Starts noting when the device works on each of so many chunks, until take_spans(). The queue is
+  // idle.
+  virtual void start_timeline(const CallClock& clock, std::size_t chunks) = 0;
 
-  // Ends it and appends what was noted, as lane number `lane`. The lane is idle.
-  virtual void take_spans(std::uint32_t lane, std::vector<Span>& out) = 0;
+  // Ends it and appends what was noted. The queue is idle.
+  virtual void take_spans(std::vector<Span>& out) = 0;
 
   // Waits for whatever is queued, without reporting failures: for use while unwinding.
   virtual void settle() noexcept = 0;
-};
-
-// What an engine call needs of each lane.
-struct LaneShape {
-  std::uint32_t depth;
-  std::uint64_t slot_bytes;  // host staging bytes a slot, slack included
 };
 
 class Device {
@@ -172,11 +170,10 @@ class Device {
   // Error{kDeviceFailure, kDeviceUnavailable}.
   virtual void load_code(const std::vector<std::uint32_t>& decoders, bool tallies) const = 0;
 
-  // A lane over `staging`, which holds depth * slot_bytes and outlives the lane.
-  virtual std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const = 0;
+  virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 
-  // Transient device memory a lane allocates for conversions of chunks of `chunk_bytes`.
-  virtual std::uint64_t conversion_bytes(const LaneShape& shape) const noexcept = 0;
+  // Transient device memory that a queue allocates for conversions.
+  virtual std::uint64_t conversion_bytes(const QueueShape& shape) const noexcept = 0;
 };
 
 // The host's own memory as a device. Always there.

@@ -14,9 +14,11 @@
 namespace transfer {
 
 struct EngineConfig {
-  std::uint32_t readers;      // reader threads, each with a lane of its own; at least 1
-  std::uint32_t depth;        // staging slots a reader; at least 1
-  std::uint64_t chunk_bytes;  // largest read; raised to kMinChunkBytes
+  std::uint32_t readers;      // reader threads, which fill chunks together; at least 1
+  std::uint32_t depth;        // chunks under way at once, each in a slot of the ring; at least 1
+  std::uint64_t chunk_bytes;  // largest copy to the device; raised to kMinChunkBytes
+  std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down to
+                              // whole pages, at least one
 
   std::uint64_t slot_bytes() const noexcept;
   std::uint64_t ring_bytes() const noexcept;
@@ -56,7 +58,7 @@ struct Stats {
   std::vector<OpReport> operations;  // one an operation; digests are zero where none were asked for
 };
 
-// Bound to one device; keeps its ring pinned and its lanes between calls. One call at a time;
+// Bound to one device; keeps its ring pinned and its queue between calls. One call at a time;
 // movable between threads.
 class Engine {
  public:
@@ -83,7 +85,7 @@ class Engine {
   std::unique_ptr<StagingRing> ring_;
   EngineConfig config_;
   bool pinned_;
-  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::unique_ptr<Queue> queue_;
 };
 
 }  // namespace transfer

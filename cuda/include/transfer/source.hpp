@@ -22,18 +22,8 @@ struct SourceFile {
   std::uint64_t bytes;  // length that the operations were checked against
 };
 
-// Hears of bytes as they are read, while they are in the processor's nearest cache.
-class Reading {
- public:
-  virtual ~Reading() = default;
-
-  // What was heard so far is void: the range is read anew.
-  virtual void restart() = 0;
-
-  // Bytes [offset, offset + bytes) of the range stand at `data`. Pieces come in order and, but for
-  // the last, are multiples of 4096 bytes long.
-  virtual void piece(std::uint64_t offset, std::uint64_t bytes, const std::byte* data) = 0;
-};
+// Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
+constexpr std::uint64_t kSourceAlignment = 4096;
 
 class Source {
  public:
@@ -42,24 +32,20 @@ class Source {
   Source& operator=(const Source&) = delete;
   virtual ~Source() = default;
 
-  // Bytes a landing needs beyond the chunk, so that reads can be aligned.
-  virtual std::uint64_t slack() const noexcept = 0;
+  // Whether read() wants its buffer as aligned as the range: equal modulo kSourceAlignment.
+  virtual bool wants_alignment() const noexcept = 0;
 
   // What is used in fact, after fallbacks.
   virtual Io io() const noexcept = 0;
 
-  // Reads [offset, offset + bytes) of `file` into `buffer`, which has room for bytes + slack(), and
-  // returns where in it the range starts. Gives up between pieces once `stop` is set (the result is
-  // then of no use). `reading` may be null. Throws Error{kIo, kFileTruncated}.
-  virtual const std::byte* read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes,
-                                std::byte* buffer, const std::atomic<bool>& stop,
-                                Reading* reading) const = 0;
+  // Reads [offset, offset + bytes) of `file` to `out`. Where wants_alignment(), it may also write
+  // around the range, up to the next multiples of kSourceAlignment. Gives up between system calls
+  // once `stop` is set (the result is then of no use). Throws Error{kIo, kFileTruncated}.
+  virtual void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+                    const std::atomic<bool>& stop) const = 0;
 };
 
 // Throws Error{kIo} where a mapping cannot be made.
 std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files);
-
-// Room that any source may ask for beyond a chunk.
-constexpr std::uint64_t kMaxSlack = 2 * 4096;
 
 }  // namespace transfer

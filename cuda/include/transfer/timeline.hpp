@@ -7,15 +7,15 @@
 namespace transfer {
 
 enum class SpanKind : std::uint32_t {
-  kWait = 0,   // a reader waits for a slot's earlier chunk to land
-  kRead = 1,   // a reader fills a slot
-  kQueue = 2,  // a reader queues copies and conversions; on the host device, does them
+  kWait = 0,   // a reader waits for its chunk's slot in the ring
+  kRead = 1,   // a reader fills its share of a slot
+  kQueue = 2,  // a reader queues a chunk's copies and conversions; on the host device, does them
   kCopy = 3,   // the device takes a chunk, from when its queue is free for it
   kWork = 4,   // the device converts and digests it
 };
 
 struct Span {
-  std::uint32_t lane;
+  std::uint32_t reader;  // 0 for what the device does
   SpanKind kind;
   std::uint64_t chunk;
   double start;  // seconds since the call's first read

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "cuda_lane.hpp"
+#include "cuda_queue.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"
 
@@ -144,12 +144,12 @@ class CudaDevice final : public Device {
     }
   }
 
-  std::unique_ptr<Lane> make_lane(const LaneShape& shape, std::byte* staging) const override {
-    return make_cuda_lane(ordinal_, shape, staging);
+  std::unique_ptr<Queue> make_queue(const QueueShape& shape) const override {
+    return make_cuda_queue(ordinal_, shape);
   }
 
-  std::uint64_t conversion_bytes(const LaneShape& shape) const noexcept override {
-    return cuda_lane_conversion_bytes(shape);
+  std::uint64_t conversion_bytes(const QueueShape& shape) const noexcept override {
+    return cuda_queue_conversion_bytes(shape);
   }
 
  private:

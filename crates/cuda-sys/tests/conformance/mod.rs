@@ -16,7 +16,14 @@ mod measure;
 pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_is_a_link};
 
 const F32: u32 = 0;
-const SMALL: EngineConfig = EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096 };
+const SMALL: EngineConfig =
+    EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096, read_bytes: 4096 };
+/// Chunks that readers fill together.
+const SHARED: EngineConfig =
+    EngineConfig { readers: 5, depth: 3, chunk_bytes: 40_000, read_bytes: 9000 };
+/// Everything in one chunk, each chunk by one reader.
+const LARGE: EngineConfig =
+    EngineConfig { readers: 2, depth: 1, chunk_bytes: 1 << 20, read_bytes: 1 << 20 };
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
 /// Expands to one `#[test]` for each function of the suite.
@@ -186,7 +193,7 @@ pub(crate) fn goldens() -> Vec<Golden> {
 /// Every decoder gives what gguf-py gives, however the blocks are cut into chunks and wherever in
 /// the file they start.
 pub(crate) fn decodes_as_the_oracle(kind: DeviceKind) {
-    for config in [SMALL, EngineConfig { readers: 2, depth: 1, chunk_bytes: 1 << 20 }] {
+    for config in [SMALL, SHARED, LARGE] {
         let mut bench = Bench::new(kind, config);
         for golden in goldens() {
             for lead in [0, 1, 32] {
@@ -208,10 +215,13 @@ pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
     let file = file_of(&bytes);
     for io in IOS {
         for config in [
-            EngineConfig { readers: 1, depth: 1, chunk_bytes: 0 },
+            EngineConfig { readers: 1, depth: 1, chunk_bytes: 0, read_bytes: 0 },
             SMALL,
-            EngineConfig { readers: 8, depth: 3, chunk_bytes: 65_537 },
-            EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 },
+            SHARED,
+            EngineConfig { readers: 8, depth: 3, chunk_bytes: 65_537, read_bytes: 1 << 20 },
+            EngineConfig { readers: 2, depth: 40, chunk_bytes: 10_000, read_bytes: 4096 },
+            EngineConfig { readers: 16, depth: 2, chunk_bytes: 1 << 20, read_bytes: 5000 },
+            LARGE,
         ] {
             let mut bench = Bench::new(kind, config);
             // The second piece comes first in the destination.
@@ -251,7 +261,7 @@ pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
         want.resize(want.len().next_multiple_of(16), 0);
     }
     let file = file_of(&source);
-    let mut bench = Bench::new(kind, EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 16 });
+    let mut bench = Bench::new(kind, EngineConfig { chunk_bytes: 1 << 16, ..SHARED });
     let mut dest = bench.device.allocate(want.len() as u64).unwrap();
     let stats =
         bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
@@ -424,7 +434,7 @@ pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
         EngineConfig { readers: 0, ..SMALL },
         EngineConfig { readers: 257, depth: 1, ..SMALL },
         EngineConfig { depth: 0, ..SMALL },
-        EngineConfig { readers: 1, depth: 65, ..SMALL },
+        EngineConfig { readers: 1, depth: 1025, ..SMALL },
     ] {
         let error = Engine::new(&device, StagingRing::new(config).unwrap()).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{config:?}");
@@ -506,20 +516,26 @@ fn digest_by_definition(bytes: &[u8]) -> Digest {
 /// Digests of what was read and of what arrived are those of the definition, for every length, and
 /// however the work is divided.
 pub(crate) fn digests_are_the_documented_ones(kind: DeviceKind) {
-    for len in (0..200).chain([4095, 4096, 4097, 100_003]) {
-        let bytes = noise(len);
-        let want = digest_by_definition(&bytes);
-        let file = file_of(&bytes);
-        let mut bench = Bench::new(kind, SMALL);
-        let mut dest = bench.device.allocate(len as u64).unwrap();
-        let op = copy(0, len as u64, 0, 0);
-        let stats = bench
-            .run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| ControlFlow::Continue(()))
-            .unwrap();
-        let report = stats.operations[0];
-        assert_eq!((report.source, report.device), (want, want), "{len} bytes");
-        let whole = 0..len as u64;
-        assert_eq!(dest.digests(std::slice::from_ref(&whole)).unwrap(), [want], "{len} bytes");
+    for config in [SMALL, SHARED] {
+        let mut bench = Bench::new(kind, config);
+        for len in (0..200).chain([4095, 4096, 4097, 100_003]) {
+            // Where words of the operation and pages of the file meet, and where they do not.
+            for lead in [0, 3, 8] {
+                let bytes = noise(lead + len);
+                let want = digest_by_definition(&bytes[lead..]);
+                let file = file_of(&bytes);
+                let mut dest = bench.device.allocate(len as u64).unwrap();
+                let op = copy(lead as u64, len as u64, 0, 0);
+                let stats = bench
+                    .run(&file, Io::Auto, &[op], 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+                    .unwrap();
+                let report = stats.operations[0];
+                let what = format!("{len} bytes from byte {lead}, {config:?}");
+                assert_eq!((report.source, report.device), (want, want), "{what}");
+                let whole = 0..len as u64;
+                assert_eq!(dest.digests(std::slice::from_ref(&whole)).unwrap(), [want], "{what}");
+            }
+        }
     }
 }
 
@@ -570,7 +586,7 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
         CopyOp { halves: true, ..copy(24_000, 8, 12_032, 0) },
         copy(24_008, 8, 12_048, 0),
     ];
-    for config in [SMALL, EngineConfig { readers: 2, depth: 2, chunk_bytes: 1 << 20 }] {
+    for config in [SMALL, SHARED, LARGE] {
         let mut bench = Bench::new(kind, config);
         let mut dest = bench.device.allocate(12_056).unwrap();
         let stats = bench
@@ -605,6 +621,6 @@ pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
     assert_eq!(chunks_of(SpanKind::Copy), on_device);
     assert_eq!(chunks_of(SpanKind::Work), on_device);
     for span in &stats.timeline {
-        assert!(span.start <= span.end && span.lane < SMALL.readers, "{span:?}");
+        assert!(span.start <= span.end && span.reader < SMALL.readers, "{span:?}");
     }
 }

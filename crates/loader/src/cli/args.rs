@@ -87,15 +87,18 @@ pub(super) struct Choices {
     /// How the file is read
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_IO")]
     pub(super) io: IoArg,
-    /// Largest single read, such as 4MiB [default: chosen by device]
+    /// Largest single copy to the device, such as 16MiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads [default: chosen by device and cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
-    /// Chunks each reader may have under way [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64), env = "PHI3_LOADER_DEPTH")]
+    /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
+    /// Largest single read, a thread's share of a copy [default: 512KiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
+    pub(super) read_size: Option<u64>,
     /// Proof to end with
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
     pub(super) verify: VerifyArg,
@@ -111,6 +114,7 @@ impl Choices {
         options.chunk_bytes = self.chunk;
         options.threads = self.threads;
         options.depth = self.depth;
+        options.read_bytes = self.read_size;
         options
     }
 
@@ -130,6 +134,7 @@ impl Choices {
         arguments.extend(self.chunk.map(|bytes| format!("--chunk={bytes}")));
         arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
         arguments.extend(self.depth.map(|depth| format!("--depth={depth}")));
+        arguments.extend(self.read_size.map(|bytes| format!("--read-size={bytes}")));
         arguments
     }
 }

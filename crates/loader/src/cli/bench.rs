@@ -9,6 +9,7 @@ mod machine;
 mod page_cache;
 mod peers;
 mod reading;
+mod small_tensors;
 mod table;
 
 use super::args::{Bench, name_of};
@@ -46,15 +47,17 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     page_cache::fill(&files).map_err(read_failed)?;
     let mut loads = vec![loads::in_processes(arguments, Kind::Warm, &files)?];
     if arguments.cold {
+        loads.push(loads::in_processes(arguments, Kind::HalfCached, &files)?);
         loads.push(loads::in_processes(arguments, Kind::Cold, &files)?);
     }
     let mut limits = limits::storage(arguments, &files).map_err(read_failed)?;
     page_cache::fill(&files).map_err(read_failed)?;
-    loads.insert(1, loads::reused(arguments, &files)?);
+    loads.splice(1..1, loads::reused(arguments, &files)?);
     limits.extend(limits::page_cache(arguments, &files).map_err(read_failed)?);
 
     let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device)?);
+    let small_tensors = small_tensors::measure(arguments, &device, &files[0])?;
     let kernels =
         if arguments.kernels { kernels::measure(arguments, &device)? } else { Vec::new() };
     let machine = machine::describe(&device)?;
@@ -91,6 +94,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
         limits,
         reference,
         loads,
+        small_tensors,
         kernels,
         peers,
     })

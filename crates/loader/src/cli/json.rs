@@ -197,7 +197,9 @@ pub(super) enum EventKind<'a> {
         device_name: &'a str,
         io: &'static str,
         threads: u32,
+        depth: u32,
         chunk_bytes: u64,
+        read_bytes: u64,
         pinned: bool,
         residency: ResidencyDocument,
         /// Tensors with weights that are infinite or NaN as f16.

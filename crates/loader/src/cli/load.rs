@@ -118,7 +118,9 @@ fn finished(stats: &LoadStats) -> EventKind<'_> {
         device_name: &stats.device_name,
         io: io_name(stats.io),
         threads: stats.threads,
+        depth: stats.depth,
         chunk_bytes: stats.chunk_bytes,
+        read_bytes: stats.read_bytes,
         pinned: stats.pinned,
         residency: ResidencyDocument {
             pointers_checked: stats.residency.pointers_checked,
@@ -164,7 +166,7 @@ fn report(model: &LoadedModel, arguments: &Load) -> Result<(), Failure> {
     writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
     writeln!(
         out,
-        "read      {} in {} reads ({}, {} threads)",
+        "read      {} in {} chunks ({}, {} threads)",
         bytes(stats.source_bytes),
         stats.chunks,
         io_name(stats.io),

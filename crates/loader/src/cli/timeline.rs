@@ -60,7 +60,7 @@ pub(super) fn write(spans: &[Span], path: &Path) -> Result<(), Error> {
         Event::Complete {
             name,
             pid,
-            tid: span.lane,
+            tid: span.reader,
             ts: span.start * 1e6,
             dur: (span.end - span.start) * 1e6,
             args: Chunk { chunk: span.chunk },

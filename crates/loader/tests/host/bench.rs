@@ -60,17 +60,23 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert!(document["reference"]["gb_per_s"].as_f64().unwrap() > 0.0);
 
     let loads = &document["loads"];
-    assert_eq!(names(loads, "name"), ["warm", "reused", "cold"]);
+    assert_eq!(names(loads, "name"), ["warm", "reused", "swap", "half-cached", "cold"]);
     let phases = ["parse", "plan", "context", "pin", "allocate", "prepare", "transfer", "verify"];
     for load in loads.as_array().unwrap() {
         let found = names(&load["rows"], "phase");
         assert_eq!(found[..phases.len()], phases);
         assert_eq!(found[phases.len()], "load");
-        assert_eq!(found.contains(&"process"), load["name"] != "reused");
+        let one_process = load["name"] == "reused" || load["name"] == "swap";
+        assert_eq!(found.contains(&"process"), !one_process);
         load["rows"].as_array().unwrap().iter().for_each(|row| assert_is_spread(&row["seconds"]));
         assert_is_spread(&load["gb_per_s"]);
         assert_is_spread(&load["share_of_reference"]);
     }
+
+    let small = &document["small_tensors"];
+    assert!(small["tensors"].as_u64().unwrap() > 100, "{small}");
+    assert_is_spread(&small["seconds"]);
+    assert_is_spread(&small["seconds_as_one"]);
 
     let kernels = names(&document["kernels"], "name");
     let decoders = cuda_sys::decoders();

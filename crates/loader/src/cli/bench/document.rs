@@ -12,6 +12,7 @@ pub(super) struct BenchDocument {
     /// The limit that loads are held against: of bytes of the file that could arrive.
     pub(super) reference: Option<Reference>,
     pub(super) loads: Vec<LoadFigures>,
+    pub(super) small_tensors: SmallTensors,
     pub(super) kernels: Vec<KernelFigures>,
     pub(super) peers: Vec<Peer>,
 }
@@ -122,7 +123,7 @@ pub(super) struct Reference {
 
 #[derive(Serialize)]
 pub(super) struct LoadFigures {
-    /// `warm`, `reused` or `cold`.
+    /// `warm`, `reused`, `swap`, `half-cached` or `cold`.
     pub(super) name: &'static str,
     pub(super) description: &'static str,
     /// How the file was read in fact.
@@ -132,6 +133,8 @@ pub(super) struct LoadFigures {
     pub(super) pinned: bool,
     /// Share of the file that the page cache held before each load; `None` where that is unknown.
     pub(super) cached: Option<Spread>,
+    /// The same after each load; `None` also where a process made several.
+    pub(super) cached_after: Option<Spread>,
     pub(super) rows: Vec<Row>,
     /// Of the transfer, in bytes of the file.
     pub(super) gb_per_s: Spread,
@@ -155,6 +158,18 @@ pub(super) struct Row {
     pub(super) phase: &'static str,
     pub(super) description: &'static str,
     pub(super) seconds: Spread,
+}
+
+/// What many tensors cost beside one of as many bytes.
+#[derive(Serialize)]
+pub(super) struct SmallTensors {
+    pub(super) tensors: u64,
+    /// Bytes of each.
+    pub(super) tensor_bytes: u64,
+    /// Transfer of all of them.
+    pub(super) seconds: Spread,
+    /// Transfer of one tensor of as many bytes.
+    pub(super) seconds_as_one: Spread,
 }
 
 #[derive(Serialize)]

@@ -12,14 +12,19 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is in the page cache when a process loads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Warm,
+    HalfCached,
     Cold,
 }
+
+/// How long the driver may take to clear freed memory: it uses the device's copy engines for it, which
+/// a load that follows at once has to share.
+const CLEARED_AFTER: Duration = Duration::from_millis(250);
 
 /// Phases in their order: the name here, the field of a `finished` event, and what it is.
 const PHASES: [(&str, &str, &str); 9] = [
@@ -42,32 +47,48 @@ pub(super) fn in_processes(
 ) -> Result<LoadFigures, Failure> {
     let mut samples = Samples::default();
     for _ in 0..arguments.repeat {
-        if kind == Kind::Cold {
-            page_cache::drop_pages(files)
-                .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
+        match kind {
+            Kind::Warm => Ok(()),
+            Kind::HalfCached => page_cache::fill_half(files),
+            Kind::Cold => page_cache::drop_pages(files),
         }
+        .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
         samples.cached.extend(page_cache::cached_share(files));
         let (finished, seconds) = load_in_process(arguments)?;
+        samples.cached_after.extend(page_cache::cached_share(files));
         samples.finished.push(finished);
         samples.ready.push(seconds);
     }
     Ok(match kind {
         Kind::Warm => samples.figures("warm", "a new process each, the file in the page cache"),
+        Kind::HalfCached => {
+            samples.figures("half-cached", "a new process each, half of the file in the page cache")
+        }
         Kind::Cold => samples.figures("cold", "a new process each, the file's pages dropped"),
     })
 }
 
-/// Loads by one loader that has loaded before: it keeps the device open and the ring pinned.
-pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<LoadFigures, Failure> {
+/// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
+/// after the model before was dropped, and immediately after.
+pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigures; 2], Failure> {
     let mut loader = Loader::new(arguments.choices.options());
     drop(loader.load(&arguments.file, &mut Unobserved)?);
-    let mut samples = Samples::default();
-    for _ in 0..arguments.repeat {
-        samples.cached.extend(page_cache::cached_share(files));
-        let model = loader.load(&arguments.file, &mut Unobserved)?;
-        samples.finished.push(finished_of(model.stats()));
-    }
-    Ok(samples.figures("reused", "one loader, after its first load, the file in the page cache"))
+    let mut samples = |pause: Duration| -> Result<Samples, Failure> {
+        let mut samples = Samples::default();
+        for _ in 0..arguments.repeat {
+            samples.cached.extend(page_cache::cached_share(files));
+            std::thread::sleep(pause);
+            let model = loader.load(&arguments.file, &mut Unobserved)?;
+            samples.finished.push(finished_of(model.stats()));
+        }
+        Ok(samples)
+    };
+    Ok([
+        samples(CLEARED_AFTER)?
+            .figures("reused", "one loader, after its first load, the file in the page cache"),
+        samples(Duration::ZERO)?
+            .figures("swap", "the same, right after the model before was dropped"),
+    ])
 }
 
 /// What a `finished` event says of the same load.
@@ -132,6 +153,7 @@ struct Samples {
     finished: Vec<Value>,
     ready: Vec<f64>,
     cached: Vec<f64>,
+    cached_after: Vec<f64>,
 }
 
 impl Samples {
@@ -166,10 +188,15 @@ impl Samples {
             threads: last["threads"].as_u64().unwrap_or_default(),
             chunk_bytes: last["chunk_bytes"].as_u64().unwrap_or_default(),
             pinned: last["pinned"].as_bool().unwrap_or_default(),
-            cached: (!self.cached.is_empty()).then(|| Spread::of(self.cached.iter().copied())),
+            cached: spread_of_some(&self.cached),
+            cached_after: spread_of_some(&self.cached_after),
             rows,
             gb_per_s: Spread::of(rates),
             share_of_reference: None,
         }
     }
+}
+
+fn spread_of_some(samples: &[f64]) -> Option<Spread> {
+    (!samples.is_empty()).then(|| Spread::of(samples.iter().copied()))
 }

@@ -1,6 +1,6 @@
 //! The run as people read it.
 
-use super::document::{BenchDocument, KernelFigures, LoadFigures, Spread};
+use super::document::{BenchDocument, KernelFigures, LoadFigures, SmallTensors, Spread};
 use crate::cli::text::bytes;
 use std::io::{Result, Write};
 
@@ -11,6 +11,7 @@ pub(super) fn print(document: &BenchDocument) -> Result<()> {
     for load in &document.loads {
         print_load(&mut out, load, document)?;
     }
+    print_small_tensors(&mut out, &document.small_tensors)?;
     if !document.kernels.is_empty() {
         print_kernels(&mut out, &document.kernels)?;
     }
@@ -81,10 +82,23 @@ fn print_load(out: &mut impl Write, load: &LoadFigures, document: &BenchDocument
         "  {} with {} threads, chunks of {} bytes",
         load.io, load.threads, load.chunk_bytes
     )?;
-    match load.cached {
-        Some(cached) => writeln!(out, "; {:.0} % of the file cached before", cached.median * 100.0),
-        None => writeln!(out),
+    if let Some(cached) = load.cached {
+        write!(out, "; {:.0} % of the file cached before", cached.median * 100.0)?;
     }
+    if let Some(cached) = load.cached_after {
+        write!(out, ", {:.0} % after", cached.median * 100.0)?;
+    }
+    writeln!(out)
+}
+
+fn print_small_tensors(out: &mut impl Write, small: &SmallTensors) -> Result<()> {
+    let SmallTensors { tensors, tensor_bytes, seconds, seconds_as_one } = small;
+    let milliseconds = |seconds: &Spread| spread(seconds.map(|s| s * 1e3), 3);
+    let bytes = tensors * tensor_bytes;
+    writeln!(out, "\n{:<34} {:>28}", "small tensors", "milliseconds")?;
+    let many = format!("  {tensors} of {tensor_bytes} bytes");
+    writeln!(out, "{many:<34} {:>28}", milliseconds(seconds))?;
+    writeln!(out, "{:<34} {:>28}", format!("  one of {bytes} bytes"), milliseconds(seconds_as_one))
 }
 
 fn print_kernels(out: &mut impl Write, kernels: &[KernelFigures]) -> Result<()> {

@@ -1,6 +1,7 @@
-#include "cuda_lane.hpp"
+#include "cuda_queue.hpp"
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #include "check.hpp"
@@ -17,7 +18,7 @@ constexpr std::uint64_t kRealignSlack = 1024 * kKernelAlignment;
 
 constexpr std::uint64_t kSlotAlignment = 256;
 
-std::uint64_t device_slot_bytes(const LaneShape& shape) noexcept {
+std::uint64_t device_slot_bytes(const QueueShape& shape) noexcept {
   const std::uint64_t bytes = shape.slot_bytes + kRealignSlack;
   return (bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
@@ -57,7 +58,7 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// Device memory for conversions: allocated by the first call that converts, kept by the lane.
+// Device memory for conversions: allocated by the first call that converts, kept by the queue.
 class Staging {
  public:
   Staging() = default;
@@ -67,14 +68,14 @@ class Staging {
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  void allocate(const LaneShape& shape) {
+  void allocate(const QueueShape& shape) {
     if (data_ != nullptr) return;
-    const std::uint64_t bytes = device_slot_bytes(shape) * shape.depth;
+    const std::uint64_t bytes = device_slot_bytes(shape) * shape.slots;
     check(cudaMalloc(&data_, bytes), "cudaMalloc",
           std::to_string(bytes) + " bytes of conversion staging");
   }
 
-  std::uint8_t* slot(std::uint32_t index, const LaneShape& shape) const {
+  std::uint8_t* slot(std::uint32_t index, const QueueShape& shape) const {
     return static_cast<std::uint8_t*>(data_) + index * device_slot_bytes(shape);
   }
 
@@ -82,44 +83,53 @@ class Staging {
   void* data_ = nullptr;
 };
 
-// When the device worked on each chunk, as its own events tell.
+// When the device worked on each chunk, as its own events tell. All events are made beforehand:
+// making one costs more than a small copy.
 class DeviceTimeline {
  public:
-  // The stream is idle, so that its first event happens now.
-  DeviceTimeline(const CallClock& clock, cudaStream_t stream)
-      : origin_(cudaEventDefault), stream_(stream) {
-    check(cudaEventRecord(origin_.get(), stream_), "cudaEventRecord");
+  // The streams are idle, so that the first event happens now.
+  DeviceTimeline(const CallClock& clock, cudaStream_t stream, std::size_t chunks)
+      : origin_(cudaEventDefault) {
+    check(cudaEventRecord(origin_.get(), stream), "cudaEventRecord");
     check(cudaEventSynchronize(origin_.get()), "cudaEventSynchronize");
     origin_seconds_ = clock.seconds();
+    chunks_.reserve(chunks);
+    for (std::size_t i = 0; i < chunks; ++i) chunks_.emplace_back();
   }
 
-  void start_chunk(std::uint64_t chunk) {
-    chunks_.push_back(
-        {chunk, Event(cudaEventDefault), Event(cudaEventDefault), Event(cudaEventDefault)});
-    record(chunks_.back().start);
+  void starts(std::uint64_t chunk, cudaStream_t stream) {
+    chunks_[chunk].submitted = true;
+    record(chunks_[chunk].start, stream);
   }
-  void copied() { record(chunks_.back().copied); }
-  void finished() { record(chunks_.back().finished); }
+  void copied(std::uint64_t chunk, cudaStream_t stream) { record(chunks_[chunk].copied, stream); }
+  void worked(std::uint64_t chunk, cudaStream_t stream) {
+    chunks_[chunk].has_work = true;
+    record(chunks_[chunk].worked, stream);
+  }
 
-  void append_to(std::uint32_t lane, std::vector<Span>& out) const {
-    for (const ChunkEvents& events : chunks_) {
-      const double start = seconds(events.start);
+  void append_to(std::vector<Span>& out) const {
+    for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
+      const ChunkEvents& events = chunks_[chunk];
+      if (!events.submitted) continue;
       const double copied = seconds(events.copied);
-      out.push_back({lane, SpanKind::kCopy, events.chunk, start, copied});
-      out.push_back({lane, SpanKind::kWork, events.chunk, copied, seconds(events.finished)});
+      out.push_back({0, SpanKind::kCopy, chunk, seconds(events.start), copied});
+      if (events.has_work) {
+        out.push_back({0, SpanKind::kWork, chunk, copied, seconds(events.worked)});
+      }
     }
   }
 
  private:
   struct ChunkEvents {
-    std::uint64_t chunk;
-    Event start;
-    Event copied;
-    Event finished;
+    Event start{cudaEventDefault};
+    Event copied{cudaEventDefault};
+    Event worked{cudaEventDefault};
+    bool submitted = false;
+    bool has_work = false;
   };
 
-  void record(const Event& event) {
-    check(cudaEventRecord(event.get(), stream_), "cudaEventRecord");
+  static void record(const Event& event, cudaStream_t stream) {
+    check(cudaEventRecord(event.get(), stream), "cudaEventRecord");
   }
 
   double seconds(const Event& event) const {
@@ -129,100 +139,122 @@ class DeviceTimeline {
   }
 
   Event origin_;
-  cudaStream_t stream_;
   double origin_seconds_ = 0;
   std::vector<ChunkEvents> chunks_;
 };
 
-struct Queue {
-  explicit Queue(std::uint32_t depth) : landed(depth) {}
+struct SlotEvents {
+  Event copied;
+  Event landed;
+};
 
-  Stream stream;
-  std::vector<Event> landed;
+// All copies go through one stream, so that the link takes one after the other with nothing between:
+// copies of several streams cost it up to a fifth (docs/performance.md). Whatever else is to be done
+// waits in a second stream, so that no copy ever waits for a kernel.
+struct Streams {
+  explicit Streams(std::uint32_t slots) : events(slots) {}
+
+  Stream copies;
+  Stream work;
+  std::vector<SlotEvents> events;
   Staging staging;
   std::unique_ptr<DeviceTimeline> timeline;
 };
 
-class CudaLane final : public Lane {
+class CudaQueue final : public Queue {
  public:
-  CudaLane(int ordinal, const LaneShape& shape, std::byte* staging)
-      : ordinal_(ordinal),
-        shape_(shape),
-        host_staging_(staging),
-        queue_(std::make_unique<Queue>(shape.depth)) {}
+  CudaQueue(int ordinal, const QueueShape& shape)
+      : ordinal_(ordinal), shape_(shape), streams_(std::make_unique<Streams>(shape.slots)) {}
 
-  // The stream must be idle before its buffers go; destroying it alone would not wait.
-  ~CudaLane() override {
+  // The streams must be idle before their buffers go; destroying them alone would not wait.
+  ~CudaQueue() override {
     const QuietDeviceGuard guard(ordinal_);
     settle();
-    queue_.reset();
+    streams_.reset();
   }
-
-  std::uint32_t depth() const noexcept override { return shape_.depth; }
 
   void prepare_conversions() override {
     const DeviceGuard guard(ordinal_);
-    queue_->staging.allocate(shape_);
+    streams_->staging.allocate(shape_);
   }
 
   void bind_thread() override { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
 
-  std::byte* landing(std::uint32_t slot, const Batch&, std::uint64_t) override {
-    return host_staging_ + slot * shape_.slot_bytes;
-  }
+  std::byte* destination(const Batch&) const noexcept override { return nullptr; }
 
   void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) override {
-    DeviceTimeline* timeline = queue_->timeline.get();
-    if (timeline != nullptr) timeline->start_chunk(batch.chunk);
-    if (lands_directly(batch.segments, batch.count)) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    DeviceTimeline* timeline = streams_->timeline.get();
+    const SlotEvents& events = streams_->events[slot];
+    const bool direct = lands_directly(batch.segments, batch.count);
+    if (timeline != nullptr) timeline->starts(batch.chunk, copies());
+    if (direct) {
       copy_straight(batch, bytes);
-      if (timeline != nullptr) timeline->copied();
     } else {
-      convert(slot, batch, bytes);
+      stage(slot, batch, bytes);
     }
+    if (timeline != nullptr) timeline->copied(batch.chunk, copies());
+    if (direct && !batch.digest) {
+      record(events.landed, copies());
+      return;
+    }
+    record(events.copied, copies());
+    check(cudaStreamWaitEvent(work(), events.copied.get(), 0), "cudaStreamWaitEvent");
+    if (!direct) convert(batch);
     if (batch.digest) digest(batch);
-    if (timeline != nullptr) timeline->finished();
-    check(cudaEventRecord(queue_->landed[slot].get(), queue_->stream.get()), "cudaEventRecord");
+    if (timeline != nullptr) timeline->worked(batch.chunk, work());
+    record(events.landed, work());
   }
 
   void await(std::uint32_t slot) override {
-    check(cudaEventSynchronize(queue_->landed[slot].get()), "cudaEventSynchronize",
+    check(cudaEventSynchronize(streams_->events[slot].landed.get()), "cudaEventSynchronize",
           "waiting for a chunk to land");
   }
 
   void landed(const std::vector<Halves>& halves) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     kernels::Batch<kernels::CountSegment> run{};
     for (const Halves& tensor : halves) {
       run.segments[run.count++] = {tensor.data, tensor.counters, tensor.count};
       if (run.count == kernels::kMaxBatch || &tensor == &halves.back()) {
-        check_launch(kernels::launch_count_non_finite(run, queue_->stream.get()),
-                     "counting infinities");
+        check_launch(kernels::launch_count_non_finite(run, work()), "counting infinities");
         run.count = 0;
       }
     }
   }
 
   void finish() override {
-    check(cudaStreamSynchronize(queue_->stream.get()), "cudaStreamSynchronize",
-          "waiting for a lane to finish");
+    for (cudaStream_t stream : {copies(), work()}) {
+      check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", "waiting for the last chunks");
+    }
   }
 
-  void start_timeline(const CallClock& clock) override {
+  void start_timeline(const CallClock& clock, std::size_t chunks) override {
     const DeviceGuard guard(ordinal_);
-    queue_->timeline = std::make_unique<DeviceTimeline>(clock, queue_->stream.get());
+    streams_->timeline = std::make_unique<DeviceTimeline>(clock, copies(), chunks);
   }
 
-  void take_spans(std::uint32_t lane, std::vector<Span>& out) override {
+  void take_spans(std::vector<Span>& out) override {
     const DeviceGuard guard(ordinal_);
-    const std::unique_ptr<DeviceTimeline> timeline = std::move(queue_->timeline);
-    if (timeline != nullptr) timeline->append_to(lane, out);
+    const std::unique_ptr<DeviceTimeline> timeline = std::move(streams_->timeline);
+    if (timeline != nullptr) timeline->append_to(out);
   }
 
-  void settle() noexcept override { (void)cudaStreamSynchronize(queue_->stream.get()); }
+  void settle() noexcept override {
+    (void)cudaStreamSynchronize(copies());
+    (void)cudaStreamSynchronize(work());
+  }
 
  private:
+  cudaStream_t copies() const noexcept { return streams_->copies.get(); }
+  cudaStream_t work() const noexcept { return streams_->work.get(); }
+
+  static void record(const Event& event, cudaStream_t stream) {
+    check(cudaEventRecord(event.get(), stream), "cudaEventRecord");
+  }
+
   void upload(void* dest, const std::byte* source, std::uint64_t bytes) {
-    check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, queue_->stream.get()),
+    check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, copies()),
           "cudaMemcpyAsync", std::to_string(bytes) + " bytes to the device");
   }
 
@@ -238,7 +270,7 @@ class CudaLane final : public Lane {
 
   // Uploads the chunk to device staging and notes where each segment stands there.
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
-    std::uint8_t* staging = queue_->staging.slot(slot, shape_);
+    std::uint8_t* staging = streams_->staging.slot(slot, shape_);
     arrived_.clear();
     const bool aligned = std::all_of(
         batch.segments, batch.segments + batch.count,
@@ -260,9 +292,7 @@ class CudaLane final : public Lane {
   }
 
   // One launch for each run of segments of one type.
-  void convert(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
-    stage(slot, batch, bytes);
-    if (queue_->timeline != nullptr) queue_->timeline->copied();
+  void convert(const Batch& batch) {
     kernels::Batch<kernels::MoveSegment> run{};
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
@@ -277,16 +307,15 @@ class CudaLane final : public Lane {
   }
 
   void launch(std::uint32_t decoder, const kernels::Batch<kernels::MoveSegment>& run) {
-    cudaStream_t stream = queue_->stream.get();
     if (decoder == kCopyBytes) {
-      check_launch(kernels::launch_copy(run, stream), "copying bytes");
+      check_launch(kernels::launch_copy(run, work()), "copying bytes");
     } else {
-      check_launch(kernels::launch_decode_to_f16(decoder, run, stream),
+      check_launch(kernels::launch_decode_to_f16(decoder, run, work()),
                    "decoding ggml type " + std::to_string(decoder));
     }
   }
 
-  // Digests what arrived, behind the copies and conversions on the same stream.
+  // Digests what arrived.
   void digest(const Batch& batch) {
     kernels::Batch<kernels::DigestSegment> run{};
     for (std::uint32_t i = 0; i < batch.count; ++i) {
@@ -294,7 +323,7 @@ class CudaLane final : public Lane {
       run.segments[run.count++] = {arrived_[i], &batch.tallies[segment.op].digest,
                                    segment.source_bytes, segment.op_offset};
       if (run.count == kernels::kMaxBatch || i + 1 == batch.count) {
-        check_launch(kernels::launch_digest(run, queue_->stream.get()), "digesting what arrived");
+        check_launch(kernels::launch_digest(run, work()), "digesting what arrived");
         run.count = 0;
       }
     }
@@ -305,22 +334,22 @@ class CudaLane final : public Lane {
   }
 
   int ordinal_;
-  LaneShape shape_;
-  std::byte* host_staging_;
-  std::unique_ptr<Queue> queue_;
+  QueueShape shape_;
+  std::unique_ptr<Streams> streams_;
+  std::mutex mutex_;  // held while queueing: batches enter the streams one at a time
   // Where the source bytes of each segment of the batch at hand stand on the device.
   std::vector<const std::uint8_t*> arrived_;
 };
 
 }  // namespace
 
-std::unique_ptr<Lane> make_cuda_lane(int ordinal, const LaneShape& shape, std::byte* staging) {
+std::unique_ptr<Queue> make_cuda_queue(int ordinal, const QueueShape& shape) {
   const DeviceGuard guard(ordinal);
-  return std::make_unique<CudaLane>(ordinal, shape, staging);
+  return std::make_unique<CudaQueue>(ordinal, shape);
 }
 
-std::uint64_t cuda_lane_conversion_bytes(const LaneShape& shape) noexcept {
-  return device_slot_bytes(shape) * shape.depth;
+std::uint64_t cuda_queue_conversion_bytes(const QueueShape& shape) noexcept {
+  return device_slot_bytes(shape) * shape.slots;
 }
 
 }  // namespace transfer

@@ -1,0 +1,16 @@
+// The streams that chunks take to a GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "transfer/device.hpp"
+
+namespace transfer {
+
+std::unique_ptr<Queue> make_cuda_queue(int ordinal, const QueueShape& shape);
+
+std::uint64_t cuda_queue_conversion_bytes(const QueueShape& shape) noexcept;
+
+}  // namespace transfer
