@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
-#include <system_error>
-#include <thread>
 
 #include "transfer/error.hpp"
 #include "transfer/progress_board.hpp"
+#include "transfer/readers.hpp"
 #include "transfer/schedule.hpp"
 #include "transfer/slot_turns.hpp"
 
@@ -225,8 +224,7 @@ class Call {
   // Where the chunk's first byte is read to. Staged bytes stand as they do in their pages of the
   // file: direct reads need it, and copies from the page cache like it.
   std::byte* landing(std::size_t index, const Batch& batch) const {
-    std::byte* straight =
-        work_.source.wants_alignment() ? nullptr : work_.queue.destination(batch);
+    std::byte* straight = work_.source.wants_alignment() ? nullptr : work_.queue.destination(batch);
     if (straight != nullptr) return straight;
     return work_.staging + slot_of(index) * work_.config.slot_bytes() +
            work_.schedule.chunks[index].source_offset % kSourceAlignment;
@@ -287,26 +285,13 @@ class Call {
   std::atomic<std::size_t> next_{0};
 };
 
-// Joins on every way out: readers must not outlive what they read into.
-class Readers {
- public:
-  Readers() = default;
-  Readers(const Readers&) = delete;
-  Readers& operator=(const Readers&) = delete;
-  ~Readers() { join(); }
-
-  template <typename Work>
-  void start(Work&& work) {
-    threads_.emplace_back(std::forward<Work>(work));
+// The first use of a device by a thread takes a while; what it says is heard at the next.
+void bind_quietly(Queue& queue) noexcept {
+  try {
+    queue.bind_thread();
+  } catch (const Error&) {
   }
-  void join() {
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
-  }
-
- private:
-  std::vector<std::thread> threads_;
-};
+}
 
 EngineConfig checked(const EngineConfig& config) {
   if (config.readers == 0 || config.readers > kMaxReaders) {
@@ -362,32 +347,22 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
   const std::vector<Share> shares = share_out(schedule, config_.read_bytes, request.digest);
+  // Little work needs few threads.
+  Readers readers(static_cast<std::uint32_t>(std::min<std::size_t>(
+                      config_.readers, std::max<std::size_t>(1, shares.size()))),
+                  [this] { bind_quietly(*queue_); });
   Ledger ledger(*device_, request, schedule, dest);
   device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
   if (schedule.converts) queue_->prepare_conversions();
-  // Little work needs few threads.
-  const std::uint32_t readers = static_cast<std::uint32_t>(
-      std::min<std::size_t>(config_.readers, std::max<std::size_t>(1, shares.size())));
   const CallClock clock;
   if (request.timeline) queue_->start_timeline(clock, schedule.chunks.size());
   const double start = clock.seconds();
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
   const Work work{schedule, shares, *source, ledger, dest, *queue_, ring_->data(), config_};
-  Call call(work, request.timeline ? &clock : nullptr, readers);
+  Call call(work, request.timeline ? &clock : nullptr, readers.count());
   {
-    Readers threads;
-    for (std::uint32_t i = 0; i < readers; ++i) {
-      try {
-        threads.start([&call, i] { call.read_shares(i); });
-      } catch (const std::system_error& error) {
-        call.board().reader_finished();
-        // One reader is enough to finish the work.
-        if (i == 0) {
-          call.board().failed(std::make_exception_ptr(
-              Error(Code::kInternal, error.code().value(), "no reader thread can be started")));
-        }
-      }
-    }
+    const Readers::Running running =
+        readers.begin([&call](std::uint32_t reader) { call.read_shares(reader); });
     call.board().watch(observer);
   }
   const double end = clock.seconds();

@@ -18,7 +18,7 @@ constexpr std::uint32_t kMaxSegments = 1024;
 
 // The first chunk is small and each after it twice as large as the one before, up to the size asked
 // for, so that the device soon has something to take.
-constexpr std::uint64_t kFirstChunk = std::uint64_t{1} << 20;
+constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 
 // A tensor is split to fill a chunk where at least this part of the chunk is empty: chunks of one
 // size keep as many bytes under way as the ring has room for.
@@ -82,7 +82,8 @@ void prove_disjoint(const std::vector<CopyOp>& ops) {
 }
 
 // Pieces of an operation are whole blocks whose byte length keeps the strongest alignment that
-// fits into the room there is, so that pieces start as aligned as their tensor did. 0 where none fits.
+// fits into the room there is, so that pieces start as aligned as their tensor did. 0 where none
+// fits.
 std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t room) {
   for (std::uint64_t alignment : {4096u, 256u, 32u}) {
     const std::uint64_t granule = std::lcm(block_bytes, alignment);

@@ -42,7 +42,9 @@ void SlotTurns::drain() {
 void SlotTurns::wake_all() {
   for (Slot& slot : slots_) {
     // Whoever is about to wait has looked at `stop` under this lock.
-    { const std::lock_guard<std::mutex> lock(slot.mutex); }
+    {
+      const std::lock_guard<std::mutex> lock(slot.mutex);
+    }
     slot.changed.notify_all();
   }
 }

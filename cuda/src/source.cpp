@@ -218,8 +218,8 @@ class AutoSource final : public Source {
 
  private:
   // Looks at the ends of the range. A read that must not wait would tell the whole truth, and have
-  // the kernel read ahead into the cache what it did not find. Where the caller may not know what is
-  // cached (it neither owns the file nor may write it), the kernel calls everything cached.
+  // the kernel read ahead into the cache what it did not find. Where the caller may not know what
+  // is cached (it neither owns the file nor may write it), the kernel calls everything cached.
   bool may_be_cached(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) const {
     return mappings_.empty() ||
            (is_resident(file, offset) && is_resident(file, offset + bytes - 1));

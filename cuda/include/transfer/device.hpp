@@ -102,8 +102,8 @@ struct QueueShape {
   std::uint64_t slot_bytes;  // host staging bytes a slot, slack included
 };
 
-// A device's end of the staging ring. Readers fill the slots together and submit each of them as one
-// batch. Usable from several threads at once, where they use different slots.
+// A device's end of the staging ring. Readers fill the slots together and submit each of them as
+// one batch. Usable from several threads at once, where they use different slots.
 class Queue {
  public:
   Queue() = default;
@@ -120,9 +120,9 @@ class Queue {
   // Where a batch's bytes can be read to with no staging; null where they have to be staged.
   virtual std::byte* destination(const Batch& batch) const noexcept = 0;
 
-  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes`: in the slot's
-  // staging memory, or at their destination(). The slot must be free (never submitted, or awaited
-  // since). Does not wait for the device. Throws Error{kDeviceFailure}.
+  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes`: in the
+  // slot's staging memory, or at their destination(). The slot must be free (never submitted, or
+  // awaited since). Does not wait for the device. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
   // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.

@@ -148,9 +148,9 @@ struct SlotEvents {
   Event landed;
 };
 
-// All copies go through one stream, so that the link takes one after the other with nothing between:
-// copies of several streams cost it up to a fifth (docs/performance.md). Whatever else is to be done
-// waits in a second stream, so that no copy ever waits for a kernel.
+// All copies go through one stream, so that the link takes one after the other with nothing
+// between: copies of several streams cost it up to a fifth (docs/performance.md). Whatever else is
+// to be done waits in a second stream, so that no copy ever waits for a kernel.
 struct Streams {
   explicit Streams(std::uint32_t slots) : events(slots) {}
 
@@ -254,8 +254,8 @@ class CudaQueue final : public Queue {
   }
 
   void upload(void* dest, const std::byte* source, std::uint64_t bytes) {
-    check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, copies()),
-          "cudaMemcpyAsync", std::to_string(bytes) + " bytes to the device");
+    check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, copies()), "cudaMemcpyAsync",
+          std::to_string(bytes) + " bytes to the device");
   }
 
   void copy_straight(const Batch& batch, const std::byte* bytes) {
