@@ -118,7 +118,7 @@ pub enum Error {
     /// Weights are infinite or NaN as f16, and the caller does not want such.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
-    /// The observer asked to stop.
+    /// The observer or a [`CancelToken`](crate::CancelToken) asked to stop.
     #[error("cancelled")]
     Cancelled,
 }

@@ -27,7 +27,9 @@
 //! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
 //! library user turns it off with `default-features = false`.
 
+mod background;
 pub mod c_weights;
+mod cancel;
 mod checks;
 mod device_choice;
 mod error;
@@ -46,6 +48,7 @@ mod transfer;
 #[cfg(feature = "cli")]
 pub mod cli;
 
+pub use crate::cancel::CancelToken;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::loader::{Loader, Planned};

@@ -1,5 +1,7 @@
 //! The order of a load: prove, plan, check memory, allocate, move, verify.
 
+use crate::background::Background;
+use crate::cancel::{CancelToken, Cancellable};
 use crate::device_choice;
 use crate::error::{Error, InsufficientMemory};
 use crate::event::{LoadEvent, Observer};
@@ -35,11 +37,19 @@ const HOST_CHUNK_BYTES: u64 = READ_BYTES;
 const HOST_CHUNKS_A_READER: u32 = 2;
 
 /// Loads models. Keeps its device and its staging memory from load to load.
+///
+/// May be moved to other threads (`Send`); a load needs it exclusively, and loaders of several
+/// threads do not hinder each other. Dropping it waits for a device that a cancelled load left
+/// opening.
 #[derive(Debug)]
 pub struct Loader {
     options: LoadOptions,
     session: Option<Session>,
+    /// Goes on where the load that wanted it was cancelled.
+    opening: Option<Background<Opened>>,
 }
+
+type Opened = Result<(Session, Opening), Error>;
 
 #[derive(Debug)]
 struct Session {
@@ -61,7 +71,7 @@ pub struct Planned {
 impl Loader {
     /// A loader with these choices. Opens nothing yet.
     pub fn new(options: LoadOptions) -> Self {
-        Self { options, session: None }
+        Self { options, session: None, opening: None }
     }
 
     /// Opens any GGUF file and proves its header, whatever model it holds.
@@ -91,13 +101,32 @@ impl Loader {
     /// # Errors
     ///
     /// Every variant of [`Error`].
-    #[tracing::instrument(level = "info", skip_all, fields(path = %path.as_ref().display()))]
     pub fn load(
         &mut self,
         path: impl AsRef<Path>,
         observer: &mut impl Observer,
     ) -> Result<LoadedModel, Error> {
-        let result = self.load_with_session(path.as_ref(), observer);
+        self.load_cancellable(path, observer, &CancelToken::new())
+    }
+
+    /// Loads the model as [`load`](Self::load) does, until `token` is cancelled.
+    ///
+    /// Where it is cancelled before this returns, the load fails with [`Error::Cancelled`] and has
+    /// freed its memory. A device that was being opened goes on opening for the next load of this
+    /// loader.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`Error`].
+    #[tracing::instrument(level = "info", skip_all, fields(path = %path.as_ref().display()))]
+    pub fn load_cancellable(
+        &mut self,
+        path: impl AsRef<Path>,
+        observer: &mut impl Observer,
+        token: &CancelToken,
+    ) -> Result<LoadedModel, Error> {
+        let mut observer = Cancellable { observer, token };
+        let result = self.load_with_session(path.as_ref(), &mut observer, token);
         if let Err(Error::Engine(_)) = &result {
             // What a failed device still does is unknown: the next load opens it anew.
             self.session = None;
@@ -109,7 +138,9 @@ impl Loader {
         &mut self,
         path: &Path,
         observer: &mut dyn Observer,
+        token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
+        token.check()?;
         let start = Instant::now();
         let source = Source::open(path, &self.options.limits)?;
         let parse_seconds = start.elapsed().as_secs_f64();
@@ -123,7 +154,8 @@ impl Loader {
         let (session, opening) = match self.session.take() {
             Some(session) => (self.session.insert(session), Opening::default()),
             None => {
-                let (session, opening) = Session::open(&self.options, plan.source_bytes())?;
+                let (session, opening) =
+                    open_session(&mut self.opening, &self.options, plan.source_bytes(), token)?;
                 (self.session.insert(session), opening)
             }
         };
@@ -161,7 +193,7 @@ impl Loader {
         let residency = residency::check(&plan, &buffer)?;
         let transfer_seconds = moved.seconds + checking.elapsed().as_secs_f64();
         if self.options.verify >= Verify::Readback {
-            readback::compare(&plan, &source, &buffer)?;
+            readback::compare(&plan, &source, &buffer, token)?;
         }
         let verify_seconds = verifying.elapsed().as_secs_f64();
         let non_finite = checks::non_finite(&plan, &moved.operations);
@@ -216,8 +248,30 @@ impl Loader {
     }
 }
 
+/// Opens a session on a thread of its own, since a GPU's context takes a good part of a second and
+/// cannot be interrupted; takes over what an earlier, cancelled load has begun.
+fn open_session(
+    opening: &mut Option<Background<Opened>>,
+    options: &LoadOptions,
+    source_bytes: u64,
+    token: &CancelToken,
+) -> Opened {
+    if let Some(earlier) = opening {
+        let opened = earlier.wait(token).ok_or(Error::Cancelled)?;
+        *opening = None;
+        if opened.is_ok() {
+            return opened;
+        }
+    }
+    let (options, span) = (options.clone(), tracing::Span::current());
+    let begun = Background::start(move || span.in_scope(|| Session::open(&options, source_bytes)));
+    let opened = opening.insert(begun).wait(token).ok_or(Error::Cancelled)?;
+    *opening = None;
+    opened
+}
+
 /// What opening a session took.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Opening {
     context_seconds: f64,
     pin_seconds: f64,

@@ -1,5 +1,6 @@
 //! `load --dump`: the weights on the device as a safetensors file.
 
+use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::model::LoadedModel;
 use model_phi3::{PlannedSlot, SlotFormat, Storage};
@@ -9,15 +10,15 @@ use std::cell::RefCell;
 use std::path::Path;
 
 /// Reads every slot back from the device and writes it under its name. Holds one slot in host memory
-/// at a time.
-pub(super) fn write(model: &LoadedModel, path: &Path) -> Result<(), Error> {
+/// at a time, and looks at the token before each.
+pub(super) fn write(model: &LoadedModel, path: &Path, token: &CancelToken) -> Result<(), Error> {
     // `View` cannot report a failed read; it waits here.
     let failed_read = RefCell::new(None);
     let slots = model
         .plan()
         .slots()
         .iter()
-        .map(|slot| (slot.slot.to_string(), SlotView::new(model, slot, &failed_read)));
+        .map(|slot| (slot.slot.to_string(), SlotView::new(model, slot, token, &failed_read)));
     let written = safetensors::serialize_to_file(slots, None, path);
     let result = match failed_read.take() {
         Some(error) => Err(error),
@@ -39,6 +40,7 @@ pub(super) fn write(model: &LoadedModel, path: &Path) -> Result<(), Error> {
 struct SlotView<'a> {
     model: &'a LoadedModel,
     slot: &'a PlannedSlot,
+    token: &'a CancelToken,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: usize,
@@ -49,6 +51,7 @@ impl<'a> SlotView<'a> {
     fn new(
         model: &'a LoadedModel,
         slot: &'a PlannedSlot,
+        token: &'a CancelToken,
         failed_read: &'a RefCell<Option<Error>>,
     ) -> Self {
         let bytes = to_usize(slot.dest.end - slot.dest.start);
@@ -59,7 +62,7 @@ impl<'a> SlotView<'a> {
             (Storage::F16, SlotFormat::F32) => shaped(Dtype::F32),
             _ => stored,
         };
-        Self { model, slot, dtype, shape, bytes, failed_read }
+        Self { model, slot, token, dtype, shape, bytes, failed_read }
     }
 }
 
@@ -73,7 +76,7 @@ impl View for SlotView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match self.model.read_slot(self.slot.slot) {
+        match self.token.check().and_then(|()| self.model.read_slot(self.slot.slot)) {
             Ok(bytes) => Cow::Owned(bytes.unwrap_or_default()),
             Err(error) => {
                 self.failed_read.borrow_mut().get_or_insert(error);

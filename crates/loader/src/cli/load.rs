@@ -8,6 +8,7 @@ use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::text::bytes;
 use super::timeline;
+use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::event::LoadEvent;
 use crate::loader::Loader;
@@ -16,8 +17,6 @@ use cuda_sys::Io;
 use indicatif::MultiProgress;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
     let result = load(arguments, quiet, bars);
@@ -31,48 +30,44 @@ pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result
 }
 
 fn load(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<LoadedModel, Failure> {
-    let interrupted = interrupt_flag();
+    let token = cancelled_by_interrupt();
     let bar = LoadBar::new(bars, quiet || arguments.json);
     let mut output_failed = None;
+    let mut observer = |event: &LoadEvent<'_>| {
+        bar.event(event);
+        if arguments.json
+            && let Some(Err(failure)) = event_json(event).map(|line| json::print(&line))
+        {
+            output_failed = Some(failure);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
     let loaded =
-        Loader::new(arguments.options()).load(&arguments.file, &mut |event: &LoadEvent<'_>| {
-            if interrupted.load(Ordering::Relaxed) {
-                return ControlFlow::Break(());
-            }
-            bar.event(event);
-            if arguments.json
-                && let Some(Err(failure)) = event_json(event).map(|line| json::print(&line))
-            {
-                output_failed = Some(failure);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        });
+        Loader::new(arguments.options()).load_cancellable(&arguments.file, &mut observer, &token);
     if let Some(failure) = output_failed {
         return Err(failure);
     }
     let model = loaded?;
     if let Some(path) = &arguments.dump {
-        dump::write(&model, path)?;
+        dump::write(&model, path, &token)?;
     }
     if let Some(path) = &arguments.timeline {
         timeline::write(&model.stats().timeline, path)?;
     }
-    if interrupted.load(Ordering::Relaxed) {
-        return Err(Error::Cancelled.into());
-    }
+    token.check()?;
     Ok(model)
 }
 
-/// Set by the first Ctrl-C. Where no handler can be installed, Ctrl-C kills the process, which frees
-/// the memory as well.
-pub(super) fn interrupt_flag() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let handler_flag = Arc::clone(&flag);
-    if let Err(error) = ctrlc::set_handler(move || handler_flag.store(true, Ordering::Relaxed)) {
+/// Cancelled by the first Ctrl-C. Where no handler can be installed, Ctrl-C kills the process, which
+/// frees the memory as well.
+pub(super) fn cancelled_by_interrupt() -> CancelToken {
+    let token = CancelToken::new();
+    let handler_token = token.clone();
+    if let Err(error) = ctrlc::set_handler(move || handler_token.cancel()) {
         tracing::warn!("Ctrl-C will not be handled: {error}");
     }
-    flag
+    token
 }
 
 /// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.

@@ -2,17 +2,15 @@
 
 use super::args::Synth;
 use super::failure::Failure;
-use super::load::interrupt_flag;
+use super::load::cancelled_by_interrupt;
 use super::progress::style;
 use super::text::bytes;
 use crate::synth::{self, SynthOptions};
 use indicatif::{MultiProgress, ProgressBar};
 use std::io::Write;
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 
 pub(super) fn run(arguments: &Synth, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
-    let interrupted = interrupt_flag();
+    let token = cancelled_by_interrupt();
     let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
     bar.set_style(style("writing {wide_bar} {decimal_bytes}/{decimal_total_bytes} {eta}"));
     let options =
@@ -20,11 +18,7 @@ pub(super) fn run(arguments: &Synth, quiet: bool, bars: &MultiProgress) -> Resul
     let written = synth::write(&arguments.out, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
-        if interrupted.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        token.flow()
     });
     bar.finish_and_clear();
     let len = written?;

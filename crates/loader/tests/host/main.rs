@@ -3,6 +3,7 @@
 
 mod bench;
 mod c_header;
+mod cancelling;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,10 @@
-//! The keys of a model that tests write themselves.
+//! Models that tests write themselves.
 
+use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
 pub(crate) fn phi3_keys() -> GgufWriter {
@@ -15,4 +19,32 @@ pub(crate) fn phi3_keys() -> GgufWriter {
         .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
         .kv("phi3.rope.dimension_count", 16_u32);
     writer
+}
+
+/// Writes a model of zeros whose load takes long enough to do something meanwhile: 430 MB that take
+/// no room on the disk, and 560 MB of device memory as f16.
+pub(crate) fn write_large_model(path: &Path) {
+    let mut writer = GgufWriter::new();
+    writer
+        .kv("general.architecture", "phi3")
+        .kv("phi3.context_length", 4096_u32)
+        .kv("phi3.embedding_length", 2048_u32)
+        .kv("phi3.feed_forward_length", 64_u32)
+        .kv("phi3.block_count", 1_u32)
+        .kv("phi3.attention.head_count", 16_u32)
+        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .kv("phi3.rope.dimension_count", 128_u32)
+        .tensor("token_embd.weight", &[2048, 65536], GgmlType::F16)
+        .tensor("blk.0.attn_norm.weight", &[2048], GgmlType::F32)
+        .tensor("blk.0.attn_qkv.weight", &[2048, 6144], GgmlType::Q8_0)
+        .tensor("blk.0.attn_output.weight", &[2048, 2048], GgmlType::F16)
+        .tensor("blk.0.ffn_norm.weight", &[2048], GgmlType::F32)
+        .tensor("blk.0.ffn_up.weight", &[2048, 128], GgmlType::F16)
+        .tensor("blk.0.ffn_down.weight", &[64, 2048], GgmlType::F16)
+        .tensor("output_norm.weight", &[2048], GgmlType::F32)
+        .tensor("output.weight", &[2048, 65536], GgmlType::Q8_0);
+    let layout = writer.layout().unwrap();
+    let file = File::create(path).unwrap();
+    file.set_len(layout.file_len()).unwrap();
+    file.write_all_at(layout.header(), 0).unwrap();
 }

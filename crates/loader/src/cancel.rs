@@ -1,0 +1,65 @@
+//! Cancelling a load from outside of it.
+
+use crate::error::Error;
+use crate::event::{LoadEvent, Observer};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Cancels loads from any thread. Clones are the same token.
+///
+/// A token is cancelled once and for all: a load that is given a cancelled token ends at once. Who
+/// loads again takes a new one.
+///
+/// A load looks at its token between its steps, while it waits for a device to open, some twenty
+/// times a second while bytes move, and between pieces of what it compares; it returns within 100 ms
+/// of [`cancel`](Self::cancel), unless one call of the system or the driver takes that long by
+/// itself.
+///
+/// ```
+/// let token = loader::CancelToken::new();
+/// let other = token.clone();
+/// std::thread::spawn(move || other.cancel()).join().unwrap();
+/// assert!(token.is_cancelled());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels every load that has this token. One store to memory: safe in a signal handler.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    pub(crate) fn flow(&self) -> ControlFlow<()> {
+        if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// An observer that also breaks where a token is cancelled, before or by the observer itself.
+pub(crate) struct Cancellable<'a> {
+    pub(crate) observer: &'a mut dyn Observer,
+    pub(crate) token: &'a CancelToken,
+}
+
+impl Observer for Cancellable<'_> {
+    fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()> {
+        self.token.flow()?;
+        self.observer.event(event)?;
+        self.token.flow()
+    }
+}
