@@ -38,8 +38,10 @@ impl ErrorClass {
 pub struct InsufficientMemory {
     /// The device that was asked.
     pub device: DeviceKind,
-    /// Bytes the load needs there.
+    /// Bytes the load needs there: the weights, and what converting them takes meanwhile.
     pub required: u64,
+    /// Bytes that must stay free beside them.
+    pub reserve: u64,
     /// Bytes free there.
     pub free: u64,
     /// Bytes there are.
@@ -50,8 +52,11 @@ pub struct InsufficientMemory {
 
 impl std::fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { device, required, free, total, limit } = self;
+        let Self { device, required, reserve, free, total, limit } = self;
         write!(f, "{device} cannot hold the weights: {required} bytes required, ")?;
+        if *reserve != 0 {
+            write!(f, "{reserve} bytes reserved beside them, ")?;
+        }
         if let Some(limit) = limit {
             write!(f, "{limit} bytes available under the limit that was set, ")?;
         }
@@ -238,7 +243,10 @@ impl Error {
     /// Whether the same load can succeed later, with nothing else done.
     pub fn retriable(&self) -> bool {
         match self {
-            Self::InsufficientMemory(memory) => memory.limit.is_none(),
+            Self::InsufficientMemory(memory) => {
+                memory.limit.is_none()
+                    && memory.required.saturating_add(memory.reserve) <= memory.total
+            }
             _ => matches!(
                 self.code(),
                 "INSUFFICIENT_VRAM"
@@ -262,6 +270,10 @@ impl Error {
             "INSUFFICIENT_VRAM" => match self {
                 Self::InsufficientMemory(memory) if memory.limit.is_some() => {
                     "raise the limit, or load with native storage or from a smaller quantisation"
+                }
+                Self::InsufficientMemory(memory) if memory.reserve > 0 => {
+                    "free memory on the device, reserve less, choose another device, or load with \
+                     native storage or from a smaller quantisation"
                 }
                 _ => {
                     "free memory on the device, choose another device, or load with native storage \

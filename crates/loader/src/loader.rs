@@ -2,8 +2,9 @@
 
 use crate::background::Background;
 use crate::cancel::{CancelToken, Cancellable};
+use crate::demand::Demand;
 use crate::device_choice;
-use crate::error::{Error, InsufficientMemory};
+use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{IoChoice, LoadOptions, Verify};
@@ -56,6 +57,8 @@ struct Session {
     device: Device,
     name: String,
     engine: Engine,
+    /// Whether the engine has its memory for conversions, which it keeps.
+    converts: bool,
 }
 
 /// What a file holds and what a load of it would do, without touching a device.
@@ -127,8 +130,9 @@ impl Loader {
     ) -> Result<LoadedModel, Error> {
         let mut observer = Cancellable { observer, token };
         let result = self.load_with_session(path.as_ref(), &mut observer, token);
-        if let Err(Error::Engine(_)) = &result {
-            // What a failed device still does is unknown: the next load opens it anew.
+        if let Err(Error::Engine(_) | Error::InsufficientMemory(_)) = &result {
+            // What a failed device still does is unknown, and a full one is better off without the
+            // session's own memory: the next load opens it anew.
             self.session = None;
         }
         result
@@ -161,7 +165,8 @@ impl Loader {
         };
 
         let allocating = Instant::now();
-        let mut buffer = session.allocate(&plan, self.options.vram_limit)?;
+        let demand = session.demand(&plan, &self.options);
+        let mut buffer = session.allocate(&demand)?;
         let allocate_seconds = allocating.elapsed().as_secs_f64();
         emit(
             observer,
@@ -183,7 +188,12 @@ impl Loader {
             timeline: self.options.timeline,
         };
         let moving = Instant::now();
-        let moved = transfer::run(&mut session.engine, &source, how, &plan, &mut buffer, observer)?;
+        let moved = transfer::run(&mut session.engine, &source, how, &plan, &mut buffer, observer)
+            .map_err(|error| match error {
+                Error::Engine(error) => session.named(error, &demand),
+                other => other,
+            })?;
+        session.converts |= converts(&plan);
         let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
         let verifying = Instant::now();
         if how.digest {
@@ -304,40 +314,46 @@ impl Session {
             "device open"
         );
         let pin_seconds = start.elapsed().as_secs_f64() - context_seconds;
-        Ok((Self { device, name, engine }, Opening { context_seconds, pin_seconds }))
+        Ok((
+            Self { device, name, engine, converts: false },
+            Opening { context_seconds, pin_seconds },
+        ))
     }
 
-    /// One allocation for all weights, after a look at what is free.
-    fn allocate(&self, plan: &LoadPlan, limit: Option<u64>) -> Result<DeviceBuffer, Error> {
-        let required = plan.device_bytes();
-        if let Some(limit) = limit.filter(|&limit| required > limit) {
-            return Err(self.insufficient(required, Some(limit)));
+    /// What a load of the plan takes here. The engine keeps what it once had for conversions.
+    fn demand(&self, plan: &LoadPlan, options: &LoadOptions) -> Demand {
+        let converts = converts(plan) && !self.converts;
+        Demand {
+            device: self.device.kind(),
+            arena: plan.device_bytes(),
+            transient: if converts { self.engine.conversion_bytes() } else { 0 },
+            reserve: options.reserve,
+            limit: options.vram_limit,
         }
-        let converts = plan.ops().iter().any(|op| op.conversion != Conversion::Copy);
-        let transient = if converts { self.engine.conversion_bytes() } else { 0 };
-        let needed = required.saturating_add(transient);
-        if needed > self.device.memory()?.free {
-            return Err(self.insufficient(needed, None));
-        }
-        self.device.allocate(required).map_err(|error| match error.code() {
-            // Somebody else was quicker.
-            ErrorCode::OutOfMemory => self.insufficient(needed, None),
+    }
+
+    /// One allocation for all weights, between two looks at what is free.
+    fn allocate(&self, demand: &Demand) -> Result<DeviceBuffer, Error> {
+        let before = self.device.memory()?;
+        demand.check_before(before.free, before.total)?;
+        let buffer =
+            self.device.allocate(demand.arena).map_err(|error| self.named(error, demand))?;
+        let after = self.device.memory()?;
+        demand.check_after(after.free, after.total)?;
+        Ok(buffer)
+    }
+
+    /// Names the figures where the device turned out to have no memory: somebody else was quicker.
+    fn named(&self, error: cuda_sys::Error, demand: &Demand) -> Error {
+        match (error.code(), self.device.memory()) {
+            (ErrorCode::OutOfMemory, Ok(memory)) => demand.refused(memory.free, memory.total),
             _ => Error::Engine(error),
-        })
-    }
-
-    fn insufficient(&self, required: u64, limit: Option<u64>) -> Error {
-        match self.device.memory() {
-            Ok(memory) => Error::InsufficientMemory(InsufficientMemory {
-                device: self.device.kind(),
-                required,
-                free: memory.free,
-                total: memory.total,
-                limit,
-            }),
-            Err(error) => Error::Engine(error),
         }
     }
+}
+
+fn converts(plan: &LoadPlan) -> bool {
+    plan.ops().iter().any(|op| op.conversion != Conversion::Copy)
 }
 
 /// How the engine divides the work on this machine, where the caller leaves it open.

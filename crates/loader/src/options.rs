@@ -71,6 +71,10 @@ pub struct LoadOptions {
     pub depth: Option<u32>,
     /// Bytes of device memory the weights may take; `None` for what is free.
     pub vram_limit: Option<u64>,
+    /// Bytes of device memory that must stay free beside the weights, for what will use them, such as
+    /// a key-value cache ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). Looked
+    /// at before and after the weights are allocated; nothing keeps other processes from it later.
+    pub reserve: u64,
     /// Proof asked for.
     pub verify: Verify,
     /// Whether a weight that is infinite or NaN as f16 fails the load, instead of being reported.
@@ -92,6 +96,7 @@ impl Default for LoadOptions {
             threads: None,
             depth: None,
             vram_limit: None,
+            reserve: 0,
             verify: Verify::default(),
             deny_overflow: false,
             timeline: false,
@@ -159,6 +164,13 @@ impl LoadOptions {
     #[must_use]
     pub fn vram_limit(mut self, bytes: u64) -> Self {
         self.vram_limit = Some(bytes);
+        self
+    }
+
+    /// Sets [`reserve`](Self::reserve).
+    #[must_use]
+    pub fn reserve(mut self, bytes: u64) -> Self {
+        self.reserve = bytes;
         self
     }
 

@@ -19,7 +19,8 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
-    const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
+    /// Every type, by falling size.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
 
     /// Bytes of one element.
     #[must_use]
@@ -31,7 +32,9 @@ impl KvDtype {
         }
     }
 
-    const fn name(self) -> &'static str {
+    /// The name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",

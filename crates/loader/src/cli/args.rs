@@ -4,8 +4,8 @@ use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use model_phi3::Storage;
 use model_phi3::preset::{Layout, Preset, TypeMix};
+use model_phi3::{KvDtype, Storage};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -70,6 +70,18 @@ pub(super) struct Plan {
     /// What the weights become
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: StorageArg,
+    /// Tokens a sequence of the key-value cache holds [default: the model's context length]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context: Option<u32>,
+    /// Sequences the key-value cache holds
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) batch: u32,
+    /// Elements of the key-value cache
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = one_of::<KvDtype>(KvDtype::ALL.iter().map(|dtype| dtype.name())))]
+    pub(super) kv_type: KvDtype,
+    /// Device memory to keep for other things, such as 500MB, counted in the total
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    pub(super) reserve: u64,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -188,6 +200,9 @@ pub(super) struct Load {
     /// Device memory the weights may take, such as 8GB [default: what is free]
     #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
+    /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    pub(super) reserve: u64,
     /// Fail where a weight is infinite or NaN as f16, instead of warning
     #[arg(long, env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
@@ -210,6 +225,7 @@ impl Load {
             .deny_overflow(self.deny_overflow)
             .timeline(self.timeline.is_some());
         options.vram_limit = self.vram_limit;
+        options.reserve = self.reserve;
         options
     }
 }

@@ -85,9 +85,26 @@ pub(super) struct PlanDocument<'a> {
     pub(super) vram_bytes: u64,
     pub(super) source_bytes: u64,
     pub(super) units: u32,
+    pub(super) kv_cache: KvCacheDocument,
+    /// What was asked to be kept for other things.
+    pub(super) reserve_bytes: u64,
+    /// Weights, key-value cache and reserve; `None` where 64 bits do not hold it.
+    pub(super) total_bytes: Option<u64>,
     pub(super) config: ConfigDocument,
     pub(super) slots: Vec<SlotDocument>,
     pub(super) operations: Vec<OperationDocument<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct KvCacheDocument {
+    /// Tokens of a sequence.
+    pub(super) context: u64,
+    /// Sequences.
+    pub(super) batch: u64,
+    #[serde(rename = "type")]
+    pub(super) dtype: &'static str,
+    /// `None` where 64 bits do not hold it.
+    pub(super) bytes: Option<u64>,
 }
 
 #[derive(Serialize)]

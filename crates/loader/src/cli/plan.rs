@@ -2,7 +2,9 @@
 
 use super::args::Plan;
 use super::failure::Failure;
-use super::json::{self, ConfigDocument, OperationDocument, PlanDocument, SlotDocument};
+use super::json::{
+    self, ConfigDocument, KvCacheDocument, OperationDocument, PlanDocument, SlotDocument,
+};
 use super::text::{bytes, shape};
 use crate::loader::{Loader, Planned};
 use crate::options::LoadOptions;
@@ -12,11 +14,44 @@ use std::io::Write;
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     let loader = Loader::new(LoadOptions::new().storage(arguments.storage.into()));
     let planned = loader.plan(&arguments.file)?;
+    let needs = Needs::new(arguments, &planned);
     let file = arguments.file.display().to_string();
-    if arguments.json { print_json(file, &planned) } else { print_text(&file, &planned) }
+    if arguments.json {
+        print_json(file, &planned, needs)
+    } else {
+        print_text(&file, &planned, &needs)
+    }
 }
 
-fn print_json(file: String, Planned { config, plan }: &Planned) -> Result<(), Failure> {
+/// Device memory that a loaded model needs when it works. 64 bits may not hold what was asked for.
+struct Needs {
+    kv_cache: KvCacheDocument,
+    reserve: u64,
+    total: Option<u64>,
+}
+
+impl Needs {
+    fn new(arguments: &Plan, Planned { config, plan }: &Planned) -> Self {
+        let context = u64::from(arguments.context.unwrap_or(config.context_length));
+        let batch = u64::from(arguments.batch);
+        let bytes = config.kv_cache_bytes(context, batch, arguments.kv_type);
+        let total = bytes.and_then(|bytes| {
+            bytes.checked_add(plan.device_bytes())?.checked_add(arguments.reserve)
+        });
+        let dtype = arguments.kv_type.name();
+        Self {
+            kv_cache: KvCacheDocument { context, batch, dtype, bytes },
+            reserve: arguments.reserve,
+            total,
+        }
+    }
+}
+
+fn print_json(
+    file: String,
+    Planned { config, plan }: &Planned,
+    needs: Needs,
+) -> Result<(), Failure> {
     json::print(&PlanDocument {
         schema_version: json::SCHEMA_VERSION,
         file,
@@ -24,6 +59,9 @@ fn print_json(file: String, Planned { config, plan }: &Planned) -> Result<(), Fa
         vram_bytes: plan.device_bytes(),
         source_bytes: plan.source_bytes(),
         units: plan.units(),
+        kv_cache: needs.kv_cache,
+        reserve_bytes: needs.reserve,
+        total_bytes: needs.total,
         config: config_document(config),
         slots: plan
             .slots()
@@ -57,12 +95,23 @@ fn print_json(file: String, Planned { config, plan }: &Planned) -> Result<(), Fa
     })
 }
 
-fn print_text(file: &str, Planned { config, plan }: &Planned) -> Result<(), Failure> {
+fn print_text(
+    file: &str,
+    Planned { config, plan }: &Planned,
+    needs: &Needs,
+) -> Result<(), Failure> {
+    let or_more = |count: Option<u64>| count.map_or("over 2^64 bytes".to_owned(), bytes);
+    let KvCacheDocument { context, batch, dtype, bytes: kv_bytes } = needs.kv_cache;
     let mut out = std::io::stdout().lock();
     writeln!(out, "file      {file}")?;
     write_config(&mut out, config)?;
     writeln!(out, "storage   {}", storage_name(plan.storage()))?;
     writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
+    writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
+    if needs.reserve != 0 {
+        writeln!(out, "reserve   {}", bytes(needs.reserve))?;
+    }
+    writeln!(out, "in all    {}", or_more(needs.total))?;
     writeln!(out, "to read   {}", bytes(plan.source_bytes()))?;
     writeln!(out)?;
     writeln!(

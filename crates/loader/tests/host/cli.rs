@@ -4,8 +4,10 @@ use crate::common::{expected, model_path, sha256};
 use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
+use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -209,6 +211,95 @@ fn too_small_a_limit_names_required_and_available_bytes() {
     assert_eq!(load(&path, &["--vram-limit", &required.to_string()]).code(), 0);
 }
 
+#[test]
+fn a_reserve_that_does_not_fit_names_every_figure() {
+    let path = model_path("fused-f16.gguf");
+    let plan = run(["plan", path.to_str().unwrap(), "--json"]);
+    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap();
+
+    let ran = load(&path, &["--json", "--reserve", "1000PB"]);
+    assert_eq!(ran.code(), 6);
+    let events = ran.json_lines();
+    assert!(events.iter().all(|event| event["event"] != "allocated"), "nothing was allocated");
+    let failed = events.last().unwrap();
+    assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
+    assert_eq!(failed["retriable"], false, "there is no such host");
+    let message = failed["message"].as_str().unwrap();
+    for figure in [
+        format!("{required} bytes required, 1000000000000000000 bytes reserved"),
+        " bytes free of ".to_owned(),
+        " bytes total".to_owned(),
+    ] {
+        assert!(message.contains(&figure), "{figure}: {message}");
+    }
+    assert!(ran.stderr().contains("reserve less"), "{}", ran.stderr());
+
+    let from_environment = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["load", path.to_str().unwrap(), "--device", "host"])
+        .env("PHI3_LOADER_RESERVE", "1000PB")
+        .output()
+        .unwrap();
+    assert_eq!(from_environment.status.code(), Some(6));
+    assert_eq!(load(&path, &["--reserve", "1MiB"]).code(), 0);
+}
+
+#[test]
+fn plan_prices_the_cache_of_phi_3_mini_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mini.gguf");
+    write_mini(&path);
+    let plan = |more: &[&str]| {
+        let ran = run([&["plan", path.to_str().unwrap(), "--json"], more].concat());
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+        ran.json_lines().remove(0)
+    };
+    // Keys and values, of 32 layers, each 32 heads of 96 halves a token.
+    let token = 2 * 32 * 32 * 96 * 2_u64;
+    let document = plan(&[]);
+    let weights = document["vram_bytes"].as_u64().unwrap();
+    assert_eq!(
+        document["kv_cache"],
+        serde_json::json!({ "context": 4096, "batch": 1, "type": "f16", "bytes": 1_610_612_736 })
+    );
+    assert_eq!(1_610_612_736, 4096 * token);
+    assert_eq!(document["reserve_bytes"], 0);
+    assert_eq!(document["total_bytes"], weights + 4096 * token);
+
+    let document =
+        plan(&["--context", "1000", "--batch", "3", "--kv-type", "f32", "--reserve", "1MiB"]);
+    assert_eq!(
+        document["kv_cache"],
+        serde_json::json!({ "context": 1000, "batch": 3, "type": "f32", "bytes": 6000 * token })
+    );
+    assert_eq!(document["reserve_bytes"], 1 << 20);
+    assert_eq!(document["total_bytes"], weights + 6000 * token + (1 << 20));
+    assert_eq!(plan(&["--kv-type", "f8"])["kv_cache"]["bytes"], 2048 * token);
+
+    let most = u32::MAX.to_string();
+    let document = plan(&["--context", &most, "--batch", &most]);
+    assert_eq!(document["kv_cache"]["bytes"], Value::Null);
+    assert_eq!(document["total_bytes"], Value::Null);
+
+    let ran = run(["plan", path.to_str().unwrap(), "--reserve", "500MB"]);
+    let total = weights + 4096 * token + 500_000_000;
+    for line in [
+        "KV cache  1.61 GB (1610612736 bytes): 1 x 4096 tokens, f16".to_owned(),
+        "reserve   500.00 MB (500000000 bytes)".to_owned(),
+        format!("({total} bytes)"),
+    ] {
+        assert!(ran.stdout().contains(&line), "{line}: {}", ran.stdout());
+    }
+}
+
+/// The header of Phi-3-mini before as many zeros as it has bytes of weights, which take no room.
+fn write_mini(path: &Path) {
+    let layout =
+        Blueprint::new(Preset::Mini4k, Layout::Fused, TypeMix::Q4_K_M).writer().layout().unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    file.set_len(layout.file_len()).unwrap();
+    file.write_all_at(layout.header(), 0).unwrap();
+}
+
 /// Each bad file with its exit code and what the message must name.
 #[test]
 fn bad_files_exit_as_documented_and_name_the_culprit() {
@@ -359,6 +450,9 @@ fn wrong_usage_exits_2() {
         &["load", "x.gguf", "--chunk", "0"],
         &["load", "x.gguf", "--threads", "0"],
         &["load", "x.gguf", "--vram-limit", "lots"],
+        &["load", "x.gguf", "--reserve", "-1"],
+        &["plan", "x.gguf", "--context", "0"],
+        &["plan", "x.gguf", "--kv-type", "q8"],
         &["synth", "x.gguf", "--preset", "huge"],
     ] {
         assert_eq!(run(arguments).code(), 2, "{arguments:?}");

@@ -35,8 +35,9 @@ fn overflow_is_none() {
 
 #[test]
 fn dtype_names_round_trip() {
-    for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::F8] {
-        assert_eq!(dtype.to_string().parse(), Ok(dtype));
+    for dtype in KvDtype::ALL {
+        assert_eq!(dtype.name().parse(), Ok(dtype));
+        assert_eq!(dtype.to_string(), dtype.name());
     }
     assert_eq!("q8".parse::<KvDtype>(), Err(ParseKvDtypeError));
 }
