@@ -4,6 +4,19 @@ use crate::error::{Error, NonFiniteTensor};
 use cuda_sys::{Digest, OpReport};
 use model_phi3::{LoadPlan, PlanOp};
 
+/// Fails where other bytes were read than the plan wants.
+pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
+    let (all_bytes, all_tensors) = (plan.source_bytes(), plan.ops().len());
+    if (bytes, tensors) == (all_bytes, all_tensors) {
+        return Ok(());
+    }
+    Err(Error::Verification {
+        what: format!(
+            "{bytes} bytes of {tensors} tensors were moved, the plan has {all_bytes} of {all_tensors}"
+        ),
+    })
+}
+
 /// Fails where bytes on the device have another digest than the bytes that were read.
 pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(), Error> {
     let pairs = plan.ops().iter().zip(reports);
@@ -35,4 +48,26 @@ pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFinite
             nan: report.nan,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_plan;
+
+    #[test]
+    fn a_transfer_of_other_bytes_than_the_plans_is_found() {
+        let plan = test_plan::tiny();
+        let (bytes, tensors) = (plan.source_bytes(), plan.ops().len());
+        all_moved(&plan, bytes, tensors).unwrap();
+        for (bytes, tensors) in [(bytes - 1, tensors), (bytes + 1, tensors), (bytes, tensors - 1)] {
+            let error = all_moved(&plan, bytes, tensors).unwrap_err();
+            assert_eq!(error.code(), "VERIFICATION_FAILED");
+            assert!(
+                error.to_string().starts_with(&format!(
+                    "verification failed: {bytes} bytes of {tensors} tensors"
+                ))
+            );
+        }
+    }
 }

@@ -37,6 +37,7 @@ mod error;
 mod event;
 mod file_identity;
 mod loader;
+mod memory_account;
 mod model;
 mod options;
 mod readback;
@@ -44,6 +45,9 @@ mod residency;
 mod source;
 #[cfg(feature = "synth")]
 pub mod synth;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod test_plan;
 mod transfer;
 
 #[cfg(feature = "cli")]
@@ -53,6 +57,7 @@ pub use crate::cancel::CancelToken;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::loader::{Loader, Planned};
+pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{Fingerprint, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;

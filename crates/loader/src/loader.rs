@@ -6,6 +6,7 @@ use crate::demand::Demand;
 use crate::device_choice;
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
+use crate::memory_account::MemoryAccount;
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::source::Source;
@@ -166,7 +167,7 @@ impl Loader {
 
         let allocating = Instant::now();
         let demand = session.demand(&plan, &self.options);
-        let mut buffer = session.allocate(&demand)?;
+        let (mut buffer, memory) = session.allocate(&demand)?;
         let allocate_seconds = allocating.elapsed().as_secs_f64();
         emit(
             observer,
@@ -196,6 +197,7 @@ impl Loader {
         session.converts |= converts(&plan);
         let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
         let verifying = Instant::now();
+        checks::all_moved(&plan, moved.source_bytes, moved.operations.len())?;
         if how.digest {
             checks::digests_agree(&plan, &moved.operations)?;
         }
@@ -244,6 +246,7 @@ impl Loader {
             non_finite,
             timeline: moved.timeline,
             residency,
+            memory,
         };
         tracing::info!(
             vram_bytes = stats.vram_bytes,
@@ -333,14 +336,17 @@ impl Session {
     }
 
     /// One allocation for all weights, between two looks at what is free.
-    fn allocate(&self, demand: &Demand) -> Result<DeviceBuffer, Error> {
+    fn allocate(&self, demand: &Demand) -> Result<(DeviceBuffer, MemoryAccount), Error> {
         let before = self.device.memory()?;
         demand.check_before(before.free, before.total)?;
         let buffer =
             self.device.allocate(demand.arena).map_err(|error| self.named(error, demand))?;
         let after = self.device.memory()?;
+        let account =
+            MemoryAccount { free_before: before.free, free_after: after.free, total: after.total };
+        account.check(demand.device, demand.arena)?;
         demand.check_after(after.free, after.total)?;
-        Ok(buffer)
+        Ok((buffer, account))
     }
 
     /// Names the figures where the device turned out to have no memory: somebody else was quicker.

@@ -2,6 +2,7 @@
 
 use crate::checks;
 use crate::error::{Error, NonFiniteTensor};
+use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
 use cuda_sys::{DeviceBuffer, DeviceKind, Digest, Io, Span};
 use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
@@ -58,6 +59,8 @@ pub struct LoadStats {
     pub timeline: Vec<Span>,
     /// What the residency check looked at.
     pub residency: Residency,
+    /// The device's free memory around the allocation.
+    pub memory: MemoryAccount,
 }
 
 impl LoadStats {

@@ -1,7 +1,7 @@
 //! Proof that the weights are where they are said to be.
 
 use crate::error::Error;
-use cuda_sys::DeviceBuffer;
+use cuda_sys::{DeviceBuffer, DeviceKind};
 use model_phi3::{LoadPlan, PlannedSlot};
 
 /// What a residency check looked at. It exists only where everything was in order.
@@ -17,47 +17,137 @@ pub struct Residency {
 /// Asks the driver about the first and the last byte of every slot, and holds the allocation against
 /// the plan.
 pub(crate) fn check(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Residency, Error> {
-    if buffer.len() != plan.device_bytes() {
-        return Err(Error::Verification {
-            what: format!(
-                "the allocation has {} bytes, the plan {}",
-                buffer.len(),
-                plan.device_bytes()
-            ),
-        });
-    }
-    let mut pointers_checked = 0;
-    for slot in plan.slots() {
-        check_slot(slot, buffer)?;
-        pointers_checked += 1;
-    }
-    Ok(Residency { pointers_checked, vram_bytes: buffer.len() })
+    let arena = Arena { address: buffer.address(), bytes: buffer.len(), device: buffer.device() };
+    arena.check(plan, |offset| {
+        let location = buffer.locate(offset)?;
+        Ok((location.address, location.device))
+    })
 }
 
-fn check_slot(slot: &PlannedSlot, buffer: &DeviceBuffer) -> Result<(), Error> {
-    let range = &slot.dest;
-    for offset in [range.start, range.end - 1] {
-        let location = buffer.locate(offset)?;
-        if location.device != buffer.device() {
-            return Err(Error::Verification {
-                what: format!(
-                    "{} at {:#x} is memory of {}, not of {}",
-                    slot.slot,
-                    location.address,
-                    location.device,
-                    buffer.device()
-                ),
-            });
+/// The one allocation as it was made.
+#[derive(Clone, Copy)]
+struct Arena {
+    address: u64,
+    bytes: u64,
+    device: DeviceKind,
+}
+
+impl Arena {
+    /// `locate` says at which address, and on which device, the byte at an offset is.
+    fn check(
+        &self,
+        plan: &LoadPlan,
+        locate: impl Fn(u64) -> Result<(u64, DeviceKind), Error>,
+    ) -> Result<Residency, Error> {
+        if self.bytes != plan.device_bytes() {
+            return wrong(format!(
+                "the allocation has {} bytes, the plan {}",
+                self.bytes,
+                plan.device_bytes()
+            ));
         }
-        let expected = buffer.address() + offset;
-        if location.address != expected {
-            return Err(Error::Verification {
-                what: format!(
-                    "{} is at {:#x}, expected at {expected:#x}",
-                    slot.slot, location.address
-                ),
-            });
+        let mut pointers_checked = 0;
+        for slot in plan.slots() {
+            self.check_slot(slot, &locate)?;
+            pointers_checked += 1;
+        }
+        Ok(Residency { pointers_checked, vram_bytes: self.bytes })
+    }
+
+    fn check_slot(
+        &self,
+        PlannedSlot { slot, dest, .. }: &PlannedSlot,
+        locate: impl Fn(u64) -> Result<(u64, DeviceKind), Error>,
+    ) -> Result<(), Error> {
+        if dest.is_empty() || dest.end > self.bytes {
+            return wrong(format!(
+                "{slot} takes bytes {dest:?} of an allocation of {} bytes",
+                self.bytes
+            ));
+        }
+        for offset in [dest.start, dest.end - 1] {
+            let (address, device) = locate(offset)?;
+            if device != self.device {
+                return wrong(format!(
+                    "{slot} at {address:#x} is memory of {device}, not of {}",
+                    self.device
+                ));
+            }
+            let expected = self.address + offset;
+            if address != expected {
+                return wrong(format!("{slot} is at {address:#x}, expected at {expected:#x}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong<T>(what: String) -> Result<T, Error> {
+    Err(Error::Verification { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_plan;
+    use model_phi3::Slot;
+
+    const BASE: u64 = 0x7f00_0000_0000;
+    const GPU: DeviceKind = DeviceKind::Cuda(1);
+
+    fn arena(plan: &LoadPlan) -> Arena {
+        Arena { address: BASE, bytes: plan.device_bytes(), device: GPU }
+    }
+
+    /// What a check says where the byte at `offset` is told to be elsewhere.
+    #[track_caller]
+    fn misplaced(plan: &LoadPlan, offset: u64, address: u64, device: DeviceKind) -> String {
+        let locate =
+            |asked| Ok(if asked == offset { (address, device) } else { (BASE + asked, GPU) });
+        let error = arena(plan).check(plan, locate).unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
+        error.to_string()
+    }
+
+    #[test]
+    fn every_slot_is_asked_about() {
+        let plan = test_plan::tiny();
+        let residency = arena(&plan).check(&plan, |offset| Ok((BASE + offset, GPU))).unwrap();
+        assert_eq!(residency.pointers_checked as usize, plan.slots().len());
+        for planned in plan.slots() {
+            for offset in [planned.dest.start, planned.dest.end - 1] {
+                let text = misplaced(&plan, offset, BASE + offset, DeviceKind::Host);
+                assert!(text.contains("is memory of host, not of cuda:1"), "{text}");
+            }
         }
     }
-    Ok(())
+
+    #[test]
+    fn a_pointer_of_another_gpu_or_to_another_place_is_named() {
+        let plan = test_plan::tiny();
+        let at = plan.slot(Slot::AttnV(1)).unwrap().dest.end - 1;
+        let text = misplaced(&plan, at, BASE + at, DeviceKind::Cuda(0));
+        assert!(text.contains("layers.1.attn_v") && text.contains("of cuda:0"), "{text}");
+        let text = misplaced(&plan, at, BASE + at + 1, GPU);
+        assert!(text.contains("layers.1.attn_v is at 0x7f"), "{text}");
+    }
+
+    #[test]
+    fn an_allocation_of_another_size_is_found() {
+        let plan = test_plan::tiny();
+        for bytes in [plan.device_bytes() - 256, plan.device_bytes() + 256, 0] {
+            let arena = Arena { bytes, ..arena(&plan) };
+            let error = arena.check(&plan, |offset| Ok((BASE + offset, GPU))).unwrap_err();
+            assert!(error.to_string().contains(&format!("has {bytes} bytes")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_slot_beyond_the_allocation_is_named_before_the_driver_is_asked() {
+        let plan = test_plan::tiny();
+        let last = plan.slot(Slot::Output).unwrap();
+        let short = Arena { bytes: last.dest.end - 1, ..arena(&plan) };
+        let error = short.check_slot(last, |_| unreachable!()).unwrap_err();
+        assert!(error.to_string().contains("output takes bytes"), "{error}");
+    }
 }

@@ -219,6 +219,7 @@ pub(super) enum EventKind<'a> {
         read_bytes: u64,
         pinned: bool,
         residency: ResidencyDocument,
+        memory: MemoryDocument,
         /// Tensors with weights that are infinite or NaN as f16.
         non_finite: Vec<NonFiniteDocument<'a>>,
     },
@@ -243,4 +244,12 @@ pub(super) struct NonFiniteDocument<'a> {
 pub(super) struct ResidencyDocument {
     pub(super) pointers_checked: u32,
     pub(super) ok: bool,
+}
+
+/// The device's free memory around the allocation of the weights, as its driver reports it.
+#[derive(Serialize)]
+pub(super) struct MemoryDocument {
+    pub(super) free_before_bytes: u64,
+    pub(super) free_after_bytes: u64,
+    pub(super) total_bytes: u64,
 }

@@ -3,7 +3,7 @@
 use super::args::Load;
 use super::dump;
 use super::failure::Failure;
-use super::json::{self, Event, EventKind, NonFiniteDocument, ResidencyDocument};
+use super::json::{self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::text::bytes;
@@ -120,6 +120,11 @@ fn finished(stats: &LoadStats) -> EventKind<'_> {
         residency: ResidencyDocument {
             pointers_checked: stats.residency.pointers_checked,
             ok: true,
+        },
+        memory: MemoryDocument {
+            free_before_bytes: stats.memory.free_before,
+            free_after_bytes: stats.memory.free_after,
+            total_bytes: stats.memory.total,
         },
         non_finite: stats
             .non_finite

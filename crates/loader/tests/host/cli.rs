@@ -105,6 +105,9 @@ fn load_reports_the_figures_of_the_contract() {
     assert_eq!(finished["residency"]["ok"], true);
     let slots = plan["slots"].as_array().unwrap().len();
     assert_eq!(finished["residency"]["pointers_checked"], slots);
+    let memory = |field: &str| finished["memory"][field].as_u64().unwrap();
+    assert!(memory("free_before_bytes") <= memory("total_bytes"));
+    assert!(memory("free_after_bytes") <= memory("total_bytes"));
     for field in ["seconds", "context_seconds", "transfer_seconds", "gb_per_s"] {
         assert!(finished[field].as_f64().unwrap() >= 0.0, "{field}");
     }

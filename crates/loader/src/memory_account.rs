@@ -1,0 +1,94 @@
+//! The driver's own figures of free memory, held against the allocation.
+
+use crate::error::Error;
+use cuda_sys::DeviceKind;
+
+/// A device's free memory around the one allocation for all weights, in bytes, as its driver reports
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryAccount {
+    /// Free before.
+    pub free_before: u64,
+    /// Free right after.
+    pub free_after: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+impl MemoryAccount {
+    /// Bytes that went while the weights were allocated: at least their own on a GPU that nobody else
+    /// uses, where the driver rounds up. What other processes allocate or free at the same moment is
+    /// in it, so that it proves nothing; where they free more than goes, it is negative. On host
+    /// memory it is about 0: pages are taken when they are written to.
+    pub fn taken(&self) -> i128 {
+        i128::from(self.free_before) - i128::from(self.free_after)
+    }
+
+    /// Fails on figures that cannot be true, whatever other processes do meanwhile: more is free than
+    /// there is; or, on a GPU, what is free and what we hold are together more than there is. Then
+    /// the weights are not where they are said to be, for example in memory that the driver moves
+    /// out to the host. Host memory may be swapped out, which is nobody's fault.
+    pub(crate) fn check(&self, device: DeviceKind, arena: u64) -> Result<(), Error> {
+        let Self { free_before, free_after, total } = *self;
+        let wrong = |what: String| Err(Error::Verification { what });
+        for free in [free_before, free_after] {
+            if free > total {
+                return wrong(format!(
+                    "{device} is said to have {free} bytes free of {total} bytes total"
+                ));
+            }
+        }
+        if matches!(device, DeviceKind::Cuda(_)) && arena > total - free_after {
+            return wrong(format!(
+                "{device} is said to have {free_after} bytes free of {total} bytes total beside an \
+                 allocation of {arena} bytes"
+            ));
+        }
+        tracing::debug!(free_before, free_after, total, arena, "memory allocated");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GPU: DeviceKind = DeviceKind::Cuda(0);
+
+    fn account(free_before: u64, free_after: u64, total: u64) -> MemoryAccount {
+        MemoryAccount { free_before, free_after, total }
+    }
+
+    #[track_caller]
+    fn refused(account: MemoryAccount, device: DeviceKind, figures: &str) {
+        let error = account.check(device, 70).unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
+        assert!(error.to_string().contains(figures), "{error}");
+    }
+
+    #[test]
+    fn memory_that_is_free_and_held_at_once_is_found() {
+        refused(account(100, 31, 100), GPU, "31 bytes free of 100 bytes total beside");
+        account(100, 30, 100).check(GPU, 70).unwrap();
+        refused(account(100, u64::MAX, u64::MAX), GPU, "beside an allocation of 70 bytes");
+        account(100, 100, 100).check(DeviceKind::Host, 70).unwrap();
+    }
+
+    #[test]
+    fn more_free_memory_than_there_is_is_found() {
+        for device in [GPU, DeviceKind::Host] {
+            refused(account(101, 30, 100), device, "101 bytes free of 100 bytes total");
+            refused(account(100, 101, 100), device, "101 bytes free of 100 bytes total");
+        }
+    }
+
+    #[test]
+    fn what_others_do_meanwhile_is_reported_and_no_error() {
+        for (free_after, taken) in [(30, 60), (20, 70), (0, 90), (25, 65), (95, -5)] {
+            let account = account(90, free_after, 200);
+            account.check(GPU, 70).unwrap();
+            assert_eq!(account.taken(), taken);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! A plan for unit tests.
+
+use gguf_format::{Gguf, Limits};
+use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
+use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
+
+/// The tiny model, decoded to half precision.
+pub(crate) fn tiny() -> LoadPlan {
+    let blueprint = Blueprint::new(Preset::Tiny, Layout::Fused, TypeMix::F16);
+    let layout = blueprint.writer().layout().unwrap();
+    let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &Limits::default()).unwrap();
+    let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
+    let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
+    LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
+}
