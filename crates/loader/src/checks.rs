@@ -1,8 +1,8 @@
 //! What the engine found out about the bytes it moved, held against what must be.
 
 use crate::error::{Error, NonFiniteTensor};
-use cuda_sys::{Digest, OpReport};
-use model_phi3::{LoadPlan, PlanOp};
+use cuda_sys::OpReport;
+use model_phi3::LoadPlan;
 
 /// Fails where other bytes were read than the plan wants.
 pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
@@ -23,16 +23,14 @@ pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(),
     match pairs.clone().find(|(_, report)| report.source != report.device) {
         None if pairs.len() == plan.ops().len() => Ok(()),
         None => Err(Error::Verification { what: "not every tensor was digested".to_owned() }),
-        Some((op, report)) => Err(mismatch(op, report.source, report.device)),
-    }
-}
-
-pub(crate) fn mismatch(op: &PlanOp, expected: Digest, found: Digest) -> Error {
-    Error::Verification {
-        what: format!(
-            "tensor {} has digest {found} on the device, expected {expected}",
-            gguf_format::escape(op.tensor.as_ref())
-        ),
+        Some((op, report)) => Err(Error::Verification {
+            what: format!(
+                "tensor {} has digest {} on the device, expected {}",
+                gguf_format::escape(op.tensor.as_ref()),
+                report.device,
+                report.source
+            ),
+        }),
     }
 }
 

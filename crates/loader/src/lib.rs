@@ -36,6 +36,7 @@ mod device_choice;
 mod error;
 mod event;
 mod file_identity;
+mod fingerprint;
 mod loader;
 mod memory_account;
 mod model;
@@ -46,7 +47,6 @@ mod source;
 #[cfg(feature = "synth")]
 pub mod synth;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod test_plan;
 mod transfer;
 
@@ -56,9 +56,10 @@ pub mod cli;
 pub use crate::cancel::CancelToken;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
+pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
-pub use crate::model::{Fingerprint, LoadStats, LoadedModel, TensorView};
+pub use crate::model::{LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use cuda_sys::{DeviceKind, Io};

@@ -1,10 +1,10 @@
 //! A model whose weights are in device memory.
 
-use crate::checks;
 use crate::error::{Error, NonFiniteTensor};
+use crate::fingerprint::Fingerprint;
 use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
-use cuda_sys::{DeviceBuffer, DeviceKind, Digest, Io, Span};
+use cuda_sys::{DeviceBuffer, DeviceKind, Io, Span};
 use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
 
 /// Figures of a load. Rates are in bytes of the file.
@@ -88,11 +88,10 @@ pub struct TensorView {
     pub format: SlotFormat,
 }
 
-/// Digests of a model's tensors at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint(Vec<Digest>);
-
 /// The weights of one model, resident in one allocation on one device until dropped.
+///
+/// May be shared by threads and moved between them (`Send`, `Sync`); it needs nothing of the
+/// [`Loader`](crate::Loader) that made it.
 #[derive(Debug)]
 pub struct LoadedModel {
     pub(crate) config: Phi3Config,
@@ -157,27 +156,18 @@ impl LoadedModel {
     ///
     /// [`Error::Engine`] where the device fails.
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
-        let ranges: Vec<_> = self.plan.ops().iter().map(|op| op.dest.clone()).collect();
-        Ok(Fingerprint(self.buffer.digests(&ranges)?))
+        Fingerprint::take(&self.plan, &self.buffer)
     }
 
     /// Compares all weights with a fingerprint that was taken of this model earlier. Reads all of
     /// the weights where they are and copies nothing; safe to run beside kernels that use them.
+    /// [`Rehash`](crate::Rehash) spreads the same over many calls.
     ///
     /// # Errors
     ///
     /// [`Error::Verification`] naming the first tensor that changed, or [`Error::Engine`].
     pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
-        let now = self.fingerprint()?;
-        if now.0.len() != earlier.0.len() {
-            let what = "the fingerprint is of another model".to_owned();
-            return Err(Error::Verification { what });
-        }
-        let digests = earlier.0.iter().zip(&now.0);
-        match self.plan.ops().iter().zip(digests).find(|(_, (before, after))| before != after) {
-            None => Ok(()),
-            Some((op, (before, after))) => Err(checks::mismatch(op, *before, *after)),
-        }
+        earlier.check_all(&self.plan, &self.buffer)
     }
 
     /// Checks again that every weight is where it was put. Copies nothing.

@@ -1,4 +1,4 @@
-//! A plan for unit tests.
+//! Plans for unit tests.
 
 use gguf_format::{Gguf, Limits};
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -6,7 +6,16 @@ use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 
 /// The tiny model, decoded to half precision.
 pub(crate) fn tiny() -> LoadPlan {
-    let blueprint = Blueprint::new(Preset::Tiny, Layout::Fused, TypeMix::F16);
+    of(Preset::Tiny)
+}
+
+/// Phi-3-mini, decoded to half precision.
+pub(crate) fn mini() -> LoadPlan {
+    of(Preset::Mini4k)
+}
+
+fn of(preset: Preset) -> LoadPlan {
+    let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::F16);
     let layout = blueprint.writer().layout().unwrap();
     let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &Limits::default()).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();

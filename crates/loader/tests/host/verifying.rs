@@ -1,10 +1,11 @@
 //! The proofs a load can end with, and what they find.
 
 use crate::common::{expected, go_on, model_path};
+use crate::small_model::write_large_model;
 use gguf_format::write::GgufWriter;
 use gguf_format::{GgmlType, Gguf};
 use loader::{
-    DeviceChoice, Error, LoadOptions, LoadedModel, Loader, NonFiniteTensor, Slot, Verify,
+    DeviceChoice, Error, LoadOptions, LoadedModel, Loader, NonFiniteTensor, Rehash, Slot, Verify,
 };
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -26,6 +27,90 @@ fn every_level_passes_on_good_memory() {
     }
 }
 
+/// Flips a bit of a weight where it is in host memory.
+fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
+    let view = model.slot(slot).unwrap();
+    assert!(at < view.bytes);
+    let byte = (view.address + at) as *mut u8;
+    // SAFETY: the address lies inside the model's arena, which is host memory that lives as long as
+    // `model`; no other thread uses it, and the engine's threads have ended.
+    let before = unsafe { byte.read_volatile() };
+    // SAFETY: as above.
+    unsafe { byte.write_volatile(before ^ 1 << bit) };
+}
+
+/// The bytes of each step of a whole round.
+fn round(rehash: &mut Rehash, model: &LoadedModel, budget: u64) -> Result<Vec<u64>, Error> {
+    let mut steps = Vec::new();
+    loop {
+        let step = rehash.step(model, budget)?;
+        steps.push(step.bytes);
+        if step.round_complete {
+            return Ok(steps);
+        }
+    }
+}
+
+#[test]
+fn a_round_of_steps_reads_every_tensor_once_and_ends_clean() {
+    let model = load("fused-f16.gguf", options());
+    let tensors: Vec<_> = model.plan().ops().iter().map(|op| op.dest.end - op.dest.start).collect();
+    let all: u64 = tensors.iter().sum();
+    let mut rehash = Rehash::new(model.fingerprint().unwrap());
+    assert_eq!(rehash.rounds(), 0);
+    assert_eq!(round(&mut rehash, &model, 0).unwrap(), tensors, "one at least");
+    assert_eq!(round(&mut rehash, &model, u64::MAX).unwrap(), [all], "all at most");
+    let budget = *tensors.iter().max().unwrap();
+    let steps = round(&mut rehash, &model, budget).unwrap();
+    assert_eq!(steps.iter().sum::<u64>(), all);
+    assert!(1 < steps.len() && steps.len() < tensors.len());
+    assert!(steps.iter().all(|&bytes| bytes <= budget), "{steps:?}");
+    assert_eq!(rehash.rounds(), 3);
+
+    let other = load("tied-gqa-bf16.gguf", options());
+    assert!(matches!(rehash.step(&other, 1), Err(Error::Verification { .. })));
+}
+
+#[test]
+fn steps_find_flipped_bits_and_name_their_tensors() {
+    let model = load("fused-f16.gguf", options());
+    let mut rehash = Rehash::new(model.fingerprint().unwrap());
+    let last = model.plan().ops().last().unwrap().tensor.to_string();
+    for (slot, tensor) in [
+        (Slot::TokenEmbedding, "token_embd.weight"),
+        (Slot::FfnUp(1), "blk.1.ffn_up.weight"),
+        (Slot::Output, "output.weight"),
+        (model.plan().slots().iter().find(|slot| *slot.tensor == *last).unwrap().slot, &last),
+    ] {
+        let end = model.slot(slot).unwrap().bytes - 1;
+        for (at, bit) in [(0, 0), (end / 2, 3), (end, 7)] {
+            flip(&model, slot, at, bit);
+            let error = round(&mut rehash, &model, 5000).unwrap_err();
+            assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
+            assert!(error.to_string().contains(tensor), "{error}");
+            let again = rehash.step(&model, 5000).unwrap_err();
+            assert_eq!(again.to_string(), error.to_string(), "it stays there");
+            flip(&model, slot, at, bit);
+            round(&mut rehash, &model, 5000).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_flip_in_a_large_tensor_is_narrowed_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    write_large_model(&path);
+    let model = Loader::new(options()).load(&path, &mut go_on).unwrap();
+    let mut rehash = Rehash::new(model.fingerprint().unwrap());
+    let steps = round(&mut rehash, &model, 1).unwrap();
+    assert_eq!(steps.iter().max(), Some(&(16 << 20)));
+    flip(&model, Slot::TokenEmbedding, 100 << 20, 0);
+    let error = round(&mut rehash, &model, 1).unwrap_err();
+    // The seventh piece of 16 MiB.
+    assert!(error.to_string().contains("bytes 100663296..117440512"), "{error}");
+}
+
 #[test]
 fn a_flipped_bit_is_found_and_its_tensor_named() {
     let model = load("fused-k-quants.gguf", options());
@@ -36,15 +121,8 @@ fn a_flipped_bit_is_found_and_its_tensor_named() {
         (Slot::AttnK(0), "blk.0.attn_qkv.weight"),
         (Slot::Output, "output.weight"),
     ] {
-        let view = model.slot(slot).unwrap();
-        let byte = (view.address + view.bytes / 2) as *mut u8;
-        let flip = |bit: u8| {
-            // SAFETY: the address lies inside the model's arena, which is host memory that lives
-            // as long as `model`; no other thread uses it, and the engine's threads have ended.
-            let before = unsafe { byte.read_volatile() };
-            // SAFETY: as above.
-            unsafe { byte.write_volatile(before ^ 1 << bit) };
-        };
+        let at = model.slot(slot).unwrap().bytes / 2;
+        let flip = |bit| flip(&model, slot, at, bit);
         for bit in 0..8 {
             flip(bit);
             let error = model.verify_fingerprint(&healthy).unwrap_err();

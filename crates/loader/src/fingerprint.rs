@@ -1,0 +1,176 @@
+//! Whether the weights on a device are still what they were.
+
+use crate::error::Error;
+use crate::model::LoadedModel;
+use cuda_sys::{DeviceBuffer, Digest};
+use model_phi3::{LoadPlan, PlanOp};
+use std::ops::Range;
+
+/// Largest piece of a tensor with a digest of its own: bounds what one step of a [`Rehash`] reads,
+/// and narrows down where a bit flipped. A multiple of 16, as the starts of digests must be.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(Vec<Digest>);
+
+/// A part of a tensor's bytes in the arena.
+struct Piece<'a> {
+    op: &'a PlanOp,
+    range: Range<u64>,
+}
+
+fn pieces(plan: &LoadPlan) -> impl Iterator<Item = Piece<'_>> {
+    plan.ops().iter().flat_map(|op| {
+        let Range { start, end } = op.dest;
+        let starts = (start..end).step_by(PIECE_BYTES as usize);
+        starts.map(move |start| Piece { op, range: start..end.min(start + PIECE_BYTES) })
+    })
+}
+
+impl Fingerprint {
+    pub(crate) fn take(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Self, Error> {
+        let ranges: Vec<_> = pieces(plan).map(|piece| piece.range).collect();
+        Ok(Self(buffer.digests(&ranges)?))
+    }
+
+    /// Digests these pieces again, from the one at `first` on.
+    fn check(
+        &self,
+        first: usize,
+        pieces: &[Piece<'_>],
+        buffer: &DeviceBuffer,
+    ) -> Result<(), Error> {
+        let ranges: Vec<_> = pieces.iter().map(|piece| piece.range.clone()).collect();
+        let now = buffer.digests(&ranges)?;
+        let before = self.0.iter().skip(first);
+        match pieces.iter().zip(before.zip(now)).find(|(_, (before, now))| *before != now) {
+            None => Ok(()),
+            Some((Piece { op, range }, (before, now))) => Err(Error::Verification {
+                what: format!(
+                    "tensor {} changed on {}: its bytes {:?} have digest {now}, expected {before}",
+                    gguf_format::escape(op.tensor.as_ref()),
+                    buffer.device(),
+                    range.start - op.dest.start..range.end - op.dest.start,
+                ),
+            }),
+        }
+    }
+
+    fn is_of(&self, pieces: usize) -> Result<(), Error> {
+        if self.0.len() == pieces {
+            return Ok(());
+        }
+        Err(Error::Verification { what: "the fingerprint is of another model".to_owned() })
+    }
+
+    pub(crate) fn check_all(&self, plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<(), Error> {
+        let pieces: Vec<_> = pieces(plan).collect();
+        self.is_of(pieces.len())?;
+        self.check(0, &pieces, buffer)
+    }
+}
+
+/// Compares a model with its fingerprint a little at a time, round after round: for a worker that
+/// looks for flipped bits while it serves.
+///
+/// ```
+/// # use loader::{Error, Fingerprint, LoadedModel, Rehash};
+/// /// Called now and then; reads some 100 MB of the weights where they are.
+/// fn look(rehash: &mut Rehash, model: &LoadedModel) -> Result<(), Error> {
+///     let step = rehash.step(model, 100_000_000)?;
+///     if step.round_complete {
+///         println!("all weights are as they were, {} rounds so far", rehash.rounds());
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rehash {
+    fingerprint: Fingerprint,
+    next: usize,
+    rounds: u64,
+}
+
+/// What a step of a [`Rehash`] looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RehashStep {
+    /// Bytes of device memory that were read in this step.
+    pub bytes: u64,
+    /// Whether this step was the last of a round: all weights have been looked at since the round
+    /// began.
+    pub round_complete: bool,
+}
+
+impl Rehash {
+    /// Starts at the first tensor of the model that this is the fingerprint of.
+    pub fn new(fingerprint: Fingerprint) -> Self {
+        Self { fingerprint, next: 0, rounds: 0 }
+    }
+
+    /// Looks at the next `budget_bytes` of the weights: at no more, except that it looks at one piece
+    /// of up to 16 MiB at least, and at no further than the end of the round. Copies nothing but the
+    /// digests; safe to run beside kernels that use the weights.
+    ///
+    /// After a mismatch the next step looks at the same place again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Verification`] naming the tensor that changed, or where the fingerprint is not of
+    /// this model; [`Error::Engine`] where the device fails.
+    pub fn step(&mut self, model: &LoadedModel, budget_bytes: u64) -> Result<RehashStep, Error> {
+        let all = pieces(&model.plan).count();
+        self.fingerprint.is_of(all)?;
+        let mut bytes = 0_u64;
+        let fits = |piece: &Piece<'_>| {
+            let with = bytes + (piece.range.end - piece.range.start);
+            let first = bytes == 0;
+            if first || with <= budget_bytes {
+                bytes = with;
+                return true;
+            }
+            false
+        };
+        let some: Vec<_> = pieces(&model.plan).skip(self.next).take_while(fits).collect();
+        self.fingerprint.check(self.next, &some, &model.buffer)?;
+        self.next += some.len();
+        let round_complete = self.next == all;
+        if round_complete {
+            self.next = 0;
+            self.rounds += 1;
+        }
+        Ok(RehashStep { bytes, round_complete })
+    }
+
+    /// Rounds that ended with all weights as they were.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_plan;
+
+    #[test]
+    fn pieces_tile_every_tensor_and_start_where_digests_may() {
+        for plan in [test_plan::tiny(), test_plan::mini()] {
+            let mut left = pieces(&plan);
+            for op in plan.ops() {
+                let mut end = op.dest.start;
+                while end < op.dest.end {
+                    let piece = left.next().unwrap();
+                    assert_eq!((&piece.op.tensor, piece.range.start), (&op.tensor, end));
+                    assert_eq!(piece.range.start % 16, 0);
+                    assert!((1..=PIECE_BYTES).contains(&(piece.range.end - piece.range.start)));
+                    end = piece.range.end;
+                }
+                assert_eq!(end, op.dest.end);
+            }
+            assert!(left.next().is_none());
+        }
+        assert!(pieces(&test_plan::mini()).count() > 7_600_000_000 / (16 << 20));
+    }
+}
