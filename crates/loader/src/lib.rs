@@ -22,6 +22,14 @@
 //! # }
 //! ```
 //!
+//! # Threads
+//!
+//! [`LoadOptions`], [`LoadedModel`], [`CancelToken`], [`Fingerprint`], [`Rehash`] and [`Error`] are
+//! `Send` and `Sync`. A [`Loader`] is `Send`: a load needs it exclusively, so that threads that load
+//! at once have one each. Loads in one process share nothing but the device and the page cache.
+//!
+//! # Beneath
+//!
 //! The crate orders the steps of a load; the work is done below it: `gguf_format` proves the file,
 //! `model_phi3` plans, `cuda_sys` moves. It logs through `tracing` and never installs a subscriber,
 //! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
@@ -64,3 +72,16 @@ pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use cuda_sys::{DeviceKind, Io};
 pub use model_phi3::{KvDtype, Phi3Config, Phi3Weights, Slot, Storage};
+
+const _: () = {
+    const fn sent<T: Send>() {}
+    const fn shared<T: Send + Sync>() {}
+    sent::<Loader>();
+    shared::<LoadOptions>();
+    shared::<LoadedModel>();
+    shared::<LoadStats>();
+    shared::<CancelToken>();
+    shared::<Fingerprint>();
+    shared::<Rehash>();
+    shared::<Error>();
+};

@@ -7,8 +7,10 @@ mod cancelling;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
+mod concurrency;
 mod golden_models;
 mod observing;
+mod restricted;
 mod shards;
 mod small_model;
 mod tables;

@@ -1,0 +1,82 @@
+//! Loads by processes, and of files, with less than usual.
+
+use crate::common::{go_on, model_path};
+use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Verify};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::Value;
+use std::fs::{File, Permissions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
+const IO: [(&str, IoChoice); 4] = [
+    ("auto", IoChoice::Auto),
+    ("mmap", IoChoice::Mmap),
+    ("read", IoChoice::Read),
+    ("direct", IoChoice::Direct),
+];
+
+/// The last event of a program's `load --json`.
+fn finished(output: &Output) -> Value {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let last = str::from_utf8(&output.stdout).unwrap().lines().last().unwrap();
+    let event: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(event["event"], "finished");
+    event
+}
+
+fn arguments(io: &str) -> Vec<String> {
+    let file = model_path("fused-k-quants.gguf").to_str().unwrap().to_owned();
+    let fixed = ["--device=host", "--verify=readback", "--json", "--quiet"].map(str::to_owned);
+    ["load".to_owned(), file, format!("--io={io}")].into_iter().chain(fixed).collect()
+}
+
+#[test]
+fn one_core_is_enough() {
+    for (io, _) in IO {
+        // A process has the cores of the thread that starts it, and threads here are the test's own.
+        let load = std::thread::spawn(move || {
+            let all = sched_getaffinity(None).unwrap();
+            let first = (0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
+            let mut one = CpuSet::new();
+            one.set(first);
+            sched_setaffinity(None, &one).unwrap();
+            Command::new(PROGRAM).args(arguments(io)).output().unwrap()
+        });
+        assert_eq!(finished(&load.join().unwrap())["threads"], 1, "{io}");
+    }
+}
+
+#[test]
+fn no_locked_memory_is_enough() {
+    for (io, _) in IO {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -l 0 && test \"$(ulimit -l)\" = 0 && exec \"$0\" \"$@\"", PROGRAM])
+            .args(arguments(io))
+            .output()
+            .unwrap();
+        finished(&output);
+    }
+}
+
+#[test]
+fn a_file_that_may_only_be_read_loads_by_path_and_by_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("read-only.gguf");
+    std::fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+    let writable = std::fs::metadata(dir.path()).unwrap().permissions();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
+    let file = File::open(&path).unwrap();
+    let by_descriptor = format!("/dev/fd/{}", file.as_raw_fd());
+    for (name, io) in IO {
+        let options = LoadOptions::new().device(DeviceChoice::Host).verify(Verify::Readback).io(io);
+        let mut loader = Loader::new(options);
+        for path in [path.as_path(), by_descriptor.as_ref()] {
+            loader.load(path, &mut go_on).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+    std::fs::set_permissions(dir.path(), writable).unwrap();
+}
