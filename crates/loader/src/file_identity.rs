@@ -4,6 +4,7 @@ use crate::error::Error;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a file looked like when it was opened.
 #[derive(Debug)]
@@ -13,11 +14,13 @@ pub(crate) struct FileIdentity {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Facts {
+pub(crate) struct Facts {
     device: u64,
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
+    /// Moves with every write, and nobody can set it back, as copying tools do with `modified`.
+    changed: (i64, i64),
 }
 
 impl Facts {
@@ -27,14 +30,43 @@ impl Facts {
             inode: metadata.ino(),
             bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Those of what stands at a path; `None` where nothing can be said.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::of)
+    }
+}
+
+/// Twice the clock tick of the slowest kernels: file times are only as fine as that.
+const TICKS: Duration = Duration::from_millis(20);
+
+/// Where a file system keeps whole seconds, or every other.
+const SECONDS: Duration = Duration::from_secs(2);
+
+/// How long after `now` a file that last changed then can still change without showing it: a write
+/// in the same tick of the clock leaves the same time. `None` where every write shows. A time in the
+/// future says nothing: the file's clock is not ours.
+fn unsettled_for((seconds, nanoseconds): (i64, i64), now: Duration) -> Option<Duration> {
+    let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
+    let changed = seconds + Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
+    let granularity = if nanoseconds == 0 { SECONDS } else { TICKS };
+    let settled = changed + granularity;
+    (changed <= now && now < settled).then(|| settled - now)
 }
 
 impl FileIdentity {
     /// Remembers the file as `opened` describes it.
     pub(crate) fn new(path: &Path, opened: &Metadata) -> Self {
         Self { path: path.to_owned(), facts: Facts::of(opened) }
+    }
+
+    /// How long to wait, from `opening` on, a moment before the file was opened, until it is sure
+    /// that [`check`](Self::check) sees every change of it.
+    pub(crate) fn unsettled_for(&self, opening: SystemTime) -> Option<Duration> {
+        unsettled_for(self.facts.changed, opening.duration_since(UNIX_EPOCH).ok()?)
     }
 
     /// Compares the open file, and what stands at its path, with what was opened.
@@ -46,7 +78,7 @@ impl FileIdentity {
             return Err(self.changed(what));
         }
         if now != self.facts {
-            return Err(self.changed("its modification time moved".to_owned()));
+            return Err(self.changed("its time of change moved".to_owned()));
         }
         let at_path =
             std::fs::metadata(&self.path).map_err(|error| self.changed(error.to_string()))?;
@@ -56,7 +88,55 @@ impl FileIdentity {
         Ok(())
     }
 
+    /// The error of a file that never rests.
+    pub(crate) fn still_written(&self) -> Error {
+        self.changed("it is being written to".to_owned())
+    }
+
     fn changed(&self, what: String) -> Error {
         Error::FileChanged { path: self.path.clone(), what }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{FileTimes, OpenOptions};
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn only_a_file_that_just_changed_is_waited_for() {
+        let now = Duration::new(1000, 500_000_000);
+        let milliseconds = |ms: i64| (1000, 500_000_000 - ms * 1_000_000);
+        assert_eq!(unsettled_for(milliseconds(0), now), Some(TICKS));
+        assert_eq!(unsettled_for(milliseconds(15), now), Some(Duration::from_millis(5)));
+        assert_eq!(unsettled_for(milliseconds(20), now), None);
+        assert_eq!(unsettled_for(milliseconds(-1), now), None, "a clock ahead of ours");
+        assert_eq!(unsettled_for((1000, 0), now), Some(Duration::from_millis(1500)));
+        assert_eq!(unsettled_for((998, 0), now), None);
+        assert_eq!(unsettled_for((-1, 0), now), None);
+    }
+
+    #[test]
+    fn a_write_that_sets_the_modification_time_back_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "weights").unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let opened = file.metadata().unwrap();
+        let identity = FileIdentity::new(&path, &opened);
+        identity.check(&file).unwrap();
+        while unsettled_for(identity.facts.changed, now()).is_some() {
+            std::hint::spin_loop();
+        }
+        file.write_all_at(b"WEIGHTS", 0).unwrap();
+        file.set_times(FileTimes::new().set_modified(opened.modified().unwrap())).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), opened.modified().unwrap());
+        let error = identity.check(&file).unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7));
+    }
+
+    fn now() -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
     }
 }

@@ -147,10 +147,22 @@ impl Loader {
     ) -> Result<LoadedModel, Error> {
         token.check()?;
         let start = Instant::now();
-        let source = Source::open(path, &self.options.limits)?;
+        let source = Source::open_settled(path, &self.options.limits, token)?;
         let parse_seconds = start.elapsed().as_secs_f64();
+        self.load_source(&source, observer, token, start, parse_seconds)
+            .map_err(|error| source.explain(error))
+    }
+
+    fn load_source(
+        &mut self,
+        source: &Source,
+        observer: &mut dyn Observer,
+        token: &CancelToken,
+        start: Instant,
+        parse_seconds: f64,
+    ) -> Result<LoadedModel, Error> {
         let planning = Instant::now();
-        let Planned { config, plan } = plan(&source, self.options.storage)?;
+        let Planned { config, plan } = plan(source, self.options.storage)?;
         let plan_seconds = planning.elapsed().as_secs_f64();
         log_model(source.path(), &config, &plan);
         emit(observer, &LoadEvent::Opened { path: source.path(), config: &config })?;
@@ -189,11 +201,11 @@ impl Loader {
             timeline: self.options.timeline,
         };
         let moving = Instant::now();
-        let moved = transfer::run(&mut session.engine, &source, how, &plan, &mut buffer, observer)
+        let moved = transfer::run(&mut session.engine, source, how, &plan, &mut buffer, observer)
             .map_err(|error| match error {
-                Error::Engine(error) => session.named(error, &demand),
-                other => other,
-            })?;
+            Error::Engine(error) => session.named(error, &demand),
+            other => other,
+        })?;
         session.converts |= converts(&plan);
         let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
         let verifying = Instant::now();
@@ -205,7 +217,7 @@ impl Loader {
         let residency = residency::check(&plan, &buffer)?;
         let transfer_seconds = moved.seconds + checking.elapsed().as_secs_f64();
         if self.options.verify >= Verify::Readback {
-            readback::compare(&plan, &source, &buffer, token)?;
+            readback::compare(&plan, source, &buffer, token)?;
         }
         let verify_seconds = verifying.elapsed().as_secs_f64();
         let non_finite = checks::non_finite(&plan, &moved.operations);

@@ -65,8 +65,14 @@ fn reproduce(
         &mut |_| token.flow(),
     );
     match done {
-        Err(error) if error.code() == ErrorCode::Cancelled => Err(Error::Cancelled),
-        other => Ok(other.map(|_| expected)?),
+        Ok(_) => Ok(expected),
+        Err(error) => Err(match error.code() {
+            ErrorCode::Cancelled => Error::Cancelled,
+            ErrorCode::Io | ErrorCode::FileTruncated => {
+                Error::Read { path: source.path().to_owned(), source: error }
+            }
+            _ => Error::Engine(error),
+        }),
     }
 }
 

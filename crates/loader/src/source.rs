@@ -1,11 +1,19 @@
 //! The open file of a load, with what is needed to notice that it changed.
 
+use crate::cancel::CancelToken;
 use crate::error::Error;
-use crate::file_identity::FileIdentity;
+use crate::file_identity::{Facts, FileIdentity};
 use cuda_sys::SourceFile;
 use gguf_format::{GgufFile, Limits};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Times that a file is opened anew because it was written to a moment before.
+const ATTEMPTS: usize = 5;
+
+/// Between looks at the token while a file settles.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A GGUF file, all shards of it, open for reading.
 pub(crate) struct Source {
@@ -15,9 +23,46 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Opens the file so that [`check_unchanged`](Self::check_unchanged) sees every later change of
+    /// it: one that was written to a moment ago is waited for.
+    pub(crate) fn open_settled(
+        path: &Path,
+        limits: &Limits,
+        token: &CancelToken,
+    ) -> Result<Self, Error> {
+        let mut attempts = 0;
+        loop {
+            let opening = SystemTime::now();
+            let source = Self::open(path, limits)?;
+            let waits = source.identities.iter().map(|identity| identity.unsettled_for(opening));
+            let unsettled = source.identities.iter().zip(waits);
+            let longest = unsettled
+                .filter_map(|(identity, wait)| Some((wait?, identity)))
+                .max_by_key(|(wait, _)| *wait);
+            let Some((wait, identity)) = longest else { return Ok(source) };
+            attempts += 1;
+            if attempts == ATTEMPTS {
+                return Err(identity.still_written());
+            }
+            tracing::debug!(?wait, "the file has just been written to");
+            let start = Instant::now();
+            while start.elapsed() < wait {
+                token.check()?;
+                std::thread::sleep(LOOK.min(wait));
+            }
+        }
+    }
+
     /// Opens the file and proves its header.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
-        let gguf = GgufFile::open_with(path, limits)?;
+        let before = Facts::at(path);
+        let gguf = GgufFile::open_with(path, limits).map_err(|error| match Facts::at(path) {
+            after if after == before => Error::Gguf(error),
+            _ => Error::FileChanged {
+                path: path.to_owned(),
+                what: "it is not what it was before its header was read".to_owned(),
+            },
+        })?;
         let identities = gguf
             .shards()
             .iter()
@@ -43,6 +88,17 @@ impl Source {
             .iter()
             .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() })
             .collect()
+    }
+
+    /// What a failed load is told to have failed of. A file that changed explains bytes that are
+    /// missing, wrong or cannot be read.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let by_bytes =
+            matches!(error, Error::Read { .. } | Error::Verification { .. } | Error::NonFinite(_));
+        match self.check_unchanged() {
+            Err(changed) if by_bytes => changed,
+            _ => error,
+        }
     }
 
     /// Fails where any shard is not what it was when it was opened.

@@ -4,6 +4,7 @@
 mod bench;
 mod c_header;
 mod cancelling;
+mod changing_files;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
