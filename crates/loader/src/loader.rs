@@ -200,13 +200,14 @@ impl Loader {
             digest: self.options.verify >= Verify::Checksum,
             timeline: self.options.timeline,
         };
+        // Before the first read; where even that fails, the session goes.
+        session.converts |= converts(&plan);
         let moving = Instant::now();
         let moved = transfer::run(&mut session.engine, source, how, &plan, &mut buffer, observer)
             .map_err(|error| match error {
             Error::Engine(error) => session.named(error, &demand),
             other => other,
         })?;
-        session.converts |= converts(&plan);
         let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
         let verifying = Instant::now();
         checks::all_moved(&plan, moved.source_bytes, moved.operations.len())?;

@@ -30,9 +30,18 @@ impl Source {
         limits: &Limits,
         token: &CancelToken,
     ) -> Result<Self, Error> {
+        Self::open_settled_by(SystemTime::now, path, limits, token)
+    }
+
+    fn open_settled_by(
+        clock: impl Fn() -> SystemTime,
+        path: &Path,
+        limits: &Limits,
+        token: &CancelToken,
+    ) -> Result<Self, Error> {
         let mut attempts = 0;
         loop {
-            let opening = SystemTime::now();
+            let opening = clock();
             let source = Self::open(path, limits)?;
             let waits = source.identities.iter().map(|identity| identity.unsettled_for(opening));
             let unsettled = source.identities.iter().zip(waits);
@@ -108,5 +117,33 @@ impl Source {
             .iter()
             .zip(&self.identities)
             .try_for_each(|(shard, identity)| identity.check(shard.file()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gguf_format::write::GgufWriter;
+
+    #[test]
+    fn a_file_that_never_settles_is_refused_and_a_wait_can_be_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.gguf");
+        std::fs::write(&path, GgufWriter::new().to_bytes(|_, _| ()).unwrap()).unwrap();
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        // As a file looks that is written to all the time: always a moment old.
+        let moment_later = || written + Duration::from_millis(19);
+        let open = |clock: &dyn Fn() -> SystemTime, token: &CancelToken| {
+            Source::open_settled_by(clock, &path, &Limits::default(), token).map(drop)
+        };
+        let error = open(&moment_later, &CancelToken::new()).unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7));
+        assert!(error.retriable());
+        assert!(error.to_string().contains("it is being written to"), "{error}");
+
+        let cancelled = CancelToken::new();
+        cancelled.cancel();
+        assert!(matches!(open(&moment_later, &cancelled), Err(Error::Cancelled)));
+        open(&SystemTime::now, &CancelToken::new()).unwrap();
     }
 }

@@ -10,7 +10,6 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Random moments for each way of reading.
@@ -356,32 +355,4 @@ fn no_mixture_passes_and_no_signal_kills_with_mmap() {
         }
     }
     tally.is_mixed();
-}
-
-#[test]
-fn a_file_that_is_always_being_written_to_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let bytes = contents(1, 1).remove(0);
-    std::fs::write(&path, &bytes).unwrap();
-    let done = AtomicBool::new(false);
-    let refused = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let file = OpenOptions::new().write(true).open(&path).unwrap();
-            while !done.load(Ordering::Relaxed) {
-                file.write_all_at(&bytes[bytes.len() - 1..], bytes.len() as u64 - 1).unwrap();
-            }
-        });
-        let options = LoadOptions::new().device(DeviceChoice::Host);
-        let mut loader = Loader::new(options);
-        // The writer does not get its time in every one.
-        let refused = (0..50).find_map(|_| {
-            let error = loader.load(&path, &mut go_on).err()?;
-            assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7), "{error}");
-            error.to_string().contains("it is being written to").then_some(error)
-        });
-        done.store(true, Ordering::Relaxed);
-        refused
-    });
-    assert!(refused.unwrap().retriable());
 }

@@ -1,5 +1,6 @@
 //! The loader on host memory, and its command line.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
 
 mod bench;
 mod c_header;
