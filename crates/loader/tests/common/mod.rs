@@ -43,20 +43,6 @@ pub(crate) fn go_on(_: &LoadEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// An event's name.
-pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
-    match event {
-        LoadEvent::Opened { .. } => "opened",
-        LoadEvent::Planned { .. } => "planned",
-        LoadEvent::Allocated { .. } => "allocated",
-        LoadEvent::Progress { .. } => "progress",
-        LoadEvent::Transferred { .. } => "transferred",
-        LoadEvent::Verified { .. } => "verified",
-        LoadEvent::Finished { .. } => "finished",
-        _ => "unknown",
-    }
-}
-
 /// Loads every golden model in both storages and compares each slot with the oracle.
 pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
     for storage in [Storage::F16, Storage::Native] {

@@ -1,6 +1,7 @@
 //! Loads that somebody else ends.
 
-use crate::common::{go_on, model_path, name};
+use crate::common::{go_on, model_path};
+use crate::observing::name;
 use crate::small_model::write_large_model;
 use loader::{CancelToken, DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Verify};
 use serde_json::Value;

@@ -1,12 +1,26 @@
 //! What an observer hears, and what it can do.
 
-use crate::common::{go_on, model_path, name};
+use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Observer};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn loader() -> Loader {
     Loader::new(LoadOptions::new().device(DeviceChoice::Host))
+}
+
+/// An event's name.
+pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
+    match event {
+        LoadEvent::Opened { .. } => "opened",
+        LoadEvent::Planned { .. } => "planned",
+        LoadEvent::Allocated { .. } => "allocated",
+        LoadEvent::Progress { .. } => "progress",
+        LoadEvent::Transferred { .. } => "transferred",
+        LoadEvent::Verified { .. } => "verified",
+        LoadEvent::Finished { .. } => "finished",
+        _ => "unknown",
+    }
 }
 
 #[test]
