@@ -1,10 +1,12 @@
 #include "transfer/cuda_device.hpp"
 
-#include <algorithm>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "check.hpp"
 #include "cuda_queue.hpp"
+#include "digester.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"
 
@@ -20,9 +22,10 @@ class CudaBuffer final : public DeviceBuffer {
   }
 
   ~CudaBuffer() override {
-    if (data_ == nullptr) return;
+    if (data_ == nullptr && digester_ == nullptr) return;
     // Nothing can be reported from here, and a driver that is shutting down has freed it already.
     const QuietDeviceGuard guard(ordinal_);
+    digester_.reset();
     (void)cudaFree(data_);
   }
 
@@ -54,28 +57,15 @@ class CudaBuffer final : public DeviceBuffer {
   }
 
   std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const override {
-    if (ranges.empty()) return {};
-    CudaBuffer results(ordinal_, ranges.size() * sizeof(Digest));
-    results.clear();
-    const DeviceGuard guard(ordinal_);
-    auto* digest = reinterpret_cast<Digest*>(results.data());
-    kernels::Batch<kernels::DigestSegment> batch{};
     for (const ByteRange& range : ranges) {
       check_inside(range.offset, range.bytes, size_);
       check_digest_start(range.offset);
-      const auto* bytes = reinterpret_cast<const std::uint8_t*>(data() + range.offset);
-      batch.segments[batch.count++] = {bytes, digest++, range.bytes, 0};
-      if (batch.count == kernels::kMaxBatch || &range == &ranges.back()) {
-        check(static_cast<cudaError_t>(kernels::launch_digest(batch, cudaStreamPerThread)),
-              "kernel launch", "digesting the device buffer");
-        batch.count = 0;
-      }
     }
-    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize",
-          "digesting the device buffer");
-    std::vector<Digest> out(ranges.size());
-    results.read(0, reinterpret_cast<std::byte*>(out.data()), out.size() * sizeof(Digest));
-    return out;
+    if (ranges.empty()) return {};
+    const std::lock_guard<std::mutex> lock(digester_mutex_);
+    const DeviceGuard guard(ordinal_);
+    if (digester_ == nullptr) digester_ = std::make_unique<Digester>();
+    return digester_->digests(data(), ranges);
   }
 
   PointerInfo locate(std::uint64_t offset) const override {
@@ -92,6 +82,8 @@ class CudaBuffer final : public DeviceBuffer {
   int ordinal_;
   void* data_ = nullptr;
   std::uint64_t size_;
+  mutable std::mutex digester_mutex_;
+  mutable std::unique_ptr<Digester> digester_;  // made by the first use
 };
 
 class CudaDevice final : public Device {

@@ -2,6 +2,7 @@
 
 mod chart;
 mod document;
+mod health;
 mod kernels;
 mod limits;
 mod loads;
@@ -53,6 +54,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     let mut limits = limits::storage(arguments, &files).map_err(read_failed)?;
     page_cache::fill(&files).map_err(read_failed)?;
     loads.splice(1..1, loads::reused(arguments, &files)?);
+    let health = health::measure(arguments)?;
     limits.extend(limits::page_cache(arguments, &files).map_err(read_failed)?);
 
     let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
@@ -95,6 +97,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
         reference,
         loads,
         small_tensors,
+        health,
         kernels,
         peers,
     })

@@ -78,6 +78,10 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert_is_spread(&small["seconds"]);
     assert_is_spread(&small["seconds_as_one"]);
 
+    for check in ["residency_seconds", "fingerprint_seconds"] {
+        assert_is_spread(&document["health"][check]);
+    }
+
     let kernels = names(&document["kernels"], "name");
     let decoders = cuda_sys::decoders();
     for name in decoders.iter().map(|decoder| decoder.name.as_str()).chain(["copy", "digest"]) {

@@ -13,6 +13,7 @@ pub(super) struct BenchDocument {
     pub(super) reference: Option<Reference>,
     pub(super) loads: Vec<LoadFigures>,
     pub(super) small_tensors: SmallTensors,
+    pub(super) health: Health,
     pub(super) kernels: Vec<KernelFigures>,
     pub(super) peers: Vec<Peer>,
 }
@@ -170,6 +171,15 @@ pub(super) struct SmallTensors {
     pub(super) seconds: Spread,
     /// Transfer of one tensor of as many bytes.
     pub(super) seconds_as_one: Spread,
+}
+
+/// What a resident model's health checks cost.
+#[derive(Serialize)]
+pub(super) struct Health {
+    /// Of asking about every pointer.
+    pub(super) residency_seconds: Spread,
+    /// Of digesting all weights where they are.
+    pub(super) fingerprint_seconds: Spread,
 }
 
 #[derive(Serialize)]

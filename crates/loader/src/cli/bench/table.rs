@@ -1,6 +1,6 @@
 //! The run as people read it.
 
-use super::document::{BenchDocument, KernelFigures, LoadFigures, SmallTensors, Spread};
+use super::document::{BenchDocument, Health, KernelFigures, LoadFigures, SmallTensors, Spread};
 use crate::cli::text::bytes;
 use std::io::{Result, Write};
 
@@ -12,6 +12,7 @@ pub(super) fn print(document: &BenchDocument) -> Result<()> {
         print_load(&mut out, load, document)?;
     }
     print_small_tensors(&mut out, &document.small_tensors)?;
+    print_health(&mut out, &document.health)?;
     if !document.kernels.is_empty() {
         print_kernels(&mut out, &document.kernels)?;
     }
@@ -99,6 +100,13 @@ fn print_small_tensors(out: &mut impl Write, small: &SmallTensors) -> Result<()>
     let many = format!("  {tensors} of {tensor_bytes} bytes");
     writeln!(out, "{many:<34} {:>28}", milliseconds(seconds))?;
     writeln!(out, "{:<34} {:>28}", format!("  one of {bytes} bytes"), milliseconds(seconds_as_one))
+}
+
+fn print_health(out: &mut impl Write, health: &Health) -> Result<()> {
+    let milliseconds = |seconds: Spread| spread(seconds.map(|s| s * 1e3), 3);
+    writeln!(out, "\n{:<34} {:>28}", "health of a resident model", "milliseconds")?;
+    writeln!(out, "{:<34} {:>28}", "  residency", milliseconds(health.residency_seconds))?;
+    writeln!(out, "{:<34} {:>28}", "  fingerprint", milliseconds(health.fingerprint_seconds))
 }
 
 fn print_kernels(out: &mut impl Write, kernels: &[KernelFigures]) -> Result<()> {

@@ -1,0 +1,29 @@
+//! What it costs to look whether a model is still what it was.
+
+use super::document::{Health, Spread};
+use crate::cli::args::Bench;
+use crate::error::Error;
+use crate::event::Unobserved;
+use crate::loader::Loader;
+use std::time::Instant;
+
+/// Of a model that stays loaded meanwhile.
+pub(super) fn measure(arguments: &Bench) -> Result<Health, Error> {
+    let model = Loader::new(arguments.choices.options()).load(&arguments.file, &mut Unobserved)?;
+    let timed = |look: &dyn Fn() -> Result<(), Error>| -> Result<Spread, Error> {
+        // The first loads code and makes memory.
+        look()?;
+        let seconds: Result<Vec<_>, Error> = (0..arguments.repeat)
+            .map(|_| {
+                let start = Instant::now();
+                look()?;
+                Ok(start.elapsed().as_secs_f64())
+            })
+            .collect();
+        Ok(Spread::of(seconds?))
+    };
+    Ok(Health {
+        residency_seconds: timed(&|| model.verify_residency().map(drop))?,
+        fingerprint_seconds: timed(&|| model.fingerprint().map(drop))?,
+    })
+}
