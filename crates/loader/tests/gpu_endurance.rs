@@ -9,7 +9,7 @@ use loader::{
     CancelToken, DeviceChoice, DeviceKind, LoadEvent, LoadOptions, LoadedModel, Loader, Rehash,
     Slot, Storage, Verify, synth,
 };
-use model_phi3::{Layout, Preset, TypeMix};
+use model_phi3::preset::{Layout, Preset, TypeMix};
 use std::ffi::c_void;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
