@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,7 +22,7 @@ void touch(std::byte* begin, const std::byte* end) {
   for (volatile std::byte* page = begin; page < end; page += kSmallestPage) *page = std::byte{0};
 }
 
-void populate(std::byte* data, std::uint64_t bytes) {
+void populate(std::byte* data, std::uint64_t bytes) noexcept {
   const std::uint64_t share =
       (bytes / kMaxPopulators + kHugePage - 1) / kHugePage * kHugePage + kHugePage;
   std::vector<std::thread> helpers;
@@ -31,8 +31,8 @@ void populate(std::byte* data, std::uint64_t bytes) {
     for (; start < bytes; start += share) {
       helpers.emplace_back(touch, data + start, data + std::min(bytes, start + share));
     }
-  } catch (const std::system_error&) {
-    // No more threads to be had: this one touches what is left.
+  } catch (const std::exception&) {
+    // No more threads to be had, or no memory for them: this one touches what is left.
     touch(data + start, data + bytes);
   }
   touch(data, data + std::min(bytes, share));
