@@ -15,6 +15,9 @@
 namespace transfer::bridge {
 namespace {
 
+// Made while there is memory: when it is thrown there may be none for its text.
+const transfer::Error out_of_memory(Code::kHostOutOfMemory, 0, "host memory is exhausted");
+
 // Gives every exception the encoded form that the Rust side decodes.
 template <typename Work>
 auto guarded(Work&& work) -> decltype(work()) {
@@ -23,7 +26,7 @@ auto guarded(Work&& work) -> decltype(work()) {
   } catch (const transfer::Error&) {
     throw;
   } catch (const std::bad_alloc&) {
-    throw transfer::Error(Code::kHostOutOfMemory, 0, "host memory is exhausted");
+    throw out_of_memory;
   } catch (const std::exception& error) {
     throw transfer::Error(Code::kInternal, 0, error.what());
   } catch (...) {
