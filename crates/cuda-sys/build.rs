@@ -25,6 +25,42 @@ use sources::Sources;
 use toolkit::{Search, Toolkit};
 use version::Version;
 
+/// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
+/// that is linked so.
+const WRAPPED_IN_FAULT_TEST: [&str; 31] = [
+    "cudaDeviceGetPCIBusId",
+    "cudaDeviceSynchronize",
+    "cudaEventCreateWithFlags",
+    "cudaEventDestroy",
+    "cudaEventElapsedTime",
+    "cudaEventQuery",
+    "cudaEventRecord",
+    "cudaEventSynchronize",
+    "cudaFree",
+    "cudaFuncGetAttributes",
+    "cudaGetDevice",
+    "cudaGetDeviceCount",
+    "cudaGetDeviceProperties",
+    "cudaGetLastError",
+    "cudaHostRegister",
+    "cudaHostUnregister",
+    "cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cudaMalloc",
+    "cudaMemGetInfo",
+    "cudaMemcpy",
+    "cudaMemcpyAsync",
+    "cudaMemset",
+    "cudaMemsetAsync",
+    "cudaPointerGetAttributes",
+    "cudaSetDevice",
+    "cudaStreamCreateWithFlags",
+    "cudaStreamDestroy",
+    "cudaStreamQuery",
+    "cudaStreamSynchronize",
+    "cudaStreamWaitEvent",
+];
+
 fn main() -> ExitCode {
     match build() {
         Ok(()) => {}
@@ -60,6 +96,9 @@ fn build() -> Result<(), String> {
     if let Some(toolkit) = &toolkit {
         compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
         link_runtime(toolkit);
+        for function in WRAPPED_IN_FAULT_TEST {
+            println!("cargo::rustc-link-arg-examples=-Wl,--wrap={function}");
+        }
     }
     Ok(())
 }

@@ -24,7 +24,8 @@ pub(crate) fn pack(folder: &Path) -> Result<()> {
     clear(folder)?;
     let cuda = toolkit::find_or_bring()?;
     let loader = loader_binary::release(Some(&cuda))?;
-    let tests = executables(cuda.apply(cargo(gpu_tests::SELECTION).arg("--no-run")), "test")?;
+    let mut build = cargo(gpu_tests::SELECTION);
+    let tests = executables(cuda.apply(build.arg("--no-run")), &["test", "example"])?;
     ensure!(!tests.is_empty(), "cargo built no GPU tests");
 
     fs::create_dir_all(folder.join(TESTS))?;

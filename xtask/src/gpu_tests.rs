@@ -9,8 +9,9 @@ use crate::loader_binary::{self, CUDA_FEATURES};
 use crate::workspace::cargo;
 use crate::{nvidia, process, toolkit};
 
-/// What all of them have in common: release builds of the test targets called `gpu…`.
-pub(crate) const SELECTION: [&str; 11] = [
+/// What all of them have in common: release builds of the test targets called `gpu…`, and of the
+/// fault matrix, which is an example to cargo.
+pub(crate) const SELECTION: [&str; 13] = [
     "test",
     "--release",
     "--locked",
@@ -21,6 +22,8 @@ pub(crate) const SELECTION: [&str; 11] = [
     "--features",
     CUDA_FEATURES,
     "--test",
+    "gpu*",
+    "--example",
     "gpu*",
 ];
 

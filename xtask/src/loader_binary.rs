@@ -55,25 +55,29 @@ pub(crate) fn release_build() -> Command {
 
 /// Runs a build of a single binary; where it lies.
 pub(crate) fn executable(build: &mut Command) -> Result<PathBuf> {
-    let (_, path) = executables(build, "bin")?.pop().context("cargo built no executable")?;
+    let (_, path) = executables(build, &["bin"])?.pop().context("cargo built no executable")?;
     Ok(path)
 }
 
-/// Runs a build; the executables of this `kind` (`bin`, `test`) that it made, each as
+/// Runs a build; the executables of these `kinds` (`bin`, `test`, `example`) that it made, each as
 /// `package--target` and where it lies.
-pub(crate) fn executables(build: &mut Command, kind: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn executables(build: &mut Command, kinds: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     process::run_by_line(build.arg("--message-format=json-render-diagnostics"), |line| {
-        found.extend(serde_json::from_str(line).ok().and_then(|m| named_executable(&m, kind)));
+        found.extend(serde_json::from_str(line).ok().and_then(|m| named_executable(&m, kinds)));
     })?;
     Ok(found)
 }
 
 /// What one of cargo's messages says of an executable.
-fn named_executable(message: &Value, kind: &str) -> Option<(String, PathBuf)> {
+fn named_executable(message: &Value, kinds: &[&str]) -> Option<(String, PathBuf)> {
     let path = message["executable"].as_str()?;
     let target = &message["target"];
-    target["kind"].as_array()?.iter().any(|found| found == kind).then_some(())?;
+    target["kind"]
+        .as_array()?
+        .iter()
+        .any(|kind| kinds.iter().any(|wanted| kind == wanted))
+        .then_some(())?;
     let manifest = Path::new(message["manifest_path"].as_str()?);
     let package = manifest.parent()?.file_name()?.to_str()?;
     Some((format!("{package}--{}", target["name"].as_str()?), path.into()))

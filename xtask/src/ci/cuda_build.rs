@@ -24,7 +24,8 @@ pub(super) fn check() -> Result<()> {
     let crates = ["--package", "cuda-sys", "--package", "loader"];
     let clippy = [&["clippy", "--all-targets"], &crates[..]].concat();
     process::run(cuda_cargo(&clippy).args(["--", "-D", "warnings"]))?;
-    let tests = [&["test", "--no-run", "--test", "gpu*"], &crates[..]].concat();
+    let tests =
+        [&["test", "--no-run", "--test", "gpu*", "--example", "gpu*"], &crates[..]].concat();
     process::run(&mut cuda_cargo(&tests))?;
     let build = [&["build", "--bin", "phi3-loader"], &crates[..]].concat();
     let loader = loader_binary::executable(&mut cuda_cargo(&build))?;

@@ -1,0 +1,204 @@
+//! Functions of the CUDA runtime, in front of the real ones.
+//!
+//! The runtime is linked statically, so they are put there by the linker: with `--wrap=NAME`, calls
+//! of `NAME` go to `__wrap_NAME`, and `__real_NAME` is the real one. The build script has the list.
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
+
+use cuda_sys::ErrorCode;
+
+use crate::calls::{self, Fault, Reach, Resource, Stage};
+use crate::matrix::{Outcome, Row, Success, fails, may_fail, succeeds};
+
+const CUDA_ERROR_MEMORY_ALLOCATION: c_int = 2;
+const CUDA_ERROR_DEVICES_UNAVAILABLE: c_int = 46;
+const CUDA_ERROR_LAUNCH_FAILURE: c_int = 719;
+const CUDA_ERROR_UNKNOWN: c_int = 999;
+
+/// Counts a call and fails it as planned. What gives something back or waits is done all the same:
+/// the device that this claims to be lost is there, and would go on working on what is freed.
+fn through(name: &'static str, also_if_failing: bool, real: impl FnOnce() -> c_int) -> c_int {
+    let fault = calls::entered(name, true).map(|fault| match fault {
+        Fault::Status(status) => status,
+        Fault::Short | Fault::EndOfFile | Fault::BadAlloc => CUDA_ERROR_UNKNOWN,
+    });
+    if let Some(status) = fault
+        && !also_if_failing
+    {
+        return status;
+    }
+    let watched = calls::watch(false);
+    let status = real();
+    calls::watch(watched);
+    fault.unwrap_or(status)
+}
+
+/// Defines `__wrap_NAME` for each. `starts` do nothing where they fail, `ends` do what they do.
+/// `makes` notes a handle that was written to an argument, `registers` an argument itself, and
+/// `frees` forgets one.
+macro_rules! wrapped {
+    (@also starts) => { false };
+    (@also ends) => { true };
+    ($(
+        $kind:ident $name:ident($($argument:ident: $type:ty),*)
+        $(, makes $made:ident at $out:ident)?
+        $(, registers $registered:ident $handle:ident)?
+        $(, frees $freed:ident $gone:ident)?;
+    )*) => { $(const _: () = {
+        unsafe extern "C" {
+            #[link_name = concat!("__real_", stringify!($name))]
+            fn real($($argument: $type),*) -> c_int;
+        }
+
+        // SAFETY: of the runtime's signature, and as it behaves but for planned faults.
+        #[unsafe(export_name = concat!("__wrap_", stringify!($name)))]
+        unsafe extern "C" fn wrap($($argument: $type),*) -> c_int {
+            // Before the call: afterwards another thread may have been given the same handle.
+            $(calls::gone(Resource::$freed, $gone.addr());)?
+            let status = through(stringify!($name), wrapped!(@also $kind), || {
+                // SAFETY: the caller's own arguments.
+                unsafe { real($($argument),*) }
+            });
+            if status == 0 {
+                // SAFETY: a successful call has written the handle.
+                $(calls::born(Resource::$made, unsafe { *$out }.addr());)?
+                $(calls::born(Resource::$registered, $handle.addr());)?
+            }
+            status
+        }
+    };)* };
+}
+
+type Memory = *mut c_void;
+type Stream = *mut c_void;
+type Event = *mut c_void;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Dim3 {
+    x: c_uint,
+    y: c_uint,
+    z: c_uint,
+}
+
+wrapped! {
+    starts cudaDeviceGetPCIBusId(out: *mut c_char, bytes: c_int, device: c_int);
+    ends cudaDeviceSynchronize();
+    starts cudaEventCreateWithFlags(out: *mut Event, flags: c_uint), makes Event at out;
+    ends cudaEventDestroy(event: Event), frees Event event;
+    starts cudaEventElapsedTime(out: *mut f32, start: Event, end: Event);
+    starts cudaEventQuery(event: Event);
+    starts cudaEventRecord(event: Event, stream: Stream);
+    ends cudaEventSynchronize(event: Event);
+    ends cudaFree(memory: Memory), frees DeviceAllocation memory;
+    starts cudaFuncGetAttributes(out: Memory, function: *const c_void);
+    starts cudaGetDevice(out: *mut c_int);
+    starts cudaGetDeviceCount(out: *mut c_int);
+    starts cudaGetDeviceProperties(out: Memory, device: c_int);
+    ends cudaGetLastError();
+    starts cudaHostRegister(memory: Memory, bytes: usize, flags: c_uint), registers Registration memory;
+    ends cudaHostUnregister(memory: Memory), frees Registration memory;
+    starts cudaLaunchKernel(
+        function: *const c_void, grid: Dim3, block: Dim3, arguments: *mut Memory, shared: usize,
+        stream: Stream);
+    starts cudaLaunchKernelExC(
+        config: *const c_void, function: *const c_void, arguments: *mut Memory);
+    starts cudaMalloc(out: *mut Memory, bytes: usize), makes DeviceAllocation at out;
+    starts cudaMemGetInfo(free: *mut usize, total: *mut usize);
+    starts cudaMemcpy(to: Memory, from: *const c_void, bytes: usize, kind: c_int);
+    starts cudaMemcpyAsync(
+        to: Memory, from: *const c_void, bytes: usize, kind: c_int, stream: Stream);
+    starts cudaMemset(to: Memory, value: c_int, bytes: usize);
+    starts cudaMemsetAsync(to: Memory, value: c_int, bytes: usize, stream: Stream);
+    starts cudaPointerGetAttributes(out: Memory, pointer: *const c_void);
+    starts cudaSetDevice(device: c_int);
+    starts cudaStreamCreateWithFlags(out: *mut Stream, flags: c_uint), makes Stream at out;
+    ends cudaStreamDestroy(stream: Stream), frees Stream stream;
+    starts cudaStreamQuery(stream: Stream);
+    ends cudaStreamSynchronize(stream: Stream);
+    starts cudaStreamWaitEvent(stream: Stream, event: Event, flags: c_uint);
+}
+
+/// Functions that are watched and need no row: what they return decides nothing.
+pub(crate) const WITHOUT_ROW: [&str; 1] = ["cudaGetLastError"];
+
+const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
+const UNAVAILABLE: [ErrorCode; 1] = [ErrorCode::DeviceUnavailable];
+const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
+
+/// What is made to fail here, and what may come of it. Every function fails alone, and with the
+/// device lost from there on.
+pub(crate) fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |call, status, reach, outcome| {
+        rows.push(Row { call, fault: Fault::Status(status), reach, outcome });
+    };
+
+    add("cudaMalloc", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
+    add("cudaEventCreateWithFlags", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
+    add("cudaStreamCreateWithFlags", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
+
+    // Whose failure ends a load.
+    for call in [
+        "cudaDeviceGetPCIBusId",
+        "cudaDeviceSynchronize",
+        "cudaEventCreateWithFlags",
+        "cudaEventElapsedTime",
+        "cudaEventRecord",
+        "cudaEventSynchronize",
+        "cudaFuncGetAttributes",
+        "cudaGetDeviceCount",
+        "cudaGetDeviceProperties",
+        "cudaLaunchKernelExC",
+        "cudaMalloc",
+        "cudaMemGetInfo",
+        "cudaMemcpy",
+        "cudaMemcpyAsync",
+        "cudaMemset",
+        "cudaPointerGetAttributes",
+        "cudaStreamCreateWithFlags",
+    ] {
+        add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| fails(&LAUNCH));
+        add(call, CUDA_ERROR_DEVICES_UNAVAILABLE, Reach::Once, |_| fails(&UNAVAILABLE));
+    }
+
+    // Also called where nothing can be reported any more.
+    for call in ["cudaGetDevice", "cudaSetDevice"] {
+        add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
+            Stage::Drop => succeeds(stage),
+            _ => may_fail(&LAUNCH),
+        });
+    }
+    add("cudaStreamSynchronize", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
+        Stage::Drop => succeeds(stage),
+        _ => fails(&LAUNCH),
+    });
+    // Opening a device frees nothing, to have the runtime make its context.
+    add("cudaFree", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
+        Stage::Open => fails(&LAUNCH),
+        _ => succeeds(stage),
+    });
+    for call in ["cudaEventDestroy", "cudaHostUnregister", "cudaStreamDestroy"] {
+        add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, succeeds);
+    }
+    // A process may lack the right to pin memory.
+    add("cudaHostRegister", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| Outcome {
+        success: Success::Unpinned,
+        codes: &[],
+    });
+
+    let mut functions: Vec<_> = rows.iter().map(|row| row.call).collect();
+    functions.sort_unstable();
+    functions.dedup();
+    rows.extend(functions.into_iter().map(|call| Row {
+        call,
+        fault: Fault::Status(CUDA_ERROR_LAUNCH_FAILURE),
+        reach: Reach::Lost,
+        outcome: |stage| match stage {
+            // Where that was not the last pass, the next one notices.
+            Stage::Drop => may_fail(&LAUNCH),
+            _ => fails(&LAUNCH),
+        },
+    }));
+    rows
+}

@@ -1,0 +1,218 @@
+//! The load whose every call is made to fail: everything that the library does with a device, once.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+
+use cuda_sys::{
+    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, HostIsa, Io, Request,
+    SourceFile, StagingRing, cuda_devices, decode_to_f16, decoders,
+};
+
+use crate::calls::{self, Stage};
+
+/// Chunks small enough for every reader to get several of each pass over the files.
+const CONFIG: EngineConfig = EngineConfig { readers: 2, depth: 2, chunk_bytes: 8192 };
+
+/// A ring so large that several threads populate it.
+const LARGE_RING: EngineConfig = EngineConfig { readers: 1, depth: 7, chunk_bytes: 2 << 20 };
+
+/// Nothing starts in the first block of a file: what is read there is a probe.
+const FIRST_OFFSET: usize = 4096;
+
+const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
+
+const Q8_0: u32 = 8;
+const Q4_K: u32 = 12;
+
+/// Two files, what is to be done with them, and what must then be on the device.
+pub(crate) struct Scenario {
+    device: DeviceKind,
+    files: [File; 2],
+    ops: Vec<CopyOp>,
+    units: u32,
+    want: Vec<u8>,
+}
+
+/// How a load that succeeded went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// How files were read in fact, for each way that was asked for.
+    pub(crate) ios: Vec<Io>,
+    pub(crate) pinned: bool,
+}
+
+impl Scenario {
+    pub(crate) fn new(device: DeviceKind) -> Self {
+        let mut builder = Builder::default();
+        // Longer than a chunk, and not of whole words.
+        builder.copy(0, 40_013, 0, false);
+        builder.decode(1, Q8_0, 600, 0);
+        builder.decode(1, Q4_K, 100, 1);
+        // Small ones, which share a chunk; halves that are counted, among them an infinity.
+        for _ in 0..5 {
+            builder.copy(0, 70, 1, false);
+        }
+        builder.copy(1, 512, 2, true);
+        builder.copy(0, 9_000, 3, false);
+        Self {
+            device,
+            files: builder.files.map(|bytes| file_of(&bytes)),
+            units: builder.ops.iter().map(|op| op.unit + 1).max().unwrap_or(0),
+            ops: builder.ops,
+            want: builder.want,
+        }
+    }
+
+    /// Opens the device, loads in every way of reading, looks at the result, and drops it all.
+    ///
+    /// Panics where a load that claims to have succeeded left wrong bytes.
+    pub(crate) fn run(&self) -> Result<Done, Error> {
+        calls::at(Stage::Open);
+        if self.device != DeviceKind::Host {
+            assert_ne!(cuda_devices()?.len(), 0, "there is a GPU");
+        }
+        let device = Device::open(self.device)?;
+        let memory = device.memory()?;
+        assert!(memory.free > 0 && memory.free <= memory.total, "{memory:?}");
+
+        calls::at(Stage::Ring);
+        let large = StagingRing::new(LARGE_RING)?;
+        let ring = StagingRing::new(CONFIG)?;
+        calls::at(Stage::Drop);
+        drop(large);
+
+        calls::at(Stage::Engine);
+        let mut engine = Engine::new(&device, ring)?;
+        let mut done = Done { ios: Vec::new(), pinned: false };
+        for io in IOS {
+            calls::at(Stage::Allocate);
+            let mut dest = device.allocate(self.want.len() as u64)?;
+            calls::at(Stage::Execute);
+            let sources = self.files.each_ref().map(|file| SourceFile {
+                file: file.as_fd(),
+                bytes: file.metadata().map_or(0, |metadata| metadata.len()),
+            });
+            let request = Request {
+                sources: &sources,
+                io,
+                ops: &self.ops,
+                units: self.units,
+                digest: true,
+                timeline: true,
+            };
+            let mut units_done = 0;
+            let stats = engine.execute(request, &mut dest, &mut |progress| {
+                units_done = progress.units_done;
+                ControlFlow::Continue(())
+            })?;
+            assert_eq!(units_done, self.units, "{io:?}: the last report is complete");
+            for (op, report) in self.ops.iter().zip(&stats.operations) {
+                assert_eq!(report.source, report.device, "{io:?}: {op:?}");
+                assert_ne!(report.source.sum, 0, "{io:?}: {op:?} was digested");
+            }
+            done.ios.push(stats.io);
+            done.pinned = stats.pinned;
+
+            calls::at(Stage::ReadBack);
+            let mut got = vec![0; self.want.len()];
+            dest.read(0, &mut got)?;
+            for op in &self.ops {
+                let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
+                assert!(got[range.clone()] == self.want[range], "{io:?}: {op:?}: wrong bytes");
+            }
+            let ranges: Vec<_> = self
+                .ops
+                .iter()
+                .filter(|op| op.conversion == Conversion::Copy)
+                .map(|op| op.dest_offset..op.dest_offset + op.dest_bytes)
+                .collect();
+            let digests = dest.digests(&ranges)?;
+            let copied = self.ops.iter().zip(&stats.operations);
+            let copied = copied.filter(|(op, _)| op.conversion == Conversion::Copy);
+            for ((op, report), digest) in copied.zip(digests) {
+                assert_eq!(report.device, digest, "{io:?}: {op:?}");
+            }
+            assert_eq!(dest.locate(0)?.device, self.device);
+            calls::at(Stage::Drop);
+        }
+        calls::at(Stage::Drop);
+        Ok(done)
+    }
+}
+
+#[derive(Default)]
+struct Builder {
+    files: [Vec<u8>; 2],
+    ops: Vec<CopyOp>,
+    want: Vec<u8>,
+}
+
+impl Builder {
+    fn copy(&mut self, file: usize, bytes: usize, unit: u32, halves: bool) {
+        let source = self.append(file, bytes);
+        let content = self.files[file][source..].to_vec();
+        self.push(file, source, bytes, Conversion::Copy, unit, halves, &content);
+    }
+
+    fn decode(&mut self, file: usize, ggml_type: u32, blocks: usize, unit: u32) {
+        let decoder = decoders()
+            .into_iter()
+            .find(|decoder| decoder.ggml_type == ggml_type)
+            .unwrap_or_else(|| panic!("there is no decoder for ggml type {ggml_type}"));
+        let bytes = blocks * decoder.block_bytes as usize;
+        let source = self.append(file, bytes);
+        let mut halves = vec![0_u16; blocks * decoder.block_len as usize];
+        decode_to_f16(ggml_type, &self.files[file][source..], &mut halves, HostIsa::Best).unwrap();
+        let content: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, true, &content);
+    }
+
+    /// Appends noise to a file; where it starts.
+    fn append(&mut self, file: usize, bytes: usize) -> usize {
+        let content = &mut self.files[file];
+        let start = content.len().next_multiple_of(32).max(FIRST_OFFSET);
+        content.resize(start, 0xee);
+        let mut state = (start + file + 1) as u64;
+        content.extend((0..bytes).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        }));
+        start
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of an operation")]
+    fn push(
+        &mut self,
+        file: usize,
+        source: usize,
+        source_bytes: usize,
+        conversion: Conversion,
+        unit: u32,
+        halves: bool,
+        content: &[u8],
+    ) {
+        let dest = self.want.len().next_multiple_of(256);
+        self.want.resize(dest, 0);
+        self.want.extend_from_slice(content);
+        self.ops.push(CopyOp {
+            file: file as u32,
+            source_offset: source as u64,
+            source_bytes: source_bytes as u64,
+            dest_offset: dest as u64,
+            dest_bytes: content.len() as u64,
+            conversion,
+            unit,
+            halves,
+        });
+    }
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    // Direct reads of what is not yet on the disk would have to wait for it each time.
+    file.sync_all().unwrap();
+    file
+}
