@@ -13,6 +13,7 @@ mod gpu_tests;
 mod loader_binary;
 mod nvidia;
 mod process;
+mod sanitize;
 mod test;
 mod toolkit;
 mod wheels;
@@ -73,6 +74,12 @@ enum Command {
         #[arg(default_value_t = 60)]
         seconds: u64,
     },
+    /// Run the host tests of engine and loader with the C++ under a sanitizer
+    Sanitize {
+        /// What to look for
+        #[arg(value_enum, default_value = "address")]
+        sanitizer: sanitize::Sanitizer,
+    },
     /// All that has to pass before a change lands
     Ci,
 }
@@ -101,6 +108,7 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
             bench::loader(file.as_deref(), &arguments)
         }
         Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
+        Some(Command::Sanitize { sanitizer }) => sanitize::run(sanitizer),
         Some(Command::Ci) => ci::run(),
     }
 }
