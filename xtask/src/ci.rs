@@ -3,6 +3,7 @@
 mod clang_format;
 mod conformance;
 mod cuda_build;
+mod deny;
 mod no_cpp;
 mod readme;
 
@@ -12,16 +13,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{fuzz, process};
+use crate::{fuzz, process, sanitize};
 
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Long enough to find what is easily found.
 const FUZZ_SECONDS: u64 = 30;
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 13] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
+    ("dependencies, where cargo-deny is installed", deny::check),
     ("clippy", || {
         let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
         process::run(strict(&mut cargo(clippy)))
@@ -36,6 +38,7 @@ const STEPS: [Step; 11] = [
         process::run(strict(doc.env("RUSTDOCFLAGS", "-D warnings")))
     }),
     ("parser and model without a C++ compiler", no_cpp::check),
+    ("engine under AddressSanitizer and UndefinedBehaviorSanitizer", sanitize::engine),
     ("CUDA device: clippy, nvcc and link", cuda_build::check),
     ("fuzzing the parser", || fuzz::run(FUZZ_SECONDS)),
     ("demo, as the README runs it", || readme::run("demo")),

@@ -11,6 +11,7 @@ mod fuzz;
 mod gpu_archive;
 mod gpu_tests;
 mod loader_binary;
+mod miri;
 mod nvidia;
 mod process;
 mod sanitize;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(value_enum, default_value = "address")]
         sanitizer: sanitize::Sanitizer,
     },
+    /// Run the tests of parser and model under Miri, where the toolchain has it
+    Miri,
     /// All that has to pass before a change lands
     Ci,
 }
@@ -109,6 +112,7 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         }
         Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
         Some(Command::Sanitize { sanitizer }) => sanitize::run(sanitizer),
+        Some(Command::Miri) => miri::run(),
         Some(Command::Ci) => ci::run(),
     }
 }

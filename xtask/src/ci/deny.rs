@@ -1,0 +1,32 @@
+//! Licences, origins and known flaws of dependencies, as `deny.toml` allows them.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use crate::process;
+use crate::workspace::cargo;
+
+/// Asks cargo-deny where it is installed, and says where it is not.
+pub(super) fn check() -> Result<()> {
+    if !is_installed() {
+        eprintln!("skipped: `cargo install cargo-deny --locked` brings what this asks");
+        return Ok(());
+    }
+    process::run(&mut cargo(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
+    // A machine without a network cannot have the list, which is no fault of a dependency.
+    if process::run(&mut cargo(["deny", "fetch", "db"])).is_err() {
+        eprintln!("advisories were not checked: their database cannot be fetched here");
+        return Ok(());
+    }
+    process::run(&mut cargo(["deny", "--locked", "check", "--disable-fetch", "advisories"]))
+}
+
+fn is_installed() -> bool {
+    Command::new("cargo-deny")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
