@@ -3,8 +3,7 @@
 #include <algorithm>
 
 // Under ThreadSanitizer, what chooses a clone would run before the sanitizer has started.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define TRANSFER_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define TRANSFER_VECTOR_CLONES
