@@ -27,7 +27,8 @@ use version::Version;
 
 /// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
 /// that is linked so.
-const WRAPPED_IN_FAULT_TEST: [&str; 31] = [
+const WRAPPED_IN_FAULT_TEST: [&str; 33] = [
+    "cudaDeviceGetStreamPriorityRange",
     "cudaDeviceGetPCIBusId",
     "cudaDeviceSynchronize",
     "cudaEventCreateWithFlags",
@@ -55,6 +56,7 @@ const WRAPPED_IN_FAULT_TEST: [&str; 31] = [
     "cudaPointerGetAttributes",
     "cudaSetDevice",
     "cudaStreamCreateWithFlags",
+    "cudaStreamCreateWithPriority",
     "cudaStreamDestroy",
     "cudaStreamQuery",
     "cudaStreamSynchronize",

@@ -20,7 +20,8 @@ class HostBuffer final : public DeviceBuffer {
     if (bytes == 0) return;
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
-      throw Error(Code::kOutOfMemory, errno,
+      const int error = errno;
+      throw Error(Code::kOutOfMemory, error,
                   "host memory of " + std::to_string(bytes) + " bytes cannot be mapped");
     }
     data_ = static_cast<std::byte*>(memory);

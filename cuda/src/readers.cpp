@@ -9,22 +9,29 @@ namespace transfer {
 
 Readers::Readers(std::uint32_t count, const std::function<void()>& warm_up) {
   threads_.reserve(count);
+  int refusal = 0;
   try {
-    while (threads_.size() < count) {
-      const auto number = static_cast<std::uint32_t>(threads_.size());
-      threads_.emplace_back([this, warm_up, number] {
-        warm_up();
-        wait_for_work(number);
-      });
-    }
-  } catch (const std::system_error& error) {
-    // One is enough to do the work.
-    if (threads_.empty()) {
-      throw Error(Code::kInternal, error.code().value(), "no reader thread can be started");
-    }
+    for (std::uint32_t i = 0; i < count; ++i) refusal = start(warm_up);
   } catch (...) {
     join();
     throw;
+  }
+  // One is enough to do the work.
+  if (threads_.empty()) {
+    throw Error(Code::kHostOutOfMemory, refusal, "no reader thread can be started");
+  }
+}
+
+int Readers::start(const std::function<void()>& warm_up) {
+  const std::uint32_t number = this->count();
+  try {
+    threads_.emplace_back([this, warm_up, number] {
+      warm_up();
+      wait_for_work(number);
+    });
+    return 0;
+  } catch (const std::system_error& error) {
+    return error.code().value();
   }
 }
 

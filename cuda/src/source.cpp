@@ -26,23 +26,30 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
                   " while bytes up to " + std::to_string(expected) + " were expected");
 }
 
-// Reads until `wanted` bytes are there; `least` of them must come before the end of the file.
+std::uint64_t round_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
+
+// Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
+// the file. Every read starts at a multiple of `granule` from the first.
 void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::uint64_t wanted,
-                std::uint64_t least, std::byte* out, const std::atomic<bool>& stop) {
+                std::uint64_t least, std::uint64_t granule, std::byte* out,
+                const std::atomic<bool>& stop) {
   std::uint64_t done = 0;
   while (done < wanted && !stop.load(std::memory_order_relaxed)) {
     const ssize_t got =
         pread(descriptor, out + done, wanted - done, static_cast<off_t>(offset + done));
     if (got < 0) {
-      if (errno == EINTR) continue;
-      throw io_error(errno, "reading source file " + std::to_string(file) + " at byte " +
+      // Before the text, whose making may change it.
+      const int error = errno;
+      if (error == EINTR) continue;
+      throw io_error(error, "reading source file " + std::to_string(file) + " at byte " +
                                 std::to_string(offset + done));
     }
-    if (got == 0) {
-      if (done >= least) return;
-      truncated(file, offset + done, offset + least);
-    }
-    done += static_cast<std::uint64_t>(got);
+    const std::uint64_t end = done + static_cast<std::uint64_t>(got);
+    if (end >= least) return;
+    // A direct read that was cut short goes on where one can start.
+    const std::uint64_t resumed = round_down(end, granule);
+    if (resumed == done) truncated(file, offset + end, offset + least);
+    done = resumed;
   }
 }
 
@@ -55,7 +62,7 @@ class BufferedSource final : public Source {
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) const override {
-    read_fully(files_[file].descriptor, file, offset, bytes, bytes, out, stop);
+    read_fully(files_[file].descriptor, file, offset, bytes, bytes, 1, out, stop);
   }
 
  private:
@@ -68,7 +75,8 @@ class Mapping {
     if (bytes_ == 0) return;
     void* memory = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.descriptor, 0);
     if (memory == MAP_FAILED) {
-      throw io_error(errno, "mapping source file " + std::to_string(index));
+      const int error = errno;
+      throw io_error(error, "mapping source file " + std::to_string(index));
     }
     data_ = static_cast<std::byte*>(memory);
   }
@@ -146,9 +154,9 @@ class DirectSource final : public Source {
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) const override {
     const std::uint64_t lead = offset % kSourceAlignment;
-    const std::uint64_t wanted =
-        (lead + bytes + kSourceAlignment - 1) / kSourceAlignment * kSourceAlignment;
-    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, out - lead, stop);
+    const std::uint64_t wanted = round_down(lead + bytes + kSourceAlignment - 1, kSourceAlignment);
+    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, kSourceAlignment,
+               out - lead, stop);
   }
 
  private:
@@ -178,7 +186,10 @@ Descriptor reopen_direct(int descriptor) {
   // Some file systems accept the flag and refuse the read.
   void* probe = nullptr;
   if (posix_memalign(&probe, kSourceAlignment, kSourceAlignment) != 0) return Descriptor(-1);
-  const ssize_t got = pread(direct.value(), probe, kSourceAlignment, 0);
+  ssize_t got = 0;
+  do {
+    got = pread(direct.value(), probe, kSourceAlignment, 0);
+  } while (got < 0 && errno == EINTR);
   free(probe);
   return got < 0 ? Descriptor(-1) : std::move(direct);
 }

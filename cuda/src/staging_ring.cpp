@@ -47,7 +47,8 @@ StagingRing::StagingRing(std::uint64_t bytes) {
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
-    throw Error(Code::kHostOutOfMemory, errno,
+    const int error = errno;
+    throw Error(Code::kHostOutOfMemory, error,
                 "staging memory of " + std::to_string(size) + " bytes cannot be mapped");
   }
   data_ = static_cast<std::byte*>(memory);

@@ -24,7 +24,7 @@ pub(crate) fn pack(folder: &Path) -> Result<()> {
     clear(folder)?;
     let cuda = toolkit::find_or_bring()?;
     let loader = loader_binary::release(Some(&cuda))?;
-    let mut build = cargo(gpu_tests::SELECTION);
+    let mut build = cargo(gpu_tests::selection());
     let tests = executables(cuda.apply(build.arg("--no-run")), &["test", "example"])?;
     ensure!(!tests.is_empty(), "cargo built no GPU tests");
 

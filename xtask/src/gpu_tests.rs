@@ -9,9 +9,8 @@ use crate::loader_binary::{self, CUDA_FEATURES};
 use crate::workspace::cargo;
 use crate::{nvidia, process, toolkit};
 
-/// What all of them have in common: release builds of the test targets called `gpu…`, and of the
-/// fault matrix, which is an example to cargo.
-pub(crate) const SELECTION: [&str; 13] = [
+/// Release builds of the packages that have GPU tests.
+const PACKAGES: [&str; 9] = [
     "test",
     "--release",
     "--locked",
@@ -21,11 +20,18 @@ pub(crate) const SELECTION: [&str; 13] = [
     "loader",
     "--features",
     CUDA_FEATURES,
-    "--test",
-    "gpu*",
-    "--example",
-    "gpu*",
 ];
+
+/// Test targets called `gpu…`, and the fault matrix, which is an example to cargo.
+const ALL: [&str; 4] = ["--test", "gpu*", "--example", "gpu*"];
+
+/// Those that a sanitizer is of use for, and does not slow down to hours.
+const SANITIZED: [&str; 2] = ["--test", "gpu"];
+
+/// Arguments of cargo that run all of them.
+pub(crate) fn selection() -> Vec<&'static str> {
+    [&PACKAGES[..], &ALL].concat()
+}
 
 /// Runs them, under a tool of compute-sanitizer if one is named. No GPU is a failure, not a skip.
 pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
@@ -41,7 +47,8 @@ pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
     ensure!(gpus > 0, "the GPU tests need an NVIDIA GPU, and the loader finds none:\n{devices}");
     eprintln!("{gpus} GPU(s) found");
 
-    let mut test = cargo(SELECTION);
+    let targets = if sanitizer.is_some() { &SANITIZED[..] } else { &ALL };
+    let mut test = cargo([&PACKAGES[..], targets].concat());
     // One at a time: some watch the GPU's free memory, which others beside them would change.
     test.env("PHI3_LOADER_BIN", &loader).env("RUST_TEST_THREADS", "1");
     if let Some(tool) = sanitizer {

@@ -82,6 +82,7 @@ struct Dim3 {
 }
 
 wrapped! {
+    starts cudaDeviceGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     starts cudaDeviceGetPCIBusId(out: *mut c_char, bytes: c_int, device: c_int);
     ends cudaDeviceSynchronize();
     starts cudaEventCreateWithFlags(out: *mut Event, flags: c_uint), makes Event at out;
@@ -113,6 +114,8 @@ wrapped! {
     starts cudaPointerGetAttributes(out: Memory, pointer: *const c_void);
     starts cudaSetDevice(device: c_int);
     starts cudaStreamCreateWithFlags(out: *mut Stream, flags: c_uint), makes Stream at out;
+    starts cudaStreamCreateWithPriority(out: *mut Stream, flags: c_uint, priority: c_int),
+        makes Stream at out;
     ends cudaStreamDestroy(stream: Stream), frees Stream stream;
     starts cudaStreamQuery(stream: Stream);
     ends cudaStreamSynchronize(stream: Stream);
@@ -141,6 +144,7 @@ pub(crate) fn rows() -> Vec<Row> {
     // Whose failure ends a load.
     for call in [
         "cudaDeviceGetPCIBusId",
+        "cudaDeviceGetStreamPriorityRange",
         "cudaDeviceSynchronize",
         "cudaEventCreateWithFlags",
         "cudaEventElapsedTime",
@@ -155,8 +159,11 @@ pub(crate) fn rows() -> Vec<Row> {
         "cudaMemcpy",
         "cudaMemcpyAsync",
         "cudaMemset",
+        "cudaMemsetAsync",
         "cudaPointerGetAttributes",
         "cudaStreamCreateWithFlags",
+        "cudaStreamCreateWithPriority",
+        "cudaStreamWaitEvent",
     ] {
         add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| fails(&LAUNCH));
         add(call, CUDA_ERROR_DEVICES_UNAVAILABLE, Reach::Once, |_| fails(&UNAVAILABLE));

@@ -15,7 +15,8 @@ namespace transfer {
 class Readers {
  public:
   // Each thread calls `warm_up`, which must not throw, before it waits. There are fewer than
-  // `count` where the system refuses more. Throws Error{kInternal} where it refuses all.
+  // `count` where the system refuses more. Throws Error{kHostOutOfMemory} where it refuses
+  // all.
   Readers(std::uint32_t count, const std::function<void()>& warm_up);
   // Joins.
   ~Readers();
@@ -40,6 +41,8 @@ class Readers {
   [[nodiscard]] Running begin(std::function<void(std::uint32_t)> work);
 
  private:
+  // 0, or why the system refused.
+  int start(const std::function<void()>& warm_up);
   void wait_for_work(std::uint32_t number);
   void release();
   void join();

@@ -22,9 +22,11 @@ Digester::~Digester() {
 void Digester::reserve(std::size_t count) {
   if (count <= capacity_) return;
   capacity_ = 0;
-  Digest* before = results_;
-  results_ = nullptr;
-  check(cudaFree(before), "cudaFree");
+  if (results_ != nullptr) {
+    Digest* before = results_;
+    results_ = nullptr;
+    check(cudaFree(before), "cudaFree");
+  }
   check(cudaMalloc(reinterpret_cast<void**>(&results_), count * sizeof(Digest)), "cudaMalloc",
         "memory for digests");
   capacity_ = count;
