@@ -343,7 +343,7 @@ fn failed(fault: Fault) -> isize {
 
 /// What is made to fail here, and what may come of it.
 pub(crate) fn rows() -> Vec<Row> {
-    use ErrorCode::{FileTruncated, HostOutOfMemory, Internal, Io, OutOfMemory};
+    use ErrorCode::{FileTruncated, HostOutOfMemory, Io, OutOfMemory};
     use Fault::{BadAlloc, EndOfFile, Short, Status};
     use Reach::{Once, Onwards};
     let row = |call, fault, reach, outcome| Row { call, fault, reach, outcome };

@@ -83,22 +83,30 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
     let storage = [Storage::F16, Storage::Native].into_iter().find(|&storage| room(storage));
     let storage = storage.expect("the GPU holds eight models of 2.4 GB");
     let want = load(&mut Loader::new(options().storage(storage))).fingerprint().unwrap();
-    let resident = Barrier::new(THREADS);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                let mut loader =
-                    Loader::new(options().storage(storage).threads(2).verify(Verify::Checksum));
-                for _ in 0..3 {
-                    let model = load(&mut loader);
-                    assert!(model.fingerprint().unwrap() == want);
-                    // All of them at once.
-                    resident.wait();
-                }
-            });
-        }
-    });
-    assert_eq!(device.memory().unwrap().free, before);
+    let together = || {
+        let resident = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    let options = options().storage(storage).threads(2).verify(Verify::Checksum);
+                    let mut loader = Loader::new(options);
+                    for _ in 0..3 {
+                        let model = load(&mut loader);
+                        assert!(model.fingerprint().unwrap() == want);
+                        // All of them at once.
+                        resident.wait();
+                    }
+                });
+            }
+        });
+        device.memory().unwrap().free
+    };
+    // The driver keeps what it needed for so many streams at once, some MiB.
+    let settled = together();
+    assert!(before - settled < 64 << 20, "{before} bytes free before, {settled} after");
+    for _ in 0..3 {
+        assert_eq!(together(), settled);
+    }
 }
 
 #[test]
