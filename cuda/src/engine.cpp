@@ -139,7 +139,7 @@ std::vector<std::uint32_t> count_shares(const std::vector<Share>& shares, std::s
 struct Work {
   const Schedule& schedule;
   const std::vector<Share>& shares;
-  const Source& source;
+  Source& source;
   Ledger& ledger;
   DeviceBuffer& dest;
   Queue& queue;
@@ -347,17 +347,20 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
   const std::vector<Share> shares = share_out(schedule, config_.read_bytes, request.digest);
+  const std::unique_ptr<Source> source = open_source(request.io, request.files);
   // Little work needs few threads.
   Readers readers(static_cast<std::uint32_t>(std::min<std::size_t>(
                       config_.readers, std::max<std::size_t>(1, shares.size()))),
-                  [this] { bind_quietly(*queue_); });
+                  [this, &source] {
+                    bind_quietly(*queue_);
+                    source->look_ahead();
+                  });
   Ledger ledger(*device_, request, schedule, dest);
   device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
   if (schedule.converts) queue_->prepare_conversions();
   const CallClock clock;
   if (request.timeline) queue_->start_timeline(clock, schedule.chunks.size());
   const double start = clock.seconds();
-  const std::unique_ptr<Source> source = open_source(request.io, request.files);
   const Work work{schedule, shares, *source, ledger, dest, *queue_, ring_->data(), config_};
   Call call(work, request.timeline ? &clock : nullptr, readers.count());
   {

@@ -1,7 +1,6 @@
 #include "transfer/source.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -11,7 +10,9 @@
 #include <mutex>
 #include <string>
 
+#include "transfer/cache_survey.hpp"
 #include "transfer/error.hpp"
+#include "transfer/file_mapping.hpp"
 #include "transfer/guarded_copy.hpp"
 
 namespace transfer {
@@ -61,7 +62,7 @@ class BufferedSource final : public Source {
   Io io() const noexcept override { return Io::kRead; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-            const std::atomic<bool>& stop) const override {
+            const std::atomic<bool>& stop) override {
     read_fully(files_[file].descriptor, file, offset, bytes, bytes, 1, out, stop);
   }
 
@@ -69,50 +70,15 @@ class BufferedSource final : public Source {
   std::vector<SourceFile> files_;
 };
 
-class Mapping {
- public:
-  Mapping(const SourceFile& file, std::size_t index) : bytes_(file.bytes) {
-    if (bytes_ == 0) return;
-    void* memory = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.descriptor, 0);
-    if (memory == MAP_FAILED) {
-      const int error = errno;
-      throw io_error(error, "mapping source file " + std::to_string(index));
-    }
-    data_ = static_cast<std::byte*>(memory);
-  }
-  ~Mapping() {
-    if (data_ != nullptr) munmap(data_, bytes_);
-  }
-  Mapping(Mapping&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
-    other.data_ = nullptr;
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  Mapping& operator=(Mapping&&) = delete;
-
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_ = nullptr;
-  std::uint64_t bytes_;
-};
-
-std::vector<Mapping> map_all(const std::vector<SourceFile>& files) {
-  std::vector<Mapping> mappings;
-  mappings.reserve(files.size());
-  for (std::size_t i = 0; i < files.size(); ++i) mappings.emplace_back(files[i], i);
-  return mappings;
-}
-
 class MappedSource final : public Source {
  public:
-  explicit MappedSource(const std::vector<SourceFile>& files) : mappings_(map_all(files)) {}
+  explicit MappedSource(const std::vector<SourceFile>& files) : mappings_(map_files(files)) {}
 
   bool wants_alignment() const noexcept override { return false; }
   Io io() const noexcept override { return Io::kMapped; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-            const std::atomic<bool>& stop) const override {
+            const std::atomic<bool>& stop) override {
     const std::byte* source = mappings_[file].data() + offset;
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
       const std::uint64_t piece = std::min(kMappedPiece, bytes - done);
@@ -124,7 +90,7 @@ class MappedSource final : public Source {
   }
 
  private:
-  std::vector<Mapping> mappings_;
+  std::vector<FileMapping> mappings_;
 };
 
 class Descriptor {
@@ -152,7 +118,7 @@ class DirectSource final : public Source {
   Io io() const noexcept override { return Io::kDirect; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-            const std::atomic<bool>& stop) const override {
+            const std::atomic<bool>& stop) override {
     const std::uint64_t lead = offset % kSourceAlignment;
     const std::uint64_t wanted = round_down(lead + bytes + kSourceAlignment - 1, kSourceAlignment);
     read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, kSourceAlignment,
@@ -204,48 +170,28 @@ std::unique_ptr<Source> open_direct(const std::vector<SourceFile>& files) {
   return std::make_unique<DirectSource>(std::move(direct));
 }
 
-// What is cached is copied from the cache; what is not is read past it, which is faster and leaves
-// the cache to those who use it.
+// What was cached is copied from the cache; what was not is read past it, which is faster and
+// leaves the cache to those who use it.
 class AutoSource final : public Source {
  public:
-  explicit AutoSource(std::vector<SourceFile> files) : files_(std::move(files)), buffered_(files_) {
-    try {
-      mappings_ = map_all(files_);
-    } catch (const Error&) {
-      // Then nothing is known of the cache, and it is tried first.
-      mappings_.clear();
-    }
-  }
+  explicit AutoSource(std::vector<SourceFile> files)
+      : files_(std::move(files)), survey_(files_), buffered_(files_) {}
 
   bool wants_alignment() const noexcept override { return true; }
   Io io() const noexcept override { return refused_.load() ? Io::kRead : Io::kAuto; }
+  void look_ahead() noexcept override { survey_.take_part(); }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-            const std::atomic<bool>& stop) const override {
-    const bool done = may_be_cached(file, offset, bytes) &&
+            const std::atomic<bool>& stop) override {
+    const bool done = survey_.held(file, offset, bytes) &&
                       read_cached(files_[file].descriptor, offset, bytes, out, stop);
     if (!done) past_the_cache().read(file, offset, bytes, out, stop);
   }
 
  private:
-  // Looks at the ends of the range. A read that must not wait would tell the whole truth, and have
-  // the kernel read ahead into the cache what it did not find. Where the caller may not know what
-  // is cached (it neither owns the file nor may write it), the kernel calls everything cached.
-  bool may_be_cached(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) const {
-    return mappings_.empty() ||
-           (is_resident(file, offset) && is_resident(file, offset + bytes - 1));
-  }
-
-  bool is_resident(std::uint32_t file, std::uint64_t offset) const {
-    static const std::uint64_t page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-    unsigned char resident = 0;
-    const int status = mincore(mappings_[file].data() + offset / page * page, 1, &resident);
-    return status != 0 || (resident & 1) != 0;
-  }
-
   // Opened when it is first needed: a file that was just written may have to reach the disk before
   // it can be read past the cache.
-  const Source& past_the_cache() const {
+  Source& past_the_cache() {
     std::call_once(opened_, [this] {
       direct_ = open_direct(files_);
       refused_.store(direct_ == nullptr);
@@ -255,11 +201,11 @@ class AutoSource final : public Source {
   }
 
   std::vector<SourceFile> files_;
-  std::vector<Mapping> mappings_;  // asked about, never read: a cut file cannot fault
+  CacheSurvey survey_;
   BufferedSource buffered_;
-  mutable std::once_flag opened_;
-  mutable std::unique_ptr<Source> direct_;
-  mutable std::atomic<bool> refused_{false};
+  std::once_flag opened_;
+  std::unique_ptr<Source> direct_;
+  std::atomic<bool> refused_{false};
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ fn auto_chooses_the_gpu() {
 
 #[test]
 fn every_division_of_the_work_reads_back_as_the_file() {
-    for io in [IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
+    for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
         for (threads, chunk) in [(1, 1), (3, 5000), (8, 4 << 20)] {
             let options = LoadOptions::new()
                 .device(DeviceChoice::Cuda(0))

@@ -38,11 +38,15 @@ class Source {
   // What is used in fact, after fallbacks.
   virtual Io io() const noexcept = 0;
 
+  // What can be done before the first read, by several threads together. Reads need not wait for
+  // it.
+  virtual void look_ahead() noexcept {}
+
   // Reads [offset, offset + bytes) of `file` to `out`. Where wants_alignment(), it may also write
   // around the range, up to the next multiples of kSourceAlignment. Gives up between system calls
   // once `stop` is set (the result is then of no use). Throws Error{kIo, kFileTruncated}.
   virtual void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
-                    const std::atomic<bool>& stop) const = 0;
+                    const std::atomic<bool>& stop) = 0;
 };
 
 // Throws Error{kIo} where a mapping cannot be made.

@@ -1,7 +1,7 @@
 //! Loads, timed phase by phase.
 
 use super::document::{LoadFigures, Row, Spread};
-use super::page_cache;
+use super::page_cache::{self, Moment};
 use crate::cli::args::Bench;
 use crate::cli::failure::{Failure, ProcessFailure};
 use crate::cli::load::io_name;
@@ -53,9 +53,9 @@ pub(super) fn in_processes(
             Kind::Cold => page_cache::drop_pages(files),
         }
         .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
-        samples.cached.extend(page_cache::cached_share(files));
+        samples.cached.extend(page_cache::cached_share(files, Moment::Before));
         let (finished, seconds) = load_in_process(arguments)?;
-        samples.cached_after.extend(page_cache::cached_share(files));
+        samples.cached_after.extend(page_cache::cached_share(files, Moment::After));
         samples.finished.push(finished);
         samples.ready.push(seconds);
     }
@@ -76,7 +76,7 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
     let mut samples = |pause: Duration| -> Result<Samples, Failure> {
         let mut samples = Samples::default();
         for _ in 0..arguments.repeat {
-            samples.cached.extend(page_cache::cached_share(files));
+            samples.cached.extend(page_cache::cached_share(files, Moment::Before));
             std::thread::sleep(pause);
             let model = loader.load(&arguments.file, &mut Unobserved)?;
             samples.finished.push(finished_of(model.stats()));

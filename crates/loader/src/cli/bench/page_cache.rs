@@ -43,14 +43,26 @@ pub(super) fn drop_pages(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// When the cache is asked about a load.
+#[derive(Clone, Copy)]
+pub(super) enum Moment {
+    Before,
+    After,
+}
+
 /// The share of the first file's pages that the cache holds, from a sample; `None` where the file
 /// system does not tell.
-pub(super) fn cached_share(files: &[PathBuf]) -> Option<f64> {
+pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     let file = File::open(files.first()?).ok()?;
     let len = file.metadata().ok()?.len();
+    // Asking about a page brings it and its neighbours in: whoever asks again asks about others.
+    let start = match moment {
+        Moment::Before => 0,
+        Moment::After => len / PROBES / 2,
+    };
     let mut cached = 0;
     for probe in 0..PROBES {
-        let offset = len / PROBES * probe;
+        let offset = start + len / PROBES * probe;
         let mut byte = [0];
         let mut buffers = [IoSliceMut::new(&mut byte)];
         // Which fails instead of waiting for storage.

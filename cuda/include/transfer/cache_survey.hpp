@@ -1,0 +1,44 @@
+// What the page cache holds of files.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "transfer/file_mapping.hpp"
+#include "transfer/source.hpp"
+
+namespace transfer {
+
+// Remembers what was held before anything was read: reading a held range can have the kernel read
+// ahead of it, and what it brings in so must not be taken for held, or one end of a file in the
+// cache would draw in all the rest.
+//
+// Where the caller may not know what is cached (it neither owns a file nor may write it), the
+// kernel calls everything held.
+class CacheSurvey {
+ public:
+  // Everything counts as held where files cannot be mapped, which nothing is ever read through.
+  explicit CacheSurvey(const std::vector<SourceFile>& files);
+
+  // Looks at what nobody has looked at yet; from any number of threads.
+  void take_part() noexcept;
+
+  // Whether both ends of the range, which is not empty, lie in parts that were held. What has not
+  // been looked at is looked at now.
+  bool held(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) noexcept;
+
+ private:
+  enum class Part : std::uint8_t { kUnknown, kHeld, kMissing };
+
+  bool part_held(std::uint32_t file, std::uint64_t part) noexcept;
+
+  std::vector<FileMapping> mappings_;
+  std::vector<std::uint64_t> first_part_;  // of each file, and one past the last of all
+  std::vector<std::atomic<Part>> parts_;
+  std::atomic<std::uint64_t> next_{0};
+};
+
+}  // namespace transfer

@@ -1,0 +1,37 @@
+#include "transfer/file_mapping.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <string>
+
+#include "transfer/error.hpp"
+
+namespace transfer {
+
+FileMapping::FileMapping(const SourceFile& file, std::size_t index) : bytes_(file.bytes) {
+  if (bytes_ == 0) return;
+  void* memory = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.descriptor, 0);
+  if (memory == MAP_FAILED) {
+    const int error = errno;
+    throw io_error(error, "mapping source file " + std::to_string(index));
+  }
+  data_ = static_cast<std::byte*>(memory);
+}
+
+FileMapping::~FileMapping() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+FileMapping::FileMapping(FileMapping&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
+  other.data_ = nullptr;
+}
+
+std::vector<FileMapping> map_files(const std::vector<SourceFile>& files) {
+  std::vector<FileMapping> mappings;
+  mappings.reserve(files.size());
+  for (std::size_t i = 0; i < files.size(); ++i) mappings.emplace_back(files[i], i);
+  return mappings;
+}
+
+}  // namespace transfer
