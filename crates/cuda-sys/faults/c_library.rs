@@ -84,10 +84,10 @@ unsafe extern "C" fn pread(descriptor: c_int, out: *mut c_void, bytes: usize, at
     let bytes = match calls::entered("pread", false) {
         None => bytes,
         Some(Fault::EndOfFile) => return 0,
-        Some(Fault::Short) => {
+        Some(fault @ (Fault::Short | Fault::Trickle)) => {
             // SAFETY: asks for the flags of a descriptor.
             let flags = unsafe { fcntl(descriptor, F_GETFL) };
-            bytes.min(if flags & O_DIRECT != 0 { DIRECT_BLOCK } else { 1 })
+            bytes.min(if flags & O_DIRECT != 0 { DIRECT_BLOCK } else { given(fault) })
         }
         Some(fault) => return failed(fault),
     };
@@ -97,6 +97,7 @@ unsafe extern "C" fn pread(descriptor: c_int, out: *mut c_void, bytes: usize, at
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Iovec {
     base: *mut c_void,
     bytes: usize,
@@ -118,12 +119,12 @@ unsafe extern "C" fn preadv2(
         // SAFETY: the caller's own arguments.
         None => unsafe { real(descriptor, pieces, count, at, flags) },
         Some(Fault::EndOfFile) => 0,
-        Some(Fault::Short) => {
+        Some(fault @ (Fault::Short | Fault::Trickle)) => {
             // SAFETY: the caller gives at least one piece.
-            let base = unsafe { (*pieces).base };
-            let first_byte = Iovec { base, bytes: 1 };
+            let Iovec { base, bytes } = unsafe { *pieces };
+            let first_bytes = Iovec { base, bytes: bytes.min(given(fault)) };
             // SAFETY: a part of the first of the caller's pieces.
-            unsafe { real(descriptor, &raw const first_byte, 1, at, flags) }
+            unsafe { real(descriptor, &raw const first_bytes, 1, at, flags) }
         }
         Some(fault) => failed(fault),
     }
@@ -341,10 +342,16 @@ fn failed(fault: Fault) -> isize {
     -1
 }
 
+/// Bytes that a read gives at most.
+fn given(fault: Fault) -> usize {
+    const TRICKLE: usize = 997;
+    if matches!(fault, Fault::Trickle) { TRICKLE } else { 1 }
+}
+
 /// What is made to fail here, and what may come of it.
 pub(crate) fn rows() -> Vec<Row> {
     use ErrorCode::{FileTruncated, HostOutOfMemory, Io, OutOfMemory};
-    use Fault::{BadAlloc, EndOfFile, Short, Status};
+    use Fault::{BadAlloc, EndOfFile, Short, Status, Trickle};
     use Reach::{Once, Onwards};
     let row = |call, fault, reach, outcome| Row { call, fault, reach, outcome };
     vec![
@@ -356,6 +363,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("pread", Status(EIO), Onwards, |_| fails(&[Io])),
         row("pread", Status(EINTR), Once, succeeds),
         row("pread", Short, Once, succeeds),
+        row("pread", Trickle, Onwards, succeeds),
         // Direct reads go on behind the end of the file, and find it.
         row("pread", EndOfFile, Once, |_| may_fail(&[FileTruncated])),
         row("preadv2", Status(EIO), Once, succeeds),
@@ -363,6 +371,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row("preadv2", Status(EAGAIN), Once, succeeds),
         row("preadv2", Status(EOPNOTSUPP), Onwards, succeeds),
         row("preadv2", Short, Once, succeeds),
+        row("preadv2", Trickle, Onwards, succeeds),
         row("preadv2", EndOfFile, Once, succeeds),
         row("open", Status(EINVAL), Once, succeeds),
         row("open", Status(EINVAL), Onwards, succeeds),

@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     Status(i32),
     /// Reads less than asked for: a byte, or a block where only blocks can be read.
     Short,
+    /// It gives little, as a slow file over a network does.
+    Trickle,
     /// Reads nothing, as at the end of the file.
     EndOfFile,
     /// Throws `std::bad_alloc`.
