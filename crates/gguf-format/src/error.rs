@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::GgmlType;
+use crate::codes::{self, CodeFacts};
 use crate::escape::quoted;
 
 /// Why a file was refused, or a question to it has no answer.
@@ -414,10 +415,10 @@ pub enum ShardKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
-    /// The system could not read a file, or a shard is not there.
+    /// The system could not read a file.
     Io,
     /// The file is broken: truncated, against the rules of the format, or lacking what was
-    /// required of it.
+    /// required of it. A missing shard too: the model is cut short, as a truncated file is.
     Malformed,
     /// The file may be good, but is of a kind that is not supported.
     Unsupported,
@@ -429,134 +430,74 @@ pub enum ErrorClass {
 
 impl Error {
     /// Every code that [`code`](Self::code) can answer. Codes are only ever added.
-    pub const ALL_CODES: &'static [&'static str] = &[
-        "GGUF_IO",
-        "GGUF_TRUNCATED",
-        "GGUF_HEADER_INCOMPLETE",
-        "GGUF_BAD_MAGIC",
-        "GGUF_EMPTY_NAME",
-        "GGUF_INVALID_UTF8",
-        "GGUF_UNKNOWN_VALUE_TYPE",
-        "GGUF_INVALID_BOOL",
-        "GGUF_DUPLICATE_KEY",
-        "GGUF_DUPLICATE_TENSOR",
-        "GGUF_BAD_ALIGNMENT",
-        "GGUF_TOO_MANY_DIMENSIONS",
-        "GGUF_TENSOR_OVERFLOW",
-        "GGUF_PARTIAL_BLOCK",
-        "GGUF_MISALIGNED_TENSOR",
-        "GGUF_OVERLAPPING_TENSORS",
-        "GGUF_UNSUPPORTED_VERSION",
-        "GGUF_BIG_ENDIAN",
-        "GGUF_UNKNOWN_TENSOR_TYPE",
-        "GGUF_REMOVED_TENSOR_TYPE",
-        "GGUF_LIMIT_EXCEEDED",
-        "GGUF_MISSING_KEY",
-        "GGUF_WRONG_TYPE",
-        "GGUF_VALUE_OUT_OF_RANGE",
-        "GGUF_SHARD_MISSING",
-        "GGUF_SHARD_NAME",
-        "GGUF_SHARD_MISMATCH",
-    ];
+    pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
+
+    /// What there is to say of this kind of error, whatever the file.
+    #[must_use]
+    pub fn facts(&self) -> CodeFacts {
+        match self {
+            Self::Io { .. } => codes::IO,
+            Self::Truncated { .. } => codes::TRUNCATED,
+            Self::Incomplete { .. } => codes::HEADER_INCOMPLETE,
+            Self::Malformed { kind, .. } => match kind {
+                MalformedKind::BadMagic { .. } => codes::BAD_MAGIC,
+                MalformedKind::EmptyKey { .. } | MalformedKind::EmptyTensorName { .. } => {
+                    codes::EMPTY_NAME
+                }
+                MalformedKind::InvalidUtf8 { .. } => codes::INVALID_UTF8,
+                MalformedKind::UnknownValueType { .. } => codes::UNKNOWN_VALUE_TYPE,
+                MalformedKind::InvalidBool { .. } => codes::INVALID_BOOL,
+                MalformedKind::DuplicateKey { .. } => codes::DUPLICATE_KEY,
+                MalformedKind::DuplicateTensor { .. } => codes::DUPLICATE_TENSOR,
+                MalformedKind::BadAlignment { .. } => codes::BAD_ALIGNMENT,
+                MalformedKind::TooManyDimensions { .. } => codes::TOO_MANY_DIMENSIONS,
+                MalformedKind::TooManyElements { .. } | MalformedKind::TensorOverflow { .. } => {
+                    codes::TENSOR_OVERFLOW
+                }
+                MalformedKind::PartialBlock { .. } => codes::PARTIAL_BLOCK,
+                MalformedKind::MisalignedTensor { .. } => codes::MISALIGNED_TENSOR,
+                MalformedKind::OverlappingTensors { .. } => codes::OVERLAPPING_TENSORS,
+            },
+            Self::Unsupported { kind, .. } => match kind {
+                UnsupportedKind::Version { .. } => codes::UNSUPPORTED_VERSION,
+                UnsupportedKind::BigEndian { .. } => codes::BIG_ENDIAN,
+                UnsupportedKind::UnknownTensorType { .. } => codes::UNKNOWN_TENSOR_TYPE,
+                UnsupportedKind::RemovedTensorType { .. } => codes::REMOVED_TENSOR_TYPE,
+            },
+            Self::Limit { .. } => codes::LIMIT_EXCEEDED,
+            Self::Missing { .. } => codes::MISSING_KEY,
+            Self::WrongType { .. } => codes::WRONG_TYPE,
+            Self::OutOfRange { .. } => codes::VALUE_OUT_OF_RANGE,
+            Self::Shard { kind, .. } => match kind {
+                ShardKind::Missing { .. } => codes::SHARD_MISSING,
+                ShardKind::BadName { .. } => codes::SHARD_NAME,
+                ShardKind::Mismatch { .. }
+                | ShardKind::Foreign { .. }
+                | ShardKind::TensorCount { .. } => codes::SHARD_MISMATCH,
+                ShardKind::DuplicateTensor { .. } => codes::DUPLICATE_TENSOR,
+            },
+            Self::InFile { error, .. } => error.facts(),
+        }
+    }
 
     /// A stable name for the kind of error, one of [`ALL_CODES`](Self::ALL_CODES).
     #[must_use]
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::Io { .. } => "GGUF_IO",
-            Self::Truncated { .. } => "GGUF_TRUNCATED",
-            Self::Incomplete { .. } => "GGUF_HEADER_INCOMPLETE",
-            Self::Malformed { kind, .. } => match kind {
-                MalformedKind::BadMagic { .. } => "GGUF_BAD_MAGIC",
-                MalformedKind::EmptyKey { .. } | MalformedKind::EmptyTensorName { .. } => {
-                    "GGUF_EMPTY_NAME"
-                }
-                MalformedKind::InvalidUtf8 { .. } => "GGUF_INVALID_UTF8",
-                MalformedKind::UnknownValueType { .. } => "GGUF_UNKNOWN_VALUE_TYPE",
-                MalformedKind::InvalidBool { .. } => "GGUF_INVALID_BOOL",
-                MalformedKind::DuplicateKey { .. } => "GGUF_DUPLICATE_KEY",
-                MalformedKind::DuplicateTensor { .. } => "GGUF_DUPLICATE_TENSOR",
-                MalformedKind::BadAlignment { .. } => "GGUF_BAD_ALIGNMENT",
-                MalformedKind::TooManyDimensions { .. } => "GGUF_TOO_MANY_DIMENSIONS",
-                MalformedKind::TooManyElements { .. } | MalformedKind::TensorOverflow { .. } => {
-                    "GGUF_TENSOR_OVERFLOW"
-                }
-                MalformedKind::PartialBlock { .. } => "GGUF_PARTIAL_BLOCK",
-                MalformedKind::MisalignedTensor { .. } => "GGUF_MISALIGNED_TENSOR",
-                MalformedKind::OverlappingTensors { .. } => "GGUF_OVERLAPPING_TENSORS",
-            },
-            Self::Unsupported { kind, .. } => match kind {
-                UnsupportedKind::Version { .. } => "GGUF_UNSUPPORTED_VERSION",
-                UnsupportedKind::BigEndian { .. } => "GGUF_BIG_ENDIAN",
-                UnsupportedKind::UnknownTensorType { .. } => "GGUF_UNKNOWN_TENSOR_TYPE",
-                UnsupportedKind::RemovedTensorType { .. } => "GGUF_REMOVED_TENSOR_TYPE",
-            },
-            Self::Limit { .. } => "GGUF_LIMIT_EXCEEDED",
-            Self::Missing { .. } => "GGUF_MISSING_KEY",
-            Self::WrongType { .. } => "GGUF_WRONG_TYPE",
-            Self::OutOfRange { .. } => "GGUF_VALUE_OUT_OF_RANGE",
-            Self::Shard { kind, .. } => match kind {
-                ShardKind::Missing { .. } => "GGUF_SHARD_MISSING",
-                ShardKind::BadName { .. } => "GGUF_SHARD_NAME",
-                ShardKind::Mismatch { .. }
-                | ShardKind::Foreign { .. }
-                | ShardKind::TensorCount { .. } => "GGUF_SHARD_MISMATCH",
-                ShardKind::DuplicateTensor { .. } => "GGUF_DUPLICATE_TENSOR",
-            },
-            Self::InFile { error, .. } => error.code(),
-        }
+        self.facts().code
     }
 
     /// Whose fault it is.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            Self::Io { .. } => ErrorClass::Io,
-            Self::Truncated { .. }
-            | Self::Malformed { .. }
-            | Self::Missing { .. }
-            | Self::WrongType { .. }
-            | Self::OutOfRange { .. }
-            // A missing shard too: the model is cut short, as a truncated file is.
-            | Self::Shard { .. } => ErrorClass::Malformed,
-            Self::Unsupported { .. } => ErrorClass::Unsupported,
-            Self::Limit { .. } => ErrorClass::Limit,
-            Self::Incomplete { .. } => ErrorClass::Incomplete,
-            Self::InFile { error, .. } => error.class(),
-        }
+        self.facts().class
     }
 
-    /// What the user can do about it, where there is something.
+    /// What the user can do about it; `None` where only the calling program can do something.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
-        match self {
-            Self::Truncated { .. } => Some(
-                "the download is probably incomplete: compare the file's size with the publisher's and fetch it again",
-            ),
-            Self::Malformed { kind: MalformedKind::BadMagic { .. }, .. } => Some(
-                "give a .gguf file; convert other formats with llama.cpp's convert_hf_to_gguf.py",
-            ),
-            Self::Unsupported { kind, .. } => match kind {
-                UnsupportedKind::Version { version: 1 }
-                | UnsupportedKind::RemovedTensorType { .. } => {
-                    Some("convert or quantise the model again with a current llama.cpp")
-                }
-                UnsupportedKind::BigEndian { .. } => Some(
-                    "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one",
-                ),
-                UnsupportedKind::UnknownTensorType { .. } | UnsupportedKind::Version { .. } => {
-                    Some("the file is newer than this reader, made by a fork of ggml, or damaged")
-                }
-            },
-            Self::Limit { .. } => Some("raise the limit if the file is to be trusted"),
-            Self::Shard { kind: ShardKind::Missing { .. }, .. } => {
-                Some("put all shards of the model into one folder, under their published names")
-            }
-            Self::Shard { .. } => {
-                Some("the shards must come from one model, under their published names")
-            }
-            Self::InFile { error, .. } => error.help(),
-            _ => None,
+        match self.class() {
+            ErrorClass::Incomplete => None,
+            _ => Some(self.facts().cure),
         }
     }
 

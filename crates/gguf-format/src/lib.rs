@@ -103,6 +103,7 @@
     )
 )]
 
+mod codes;
 mod error;
 mod escape;
 mod file;
@@ -121,6 +122,7 @@ mod tensor;
 mod value;
 pub mod write;
 
+pub use codes::CodeFacts;
 pub use error::{Error, ErrorClass, Item, MalformedKind, ShardKind, UnsupportedKind};
 pub use escape::{Escaped, escape};
 pub use file::{GgufFile, Shard};

@@ -1,5 +1,6 @@
 //! What can go wrong, with stable codes.
 
+use crate::codes::{self, CodeFacts};
 use cuda_sys::{DeviceKind, ErrorCode};
 use std::path::PathBuf;
 
@@ -158,86 +159,41 @@ fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
     text.join("; ")
 }
 
-/// Codes of the variants that this crate decides itself, beside those of `gguf_format` and
-/// `model_phi3`. Append-only.
-const OWN_CODES: [&str; 12] = [
-    "FILE_CHANGED",
-    "READ_FAILED",
-    "WRITE_FAILED",
-    "INSUFFICIENT_VRAM",
-    "INSUFFICIENT_HOST_MEMORY",
-    "DEVICE_UNAVAILABLE",
-    "DEVICE_FAILURE",
-    "VERIFICATION_FAILED",
-    "CANCELLED",
-    "ENGINE_CONTRACT",
-    "INTERNAL",
-    "NON_FINITE_WEIGHTS",
-];
-
 impl Error {
     /// Every code that [`code`](Self::code) can return. Append-only.
     pub fn all_codes() -> Vec<&'static str> {
-        let parser = gguf_format::Error::ALL_CODES.iter();
-        let model = model_phi3::Error::ALL_CODES.iter();
-        parser.chain(model).chain(&OWN_CODES).copied().collect()
+        CodeFacts::all().iter().map(|facts| facts.code).collect()
+    }
+
+    /// What there is to say of this kind of failure, whatever the file and the device.
+    pub fn facts(&self) -> CodeFacts {
+        match self {
+            Self::Gguf(error) => error.facts().into(),
+            Self::Model { source, .. } => source.facts().into(),
+            Self::FileChanged { .. } => codes::FILE_CHANGED,
+            Self::Read { .. } => codes::READ_FAILED,
+            Self::Write { .. } => codes::WRITE_FAILED,
+            Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
+            Self::Engine(error) => engine_facts(error.code()),
+            Self::Verification { .. } => codes::VERIFICATION_FAILED,
+            Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
+            Self::Cancelled => codes::CANCELLED,
+        }
     }
 
     /// The stable name of this failure.
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::Gguf(error) => error.code(),
-            Self::Model { source, .. } => source.code(),
-            Self::FileChanged { .. } => "FILE_CHANGED",
-            Self::Read { .. } => "READ_FAILED",
-            Self::Write { .. } => "WRITE_FAILED",
-            Self::InsufficientMemory(_) => "INSUFFICIENT_VRAM",
-            Self::Engine(error) => match error.code() {
-                ErrorCode::DeviceUnavailable => "DEVICE_UNAVAILABLE",
-                ErrorCode::OutOfMemory => "INSUFFICIENT_VRAM",
-                ErrorCode::HostOutOfMemory => "INSUFFICIENT_HOST_MEMORY",
-                ErrorCode::Io | ErrorCode::FileTruncated => "READ_FAILED",
-                ErrorCode::DeviceFailure => "DEVICE_FAILURE",
-                ErrorCode::Cancelled => "CANCELLED",
-                ErrorCode::InvalidArgument => "ENGINE_CONTRACT",
-                _ => "INTERNAL",
-            },
-            Self::Verification { .. } => "VERIFICATION_FAILED",
-            Self::NonFinite(_) => "NON_FINITE_WEIGHTS",
-            Self::Cancelled => "CANCELLED",
-        }
+        self.facts().code
     }
 
     /// The process exit code for this failure, from 1 to 9, or 130.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Gguf(error) => gguf_exit_code(error),
-            Self::Model { source, .. } => match source.class() {
-                model_phi3::ErrorClass::Malformed => 3,
-                model_phi3::ErrorClass::Unsupported => 4,
-                _ => 1,
-            },
-            _ => match self.code() {
-                "DEVICE_UNAVAILABLE" => 5,
-                "INSUFFICIENT_VRAM" | "INSUFFICIENT_HOST_MEMORY" => 6,
-                "FILE_CHANGED" | "READ_FAILED" | "WRITE_FAILED" => 7,
-                "DEVICE_FAILURE" => 8,
-                "VERIFICATION_FAILED" | "NON_FINITE_WEIGHTS" => 9,
-                "CANCELLED" => 130,
-                _ => 1,
-            },
-        }
+        self.facts().exit_code
     }
 
     /// The worker's coarse class of this failure.
     pub fn class(&self) -> ErrorClass {
-        match self.exit_code() {
-            1 => ErrorClass::Internal,
-            5 | 8 => ErrorClass::CudaError,
-            6 => ErrorClass::InsufficientVram,
-            130 => ErrorClass::Cancelled,
-            _ => ErrorClass::ModelLoadFailed,
-        }
+        self.facts().class()
     }
 
     /// Whether the same load can succeed later, with nothing else done.
@@ -247,62 +203,90 @@ impl Error {
                 memory.limit.is_none()
                     && memory.required.saturating_add(memory.reserve) <= memory.total
             }
-            _ => matches!(
-                self.code(),
-                "INSUFFICIENT_VRAM"
-                    | "INSUFFICIENT_HOST_MEMORY"
-                    | "FILE_CHANGED"
-                    | "READ_FAILED"
-                    | "DEVICE_FAILURE"
-                    | "CANCELLED"
-            ),
+            _ => self.facts().retriable,
         }
     }
 
     /// What the operator can do about it, where there is something.
     pub fn help(&self) -> Option<&'static str> {
-        match self {
+        let help = match self {
             Self::Gguf(error) => return error.help(),
             Self::Model { source, .. } => return source.help(),
-            _ => {}
-        }
-        let help = match self.code() {
-            "INSUFFICIENT_VRAM" => match self {
-                Self::InsufficientMemory(memory) if memory.limit.is_some() => {
-                    "raise the limit, or load with native storage or from a smaller quantisation"
-                }
-                Self::InsufficientMemory(memory) if memory.reserve > 0 => {
-                    "free memory on the device, reserve less, choose another device, or load with \
-                     native storage or from a smaller quantisation"
-                }
-                _ => {
-                    "free memory on the device, choose another device, or load with native storage \
-                     or from a smaller quantisation"
-                }
-            },
-            "INSUFFICIENT_HOST_MEMORY" => "use fewer threads or smaller chunks",
-            "DEVICE_UNAVAILABLE" if !cuda_sys::cuda_compiled() => {
-                "build with the feature `cuda`, or load to the host device"
+            Self::InsufficientMemory(memory) if memory.limit.is_some() => {
+                "raise the limit, or load with native storage or from a smaller quantisation"
             }
-            "DEVICE_UNAVAILABLE" => {
-                "`phi3-loader devices` lists what is there; check the driver and \
-                 CUDA_VISIBLE_DEVICES"
+            Self::InsufficientMemory(memory) if memory.reserve > 0 => {
+                "free memory on the device, reserve less, choose another device, or load with \
+                 native storage or from a smaller quantisation"
             }
-            "NON_FINITE_WEIGHTS" => {
-                "load without --deny-overflow to get them as IEEE infinities, or with native storage"
+            Self::InsufficientMemory(_) => {
+                "free memory on the device, choose another device, or load with native storage or \
+                 from a smaller quantisation"
             }
-            "FILE_CHANGED" => "load again once nothing writes to the file",
-            "INTERNAL" | "ENGINE_CONTRACT" => "this is a bug: please report it with this message",
-            _ => return None,
+            Self::Engine(error) if error.code() == ErrorCode::DeviceUnavailable => {
+                if cuda_sys::cuda_compiled() {
+                    "`phi3-loader devices` lists what is there; check the driver and \
+                     CUDA_VISIBLE_DEVICES"
+                } else {
+                    "build with the feature `cuda`, or load to the host device"
+                }
+            }
+            _ if self.code() == codes::CANCELLED.code => return None,
+            _ => self.facts().cure,
         };
         Some(help)
     }
 }
 
-fn gguf_exit_code(error: &gguf_format::Error) -> u8 {
-    match error.class() {
-        gguf_format::ErrorClass::Io => 7,
-        gguf_format::ErrorClass::Unsupported => 4,
-        _ => 3,
+fn engine_facts(code: ErrorCode) -> CodeFacts {
+    match code {
+        ErrorCode::DeviceUnavailable => codes::DEVICE_UNAVAILABLE,
+        ErrorCode::OutOfMemory => codes::INSUFFICIENT_VRAM,
+        ErrorCode::HostOutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
+        ErrorCode::Io | ErrorCode::FileTruncated => codes::READ_FAILED,
+        ErrorCode::DeviceFailure => codes::DEVICE_FAILURE,
+        ErrorCode::Cancelled => codes::CANCELLED,
+        ErrorCode::InvalidArgument => codes::ENGINE_CONTRACT,
+        _ => codes::INTERNAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the engine says on a failed device, or where it is wrong itself, cannot be had from it on
+    /// a machine without one; that each of its codes crosses the bridge is tested beside the bridge.
+    #[test]
+    fn every_code_of_the_engine_has_its_own() {
+        let codes = ErrorCode::ALL.map(|code| {
+            let facts = engine_facts(code);
+            (facts.code, facts.exit_code, facts.class().name(), facts.retriable)
+        });
+        assert_eq!(
+            codes,
+            [
+                ("ENGINE_CONTRACT", 1, "INTERNAL", false),
+                ("DEVICE_UNAVAILABLE", 5, "CUDA_ERROR", false),
+                ("INSUFFICIENT_VRAM", 6, "INSUFFICIENT_VRAM", true),
+                ("INSUFFICIENT_HOST_MEMORY", 6, "INSUFFICIENT_VRAM", true),
+                ("READ_FAILED", 7, "MODEL_LOAD_FAILED", true),
+                ("READ_FAILED", 7, "MODEL_LOAD_FAILED", true),
+                ("DEVICE_FAILURE", 8, "CUDA_ERROR", true),
+                ("CANCELLED", 130, "CANCELLED", true),
+                ("INTERNAL", 1, "INTERNAL", false),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_error_of_the_model_keeps_its_code_and_names_the_file() {
+        let error = Error::Model {
+            path: "model.gguf".into(),
+            source: model_phi3::Error::TooLarge { what: "the model" },
+        };
+        assert_eq!((error.code(), error.exit_code()), ("PHI3_TOO_LARGE", 3));
+        assert_eq!(error.to_string(), "model.gguf: the model exceeds 2^64 - 1 bytes");
+        assert_eq!(error.help(), Some(error.facts().cure));
     }
 }

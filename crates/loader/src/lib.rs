@@ -39,6 +39,7 @@ mod background;
 pub mod c_weights;
 mod cancel;
 mod checks;
+mod codes;
 mod demand;
 mod device_choice;
 mod error;
@@ -62,6 +63,7 @@ mod transfer;
 pub mod cli;
 
 pub use crate::cancel::CancelToken;
+pub use crate::codes::CodeFacts;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};

@@ -1,5 +1,6 @@
 //! Why a file gives no model, by whose fault.
 
+use crate::codes::{self, CodeFacts};
 use crate::problems::Problems;
 use gguf_format::{GgmlType, escape};
 
@@ -100,50 +101,36 @@ impl Error {
     /// Every code of this crate's own. [`code`](Self::code) answers one of these, or one of
     /// [`gguf_format::Error::ALL_CODES`] for [`Metadata`](Self::Metadata). Codes are only ever
     /// added.
-    pub const ALL_CODES: &'static [&'static str] = &[
-        "PHI3_UNSUPPORTED_ARCHITECTURE",
-        "PHI3_INVALID_VALUE",
-        "PHI3_UNSUPPORTED_VALUE",
-        "PHI3_TENSOR_MISMATCH",
-        "PHI3_UNSUPPORTED_TENSOR",
-        "PHI3_NO_CONVERSION",
-        "PHI3_TOO_LARGE",
-        "PHI3_INVALID_PLAN",
-    ];
+    pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
+
+    /// What there is to say of this kind of error, whatever the file.
+    #[must_use]
+    pub fn facts(&self) -> CodeFacts {
+        match self {
+            Self::Metadata(error) => metadata_facts(error),
+            Self::UnsupportedArchitecture { .. } => codes::UNSUPPORTED_ARCHITECTURE,
+            Self::InvalidValue { .. } => codes::INVALID_VALUE,
+            Self::UnsupportedValue { .. } => codes::UNSUPPORTED_VALUE,
+            Self::Binding(problems) => match problems.class() {
+                ErrorClass::Unsupported => codes::UNSUPPORTED_TENSOR,
+                _ => codes::TENSOR_MISMATCH,
+            },
+            Self::NoConversion { .. } => codes::NO_CONVERSION,
+            Self::TooLarge { .. } => codes::TOO_LARGE,
+            Self::InvalidPlan { .. } => codes::INVALID_PLAN,
+        }
+    }
 
     /// A stable name for the kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::Metadata(error) => error.code(),
-            Self::UnsupportedArchitecture { .. } => "PHI3_UNSUPPORTED_ARCHITECTURE",
-            Self::InvalidValue { .. } => "PHI3_INVALID_VALUE",
-            Self::UnsupportedValue { .. } => "PHI3_UNSUPPORTED_VALUE",
-            Self::Binding(problems) => match problems.class() {
-                ErrorClass::Unsupported => "PHI3_UNSUPPORTED_TENSOR",
-                _ => "PHI3_TENSOR_MISMATCH",
-            },
-            Self::NoConversion { .. } => "PHI3_NO_CONVERSION",
-            Self::TooLarge { .. } => "PHI3_TOO_LARGE",
-            Self::InvalidPlan { .. } => "PHI3_INVALID_PLAN",
-        }
+        self.facts().code
     }
 
     /// Whose fault it is.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
-        match self {
-            Self::Metadata(error) => match error.class() {
-                gguf_format::ErrorClass::Unsupported => ErrorClass::Unsupported,
-                _ => ErrorClass::Malformed,
-            },
-            Self::InvalidValue { .. } | Self::TooLarge { .. } => ErrorClass::Malformed,
-            Self::UnsupportedArchitecture { .. }
-            | Self::UnsupportedValue { .. }
-            | Self::NoConversion { .. } => ErrorClass::Unsupported,
-            Self::Binding(problems) => problems.class(),
-            Self::InvalidPlan { .. } => ErrorClass::Internal,
-        }
+        self.facts().class
     }
 
     /// What the user can do about it, where there is something.
@@ -151,21 +138,18 @@ impl Error {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Metadata(error) => error.help(),
-            Self::UnsupportedArchitecture { .. } => Some(
-                "give a file of the Phi-3 family: architecture phi3, or llama for a llamafied one",
-            ),
-            Self::NoConversion { .. } => {
-                Some("load with native storage, or quantise the model to another type")
-            }
-            Self::InvalidValue { .. } | Self::Binding(_) => Some(
-                "the file is damaged or from an unknown converter: fetch it again, or convert the model with a current llama.cpp",
-            ),
-            Self::UnsupportedValue { .. } | Self::TooLarge { .. } => None,
-            Self::InvalidPlan { .. } => {
-                Some("this is a bug: please report it with the file's name")
-            }
+            _ => Some(self.facts().cure),
         }
     }
+}
+
+fn metadata_facts(error: &gguf_format::Error) -> CodeFacts {
+    let gguf_format::CodeFacts { code, class, cause, cure, .. } = error.facts();
+    let class = match class {
+        gguf_format::ErrorClass::Unsupported => ErrorClass::Unsupported,
+        _ => ErrorClass::Malformed,
+    };
+    CodeFacts { code, class, cause, cure }
 }
 
 fn architecture_text(found: Option<&str>) -> String {

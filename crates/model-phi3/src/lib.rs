@@ -43,6 +43,7 @@
 
 mod attention;
 mod binding;
+mod codes;
 mod config;
 mod conversion;
 mod error;
@@ -56,6 +57,7 @@ mod weights;
 
 pub use attention::{AttentionKind, AttentionShape};
 pub use binding::{BoundTensor, SlotRows, SourceRange, TensorMap};
+pub use codes::CodeFacts;
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
 pub use error::{Error, ErrorClass};

@@ -1,5 +1,6 @@
 //! How commands fail.
 
+use crate::codes::{self, CodeFacts};
 use crate::error::Error;
 use std::path::PathBuf;
 
@@ -29,7 +30,8 @@ impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Load(error) => error.exit_code(),
-            Self::Output(_) | Self::Read(..) => 7,
+            Self::Output(_) => codes::WRITE_FAILED.exit_code,
+            Self::Read(..) => codes::READ_FAILED.exit_code,
             Self::Process(failure) => failure.exit_code,
         }
     }
@@ -38,9 +40,13 @@ impl Failure {
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
-            Self::Output(error) => ("WRITE_FAILED", format!("standard output: {error}"), None),
+            Self::Output(error) => {
+                let CodeFacts { code, cure, .. } = codes::WRITE_FAILED;
+                (code, format!("standard output: {error}"), Some(cure))
+            }
             Self::Read(path, error) => {
-                ("READ_FAILED", format!("{}: {error}", path.display()), None)
+                let CodeFacts { code, cure, .. } = codes::READ_FAILED;
+                (code, format!("{}: {error}", path.display()), Some(cure))
             }
             Self::Process(failure) => (failure.code.as_str(), failure.message.clone(), None),
         };

@@ -1,0 +1,124 @@
+//! The error codes, and what there is to say of each.
+
+use crate::ErrorClass;
+
+/// What stands behind an error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CodeFacts {
+    /// The code.
+    pub code: &'static str,
+    /// Whose fault it is.
+    pub class: ErrorClass,
+    /// What has happened.
+    pub cause: &'static str,
+    /// What can be done about it.
+    pub cure: &'static str,
+}
+
+/// Makes a constant of each code, and the lists of all.
+macro_rules! codes {
+    ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:expr;)+) => {
+        $(pub(crate) const $name: CodeFacts =
+            CodeFacts { code: $code, class: ErrorClass::$class, cause: $cause, cure: $cure };)+
+
+        pub(crate) const NAMES: &[&str] = &[$($code),+];
+
+        impl CodeFacts {
+            /// Those of every code, in the order of [`Error::ALL_CODES`](crate::Error::ALL_CODES).
+            pub const ALL: &'static [Self] = &[$($name),+];
+        }
+    };
+}
+
+const DAMAGED: &str = "the file is damaged or was written wrongly: fetch it again, or convert the \
+                       model with a current llama.cpp";
+const CONVERTED_WRONGLY: &str = "the file is damaged or from an unknown converter: fetch it \
+                                 again, or convert the model with a current llama.cpp";
+
+codes! {
+    IO: Io, "GGUF_IO",
+        "The system cannot open or read the file.",
+        "check the path and the permissions; where those are right, the disk";
+    TRUNCATED: Malformed, "GGUF_TRUNCATED",
+        "The file ends before what its header announces.",
+        "the download is probably incomplete: compare the file's size with the publisher's and \
+         fetch it again";
+    HEADER_INCOMPLETE: Incomplete, "GGUF_HEADER_INCOMPLETE",
+        "A program gave the first bytes of a file to the parser, and the header goes on after them.",
+        "give the parser the bytes that the message asks for: the file has them";
+    BAD_MAGIC: Malformed, "GGUF_BAD_MAGIC",
+        "The file does not start with the bytes `GGUF`.",
+        "give a .gguf file; convert other formats with llama.cpp's convert_hf_to_gguf.py";
+    EMPTY_NAME: Malformed, "GGUF_EMPTY_NAME",
+        "A key or a tensor has a name of no bytes.",
+        DAMAGED;
+    INVALID_UTF8: Malformed, "GGUF_INVALID_UTF8",
+        "A key or a tensor's name is not valid UTF-8, or a string is not that is asked for as text.",
+        DAMAGED;
+    UNKNOWN_VALUE_TYPE: Malformed, "GGUF_UNKNOWN_VALUE_TYPE",
+        "A key has a value of a type that GGUF does not have.",
+        DAMAGED;
+    INVALID_BOOL: Malformed, "GGUF_INVALID_BOOL",
+        "A boolean is neither 0 nor 1.",
+        DAMAGED;
+    DUPLICATE_KEY: Malformed, "GGUF_DUPLICATE_KEY",
+        "A key occurs twice.",
+        DAMAGED;
+    DUPLICATE_TENSOR: Malformed, "GGUF_DUPLICATE_TENSOR",
+        "A tensor's name occurs twice, in one file or in two shards of a model.",
+        "the file is damaged or was written wrongly: fetch it again, all shards of a split model \
+         from one place";
+    BAD_ALIGNMENT: Malformed, "GGUF_BAD_ALIGNMENT",
+        "`general.alignment` is not a power of two.",
+        DAMAGED;
+    TOO_MANY_DIMENSIONS: Malformed, "GGUF_TOO_MANY_DIMENSIONS",
+        "A tensor has more than four dimensions.",
+        DAMAGED;
+    TENSOR_OVERFLOW: Malformed, "GGUF_TENSOR_OVERFLOW",
+        "A tensor has more elements or bytes than 64 bits can count.",
+        DAMAGED;
+    PARTIAL_BLOCK: Malformed, "GGUF_PARTIAL_BLOCK",
+        "A tensor's rows are no whole number of its type's blocks.",
+        DAMAGED;
+    MISALIGNED_TENSOR: Malformed, "GGUF_MISALIGNED_TENSOR",
+        "A tensor does not start on a multiple of the file's alignment.",
+        DAMAGED;
+    OVERLAPPING_TENSORS: Malformed, "GGUF_OVERLAPPING_TENSORS",
+        "Two tensors share bytes.",
+        DAMAGED;
+    UNSUPPORTED_VERSION: Unsupported, "GGUF_UNSUPPORTED_VERSION",
+        "The file has another version of GGUF than 2 and 3.",
+        "of version 1: convert the model again with a current llama.cpp; of a later version: the \
+         file is newer than this reader, or damaged";
+    BIG_ENDIAN: Unsupported, "GGUF_BIG_ENDIAN",
+        "The file is for big-endian machines.",
+        "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one";
+    UNKNOWN_TENSOR_TYPE: Unsupported, "GGUF_UNKNOWN_TENSOR_TYPE",
+        "A tensor has a type that ggml does not have.",
+        "the file is newer than this reader, made by a fork of ggml, or damaged";
+    REMOVED_TENSOR_TYPE: Unsupported, "GGUF_REMOVED_TENSOR_TYPE",
+        "A tensor has a type that ggml has removed.",
+        "quantise the model again with a current llama.cpp";
+    LIMIT_EXCEEDED: Limit, "GGUF_LIMIT_EXCEEDED",
+        "The header asks for more than the limits in force allow.",
+        "the file is damaged, or made to do harm; a program that trusts it can raise the limit";
+    MISSING_KEY: Malformed, "GGUF_MISSING_KEY",
+        "A key that every such model has is not there.",
+        CONVERTED_WRONGLY;
+    WRONG_TYPE: Malformed, "GGUF_WRONG_TYPE",
+        "A key has a value of another type than it must have.",
+        CONVERTED_WRONGLY;
+    VALUE_OUT_OF_RANGE: Malformed, "GGUF_VALUE_OUT_OF_RANGE",
+        "A key has a number that cannot be one of its kind, such as a negative size.",
+        CONVERTED_WRONGLY;
+    SHARD_MISSING: Malformed, "GGUF_SHARD_MISSING",
+        "A file of a split model is not beside the others.",
+        "put all shards of the model into one folder, under their published names";
+    SHARD_NAME: Malformed, "GGUF_SHARD_NAME",
+        "A file is a shard of a split model, and its name is not that of a shard.",
+        "give the shards their published names, which end in -00001-of-0000N.gguf";
+    SHARD_MISMATCH: Malformed, "GGUF_SHARD_MISMATCH",
+        "A file of a split model belongs to another model or another place in it.",
+        "the shards must come from one model, under their published names";
+}

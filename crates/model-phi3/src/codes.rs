@@ -1,0 +1,63 @@
+//! The error codes of this crate, and what there is to say of each.
+
+use crate::ErrorClass;
+
+/// What stands behind an error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CodeFacts {
+    /// The code.
+    pub code: &'static str,
+    /// Whose fault it is.
+    pub class: ErrorClass,
+    /// What has happened.
+    pub cause: &'static str,
+    /// What can be done about it.
+    pub cure: &'static str,
+}
+
+/// Makes a constant of each code, and the lists of all.
+macro_rules! codes {
+    ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:literal;)+) => {
+        $(pub(crate) const $name: CodeFacts =
+            CodeFacts { code: $code, class: ErrorClass::$class, cause: $cause, cure: $cure };)+
+
+        pub(crate) const NAMES: &[&str] = &[$($code),+];
+
+        impl CodeFacts {
+            /// Those of every code of this crate, in the order of
+            /// [`Error::ALL_CODES`](crate::Error::ALL_CODES).
+            pub const ALL: &'static [Self] = &[$($name),+];
+        }
+    };
+}
+
+codes! {
+    UNSUPPORTED_ARCHITECTURE: Unsupported, "PHI3_UNSUPPORTED_ARCHITECTURE",
+        "The file holds a model of another architecture, or none.",
+        "give a file of the Phi-3 family: architecture phi3, or llama for a llamafied one";
+    INVALID_VALUE: Malformed, "PHI3_INVALID_VALUE",
+        "A key has a value that no Phi-3 model can have.",
+        "the file is damaged or from an unknown converter: fetch it again, or convert the model \
+         with a current llama.cpp";
+    UNSUPPORTED_VALUE: Unsupported, "PHI3_UNSUPPORTED_VALUE",
+        "A key has a value that other models have, and that has no meaning for Phi-3's weights, such \
+         as a number of experts.",
+        "give a model of the Phi-3 family; this one is another";
+    TENSOR_MISMATCH: Malformed, "PHI3_TENSOR_MISMATCH",
+        "Tensors are missing, misshapen, of the wrong type, or there twice. The message names all.",
+        "the file is damaged or from an unknown converter: fetch it again, or convert the model \
+         with a current llama.cpp";
+    UNSUPPORTED_TENSOR: Unsupported, "PHI3_UNSUPPORTED_TENSOR",
+        "The file has tensors that a Phi-3 model does not have, such as biases or adapters.",
+        "give the plain model: without adapters, and of the Phi-3 family";
+    NO_CONVERSION: Unsupported, "PHI3_NO_CONVERSION",
+        "A tensor has a type that cannot be decoded to half precision.",
+        "load with native storage, or quantise the model to another type";
+    TOO_LARGE: Malformed, "PHI3_TOO_LARGE",
+        "The model takes more bytes than 64 bits can count.",
+        "the file is damaged or made to do harm: fetch it again from its publisher";
+    INVALID_PLAN: Internal, "PHI3_INVALID_PLAN",
+        "A load plan breaks one of its own rules.",
+        "this is a bug: please report it with this message and the file's name";
+}
