@@ -48,7 +48,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes the file on all cores, replacing what stands at `path`, and returns its length in bytes.
 ///
 /// `observe` hears of bytes written and in all, some ten times a second; [`ControlFlow::Break`]
-/// cancels. Nothing stays at `path` where this fails.
+/// cancels. Where this fails, nothing of the file stays, and what is no file, such as a device, does.
 ///
 /// # Errors
 ///
@@ -58,32 +58,32 @@ pub fn write(
     options: &SynthOptions,
     observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
-    let result = write_file(path, options, observe);
-    if result.is_err() {
-        // Where this fails too, the first error says more.
-        let _ = std::fs::remove_file(path);
-    }
-    result
-}
-
-fn write_file(
-    path: &Path,
-    options: &SynthOptions,
-    observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
-) -> Result<u64, Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     let blueprint = Blueprint::new(options.preset, options.layout, options.type_mix);
     let layout =
         blueprint.writer().layout().map_err(|error| failed(std::io::Error::other(error)))?;
     let file = File::create(path).map_err(failed)?;
-    file.set_len(layout.file_len()).map_err(failed)?;
-    file.write_all_at(layout.header(), 0).map_err(failed)?;
     let job = Job { file: &file, pieces: pieces(&blueprint.tensors, &layout), seed: options.seed };
-    match job.run(observe) {
-        Ok(ControlFlow::Continue(())) => Ok(layout.file_len()),
-        Ok(ControlFlow::Break(())) => Err(Error::Cancelled),
-        Err(error) => Err(failed(error)),
+    let error = match write_file(&job, &layout, observe) {
+        Ok(ControlFlow::Continue(())) => return Ok(layout.file_len()),
+        Ok(ControlFlow::Break(())) => Error::Cancelled,
+        Err(error) => failed(error),
+    };
+    if path.is_file() {
+        // Where this fails too, the first error says more.
+        let _ = std::fs::remove_file(path);
     }
+    Err(error)
+}
+
+fn write_file(
+    job: &Job<'_>,
+    layout: &FileLayout,
+    observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> std::io::Result<ControlFlow<()>> {
+    job.file.set_len(layout.file_len())?;
+    job.file.write_all_at(layout.header(), 0)?;
+    job.run(observe)
 }
 
 /// A run of whole blocks of one tensor.

@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::path::Path;
 
 /// Reads every slot back from the device and writes it under its name. Holds one slot in host memory
-/// at a time, and looks at the token before each.
+/// at a time, and looks at the token before each. What stood at the path is replaced by a whole dump
+/// and stays where none can be written.
 pub(super) fn write(model: &LoadedModel, path: &Path, token: &CancelToken) -> Result<(), Error> {
     // `View` cannot report a failed read; it waits here.
     let failed_read = RefCell::new(None);
@@ -20,21 +21,22 @@ pub(super) fn write(model: &LoadedModel, path: &Path, token: &CancelToken) -> Re
         .iter()
         .map(|slot| (slot.slot.to_string(), SlotView::new(model, slot, token, &failed_read)));
     let written = safetensors::serialize_to_file(slots, None, path);
-    let result = match failed_read.take() {
-        Some(error) => Err(error),
-        None => written.map_err(|error| Error::Write {
+    let failed_read = failed_read.take();
+    if failed_read.is_some() && written.is_ok() {
+        // It lacks what could not be read. Where this fails too, the first error says more.
+        let _ = std::fs::remove_file(path);
+    }
+    match (failed_read, written) {
+        (Some(error), _) => Err(error),
+        (None, Ok(())) => Ok(()),
+        (None, Err(error)) => Err(Error::Write {
             path: path.to_owned(),
             source: match error {
                 SafeTensorError::IoError(error) => error,
                 other => std::io::Error::other(other),
             },
         }),
-    };
-    if result.is_err() {
-        // Half a dump must not pass for one. Where this fails too, the first error says more.
-        let _ = std::fs::remove_file(path);
     }
-    result
 }
 
 struct SlotView<'a> {

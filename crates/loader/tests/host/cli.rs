@@ -1,7 +1,7 @@
 //! The program: results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
-use crate::small_model::phi3_keys;
+use crate::small_model::{TENSORS, phi3_keys};
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -56,18 +56,6 @@ fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     std::fs::write(&path, bytes).unwrap();
     path
 }
-
-const TENSORS: [(&str, &[u64], GgmlType); 9] = [
-    ("token_embd.weight", &[32, 8], GgmlType::F16),
-    ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
-    ("blk.0.attn_qkv.weight", &[32, 96], GgmlType::F16),
-    ("blk.0.attn_output.weight", &[32, 32], GgmlType::F16),
-    ("blk.0.ffn_norm.weight", &[32], GgmlType::F32),
-    ("blk.0.ffn_up.weight", &[32, 128], GgmlType::F16),
-    ("blk.0.ffn_down.weight", &[64, 32], GgmlType::F16),
-    ("output_norm.weight", &[32], GgmlType::F32),
-    ("output.weight", &[32, 8], GgmlType::F16),
-];
 
 fn zeroed(writer: &GgufWriter) -> Vec<u8> {
     writer.to_bytes(|_, data| data.fill(0)).unwrap()
@@ -188,6 +176,24 @@ fn a_dump_that_cannot_be_written_is_an_io_error() {
     let events = ran.json_lines();
     assert_eq!(events.last().unwrap()["event"], "failed");
     assert!(ran.stderr().contains("/no/such/folder"), "{}", ran.stderr());
+}
+
+#[test]
+fn a_dump_that_does_not_fit_leaves_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(&dir, "dump.safetensors", b"the one before");
+    let dump = format!("--dump={}", path.display());
+    // A block of a file and no more, as on a full disk; without the signal that would kill.
+    let limited = "trap '' XFSZ && ulimit -f 1 && exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_phi3-loader"), "load", "--device=host", &dump])
+        .arg(model_path("fused-f16.gguf"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.starts_with("error[WRITE_FAILED]") && stderr.contains("dump.safetensors"));
+    assert_eq!(std::fs::read(&path).unwrap(), b"the one before");
 }
 
 #[test]

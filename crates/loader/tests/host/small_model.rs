@@ -6,6 +6,19 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// Tensors that make a model with the keys of [`phi3_keys`].
+pub(crate) const TENSORS: [(&str, &[u64], GgmlType); 9] = [
+    ("token_embd.weight", &[32, 8], GgmlType::F16),
+    ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.attn_qkv.weight", &[32, 96], GgmlType::F16),
+    ("blk.0.attn_output.weight", &[32, 32], GgmlType::F16),
+    ("blk.0.ffn_norm.weight", &[32], GgmlType::F32),
+    ("blk.0.ffn_up.weight", &[32, 128], GgmlType::F16),
+    ("blk.0.ffn_down.weight", &[64, 32], GgmlType::F16),
+    ("output_norm.weight", &[32], GgmlType::F32),
+    ("output.weight", &[32, 8], GgmlType::F16),
+];
+
 /// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
 pub(crate) fn phi3_keys() -> GgufWriter {
     let mut writer = GgufWriter::new();
