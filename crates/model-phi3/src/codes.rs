@@ -45,7 +45,7 @@ codes! {
          as a number of experts.",
         "give a model of the Phi-3 family; this one is another";
     TENSOR_MISMATCH: Malformed, "PHI3_TENSOR_MISMATCH",
-        "Tensors are missing, misshapen, of the wrong type, or there twice. The message names all.",
+        "Tensors are missing, misshapen, of the wrong type, or there twice. The message names them.",
         "the file is damaged or from an unknown converter: fetch it again, or convert the model \
          with a current llama.cpp";
     UNSUPPORTED_TENSOR: Unsupported, "PHI3_UNSUPPORTED_TENSOR",
@@ -58,6 +58,6 @@ codes! {
         "The model takes more bytes than 64 bits can count.",
         "the file is damaged or made to do harm: fetch it again from its publisher";
     INVALID_PLAN: Internal, "PHI3_INVALID_PLAN",
-        "A load plan breaks one of its own rules.",
+        "A load plan breaks one of its own rules, or was asked for with another model's configuration.",
         "this is a bug: please report it with this message and the file's name";
 }

@@ -7,9 +7,11 @@ mod c_header;
 mod cancelling;
 mod changing_files;
 mod cli;
+mod codes;
 #[path = "../common/mod.rs"]
 mod common;
 mod concurrency;
+mod errors_document;
 mod golden_models;
 mod observing;
 mod restricted;

@@ -1,0 +1,618 @@
+//! Every error code, provoked.
+
+use crate::common::{go_on, model_path};
+use crate::small_model::{TENSORS, phi3_keys};
+use cuda_sys::{
+    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile,
+    StagingRing,
+};
+use gguf_format::write::{GgufWriter, Layout};
+use gguf_format::{GgmlType, Gguf, Limits};
+use loader::{
+    CancelToken, CodeFacts, DeviceChoice, Error, LoadEvent, LoadOptions, LoadedModel, Loader,
+};
+use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How a code is provoked.
+enum By {
+    /// By `phi3-loader load` of this file with these arguments. The folder is the row's own.
+    Load(fn(&Path) -> (PathBuf, Vec<String>)),
+    /// By the library.
+    Library(fn(&Path) -> Error),
+    /// By a crate below, whose error the loader wraps itself, and from no file that can exist.
+    Model(fn() -> model_phi3::Error),
+    /// Not from outside on a machine without a GPU. That the engine's code crosses the bridge and
+    /// becomes this one is tested by `every_code_survives_the_bridge` in `cuda-sys` and by
+    /// `every_code_of_the_engine_has_its_own` in `src/error.rs`. On a GPU the fault matrix provokes
+    /// `DEVICE_FAILURE`; `INTERNAL` is for what nobody knows how to provoke.
+    EngineCode,
+}
+
+struct Row {
+    code: &'static str,
+    expected: Expected,
+    by: By,
+    /// What the message must name.
+    names: &'static [&'static str],
+}
+
+/// Exit code, worker's class, and whether a retry can help.
+type Expected = (u8, &'static str, bool);
+
+const MALFORMED: Expected = (3, "MODEL_LOAD_FAILED", false);
+const UNSUPPORTED: Expected = (4, "MODEL_LOAD_FAILED", false);
+const BUG: Expected = (1, "INTERNAL", false);
+
+fn rows() -> Vec<Row> {
+    use By::{EngineCode, Library, Load, Model};
+    let row = |code, expected, by, names| Row { code, expected, by, names };
+    vec![
+        row(
+            "GGUF_IO",
+            (7, "MODEL_LOAD_FAILED", false),
+            Load(|dir| file(dir.join("absent.gguf"))),
+            &["absent.gguf", "No such file"],
+        ),
+        row(
+            "GGUF_TRUNCATED",
+            MALFORMED,
+            Load(|dir| {
+                let bytes = std::fs::read(model_path("fused-f16.gguf")).unwrap();
+                written(dir, &bytes[..bytes.len() - 1])
+            }),
+            &["model.gguf", "the data of tensor \"", "bytes"],
+        ),
+        row(
+            "GGUF_HEADER_INCOMPLETE",
+            MALFORMED,
+            Library(|_| {
+                let layout = model(&TENSORS).layout().unwrap();
+                let start = &layout.header()[..30];
+                Gguf::parse_header(start, layout.file_len(), &Limits::default()).unwrap_err().into()
+            }),
+            &["at least ", " bytes of the file"],
+        ),
+        row(
+            "GGUF_BAD_MAGIC",
+            MALFORMED,
+            Load(|_| corpus("GGUF_BAD_MAGIC.zip")),
+            &["GGUF_BAD_MAGIC.zip", "zip"],
+        ),
+        row(
+            "GGUF_EMPTY_NAME",
+            MALFORMED,
+            Load(|_| corpus("GGUF_EMPTY_NAME.key")),
+            &["key number "],
+        ),
+        row(
+            "GGUF_INVALID_UTF8",
+            MALFORMED,
+            Load(|_| corpus("GGUF_INVALID_UTF8.name")),
+            &["tensor number "],
+        ),
+        row(
+            "GGUF_UNKNOWN_VALUE_TYPE",
+            MALFORMED,
+            Load(|_| corpus("GGUF_UNKNOWN_VALUE_TYPE")),
+            &["key \"", "value type 13"],
+        ),
+        row(
+            "GGUF_INVALID_BOOL",
+            MALFORMED,
+            Load(|_| corpus("GGUF_INVALID_BOOL")),
+            &["key \"", "boolean of 2"],
+        ),
+        row(
+            "GGUF_DUPLICATE_KEY",
+            MALFORMED,
+            Load(|_| corpus("GGUF_DUPLICATE_KEY")),
+            &["the key \""],
+        ),
+        row(
+            "GGUF_DUPLICATE_TENSOR",
+            MALFORMED,
+            Load(|_| corpus("GGUF_DUPLICATE_TENSOR")),
+            &["the tensor \""],
+        ),
+        row(
+            "GGUF_BAD_ALIGNMENT",
+            MALFORMED,
+            Load(|_| corpus("GGUF_BAD_ALIGNMENT.zero")),
+            &["general.alignment is 0"],
+        ),
+        row(
+            "GGUF_TOO_MANY_DIMENSIONS",
+            MALFORMED,
+            Load(|_| corpus("GGUF_TOO_MANY_DIMENSIONS")),
+            &["tensor \"", "5 dimensions"],
+        ),
+        row(
+            "GGUF_TENSOR_OVERFLOW",
+            MALFORMED,
+            Load(|_| corpus("GGUF_TENSOR_OVERFLOW.product-wraps")),
+            &["tensor \"", "elements"],
+        ),
+        row(
+            "GGUF_PARTIAL_BLOCK",
+            MALFORMED,
+            Load(|_| corpus("GGUF_PARTIAL_BLOCK.total-is-whole")),
+            &["tensor \"", "blocks of "],
+        ),
+        row(
+            "GGUF_MISALIGNED_TENSOR",
+            MALFORMED,
+            Load(|_| corpus("GGUF_MISALIGNED_TENSOR")),
+            &["tensor \"", "alignment 32"],
+        ),
+        row(
+            "GGUF_OVERLAPPING_TENSORS",
+            MALFORMED,
+            Load(|_| corpus("GGUF_OVERLAPPING_TENSORS")),
+            &["tensors \"", "\" overlap"],
+        ),
+        row(
+            "GGUF_UNSUPPORTED_VERSION",
+            UNSUPPORTED,
+            Load(|_| corpus("GGUF_UNSUPPORTED_VERSION.1")),
+            &["GGUF version 1"],
+        ),
+        row(
+            "GGUF_BIG_ENDIAN",
+            UNSUPPORTED,
+            Load(|_| corpus("GGUF_BIG_ENDIAN")),
+            &["big-endian GGUF (version 3)"],
+        ),
+        row(
+            "GGUF_UNKNOWN_TENSOR_TYPE",
+            UNSUPPORTED,
+            Load(|_| corpus("GGUF_UNKNOWN_TENSOR_TYPE.42")),
+            &["tensor \"", "ggml type 42"],
+        ),
+        row(
+            "GGUF_REMOVED_TENSOR_TYPE",
+            UNSUPPORTED,
+            Load(|_| corpus("GGUF_REMOVED_TENSOR_TYPE.q4_2")),
+            &["tensor \"", "Q4_2"],
+        ),
+        row(
+            "GGUF_LIMIT_EXCEEDED",
+            MALFORMED,
+            Load(|_| corpus("GGUF_LIMIT_EXCEEDED.nesting")),
+            &["the limit is 8"],
+        ),
+        row(
+            "GGUF_MISSING_KEY",
+            MALFORMED,
+            Load(|dir| {
+                let mut writer = GgufWriter::new();
+                written(dir, &zeroed(writer.kv("general.architecture", "phi3")))
+            }),
+            &["model.gguf", "the key \"phi3."],
+        ),
+        row(
+            "GGUF_WRONG_TYPE",
+            MALFORMED,
+            Load(|dir| with_key(dir, "phi3.block_count", "one")),
+            &["model.gguf", "\"phi3.block_count\" must be ", "string"],
+        ),
+        row(
+            "GGUF_VALUE_OUT_OF_RANGE",
+            MALFORMED,
+            Load(|dir| with_key(dir, "phi3.block_count", -1_i32)),
+            &["model.gguf", "\"phi3.block_count\" is -1"],
+        ),
+        row(
+            "GGUF_SHARD_MISSING",
+            MALFORMED,
+            Load(|dir| shard(dir, "model-00001-of-00002.gguf", 0)),
+            &["model-00002-of-00002.gguf", "(2 of 2)"],
+        ),
+        row(
+            "GGUF_SHARD_NAME",
+            MALFORMED,
+            Load(|dir| shard(dir, "model.gguf", 0)),
+            &["model.gguf", "-00001-of-00002.gguf"],
+        ),
+        row(
+            "GGUF_SHARD_MISMATCH",
+            MALFORMED,
+            Load(|dir| {
+                shard(dir, "model-00002-of-00002.gguf", 0);
+                shard(dir, "model-00001-of-00002.gguf", 0)
+            }),
+            &["model-00002-of-00002.gguf", "split.no is 0", "must have 1"],
+        ),
+        row(
+            "PHI3_UNSUPPORTED_ARCHITECTURE",
+            UNSUPPORTED,
+            Load(|dir| {
+                let mut writer = GgufWriter::new();
+                written(dir, &zeroed(writer.kv("general.architecture", "qwen2")))
+            }),
+            &["model.gguf", "\"qwen2\""],
+        ),
+        row(
+            "PHI3_INVALID_VALUE",
+            MALFORMED,
+            Load(|dir| with_key(dir, "phi3.block_count", 0_u32)),
+            &["model.gguf", "phi3.block_count is 0"],
+        ),
+        row(
+            "PHI3_UNSUPPORTED_VALUE",
+            UNSUPPORTED,
+            Load(|dir| with_key(dir, "phi3.expert_count", 8_u32)),
+            &["model.gguf", "phi3.expert_count is 8"],
+        ),
+        row(
+            "PHI3_TENSOR_MISMATCH",
+            MALFORMED,
+            Load(|dir| written(dir, &zeroed(&model(&TENSORS[1..])))),
+            &["model.gguf", "token_embd.weight"],
+        ),
+        row(
+            "PHI3_UNSUPPORTED_TENSOR",
+            UNSUPPORTED,
+            Load(|dir| {
+                let mut writer = model(&TENSORS);
+                written(dir, &zeroed(writer.tensor("output.bias", &[8], GgmlType::F32)))
+            }),
+            &["model.gguf", "output.bias"],
+        ),
+        row(
+            "PHI3_NO_CONVERSION",
+            UNSUPPORTED,
+            Load(|dir| {
+                let mut tensors = TENSORS;
+                tensors[3].2 = GgmlType::I8;
+                written(dir, &zeroed(&model(&tensors)))
+            }),
+            &["model.gguf", "blk.0.attn_output.weight", "I8"],
+        ),
+        row("PHI3_TOO_LARGE", MALFORMED, Model(larger_than_64_bits), &["2^64 - 1 bytes"]),
+        row("PHI3_INVALID_PLAN", BUG, Model(plan_of_another_model), &["load plan"]),
+        row(
+            "FILE_CHANGED",
+            (7, "MODEL_LOAD_FAILED", true),
+            Library(cut_short_while_loading),
+            &["model.gguf", "file changed", "ended at byte 100"],
+        ),
+        row(
+            "READ_FAILED",
+            (7, "MODEL_LOAD_FAILED", true),
+            Library(|dir| read_by_engine(dir, 1).unwrap_err()),
+            &["source file 0", "Bad file descriptor"],
+        ),
+        row(
+            "WRITE_FAILED",
+            (7, "MODEL_LOAD_FAILED", false),
+            Load(|_| (model_path("fused-f16.gguf"), vec!["--timeline=/dev/full".to_owned()])),
+            &["/dev/full", "No space left"],
+        ),
+        row(
+            "INSUFFICIENT_VRAM",
+            (6, "INSUFFICIENT_VRAM", false),
+            Load(|_| (model_path("fused-f16.gguf"), vec!["--vram-limit=0".to_owned()])),
+            &["host", " bytes required", "0 bytes available under the limit"],
+        ),
+        row(
+            "INSUFFICIENT_VRAM",
+            (6, "INSUFFICIENT_VRAM", true),
+            Load(|_| {
+                // All there is but room for the model: as much is never free.
+                let total = Device::open(DeviceKind::Host).unwrap().memory().unwrap().total;
+                let reserve = format!("--reserve={}", total - (1 << 20));
+                (model_path("fused-f16.gguf"), vec![reserve])
+            }),
+            &["host", " bytes required", " bytes reserved", " bytes free of ", " bytes total"],
+        ),
+        row(
+            "INSUFFICIENT_HOST_MEMORY",
+            (6, "INSUFFICIENT_VRAM", true),
+            // More staging memory than there are addresses, wherever this runs.
+            Library(|_| load_error(&options().depth(u32::MAX))),
+            &["staging memory of 22", " bytes cannot be mapped"],
+        ),
+        row(
+            "DEVICE_UNAVAILABLE",
+            (5, "CUDA_ERROR", false),
+            Load(|_| (model_path("fused-f16.gguf"), vec!["--device=cuda:65535".to_owned()])),
+            // Where there is no driver, a build with CUDA does not come to ask for the ordinal.
+            if cuda_sys::cuda_compiled() { &[] } else { &["CUDA device 65535"] },
+        ),
+        row("DEVICE_FAILURE", (8, "CUDA_ERROR", true), EngineCode, &[]),
+        row(
+            "VERIFICATION_FAILED",
+            (9, "MODEL_LOAD_FAILED", false),
+            Library(|dir| {
+                let before = filled(dir, 0).fingerprint().unwrap();
+                filled(dir, 0x11).verify_fingerprint(&before).unwrap_err()
+            }),
+            &["tensor token_embd.weight changed on host"],
+        ),
+        row(
+            "CANCELLED",
+            (130, "CANCELLED", true),
+            Library(|_| {
+                let token = CancelToken::new();
+                token.cancel();
+                let path = model_path("fused-f16.gguf");
+                Loader::new(options()).load_cancellable(path, &mut go_on, &token).unwrap_err()
+            }),
+            &["cancelled"],
+        ),
+        row(
+            "ENGINE_CONTRACT",
+            BUG,
+            Library(|_| load_error(&options().threads(257))),
+            &["reader threads must be 1 to 256"],
+        ),
+        row(
+            "ENGINE_CONTRACT",
+            BUG,
+            Library(|dir| read_by_engine(dir, 2).unwrap_err()),
+            &["operation 0", "file"],
+        ),
+        row("INTERNAL", BUG, EngineCode, &[]),
+        row(
+            "NON_FINITE_WEIGHTS",
+            (9, "MODEL_LOAD_FAILED", false),
+            Load(|dir| {
+                let infinite = |index: usize, data: &mut [u8]| {
+                    data.fill(0);
+                    if TENSORS[index].0 == "blk.0.ffn_norm.weight" {
+                        data[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+                    }
+                };
+                let (path, _) = written(dir, &model(&TENSORS).to_bytes(infinite).unwrap());
+                (path, vec!["--deny-overflow".to_owned()])
+            }),
+            &["blk.0.ffn_norm.weight has 1 infinite and 0 NaN"],
+        ),
+    ]
+}
+
+fn file(path: PathBuf) -> (PathBuf, Vec<String>) {
+    (path, Vec::new())
+}
+
+fn written(dir: &Path, bytes: &[u8]) -> (PathBuf, Vec<String>) {
+    let path = dir.join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    file(path)
+}
+
+/// A file of the fuzzers' seed corpus.
+fn corpus(name: &str) -> (PathBuf, Vec<String>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gguf-format/fuzz/corpus/parse");
+    file(folder.join(format!("{name}.gguf")))
+}
+
+fn model(tensors: &[(&str, &[u64], GgmlType)]) -> GgufWriter {
+    with_tensors(phi3_keys(), tensors)
+}
+
+fn with_tensors(mut writer: GgufWriter, tensors: &[(&str, &[u64], GgmlType)]) -> GgufWriter {
+    for (name, dims, ggml_type) in tensors {
+        writer.tensor(*name, dims, *ggml_type);
+    }
+    writer
+}
+
+fn zeroed(writer: &GgufWriter) -> Vec<u8> {
+    writer.to_bytes(|_, data| data.fill(0)).unwrap()
+}
+
+/// A model with this key before all others, in place of the one that it may have.
+fn with_key(
+    dir: &Path,
+    key: &str,
+    value: impl Into<gguf_format::write::WriteValue>,
+) -> (PathBuf, Vec<String>) {
+    let mut writer = GgufWriter::new();
+    writer.kv("general.architecture", "phi3");
+    for other in ["context_length", "embedding_length", "feed_forward_length", "block_count"] {
+        let other = format!("phi3.{other}");
+        if other != key {
+            writer.kv(other, 64_u32);
+        }
+    }
+    writer
+        .kv("phi3.attention.head_count", 2_u32)
+        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .kv("phi3.rope.dimension_count", 16_u32)
+        .kv(key, value);
+    written(dir, &zeroed(&with_tensors(writer, &TENSORS)))
+}
+
+/// The first file of a model in two, under this name.
+fn shard(dir: &Path, name: &str, no: u16) -> (PathBuf, Vec<String>) {
+    let mut writer = phi3_keys();
+    writer.split(no, 2, TENSORS.len() as i32);
+    let path = dir.join(name);
+    std::fs::write(&path, zeroed(&with_tensors(writer, &TENSORS))).unwrap();
+    file(path)
+}
+
+fn options() -> LoadOptions {
+    LoadOptions::new().device(DeviceChoice::Host)
+}
+
+fn load_error(options: &LoadOptions) -> Error {
+    Loader::new(options.clone()).load(model_path("fused-f16.gguf"), &mut go_on).unwrap_err()
+}
+
+/// A model whose every byte of data is this.
+fn filled(dir: &Path, byte: u8) -> LoadedModel {
+    let bytes = model(&TENSORS).to_bytes(|_, data| data.fill(byte)).unwrap();
+    Loader::new(options()).load(written(dir, &bytes).0, &mut go_on).unwrap()
+}
+
+fn cut_short_while_loading(dir: &Path) -> Error {
+    let (path, _) = written(dir, &zeroed(&model(&TENSORS)));
+    let cut = |event: &LoadEvent<'_>| {
+        if matches!(event, LoadEvent::Allocated { .. }) {
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    Loader::new(options()).load(&path, &mut { cut }).unwrap_err()
+}
+
+/// Asks the engine for so many bytes of a file of one byte, which it may only write to.
+fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
+    let path = dir.join("source");
+    std::fs::write(&path, "x").unwrap();
+    let source = OpenOptions::new().write(true).open(path).unwrap();
+    let config = EngineConfig { readers: 1, depth: 1, chunk_bytes: 4096, read_bytes: 4096 };
+    let device = Device::open(DeviceKind::Host)?;
+    let mut engine = Engine::new(&device, StagingRing::new(config)?)?;
+    let op = CopyOp {
+        file: 0,
+        source_offset: 0,
+        source_bytes: bytes,
+        dest_offset: 0,
+        dest_bytes: bytes,
+        conversion: Conversion::Copy,
+        unit: 0,
+        halves: false,
+    };
+    let request = Request {
+        sources: &[SourceFile { file: source.as_fd(), bytes: 1 }],
+        io: Io::Read,
+        ops: &[op],
+        units: 1,
+        digest: false,
+        timeline: false,
+    };
+    let mut dest = device.allocate(bytes)?;
+    engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(()))?;
+    Ok(())
+}
+
+fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
+    let limits = Limits::default();
+    let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+    let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
+    let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
+    (config, tensors)
+}
+
+/// A vocabulary that fits into 64 bits as blocks of 8 bits, and not as halves.
+fn larger_than_64_bits() -> model_phi3::Error {
+    let vocabulary: [u64; 2] = [32, 1 << 57];
+    let mut tensors = TENSORS;
+    tensors[0] = ("token_embd.weight", &vocabulary, GgmlType::Q8_0);
+    tensors[8] = ("output.weight", &vocabulary, GgmlType::Q8_0);
+    let layout = model(&tensors).layout().unwrap();
+    let (config, tensors) = config_and_tensors(&layout);
+    LoadPlan::new(&config, &tensors, Storage::F16).unwrap_err()
+}
+
+fn plan_of_another_model() -> model_phi3::Error {
+    let layout = model(&TENSORS).layout().unwrap();
+    let (mut config, tensors) = config_and_tensors(&layout);
+    config.layers = 2;
+    LoadPlan::new(&config, &tensors, Storage::F16).unwrap_err()
+}
+
+/// What a failure told.
+struct Told {
+    code: String,
+    exit_code: u8,
+    class: String,
+    retriable: bool,
+    message: String,
+}
+
+impl Told {
+    fn by_program(file: &Path, more: &[String]) -> Self {
+        let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+            .args(["load", file.to_str().unwrap(), "--json"])
+            .args(more)
+            .env("PHI3_LOADER_DEVICE", "host")
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap();
+        let stdout = str::from_utf8(&output.stdout).unwrap();
+        let failed: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+        assert_eq!(failed["event"], "failed", "{file:?} {more:?}");
+        let text = |field: &str| failed[field].as_str().unwrap().to_owned();
+        let told = Self {
+            code: text("code"),
+            exit_code: u8::try_from(output.status.code().unwrap()).unwrap(),
+            class: text("class"),
+            retriable: failed["retriable"].as_bool().unwrap(),
+            message: text("message"),
+        };
+        assert_eq!(failed["exit_code"], told.exit_code, "{}", told.code);
+        assert_eq!(
+            str::from_utf8(&output.stderr).unwrap(),
+            format!("error[{}]: {}\nhelp: {}\n", told.code, told.message, text("help")),
+        );
+        told
+    }
+
+    fn by_library(error: &Error) -> Self {
+        Self {
+            code: error.code().to_owned(),
+            exit_code: error.exit_code(),
+            class: error.class().name().to_owned(),
+            retriable: error.retriable(),
+            message: error.to_string(),
+        }
+    }
+
+    fn by_facts(facts: CodeFacts, message: String) -> Self {
+        Self {
+            code: facts.code.to_owned(),
+            exit_code: facts.exit_code,
+            class: facts.class().name().to_owned(),
+            retriable: facts.retriable,
+            message,
+        }
+    }
+}
+
+#[test]
+fn every_code_is_provoked_and_says_what_it_must() {
+    let rows = rows();
+    for Row { code, expected, by, names } in &rows {
+        let dir = tempfile::tempdir().unwrap();
+        let told = match by {
+            By::Load(prepare) => {
+                let (file, more) = prepare(dir.path());
+                Told::by_program(&file, &more)
+            }
+            By::Library(provoke) => Told::by_library(&provoke(dir.path())),
+            By::Model(provoke) => {
+                let error = provoke();
+                Told::by_facts(error.facts().into(), error.to_string())
+            }
+            By::EngineCode => {
+                let facts = CodeFacts::all().into_iter().find(|facts| facts.code == *code);
+                Told::by_facts(facts.unwrap(), String::new())
+            }
+        };
+        let Told { message, .. } = &told;
+        assert_eq!(told.code, *code, "{message}");
+        assert_eq!((told.exit_code, told.class.as_str(), told.retriable), *expected, "{code}");
+        for name in *names {
+            assert!(message.contains(name), "{code} does not name {name}: {message}");
+        }
+    }
+    let provoked: BTreeSet<_> = rows.iter().map(|row| row.code).collect();
+    let all = Error::all_codes();
+    assert_eq!(all.len(), provoked.len(), "a code occurs twice");
+    assert_eq!(provoked, all.into_iter().collect(), "a code has no row");
+    for facts in CodeFacts::all() {
+        let can_be_retried = rows.iter().any(|row| row.code == facts.code && row.expected.2);
+        assert_eq!(facts.retriable, can_be_retried, "{}", facts.code);
+    }
+}

@@ -1,0 +1,92 @@
+//! `docs/errors.md` is what the code says, and no code that it has ever listed goes away.
+
+use loader::CodeFacts;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Set to anything, it has the test write the document.
+const WRITE: &str = "PHI3_LOADER_WRITE_DOCS";
+
+const HEAD: &str = "\
+# Errors
+
+<!-- Made from the codes' definitions. `PHI3_LOADER_WRITE_DOCS=1 cargo test -p loader errors_document` writes it. -->
+
+Every failure has a code, which programs may rely on: codes are only ever added, and keep their exit code. The program
+prints `error[CODE]: message` and, where there is something to do, `help: cure` to standard error; with `load --json` the
+last line on standard output is an event `failed` with `code`, `class`, `retriable`, `message`, `help` and `exit_code`. In
+Rust, `loader::Error` has all of them as methods, and `loader::CodeFacts` is this document. The message names the file, the
+tensor or key, and the numbers.
+
+*Retry* says whether the same load can succeed later with nothing else done. An error with figures knows better: an
+`INSUFFICIENT_VRAM` whose demand exceeds the whole device, or the caller's own limit, cannot be helped by waiting.
+
+Exit code 2 is a wrong command line, and has no code here. `crates/loader/tests/host/codes.rs` provokes every code, or
+says which tests do.
+";
+
+fn document() -> String {
+    let all = CodeFacts::all();
+    let mut text = HEAD.to_owned();
+    for (title, prefix, where_from) in [
+        ("The file", "GGUF_", "`gguf-format` refuses a file that breaks the format's rules."),
+        (
+            "The model",
+            "PHI3_",
+            "`model-phi3` refuses a sound file that holds no Phi-3 model it can lay out.",
+        ),
+        ("The load", "", "`loader` could not carry out the plan."),
+    ] {
+        write!(
+            text,
+            "\n## {title}\n\n{where_from}\n\n\
+             | code | exit | class | retry | cause | cure |\n|---|---|---|---|---|---|\n"
+        )
+        .unwrap();
+        let of_others = |code: &str| code.starts_with("GGUF_") || code.starts_with("PHI3_");
+        for facts in &all {
+            if facts.code.starts_with(prefix) && (!prefix.is_empty() || !of_others(facts.code)) {
+                let CodeFacts { code, exit_code, retriable, cause, cure, .. } = facts;
+                let class = facts.class().name();
+                let retry = if *retriable { "yes" } else { "no" };
+                writeln!(
+                    text,
+                    "| `{code}` | {exit_code} | `{class}` | {retry} | {cause} | {cure} |"
+                )
+                .unwrap();
+            }
+        }
+    }
+    text
+}
+
+/// Code and exit code of every row.
+fn listed(document: &str) -> Vec<(&str, &str)> {
+    document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(code, rest)| (code, rest.split_once(' ').unwrap().0))
+        .collect()
+}
+
+#[test]
+fn the_document_is_that_of_the_codes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let made = document();
+    let codes = listed(&made);
+    assert_eq!(codes.len(), CodeFacts::all().len());
+    for published in listed(&committed) {
+        assert!(codes.contains(&published), "{published:?} was published and must stay");
+    }
+    for facts in CodeFacts::all() {
+        assert!(facts.cause.ends_with('.') && !facts.cure.ends_with('.'), "{}", facts.code);
+        let text = [facts.cause, facts.cure].concat();
+        assert!(!text.contains(['|', '\n']), "{} breaks the table", facts.code);
+    }
+    if std::env::var_os(WRITE).is_some() {
+        std::fs::write(&path, &made).unwrap();
+        return;
+    }
+    assert!(committed == made, "docs/errors.md is out of date: {WRITE}=1 has this test write it");
+}
