@@ -609,8 +609,8 @@ fn every_code_is_provoked_and_says_what_it_must() {
     }
     let provoked: BTreeSet<_> = rows.iter().map(|row| row.code).collect();
     let all = Error::all_codes();
-    assert_eq!(all.len(), provoked.len(), "a code occurs twice");
-    assert_eq!(provoked, all.into_iter().collect(), "a code has no row");
+    assert_eq!(provoked, all.iter().copied().collect(), "a code has no row");
+    assert_eq!(provoked.len(), all.len(), "a code occurs twice");
     for facts in CodeFacts::all() {
         let can_be_retried = rows.iter().any(|row| row.code == facts.code && row.expected.2);
         assert_eq!(facts.retriable, can_be_retried, "{}", facts.code);
