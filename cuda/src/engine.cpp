@@ -289,7 +289,7 @@ class Call {
 void bind_quietly(Queue& queue) noexcept {
   try {
     queue.bind_thread();
-  } catch (const Error&) {
+  } catch (...) {
   }
 }
 

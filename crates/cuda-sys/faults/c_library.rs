@@ -4,6 +4,7 @@
 //! engine's `pread`, and `pthread_create` and `operator new` inside libstdc++ too.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use cuda_sys::ErrorCode;
@@ -38,6 +39,8 @@ unsafe extern "C" {
 unsafe extern "C-unwind" {
     #[link_name = "_ZSt17__throw_bad_allocv"]
     fn throw_bad_alloc() -> !;
+    #[link_name = "_ZSt19__throw_logic_errorPKc"]
+    fn throw_logic_error(what: *const c_char) -> !;
 }
 
 fn errno() -> i32 {
@@ -279,9 +282,13 @@ unsafe extern "C" fn pthread_join(thread: usize, result: *mut *mut c_void) -> c_
 unsafe extern "C-unwind" fn new(bytes: usize) -> *mut c_void {
     // The real one leaves it alone, and callers describe failed calls with strings.
     let errno = errno();
-    let fails = calls::entered("operator new", false).is_some();
+    let fault = calls::entered("operator new", false);
+    if fault == Some(Fault::ForeignException) {
+        // SAFETY: throws a C++ exception through this frame, which may be unwound, to C++.
+        unsafe { throw_logic_error(c"thrown by the fault matrix".as_ptr()) };
+    }
     // SAFETY: an allocation of at least one byte.
-    let memory = if fails { std::ptr::null_mut() } else { unsafe { malloc(bytes.max(1)) } };
+    let memory = unsafe { if fault.is_some() { null_mut() } else { malloc(bytes.max(1)) } };
     if memory.is_null() {
         // SAFETY: throws a C++ exception through this frame, which may be unwound, to C++.
         unsafe { throw_bad_alloc() };
@@ -350,8 +357,8 @@ fn given(fault: Fault) -> usize {
 
 /// What is made to fail here, and what may come of it.
 pub(crate) fn rows() -> Vec<Row> {
-    use ErrorCode::{FileTruncated, HostOutOfMemory, Io, OutOfMemory};
-    use Fault::{BadAlloc, EndOfFile, Short, Status, Trickle};
+    use ErrorCode::{FileTruncated, HostOutOfMemory, Internal, Io, OutOfMemory};
+    use Fault::{BadAlloc, EndOfFile, ForeignException, Short, Status, Trickle};
     use Reach::{Once, Onwards};
     let row = |call, fault, reach, outcome| Row { call, fault, reach, outcome };
     vec![
@@ -398,5 +405,10 @@ pub(crate) fn rows() -> Vec<Row> {
             _ => fails(&[HostOutOfMemory]),
         }),
         row("operator new", BadAlloc, Onwards, |_| fails(&[HostOutOfMemory])),
+        // What no code of ours throws must cross the bridge all the same.
+        row("operator new", ForeignException, Once, |stage| match stage {
+            Stage::Ring => may_fail(&[Internal]),
+            _ => fails(&[Internal]),
+        }),
     ]
 }

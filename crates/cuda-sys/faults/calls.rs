@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     EndOfFile,
     /// Throws `std::bad_alloc`.
     BadAlloc,
+    /// Throws an exception that nobody has planned for.
+    ForeignException,
 }
 
 /// Which calls fail beside the chosen one.

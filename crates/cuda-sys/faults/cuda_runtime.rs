@@ -20,7 +20,11 @@ const CUDA_ERROR_UNKNOWN: c_int = 999;
 fn through(name: &'static str, also_if_failing: bool, real: impl FnOnce() -> c_int) -> c_int {
     let fault = calls::entered(name, true).map(|fault| match fault {
         Fault::Status(status) => status,
-        Fault::Short | Fault::Trickle | Fault::EndOfFile | Fault::BadAlloc => CUDA_ERROR_UNKNOWN,
+        Fault::Short
+        | Fault::Trickle
+        | Fault::EndOfFile
+        | Fault::BadAlloc
+        | Fault::ForeignException => CUDA_ERROR_UNKNOWN,
     });
     if let Some(status) = fault
         && !also_if_failing

@@ -162,7 +162,11 @@ fn judge(
         Err(error) => {
             let expected = match row.fault {
                 Fault::Status(status) => status,
-                Fault::Short | Fault::Trickle | Fault::EndOfFile | Fault::BadAlloc => 0,
+                Fault::Short
+                | Fault::Trickle
+                | Fault::EndOfFile
+                | Fault::BadAlloc
+                | Fault::ForeignException => 0,
             };
             (error.status() == expected)
                 .then_some(())

@@ -30,8 +30,8 @@ enum By {
     Model(fn() -> model_phi3::Error),
     /// Not from outside on a machine without a GPU. That the engine's code crosses the bridge and
     /// becomes this one is tested by `every_code_survives_the_bridge` in `cuda-sys` and by
-    /// `every_code_of_the_engine_has_its_own` in `src/error.rs`. On a GPU the fault matrix provokes
-    /// `DEVICE_FAILURE`; `INTERNAL` is for what nobody knows how to provoke.
+    /// `every_code_of_the_engine_has_its_own` in `src/error.rs`. The fault matrix of `cuda-sys`
+    /// provokes both: `INTERNAL` by an exception that nobody planned for, `DEVICE_FAILURE` on a GPU.
     EngineCode,
 }
 
