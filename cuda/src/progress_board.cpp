@@ -8,7 +8,7 @@ namespace transfer {
 namespace {
 
 // Bounds how late a cancellation is heard while no unit finishes.
-constexpr std::chrono::milliseconds kHeartbeat{50};
+constexpr std::chrono::milliseconds kHeartbeat{20};
 
 }  // namespace
 

@@ -30,13 +30,21 @@ const FAULTS: [&str; 2] = ["--test", "host_faults"];
 /// Whole loads on top of it.
 const LOADER: [&str; 5] = ["--package", "loader", "--lib", "--test", "host"];
 
+/// Tests of moments and of times, which are those of a program at its usual speed.
+const OF_USUAL_SPEED: [&str; 5] = ["--", "--skip", "within_100_ms", "--skip", "no_mixture"];
+
 /// Runs the host tests of engine and loader; a finding ends them.
 pub(crate) fn run(sanitizer: Sanitizer) -> Result<()> {
     match sanitizer {
-        Sanitizer::Address => engine()?,
-        Sanitizer::Thread => process::run(tests(sanitizer).args(ENGINE))?,
+        Sanitizer::Address => {
+            engine()?;
+            process::run(tests(sanitizer).args(LOADER))
+        }
+        Sanitizer::Thread => {
+            process::run(tests(sanitizer).args(ENGINE))?;
+            process::run(tests(sanitizer).args(LOADER).args(OF_USUAL_SPEED))
+        }
     }
-    process::run(tests(sanitizer).args(LOADER))
 }
 
 /// Looks for memory errors, leaks and undefined behaviour in the engine's own tests.

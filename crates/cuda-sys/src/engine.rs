@@ -215,7 +215,7 @@ impl Engine {
     ///
     /// Returns when all have landed. On failure nothing is in flight any more and the content of
     /// `dest` is unspecified. `observe` is called on this thread, whenever a unit has finished and
-    /// about twenty times a second in between; [`ControlFlow::Break`] cancels. A panic in it cancels
+    /// about fifty times a second in between; [`ControlFlow::Break`] cancels. A panic in it cancels
     /// too and then goes on here.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A token is cancelled once and for all: a load that is given a cancelled token ends at once. Who
 /// loads again takes a new one.
 ///
-/// A load looks at its token between its steps, while it waits for a device to open, some twenty
+/// A load looks at its token between its steps, while it waits for a device to open, some fifty
 /// times a second while bytes move, and between pieces of what it compares; it returns within 100 ms
 /// of [`cancel`](Self::cancel), unless one call of the system or the driver takes that long by
 /// itself.

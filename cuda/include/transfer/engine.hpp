@@ -76,7 +76,7 @@ class Engine {
   // Moves every operation's bytes to `dest`, which must belong to this engine's device. Returns
   // when all of them have landed; when it throws, nothing is in flight any more and the content
   // of `dest` is unspecified. The observer hears of each finished unit and, while waiting, about
-  // twenty times a second. Throws Error{kInvalidArgument, kIo, kFileTruncated, kDeviceFailure,
+  // fifty times a second. Throws Error{kInvalidArgument, kIo, kFileTruncated, kDeviceFailure,
   // kOutOfMemory, kCancelled}.
   Stats execute(const Request& request, DeviceBuffer& dest, const Observer& observer);
 
