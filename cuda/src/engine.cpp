@@ -224,10 +224,14 @@ class Call {
   // Where the chunk's first byte is read to. Staged bytes stand as they do in their pages of the
   // file: direct reads need it, and copies from the page cache like it.
   std::byte* landing(std::size_t index, const Batch& batch) const {
-    std::byte* straight = work_.source.wants_alignment() ? nullptr : work_.queue.destination(batch);
-    if (straight != nullptr) return straight;
+    const Chunk& chunk = work_.schedule.chunks[index];
+    std::byte* straight = work_.queue.destination(batch);
+    if (straight != nullptr &&
+        !work_.source.wants_alignment(chunk.file, chunk.source_offset, chunk.bytes)) {
+      return straight;
+    }
     return work_.staging + slot_of(index) * work_.config.slot_bytes() +
-           work_.schedule.chunks[index].source_offset % kSourceAlignment;
+           chunk.source_offset % kSourceAlignment;
   }
 
   void take(std::uint32_t reader, const Share& share) {

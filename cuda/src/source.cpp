@@ -1,6 +1,7 @@
 #include "transfer/source.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -27,6 +28,13 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
                   " while bytes up to " + std::to_string(expected) + " were expected");
 }
 
+// Where a file ends that was found to have nothing at `position`.
+std::uint64_t end_of(int descriptor, std::uint64_t position) {
+  struct stat status{};
+  if (fstat(descriptor, &status) != 0 || status.st_size < 0) return position;
+  return std::min(position, static_cast<std::uint64_t>(status.st_size));
+}
+
 std::uint64_t round_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
 
 // Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
@@ -49,7 +57,7 @@ void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::u
     if (end >= least) return;
     // A direct read that was cut short goes on where one can start.
     const std::uint64_t resumed = round_down(end, granule);
-    if (resumed == done) truncated(file, offset + end, offset + least);
+    if (resumed == done) truncated(file, end_of(descriptor, offset + end), offset + least);
     done = resumed;
   }
 }
@@ -58,7 +66,9 @@ class BufferedSource final : public Source {
  public:
   explicit BufferedSource(std::vector<SourceFile> files) : files_(std::move(files)) {}
 
-  bool wants_alignment() const noexcept override { return false; }
+  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
+    return false;
+  }
   Io io() const noexcept override { return Io::kRead; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
@@ -74,7 +84,9 @@ class MappedSource final : public Source {
  public:
   explicit MappedSource(const std::vector<SourceFile>& files) : mappings_(map_files(files)) {}
 
-  bool wants_alignment() const noexcept override { return false; }
+  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
+    return false;
+  }
   Io io() const noexcept override { return Io::kMapped; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
@@ -114,7 +126,9 @@ class DirectSource final : public Source {
  public:
   explicit DirectSource(std::vector<Descriptor> files) : files_(std::move(files)) {}
 
-  bool wants_alignment() const noexcept override { return true; }
+  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
+    return true;
+  }
   Io io() const noexcept override { return Io::kDirect; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
@@ -177,15 +191,23 @@ class AutoSource final : public Source {
   explicit AutoSource(std::vector<SourceFile> files)
       : files_(std::move(files)), survey_(files_), buffered_(files_) {}
 
-  bool wants_alignment() const noexcept override { return true; }
+  bool wants_alignment(std::uint32_t file, std::uint64_t offset,
+                       std::uint64_t bytes) noexcept override {
+    return survey_.is_blind() || !survey_.held(file, offset, bytes);
+  }
   Io io() const noexcept override { return refused_.load() ? Io::kRead : Io::kAuto; }
   void look_ahead() noexcept override { survey_.take_part(); }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
-    const bool done = survey_.held(file, offset, bytes) &&
-                      read_cached(files_[file].descriptor, offset, bytes, out, stop);
-    if (!done) past_the_cache().read(file, offset, bytes, out, stop);
+    const bool held = survey_.held(file, offset, bytes);
+    if (held && read_cached(files_[file].descriptor, offset, bytes, out, stop)) return;
+    if (held && !survey_.is_blind()) {
+      // It left the cache meanwhile, and `out` need not be aligned.
+      buffered_.read(file, offset, bytes, out, stop);
+    } else {
+      past_the_cache().read(file, offset, bytes, out, stop);
+    }
   }
 
  private:

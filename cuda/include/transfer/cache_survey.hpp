@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "transfer/file_mapping.hpp"
@@ -16,18 +15,20 @@ namespace transfer {
 // ahead of it, and what it brings in so must not be taken for held, or one end of a file in the
 // cache would draw in all the rest.
 //
-// Where the caller may not know what is cached (it neither owns a file nor may write it), the
-// kernel calls everything held.
+// Who neither owns a file nor may write it may not know what is cached of it.
 class CacheSurvey {
  public:
-  // Everything counts as held where files cannot be mapped, which nothing is ever read through.
+  // Maps the files, and never reads through the mappings: a file that is cut cannot fault.
   explicit CacheSurvey(const std::vector<SourceFile>& files);
+
+  // Nothing can be known of some file; then everything counts as held.
+  bool is_blind() const noexcept { return blind_; }
 
   // Looks at what nobody has looked at yet; from any number of threads.
   void take_part() noexcept;
 
-  // Whether both ends of the range, which is not empty, lie in parts that were held. What has not
-  // been looked at is looked at now.
+  // Whether all parts of the range, which is not empty, were held. What has not been looked at is
+  // looked at now; the answer stays the same.
   bool held(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) noexcept;
 
  private:
@@ -35,6 +36,7 @@ class CacheSurvey {
 
   bool part_held(std::uint32_t file, std::uint64_t part) noexcept;
 
+  bool blind_;
   std::vector<FileMapping> mappings_;
   std::vector<std::uint64_t> first_part_;  // of each file, and one past the last of all
   std::vector<std::atomic<Part>> parts_;

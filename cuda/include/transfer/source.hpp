@@ -32,8 +32,10 @@ class Source {
   Source& operator=(const Source&) = delete;
   virtual ~Source() = default;
 
-  // Whether read() wants its buffer as aligned as the range: equal modulo kSourceAlignment.
-  virtual bool wants_alignment() const noexcept = 0;
+  // Whether reads inside this range, which is not empty, want their buffer as aligned as they are:
+  // equal modulo kSourceAlignment. The answer stays the same.
+  virtual bool wants_alignment(std::uint32_t file, std::uint64_t offset,
+                               std::uint64_t bytes) noexcept = 0;
 
   // What is used in fact, after fallbacks.
   virtual Io io() const noexcept = 0;
@@ -42,9 +44,9 @@ class Source {
   // it.
   virtual void look_ahead() noexcept {}
 
-  // Reads [offset, offset + bytes) of `file` to `out`. Where wants_alignment(), it may also write
-  // around the range, up to the next multiples of kSourceAlignment. Gives up between system calls
-  // once `stop` is set (the result is then of no use). Throws Error{kIo, kFileTruncated}.
+  // Reads [offset, offset + bytes) of `file` to `out`. Where this wants alignment, it may also
+  // write around the range, up to the next multiples of kSourceAlignment. Gives up between system
+  // calls once `stop` is set (the result is then of no use). Throws Error{kIo, kFileTruncated}.
   virtual void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                     const std::atomic<bool>& stop) = 0;
 };
