@@ -22,6 +22,12 @@ pub(crate) struct Source {
     identities: Vec<FileIdentity>,
 }
 
+/// Whether a file, which can be any shard, ended before the length that it had when it was opened.
+fn ended_early(error: &gguf_format::Error) -> bool {
+    let gguf_format::Error::Io { source, .. } = error.without_path() else { return false };
+    source.kind() == std::io::ErrorKind::UnexpectedEof
+}
+
 impl Source {
     /// Opens the file so that [`check_unchanged`](Self::check_unchanged) sees every later change of
     /// it: one that was written to a moment ago is waited for.
@@ -65,12 +71,14 @@ impl Source {
     /// Opens the file and proves its header.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
         let before = Facts::at(path);
-        let gguf = GgufFile::open_with(path, limits).map_err(|error| match Facts::at(path) {
-            after if after == before => Error::Gguf(error),
-            _ => Error::FileChanged {
+        let gguf = GgufFile::open_with(path, limits).map_err(|error| {
+            if Facts::at(path) == before && !ended_early(&error) {
+                return Error::Gguf(error);
+            }
+            Error::FileChanged {
                 path: path.to_owned(),
                 what: "it is not what it was before its header was read".to_owned(),
-            },
+            }
         })?;
         let identities = gguf
             .shards()
