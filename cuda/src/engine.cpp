@@ -7,6 +7,7 @@
 #include "transfer/error.hpp"
 #include "transfer/progress_board.hpp"
 #include "transfer/readers.hpp"
+#include "transfer/rounding.hpp"
 #include "transfer/schedule.hpp"
 #include "transfer/slot_turns.hpp"
 
@@ -17,12 +18,6 @@ namespace {
 constexpr std::uint32_t kMaxReaders = 256;
 constexpr std::uint32_t kMaxDepth = 1024;
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
-
-std::uint64_t round_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
-
-std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
-  return round_down(value + to - 1, to);
-}
 
 // The tallies of a call, in device memory, and the digests of what was read.
 class Ledger {

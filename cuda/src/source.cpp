@@ -15,6 +15,7 @@
 #include "transfer/error.hpp"
 #include "transfer/file_mapping.hpp"
 #include "transfer/guarded_copy.hpp"
+#include "transfer/rounding.hpp"
 
 namespace transfer {
 namespace {
@@ -34,8 +35,6 @@ std::uint64_t end_of(int descriptor, std::uint64_t position) {
   if (fstat(descriptor, &status) != 0 || status.st_size < 0) return position;
   return std::min(position, static_cast<std::uint64_t>(status.st_size));
 }
-
-std::uint64_t round_down(std::uint64_t value, std::uint64_t to) { return value / to * to; }
 
 // Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
 // the file. Every read starts at a multiple of `granule` from the first.
@@ -134,7 +133,7 @@ class DirectSource final : public Source {
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
     const std::uint64_t lead = offset % kSourceAlignment;
-    const std::uint64_t wanted = round_down(lead + bytes + kSourceAlignment - 1, kSourceAlignment);
+    const std::uint64_t wanted = round_up(lead + bytes, kSourceAlignment);
     read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, kSourceAlignment,
                out - lead, stop);
   }

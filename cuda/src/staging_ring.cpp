@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "transfer/error.hpp"
+#include "transfer/rounding.hpp"
 
 namespace transfer {
 namespace {
@@ -23,8 +24,7 @@ void touch(std::byte* begin, const std::byte* end) {
 }
 
 void populate(std::byte* data, std::uint64_t bytes) noexcept {
-  const std::uint64_t share =
-      (bytes / kMaxPopulators + kHugePage - 1) / kHugePage * kHugePage + kHugePage;
+  const std::uint64_t share = round_up(bytes / kMaxPopulators, kHugePage) + kHugePage;
   std::vector<std::thread> helpers;
   std::uint64_t start = share;
   try {
@@ -43,7 +43,7 @@ void populate(std::byte* data, std::uint64_t bytes) noexcept {
 
 StagingRing::StagingRing(std::uint64_t bytes) {
   if (bytes == 0) return;
-  const std::uint64_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const std::uint64_t size = round_up(bytes, kHugePage);
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {

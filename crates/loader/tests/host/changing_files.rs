@@ -1,6 +1,7 @@
 //! Files that somebody changes while they are loaded, at random moments.
 
 use crate::common::go_on;
+use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use loader::{DeviceChoice, IoChoice, LoadEvent, LoadOptions, LoadedModel, Loader, Verify};
@@ -41,18 +42,7 @@ fn contents(shards: usize, content: u8) -> Vec<Vec<u8>> {
     let share = TENSORS.len() / shards;
     (0..shards)
         .map(|no| {
-            let mut writer = GgufWriter::new();
-            if no == 0 {
-                writer
-                    .kv("general.architecture", "phi3")
-                    .kv("phi3.context_length", 4096_u32)
-                    .kv("phi3.embedding_length", 128_u32)
-                    .kv("phi3.feed_forward_length", 256_u32)
-                    .kv("phi3.block_count", 1_u32)
-                    .kv("phi3.attention.head_count", 8_u32)
-                    .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
-                    .kv("phi3.rope.dimension_count", 16_u32);
-            }
+            let mut writer = if no == 0 { phi3_keys_of(128, 256, 8) } else { GgufWriter::new() };
             if shards > 1 {
                 writer.split(no as u16, shards as u16, TENSORS.len() as i32);
             }

@@ -21,32 +21,29 @@ pub(crate) const TENSORS: [(&str, &[u64], GgmlType); 9] = [
 
 /// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
 pub(crate) fn phi3_keys() -> GgufWriter {
+    phi3_keys_of(32, 64, 2)
+}
+
+/// The same for other dimensions, whose heads turn whole.
+pub(crate) fn phi3_keys_of(hidden: u32, ffn: u32, heads: u32) -> GgufWriter {
     let mut writer = GgufWriter::new();
     writer
         .kv("general.architecture", "phi3")
         .kv("phi3.context_length", 4096_u32)
-        .kv("phi3.embedding_length", 32_u32)
-        .kv("phi3.feed_forward_length", 64_u32)
+        .kv("phi3.embedding_length", hidden)
+        .kv("phi3.feed_forward_length", ffn)
         .kv("phi3.block_count", 1_u32)
-        .kv("phi3.attention.head_count", 2_u32)
+        .kv("phi3.attention.head_count", heads)
         .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .kv("phi3.rope.dimension_count", 16_u32);
+        .kv("phi3.rope.dimension_count", hidden / heads);
     writer
 }
 
 /// Writes a model of zeros whose load takes long enough to do something meanwhile: 430 MB that take
 /// no room on the disk, and 560 MB of device memory as f16.
 pub(crate) fn write_large_model(path: &Path) {
-    let mut writer = GgufWriter::new();
+    let mut writer = phi3_keys_of(2048, 64, 16);
     writer
-        .kv("general.architecture", "phi3")
-        .kv("phi3.context_length", 4096_u32)
-        .kv("phi3.embedding_length", 2048_u32)
-        .kv("phi3.feed_forward_length", 64_u32)
-        .kv("phi3.block_count", 1_u32)
-        .kv("phi3.attention.head_count", 16_u32)
-        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .kv("phi3.rope.dimension_count", 128_u32)
         .tensor("token_embd.weight", &[2048, 65536], GgmlType::F16)
         .tensor("blk.0.attn_norm.weight", &[2048], GgmlType::F32)
         .tensor("blk.0.attn_qkv.weight", &[2048, 6144], GgmlType::Q8_0)

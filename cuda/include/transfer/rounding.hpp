@@ -1,0 +1,16 @@
+// Multiples next to a number. Sums must not overflow.
+#pragma once
+
+#include <cstdint>
+
+namespace transfer {
+
+constexpr std::uint64_t round_down(std::uint64_t value, std::uint64_t to) noexcept {
+  return value / to * to;
+}
+
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) noexcept {
+  return round_down(value + to - 1, to);
+}
+
+}  // namespace transfer
