@@ -13,11 +13,12 @@
 namespace transfer {
 namespace {
 
-// The first page of so many bytes stands for all of them.
-constexpr std::uint64_t kPartBytes = std::uint64_t{256} << 10;
+// The first page of so many bytes stands for all of them. A question costs a microsecond, and all
+// of them should be answered before the first read.
+constexpr std::uint64_t kPartBytes = std::uint64_t{2} << 20;
 
 // Parts that a thread takes at a time.
-constexpr std::uint64_t kParts = 64;
+constexpr std::uint64_t kParts = 16;
 
 // As the kernel decides whether mincore() tells the truth; otherwise it calls every page resident.
 bool may_ask(const SourceFile& file) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <string>
 
+#include "transfer/division.hpp"
 #include "transfer/error.hpp"
 #include "transfer/progress_board.hpp"
 #include "transfer/readers.hpp"
@@ -90,50 +91,9 @@ class Ledger {
   std::vector<std::vector<Halves>> unit_halves_;
 };
 
-// A reader's share of a chunk.
-struct Share {
-  std::size_t chunk;
-  std::uint64_t offset;  // bytes from the start of the chunk
-  std::uint64_t bytes;
-};
-
-// Digests are of whole words, so that a chunk can be digested in shares only where words and shares
-// meet.
-bool digests_in_shares(const Schedule& schedule, const Chunk& chunk) {
-  const Segment* segments = schedule.segments_of(chunk);
-  return std::all_of(segments, segments + chunk.segment_count, [&](const Segment& segment) {
-    return (chunk.source_offset + segment.chunk_offset) % kDigestWord == 0;
-  });
-}
-
-// Shares end on pages of the file, so that aligned reads of neighbours do not overlap.
-std::vector<Share> share_out(const Schedule& schedule, std::uint64_t read_bytes, bool digest) {
-  const std::uint64_t largest =
-      std::max(kSourceAlignment, round_down(read_bytes, kSourceAlignment));
-  std::vector<Share> shares;
-  for (std::size_t index = 0; index < schedule.chunks.size(); ++index) {
-    const Chunk& chunk = schedule.chunks[index];
-    const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
-    const bool whole = digest && !digests_in_shares(schedule, chunk);
-    for (std::uint64_t start = 0; start < chunk.bytes;) {
-      const std::uint64_t end =
-          whole ? chunk.bytes : std::min(chunk.bytes, round_up(start + lead + 1, largest) - lead);
-      shares.push_back({index, start, end - start});
-      start = end;
-    }
-  }
-  return shares;
-}
-
-std::vector<std::uint32_t> count_shares(const std::vector<Share>& shares, std::size_t chunks) {
-  std::vector<std::uint32_t> counts(chunks);
-  for (const Share& share : shares) counts[share.chunk] += 1;
-  return counts;
-}
-
 struct Work {
   const Schedule& schedule;
-  const std::vector<Share>& shares;
+  const Division& division;
   Source& source;
   Ledger& ledger;
   DeviceBuffer& dest;
@@ -148,9 +108,8 @@ class Call {
       : work_(work),
         timeline_(timeline),
         spans_(readers),
-        shares_of_chunk_(count_shares(work.shares, work.schedule.chunks.size())),
         board_(work.schedule.unit_bytes, readers),
-        turns_(work.config.depth, shares_of_chunk_, board_.stop(),
+        turns_(work.config.depth, work.division, board_.stop(),
                [this](std::size_t chunk) { retire(chunk); }) {}
 
   ProgressBoard& board() { return board_; }
@@ -163,17 +122,19 @@ class Call {
     return out;
   }
 
-  // One reader: takes the next share, waits for its slot, fills it; until none is left.
+  // One reader: takes the next stretch, share by share: waits for its slot, fills it; until none
+  // is left.
   void read_shares(std::uint32_t reader) noexcept {
     try {
       work_.queue.bind_thread();
       while (!stopped()) {
         const std::size_t next = next_.fetch_add(1, std::memory_order_relaxed);
-        if (next < work_.shares.size()) {
-          take(reader, work_.shares[next]);
+        const std::vector<Stretch>& stretches = work_.division.stretches;
+        if (next < stretches.size()) {
+          read_stretch(reader, stretches[next]);
           continue;
         }
-        if (next == work_.shares.size()) {
+        if (next == stretches.size()) {
           timed(reader, SpanKind::kWait, work_.schedule.chunks.size(), [&] { turns_.drain(); });
           if (!stopped()) work_.queue.finish();
         }
@@ -212,10 +173,6 @@ class Call {
             index};
   }
 
-  std::uint32_t slot_of(std::size_t chunk) const {
-    return static_cast<std::uint32_t>(chunk % work_.config.depth);
-  }
-
   // Where the chunk's first byte is read to. Staged bytes stand as they do in their pages of the
   // file: direct reads need it, and copies from the page cache like it.
   std::byte* landing(std::size_t index, const Batch& batch) const {
@@ -225,8 +182,14 @@ class Call {
         !work_.source.wants_alignment(chunk.file, chunk.source_offset, chunk.bytes)) {
       return straight;
     }
-    return work_.staging + slot_of(index) * work_.config.slot_bytes() +
+    return work_.staging + turns_.slot_of(index) * work_.config.slot_bytes() +
            chunk.source_offset % kSourceAlignment;
+  }
+
+  void read_stretch(std::uint32_t reader, const Stretch& stretch) {
+    for (std::size_t i = 0; i < stretch.count && !stopped(); ++i) {
+      take(reader, work_.division.shares[stretch.first + i]);
+    }
   }
 
   void take(std::uint32_t reader, const Share& share) {
@@ -239,7 +202,7 @@ class Call {
     // What a stopped read left behind are not the file's bytes.
     if (stopped() || !turns_.filled(share.chunk)) return;
     timed(reader, SpanKind::kQueue, share.chunk,
-          [&] { work_.queue.submit(slot_of(share.chunk), batch, bytes); });
+          [&] { work_.queue.submit(turns_.slot_of(share.chunk), batch, bytes); });
     turns_.submitted(share.chunk);
   }
 
@@ -266,7 +229,7 @@ class Call {
   }
 
   void retire(std::size_t index) {
-    work_.queue.await(slot_of(index));
+    work_.queue.await(turns_.slot_of(index));
     const Chunk& chunk = work_.schedule.chunks[index];
     const Segment* segments = work_.schedule.segments_of(chunk);
     for (const Segment* segment = segments; segment != segments + chunk.segment_count; ++segment) {
@@ -278,7 +241,6 @@ class Call {
   const Work& work_;
   const CallClock* timeline_;
   std::vector<std::vector<Span>> spans_;  // one list a reader
-  std::vector<std::uint32_t> shares_of_chunk_;
   ProgressBoard board_;
   SlotTurns turns_;
   std::atomic<std::size_t> next_{0};
@@ -345,11 +307,12 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   Bounds bounds{{}, dest.size(), request.units};
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
-  const std::vector<Share> shares = share_out(schedule, config_.read_bytes, request.digest);
+  const Division division = divide(
+      schedule, {config_.read_bytes, queue_->stretch_bytes(), config_.readers, request.digest});
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
   // Little work needs few threads.
   Readers readers(static_cast<std::uint32_t>(std::min<std::size_t>(
-                      config_.readers, std::max<std::size_t>(1, shares.size()))),
+                      config_.readers, std::max<std::size_t>(1, division.stretches.size()))),
                   [this, &source] {
                     bind_quietly(*queue_);
                     source->look_ahead();
@@ -360,7 +323,7 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   const CallClock clock;
   if (request.timeline) queue_->start_timeline(clock, schedule.chunks.size());
   const double start = clock.seconds();
-  const Work work{schedule, shares, *source, ledger, dest, *queue_, ring_->data(), config_};
+  const Work work{schedule, division, *source, ledger, dest, *queue_, ring_->data(), config_};
   Call call(work, request.timeline ? &clock : nullptr, readers.count());
   {
     const Readers::Running running =

@@ -14,6 +14,11 @@
 namespace transfer {
 namespace {
 
+// New memory comes in pages of 2 MiB, each of them cleared by whoever touches it first: by every
+// reader that touches it meanwhile, too, and all but one of them in vain. So that readers seldom
+// meet in a page, each fills two.
+constexpr std::uint64_t kStretchBytes = std::uint64_t{4} << 20;
+
 class HostBuffer final : public DeviceBuffer {
  public:
   explicit HostBuffer(std::uint64_t bytes) : size_(bytes) {
@@ -74,6 +79,7 @@ class HostBuffer final : public DeviceBuffer {
 // Conversion happens in submit(), on the reader's own thread, so nothing is ever in flight.
 class HostQueue final : public Queue {
  public:
+  std::uint64_t stretch_bytes() const noexcept override { return kStretchBytes; }
   void prepare_conversions() override {}
   void bind_thread() override {}
 

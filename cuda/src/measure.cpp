@@ -66,6 +66,7 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
              std::uint64_t& result) {
   switch (shape.work) {
     case Work::kCopy:
+    case Work::kCopyToNew:
       std::memcpy(share.dest, share.source, bytes.read);
       break;
     case Work::kDecodeToF16:
@@ -114,13 +115,19 @@ std::uint64_t padded(std::uint64_t bytes) {
 Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
   const WorkBytes bytes = bytes_of(shape);
   const std::unique_ptr<DeviceBuffer> source = device.allocate(padded(bytes.read) * shape.threads);
-  const std::unique_ptr<DeviceBuffer> dest = device.allocate(padded(bytes.written) * shape.threads);
+  std::unique_ptr<DeviceBuffer> dest;
+  const auto renew_dest = [&] {
+    dest.reset();
+    dest = device.allocate(padded(bytes.written) * shape.threads);
+  };
+  renew_dest();
   std::vector<std::uint64_t> results(shape.threads);
   // Each thread touches its own bytes first, which puts them near it.
   run_together(shape.threads, [&](std::uint32_t index) {
     fill_finite(source->data() + index * padded(bytes.read), bytes.read, index);
   });
   return rate_of((bytes.read + bytes.written) * shape.threads, runs, [&] {
+    if (shape.work == Work::kCopyToNew) renew_dest();
     return run_together(shape.threads, [&](std::uint32_t index) {
       std::byte* const from = source->data() + index * padded(bytes.read);
       std::byte* const to = dest->data() + index * padded(bytes.written);
@@ -171,6 +178,7 @@ WorkBytes bytes_of(const WorkShape& shape) {
   const std::uint64_t halves = shape.elements * sizeof(std::uint16_t);
   switch (shape.work) {
     case Work::kCopy:
+    case Work::kCopyToNew:
       return {halves, halves};
     case Work::kCountNonFinite:
     case Work::kDigest:

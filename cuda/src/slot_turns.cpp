@@ -4,38 +4,56 @@
 
 namespace transfer {
 
-SlotTurns::SlotTurns(std::uint32_t slots, const std::vector<std::uint32_t>& shares,
-                     const std::atomic<bool>& stop, Retire retire)
-    : slots_(slots), shares_(shares), stop_(stop), retire_(std::move(retire)) {
-  for (std::size_t i = 0; i < slots_.size(); ++i) begin_turn(slots_[i], i);
+SlotTurns::SlotTurns(std::uint32_t slots, const Division& division, const std::atomic<bool>& stop,
+                     Retire retire)
+    : slots_(slots), division_(division), stop_(stop), retire_(std::move(retire)) {
+  for (std::size_t chunk = 0; chunk < division.run_of_chunk.size(); ++chunk) {
+    if (division.run_of_chunk[chunk] == first_of_run_.size()) first_of_run_.push_back(chunk);
+  }
+  for (std::size_t i = 0; i < slots_.size(); ++i) begin_turn(slots_[i], first_of(i));
+}
+
+std::uint32_t SlotTurns::slot_of(std::size_t chunk) const noexcept {
+  return static_cast<std::uint32_t>(division_.run_of_chunk[chunk] % slots_.size());
+}
+
+std::size_t SlotTurns::first_of(std::size_t run) const noexcept {
+  return run < first_of_run_.size() ? first_of_run_[run] : kNone;
+}
+
+std::size_t SlotTurns::after(std::size_t chunk) const noexcept {
+  const std::size_t run = division_.run_of_chunk[chunk];
+  const std::size_t next = chunk + 1;
+  const bool goes_on = next < division_.run_of_chunk.size() && division_.run_of_chunk[next] == run;
+  return goes_on ? next : first_of(run + slots_.size());
 }
 
 void SlotTurns::begin_turn(Slot& slot, std::size_t chunk) {
   slot.turn = chunk;
   slot.submitted = false;
-  if (chunk < shares_.size()) slot.shares_left.store(shares_[chunk]);
+  if (chunk != kNone) slot.shares_left.store(division_.shares_of_chunk[chunk]);
 }
 
 bool SlotTurns::enter(std::size_t chunk) {
-  advance_to(slot_of(chunk), chunk);
+  advance_to(slot(chunk), chunk);
   return !stop_.load(std::memory_order_relaxed);
 }
 
-bool SlotTurns::filled(std::size_t chunk) { return slot_of(chunk).shares_left.fetch_sub(1) == 1; }
+bool SlotTurns::filled(std::size_t chunk) { return slot(chunk).shares_left.fetch_sub(1) == 1; }
 
 void SlotTurns::submitted(std::size_t chunk) {
-  Slot& slot = slot_of(chunk);
+  Slot& submitted = slot(chunk);
   {
-    const std::lock_guard<std::mutex> lock(slot.mutex);
-    slot.submitted = true;
+    const std::lock_guard<std::mutex> lock(submitted.mutex);
+    submitted.submitted = true;
   }
-  slot.changed.notify_all();
+  submitted.changed.notify_all();
 }
 
 void SlotTurns::drain() {
-  const std::size_t end = shares_.size();
-  for (std::size_t turn = end; turn < end + slots_.size(); ++turn) {
-    advance_to(slot_of(turn), turn);
+  // The oldest first.
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    advance_to(slots_[(first_of_run_.size() + i) % slots_.size()], kNone);
   }
 }
 
@@ -62,7 +80,7 @@ void SlotTurns::advance_to(Slot& slot, std::size_t turn) {
     retire_(chunk);
     lock.lock();
     slot.retiring = false;
-    begin_turn(slot, chunk + slots_.size());
+    begin_turn(slot, after(chunk));
     slot.changed.notify_all();
   }
 }

@@ -68,6 +68,9 @@ pub enum Work {
     CountNonFinite,
     /// Digests them. The rate counts bytes read.
     Digest,
+    /// Copies them to memory that nobody has written to yet, which the operating system clears while
+    /// it is written to. The rate counts bytes read and written. On the host only.
+    CopyToNew,
 }
 
 /// How much [`work`] there is.
@@ -87,8 +90,8 @@ pub struct WorkShape {
 ///
 /// # Errors
 ///
-/// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for a type that cannot be decoded, and
-/// where a figure is zero or not whole blocks; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); what
+/// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for a type that cannot be decoded, for work
+/// that the device does not do, and where a figure is zero or not whole blocks; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); what
 /// the device reports.
 pub fn work(device: &Device, work: Work, shape: WorkShape, runs: u32) -> Result<Rate, Error> {
     let (number, ggml_type) = match work {
@@ -96,6 +99,7 @@ pub fn work(device: &Device, work: Work, shape: WorkShape, runs: u32) -> Result<
         Work::DecodeToF16 { ggml_type } => (1, ggml_type),
         Work::CountNonFinite => (2, 0),
         Work::Digest => (3, 0),
+        Work::CopyToNew => (4, 0),
     };
     let WorkShape { elements, threads } = shape;
     let shape = ffi::WorkShape { work: number, ggml_type, elements, threads };

@@ -31,10 +31,10 @@ const CUDA_RING_BYTES: u64 = 64 << 20;
 /// With fewer chunks under way readers wait for each other.
 const MIN_CUDA_DEPTH: u64 = 3;
 const MAX_CUDA_DEPTH: u64 = 64;
-/// A reader's share of a chunk: stays in a core's own cache while it is digested or decoded.
+/// A reader's share of a chunk: stays in a core's own cache while it is digested.
 const READ_BYTES: u64 = 512 << 10;
-/// On the host a reader decodes what it has read, so that chunks are not shared.
-const HOST_CHUNK_BYTES: u64 = READ_BYTES;
+/// On the host a reader decodes what it has read: both stay in a core's own cache.
+const HOST_CHUNK_BYTES: u64 = 256 << 10;
 /// A reader can go on while the chunk before is still being worked on by a slower one.
 const HOST_CHUNKS_A_READER: u32 = 2;
 

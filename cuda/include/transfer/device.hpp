@@ -111,6 +111,10 @@ class Queue {
   Queue& operator=(const Queue&) = delete;
   virtual ~Queue() = default;
 
+  // Destination bytes that one reader had better fill alone, chunk after chunk; 0 where readers had
+  // better fill chunks together.
+  virtual std::uint64_t stretch_bytes() const noexcept = 0;
+
   // Allocates what the first conversion would. Throws Error{kOutOfMemory}.
   virtual void prepare_conversions() = 0;
 

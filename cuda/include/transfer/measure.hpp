@@ -39,6 +39,7 @@ enum class Work : std::uint32_t {
   kDecodeToF16 = 1,     // counts bytes of blocks read and of halves written
   kCountNonFinite = 2,  // counts bytes read
   kDigest = 3,          // counts bytes read
+  kCopyToNew = 4,       // as kCopy, to memory that nobody has written to yet; on the host only
 };
 
 struct WorkShape {
@@ -51,8 +52,8 @@ struct WorkShape {
 // What a device does with bytes that are there already. On a GPU one launch of the engine's own
 // kernel, or one device-to-device copy, between two events. On the host all threads start at once,
 // and the slowest counts. Blocks are random, without infinities and NaNs. Throws
-// Error{kInvalidArgument} for a type that cannot be decoded or elements that are not whole blocks,
-// and what allocating throws.
+// Error{kInvalidArgument} for a type that cannot be decoded, elements that are not whole blocks and
+// work that the device does not do, and what allocating throws.
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 
 // The parts, for the devices' own files.

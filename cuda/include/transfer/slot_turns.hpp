@@ -9,20 +9,24 @@
 #include <mutex>
 #include <vector>
 
+#include "transfer/division.hpp"
+
 namespace transfer {
 
-// Chunk n passes through slot n modulo the number of slots. Readers enter a chunk when its slot is
-// free, and fill it together; the last of them submits it; the first who then needs the slot waits
-// for the device and retires the chunk. A reader that leaves early must have set `stop` and call
-// wake_all(), since others may wait for its share.
+// The chunks of run n pass through slot n modulo the number of slots. Readers enter a chunk when
+// its slot is free, and fill it together; the last of them submits it; the first who then needs the
+// slot waits for the device and retires the chunk. A reader that leaves early must have set `stop`
+// and call wake_all(), since others may wait for its share.
 class SlotTurns {
  public:
   // Waits for the chunk in a slot to land, and posts it. Throws what the device throws.
   using Retire = std::function<void(std::size_t chunk)>;
 
-  // `shares` is the number of readings that fill each chunk. All references outlive this.
-  SlotTurns(std::uint32_t slots, const std::vector<std::uint32_t>& shares,
-            const std::atomic<bool>& stop, Retire retire);
+  // All references outlive this.
+  SlotTurns(std::uint32_t slots, const Division& division, const std::atomic<bool>& stop,
+            Retire retire);
+
+  std::uint32_t slot_of(std::size_t chunk) const noexcept;
 
   // Waits until the chunk's slot is free for it. False where the call was stopped meanwhile.
   bool enter(std::size_t chunk);
@@ -38,23 +42,32 @@ class SlotTurns {
   void wake_all();
 
  private:
+  // The turn of a slot that no chunk is left for.
+  static constexpr std::size_t kNone = ~std::size_t{0};
+
   struct Slot {
     std::mutex mutex;
     std::condition_variable changed;
-    std::size_t turn = 0;  // the chunk that the slot is for
+    std::size_t turn = kNone;  // the chunk that the slot is for
     bool submitted = false;
     bool retiring = false;
     std::atomic<std::uint32_t> shares_left{0};
   };
 
-  Slot& slot_of(std::size_t chunk) { return slots_[chunk % slots_.size()]; }
+  Slot& slot(std::size_t chunk) { return slots_[slot_of(chunk)]; }
+
+  // The first chunk of a run, and the chunk that comes after another in its slot; kNone where there
+  // is none.
+  std::size_t first_of(std::size_t run) const noexcept;
+  std::size_t after(std::size_t chunk) const noexcept;
 
   // Waits until the slot's turn is `turn`, or the call was stopped.
   void advance_to(Slot& slot, std::size_t turn);
   void begin_turn(Slot& slot, std::size_t chunk);
 
   std::vector<Slot> slots_;
-  const std::vector<std::uint32_t>& shares_;
+  const Division& division_;
+  std::vector<std::size_t> first_of_run_;
   const std::atomic<bool>& stop_;
   Retire retire_;
 };

@@ -173,6 +173,8 @@ class CudaQueue final : public Queue {
     streams_.reset();
   }
 
+  std::uint64_t stretch_bytes() const noexcept override { return 0; }
+
   void prepare_conversions() override {
     const DeviceGuard guard(ordinal_);
     streams_->staging.allocate(shape_);

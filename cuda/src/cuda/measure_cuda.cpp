@@ -116,6 +116,8 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
       status = kernels::launch_digest(batch, stream.get());
       break;
     }
+    case Work::kCopyToNew:
+      throw Error(Code::kInvalidArgument, 0, "new memory is measured on the host");
   }
   check(static_cast<cudaError_t>(status), "kernel launch", "measuring");
 }

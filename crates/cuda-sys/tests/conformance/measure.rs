@@ -15,6 +15,13 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
     for work in decode.chain([Work::Copy, Work::CountNonFinite, Work::Digest]) {
         assert_is_rate(measure::work(&device, work, shape, 2).unwrap());
     }
+    let to_new = measure::work(&device, Work::CopyToNew, shape, 2);
+    match kind {
+        DeviceKind::Host => assert_is_rate(to_new.unwrap()),
+        DeviceKind::Cuda(_) => {
+            assert_eq!(to_new.unwrap_err().code(), ErrorCode::InvalidArgument);
+        }
+    }
     for (work, elements, threads, runs) in [
         (Work::DecodeToF16 { ggml_type: 4 }, 256, 1, 1),
         (Work::Copy, 0, 1, 1),

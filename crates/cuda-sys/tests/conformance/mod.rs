@@ -45,12 +45,13 @@ macro_rules! conformance_suite {
             buffers_know_where_they_live,
             handles_move_between_threads,
             engines_run_side_by_side,
-        digests_are_the_documented_ones,
-        a_flipped_bit_changes_one_digest,
-        infinities_and_nans_are_counted,
-        the_timeline_has_every_chunk,
-        every_work_has_a_rate,
-        uploads_have_a_rate_where_there_is_a_link,
+            digests_are_the_documented_ones,
+            a_flipped_bit_changes_one_digest,
+            infinities_and_nans_are_counted,
+            the_timeline_has_every_chunk,
+            readers_take_stretches,
+            every_work_has_a_rate,
+            uploads_have_a_rate_where_there_is_a_link,
         }
     };
     ($device:expr; $($test:ident),* $(,)?) => {
@@ -622,5 +623,26 @@ pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
     assert_eq!(chunks_of(SpanKind::Work), on_device);
     for span in &stats.timeline {
         assert!(span.start <= span.end && span.reader < SMALL.readers, "{span:?}");
+    }
+}
+
+/// On host memory one reader fills what lies together, chunk after chunk; a GPU has chunks taken one
+/// by one.
+pub(crate) fn readers_take_stretches(kind: DeviceKind) {
+    let file = file_of(&noise(32 << 12));
+    let mut bench = Bench::new(kind, EngineConfig { readers: 2, ..SMALL });
+    let mut dest = bench.device.allocate(32 << 12).unwrap();
+    let ops = [copy(0, 32 << 12, 0, 0)];
+    let stats =
+        bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(stats.chunks, 32);
+    let mut reads: Vec<_> =
+        stats.timeline.iter().filter(|span| span.kind == SpanKind::Read).collect();
+    reads.sort_by_key(|span| span.chunk);
+    // Four stretches for each of the two readers.
+    let chunks = if kind == DeviceKind::Host { 4 } else { 1 };
+    for stretch in reads.chunks(chunks) {
+        assert!(stretch.iter().all(|span| span.reader == stretch[0].reader), "{stretch:?}");
+        assert!(stretch.is_sorted_by_key(|span| span.start), "{stretch:?}");
     }
 }

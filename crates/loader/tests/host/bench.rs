@@ -54,7 +54,8 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert_eq!(document["settings"]["repeat"], 2);
 
     let kinds = names(&document["limits"], "kind");
-    for kind in ["memory_copy", "page_cache", "disk_direct", "disk_buffered"] {
+    for kind in ["memory_copy", "memory_copy_to_new", "page_cache", "disk_direct", "disk_buffered"]
+    {
         assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
     }
     assert!(document["reference"]["gb_per_s"].as_f64().unwrap() > 0.0);

@@ -92,7 +92,7 @@ fn bars(document: &BenchDocument) -> Vec<Bar> {
         let rate = limit.gb_per_s?;
         Some(match limit.kind {
             // Each byte is read and written: as many bytes of a file could arrive as half of that.
-            LimitKind::MemoryCopy => Bar {
+            LimitKind::MemoryCopy | LimitKind::MemoryCopyToNew => Bar {
                 label: format!("{}, halved", limit.name),
                 rate: rate.map(|rate| rate / 2.0),
                 color: LIMIT,

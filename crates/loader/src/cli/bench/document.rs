@@ -97,6 +97,8 @@ pub(super) enum LimitKind {
     PinnedCopy,
     /// Memory to memory on the host; counts bytes read and written.
     MemoryCopy,
+    /// The same to memory that is new, as a load's is; the operating system clears it meanwhile.
+    MemoryCopyToNew,
     /// The file from the page cache to memory.
     PageCache,
     /// The file from its storage to memory, past the page cache.

@@ -32,7 +32,13 @@ const COPIED_HALVES: u64 = 32 << 20;
 /// Copies to the device from pinned memory; on the host, copies within memory.
 pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<Vec<Limit>, Error> {
     match device.kind() {
-        DeviceKind::Host => Ok(vec![memory_copy(arguments, device)?]),
+        DeviceKind::Host => [
+            (LimitKind::MemoryCopy, "memory copy", Work::Copy),
+            (LimitKind::MemoryCopyToNew, "copy to new memory", Work::CopyToNew),
+        ]
+        .into_iter()
+        .map(|(kind, name, work)| memory_copy(arguments, device, kind, name, work))
+        .collect(),
         DeviceKind::Cuda(_) => {
             // Devices with little memory get shorter runs.
             let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(PINNED_CHUNKS[3]);
@@ -56,13 +62,19 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
     }
 }
 
-fn memory_copy(arguments: &Bench, host: &Device) -> std::result::Result<Limit, Error> {
+fn memory_copy(
+    arguments: &Bench,
+    host: &Device,
+    kind: LimitKind,
+    name: &str,
+    work: Work,
+) -> std::result::Result<Limit, Error> {
     let threads = cores();
     let shape = WorkShape { elements: COPIED_HALVES, threads };
-    let rate = measure::work(host, Work::Copy, shape, arguments.repeat)?;
+    let rate = measure::work(host, work, shape, arguments.repeat)?;
     Ok(Limit {
-        kind: LimitKind::MemoryCopy,
-        name: format!("memory copy, {}", threads_text(threads)),
+        kind,
+        name: format!("{name}, {}", threads_text(threads)),
         chunk_bytes: None,
         threads: Some(threads),
         gb_per_s: Some(rate.into()),
@@ -155,8 +167,8 @@ fn storage_limit(kind: LimitKind, name: &str, rates: Result<Spread>) -> Limit {
 pub(super) fn best(limits: &[Limit], device: DeviceKind) -> Option<Reference> {
     let (kind, share) = match device {
         DeviceKind::Cuda(_) => (LimitKind::PinnedCopy, 1.0),
-        // Each byte that arrives was read and is written.
-        DeviceKind::Host => (LimitKind::MemoryCopy, 0.5),
+        // Each byte that arrives was read and is written, to memory that was allocated for it.
+        DeviceKind::Host => (LimitKind::MemoryCopyToNew, 0.5),
     };
     limits
         .iter()

@@ -1,0 +1,46 @@
+// Divides the reading of a schedule among readers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "transfer/schedule.hpp"
+
+namespace transfer {
+
+// One read: a part of a chunk, or all of it.
+struct Share {
+  std::size_t chunk;
+  std::uint64_t offset;  // bytes from the start of the chunk
+  std::uint64_t bytes;
+};
+
+// Consecutive shares, which a reader takes together.
+struct Stretch {
+  std::size_t first;
+  std::size_t count;
+};
+
+struct Division {
+  std::vector<Share> shares;
+  std::vector<Stretch> stretches;
+  std::vector<std::uint32_t> shares_of_chunk;
+  // Chunks of one run pass through one slot of the ring, one after the other. Runs are numbered
+  // from 0 in the order of their chunks.
+  std::vector<std::size_t> run_of_chunk;
+};
+
+struct DivisionRules {
+  std::uint64_t read_bytes;  // largest share; rounded down to whole pages, at least one
+  // Destination bytes that a reader had better fill alone: as a run of chunks that together have
+  // them, or as a part of a larger chunk. Where it is 0 every share is a stretch. Less where there
+  // is too little for all readers.
+  std::uint64_t stretch_bytes;
+  std::uint32_t readers;
+  bool digest;  // whether shares are digested as they are read
+};
+
+Division divide(const Schedule& schedule, const DivisionRules& rules);
+
+}  // namespace transfer

@@ -1,0 +1,87 @@
+#include "transfer/division.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "transfer/digest.hpp"
+#include "transfer/rounding.hpp"
+#include "transfer/source.hpp"
+
+namespace transfer {
+namespace {
+
+// Digests are of whole words, so that a chunk can be digested in shares only where words and shares
+// meet.
+bool digests_in_shares(const Schedule& schedule, const Chunk& chunk) {
+  const Segment* segments = schedule.segments_of(chunk);
+  return std::all_of(segments, segments + chunk.segment_count, [&](const Segment& segment) {
+    return (chunk.source_offset + segment.chunk_offset) % kDigestWord == 0;
+  });
+}
+
+std::uint64_t dest_bytes_of(const Schedule& schedule, const Chunk& chunk) {
+  const Segment* segments = schedule.segments_of(chunk);
+  return std::accumulate(
+      segments, segments + chunk.segment_count, std::uint64_t{0},
+      [](std::uint64_t sum, const Segment& segment) { return sum + segment.dest_bytes; });
+}
+
+// Shares end on pages of the file, so that aligned reads of neighbours do not overlap.
+void share_out(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
+               std::vector<Share>& shares) {
+  const std::uint64_t largest =
+      std::max(kSourceAlignment, round_down(rules.read_bytes, kSourceAlignment));
+  const Chunk& chunk = schedule.chunks[index];
+  const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
+  const bool whole = rules.digest && !digests_in_shares(schedule, chunk);
+  for (std::uint64_t start = 0; start < chunk.bytes;) {
+    const std::uint64_t end =
+        whole ? chunk.bytes : std::min(chunk.bytes, round_up(start + lead + 1, largest) - lead);
+    shares.push_back({index, start, end - start});
+    start = end;
+  }
+}
+
+// So that readers are done at about the same time.
+constexpr std::uint64_t kStretchesOfReader = 4;
+
+std::uint64_t stretch_bytes(const Schedule& schedule, const DivisionRules& rules) {
+  const std::uint64_t dest_bytes = std::accumulate(
+      schedule.chunks.begin(), schedule.chunks.end(), std::uint64_t{0},
+      [&](std::uint64_t sum, const Chunk& chunk) { return sum + dest_bytes_of(schedule, chunk); });
+  return std::min(rules.stretch_bytes,
+                  dest_bytes / (kStretchesOfReader * std::max(rules.readers, 1U)));
+}
+
+}  // namespace
+
+Division divide(const Schedule& schedule, const DivisionRules& rules) {
+  const std::uint64_t wanted = stretch_bytes(schedule, rules);
+  Division division;
+  std::size_t runs = 0;
+  std::uint64_t missing = 0;  // destination bytes that the last run lacks
+  for (std::size_t index = 0; index < schedule.chunks.size(); ++index) {
+    const std::uint64_t dest_bytes = dest_bytes_of(schedule, schedule.chunks[index]);
+    const std::size_t first = division.shares.size();
+    share_out(schedule, index, rules, division.shares);
+    const std::size_t count = division.shares.size() - first;
+    if (missing == 0) {
+      const std::size_t parts =
+          wanted == 0 ? count : std::clamp<std::uint64_t>(dest_bytes / wanted, 1, count);
+      for (std::size_t part = 0; part < parts; ++part) {
+        const std::size_t begin = count * part / parts;
+        division.stretches.push_back({first + begin, count * (part + 1) / parts - begin});
+      }
+      runs += 1;
+      missing = wanted;
+    } else {
+      division.stretches.back().count += count;
+    }
+    missing -= std::min(missing, dest_bytes);
+    division.run_of_chunk.push_back(runs - 1);
+    division.shares_of_chunk.push_back(static_cast<std::uint32_t>(count));
+  }
+  return division;
+}
+
+}  // namespace transfer
