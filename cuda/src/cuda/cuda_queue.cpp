@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "batcher.hpp"
 #include "check.hpp"
 #include "transfer/kernels.hpp"
 
@@ -215,14 +216,11 @@ class CudaQueue final : public Queue {
 
   void landed(const std::vector<Halves>& halves) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    kernels::Batch<kernels::CountSegment> run{};
-    for (const Halves& tensor : halves) {
-      run.segments[run.count++] = {tensor.data, tensor.counters, tensor.count};
-      if (run.count == kernels::kMaxBatch || &tensor == &halves.back()) {
-        check_launch(kernels::launch_count_non_finite(run, work()), "counting infinities");
-        run.count = 0;
-      }
-    }
+    auto counts = batcher<kernels::CountSegment>([this](const auto& batch) {
+      check_launch(kernels::launch_count_non_finite(batch, work()), "counting infinities");
+    });
+    for (const Halves& tensor : halves) counts.add({tensor.data, tensor.counters, tensor.count});
+    counts.flush();
   }
 
   void finish() override {
@@ -295,17 +293,15 @@ class CudaQueue final : public Queue {
 
   // One launch for each run of segments of one type.
   void convert(const Batch& batch) {
-    kernels::Batch<kernels::MoveSegment> run{};
+    std::uint32_t decoder = batch.segments[0].decoder;
+    auto moves = batcher<kernels::MoveSegment>([&](const auto& run) { launch(decoder, run); });
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
-      run.segments[run.count++] = {arrived_[i], batch.dest + segment.dest_offset, segment.elements};
-      const bool last = i + 1 == batch.count;
-      if (last || run.count == kernels::kMaxBatch ||
-          batch.segments[i + 1].decoder != segment.decoder) {
-        launch(segment.decoder, run);
-        run.count = 0;
-      }
+      if (segment.decoder != decoder) moves.flush();
+      decoder = segment.decoder;
+      moves.add({arrived_[i], batch.dest + segment.dest_offset, segment.elements});
     }
+    moves.flush();
   }
 
   void launch(std::uint32_t decoder, const kernels::Batch<kernels::MoveSegment>& run) {
@@ -319,16 +315,15 @@ class CudaQueue final : public Queue {
 
   // Digests what arrived.
   void digest(const Batch& batch) {
-    kernels::Batch<kernels::DigestSegment> run{};
+    auto digests = batcher<kernels::DigestSegment>([this](const auto& run) {
+      check_launch(kernels::launch_digest(run, work()), "digesting what arrived");
+    });
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
-      run.segments[run.count++] = {arrived_[i], &batch.tallies[segment.op].digest,
-                                   segment.source_bytes, segment.op_offset};
-      if (run.count == kernels::kMaxBatch || i + 1 == batch.count) {
-        check_launch(kernels::launch_digest(run, work()), "digesting what arrived");
-        run.count = 0;
-      }
+      digests.add({arrived_[i], &batch.tallies[segment.op].digest, segment.source_bytes,
+                   segment.op_offset});
     }
+    digests.flush();
   }
 
   static void check_launch(int status, const std::string& context) {

@@ -1,5 +1,6 @@
 #include "digester.hpp"
 
+#include "batcher.hpp"
 #include "check.hpp"
 #include "transfer/kernels.hpp"
 
@@ -36,17 +37,16 @@ std::vector<Digest> Digester::digests(const std::byte* data, const std::vector<B
   reserve(ranges.size());
   const std::size_t bytes = ranges.size() * sizeof(Digest);
   check(cudaMemsetAsync(results_, 0, bytes, stream_), "cudaMemsetAsync");
+  auto launches = batcher<kernels::DigestSegment>([this](const auto& batch) {
+    check(static_cast<cudaError_t>(kernels::launch_digest(batch, stream_)), "kernel launch",
+          "digesting the device buffer");
+  });
   Digest* digest = results_;
-  kernels::Batch<kernels::DigestSegment> batch{};
   for (const ByteRange& range : ranges) {
-    batch.segments[batch.count++] = {reinterpret_cast<const std::uint8_t*>(data + range.offset),
-                                     digest++, range.bytes, 0};
-    if (batch.count == kernels::kMaxBatch || &range == &ranges.back()) {
-      check(static_cast<cudaError_t>(kernels::launch_digest(batch, stream_)), "kernel launch",
-            "digesting the device buffer");
-      batch.count = 0;
-    }
+    launches.add(
+        {reinterpret_cast<const std::uint8_t*>(data + range.offset), digest++, range.bytes, 0});
   }
+  launches.flush();
   std::vector<Digest> out(ranges.size());
   check(cudaMemcpyAsync(out.data(), results_, bytes, cudaMemcpyDeviceToHost, stream_),
         "cudaMemcpyAsync", "reading digests back");
