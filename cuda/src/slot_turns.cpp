@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "transfer/brief_wait.hpp"
+
 namespace transfer {
 
 SlotTurns::SlotTurns(std::uint32_t slots, const Division& division, const std::atomic<bool>& stop,
@@ -68,19 +70,24 @@ void SlotTurns::wake_all() {
 }
 
 void SlotTurns::advance_to(Slot& slot, std::size_t turn) {
-  std::unique_lock<std::mutex> lock(slot.mutex);
-  while (slot.turn != turn && !stop_.load(std::memory_order_relaxed)) {
-    if (!slot.submitted || slot.retiring) {
-      slot.changed.wait(lock);
-      continue;
+  const auto over = [&] { return slot.turn == turn || stop_.load(std::memory_order_relaxed); };
+  const auto ready = [&] { return over() || (slot.submitted && !slot.retiring); };
+  for (;;) {
+    wait_briefly(ready);
+    std::size_t chunk = kNone;
+    {
+      std::unique_lock<std::mutex> lock(slot.mutex);
+      slot.changed.wait(lock, ready);
+      if (over()) return;
+      slot.retiring = true;
+      chunk = slot.turn;
     }
-    slot.retiring = true;
-    const std::size_t chunk = slot.turn;
-    lock.unlock();
     retire_(chunk);
-    lock.lock();
-    slot.retiring = false;
-    begin_turn(slot, after(chunk));
+    {
+      const std::lock_guard<std::mutex> lock(slot.mutex);
+      slot.retiring = false;
+      begin_turn(slot, after(chunk));
+    }
     slot.changed.notify_all();
   }
 }

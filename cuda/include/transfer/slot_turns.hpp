@@ -46,11 +46,11 @@ class SlotTurns {
   static constexpr std::size_t kNone = ~std::size_t{0};
 
   struct Slot {
-    std::mutex mutex;
+    std::mutex mutex;  // held by whoever changes the next three, which may be looked at without
     std::condition_variable changed;
-    std::size_t turn = kNone;  // the chunk that the slot is for
-    bool submitted = false;
-    bool retiring = false;
+    std::atomic<std::size_t> turn{kNone};  // the chunk that the slot is for
+    std::atomic<bool> submitted{false};
+    std::atomic<bool> retiring{false};
     std::atomic<std::uint32_t> shares_left{0};
   };
 
