@@ -84,7 +84,9 @@ class HostQueue final : public Queue {
   void bind_thread() override {}
 
   std::byte* destination(const Batch& batch) const noexcept override {
-    const bool straight = batch.count == 1 && lands_directly(batch.segments, 1);
+    const Segment* const end = batch.segments + batch.count;
+    const bool straight =
+        lands_directly(batch.segments, batch.count) && end_of_copy(batch.segments, end) == end;
     return straight ? batch.dest + batch.segments->dest_offset : nullptr;
   }
 

@@ -25,7 +25,7 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 constexpr std::uint64_t kLeastSplit = 8;
 
 // More separate copies than this cost more than one copy and a scatter on the device.
-constexpr std::uint32_t kMaxDirectSegments = 4;
+constexpr std::uint32_t kMaxDirectCopies = 4;
 
 [[noreturn]] void refuse(std::size_t index, const std::string& why) {
   throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why);
@@ -175,10 +175,25 @@ class Cutter {
 
 }  // namespace
 
+const Segment* end_of_copy(const Segment* first, const Segment* end) {
+  const Segment* next = first + 1;
+  while (next != end && next->chunk_offset == next[-1].chunk_offset + next[-1].source_bytes &&
+         next->dest_offset == next[-1].dest_offset + next[-1].dest_bytes) {
+    ++next;
+  }
+  return next;
+}
+
 bool lands_directly(const Segment* segments, std::uint32_t count) {
-  return count <= kMaxDirectSegments &&
-         std::all_of(segments, segments + count,
-                     [](const Segment& segment) { return segment.decoder == kCopyBytes; });
+  const Segment* const end = segments + count;
+  const bool copied = std::all_of(
+      segments, end, [](const Segment& segment) { return segment.decoder == kCopyBytes; });
+  if (!copied) return false;
+  std::uint32_t copies = 0;
+  for (const Segment* next = segments; next != end && copies <= kMaxDirectCopies; ++copies) {
+    next = end_of_copy(next, end);
+  }
+  return copies <= kMaxDirectCopies;
 }
 
 Schedule cut(const std::vector<CopyOp>& ops, const Bounds& bounds, std::uint64_t chunk_bytes) {

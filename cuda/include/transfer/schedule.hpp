@@ -61,6 +61,10 @@ struct Bounds {
 // Throws Error{kInvalidArgument} naming the operation that breaks the contract.
 Schedule cut(const std::vector<CopyOp>& ops, const Bounds& bounds, std::uint64_t chunk_bytes);
 
+// The end of the segments, from `first` on, that one copy can move: neighbours in the file that are
+// neighbours at the destination, too. `first` is not `end`.
+const Segment* end_of_copy(const Segment* first, const Segment* end);
+
 // True where a chunk can be copied straight to its destination, with no staging on the device.
 bool lands_directly(const Segment* segments, std::uint32_t count);
 

@@ -33,6 +33,7 @@ macro_rules! conformance_suite {
             decodes_as_the_oracle,
             copies_exactly_under_every_division,
             small_tensors_share_chunks,
+            neighbours_at_one_end_only_stay_apart,
             reports_progress_in_order,
             nothing_to_do_is_done,
             cancelling_stops_and_leaves_the_engine_usable,
@@ -271,6 +272,46 @@ pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
     for op in &ops {
         let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
         assert_eq!(got[range.clone()], want[range], "{op:?}");
+    }
+}
+
+/// Tensors that are neighbours in the file, at the destination, at both or at neither: what lies
+/// between them stays as it was.
+pub(crate) fn neighbours_at_one_end_only_stay_apart(kind: DeviceKind) {
+    const UNTOUCHED: u8 = 0xcc;
+    const GAP: u64 = 64;
+    for tensors in [2, 3, 5, 40_u64] {
+        for pattern in 0..16_u64 {
+            let (mut source, mut dest) = (0, 0);
+            let ops: Vec<_> = (0..tensors)
+                .map(|index| {
+                    let bytes = 16 * (1 + index % 7);
+                    let op = copy(source, bytes, dest, 0);
+                    // Two bits of the pattern for every other boundary.
+                    let gaps = pattern >> (2 * (index % 2));
+                    source += bytes + if gaps & 1 != 0 { GAP } else { 0 };
+                    dest += bytes + if gaps & 2 != 0 { GAP } else { 0 };
+                    op
+                })
+                .collect();
+            let bytes = noise(source as usize);
+            let mut want = vec![UNTOUCHED; dest as usize];
+            for op in &ops {
+                let (from, to) = (op.source_offset as usize, op.dest_offset as usize);
+                let len = op.source_bytes as usize;
+                want[to..to + len].copy_from_slice(&bytes[from..from + len]);
+            }
+            let file = file_of(&bytes);
+            for config in [LARGE, SMALL] {
+                let mut bench = Bench::new(kind, config);
+                let mut buffer = bench.device.allocate(dest).unwrap();
+                buffer.write(0, &vec![UNTOUCHED; dest as usize]).unwrap();
+                bench
+                    .run(&file, Io::Read, &ops, 1, &mut buffer, &mut |_| ControlFlow::Continue(()))
+                    .unwrap();
+                assert!(content(&buffer) == want, "{tensors} tensors, {pattern:04b}, {config:?}");
+            }
+        }
     }
 }
 
