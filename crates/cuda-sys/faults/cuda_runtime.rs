@@ -97,7 +97,6 @@ wrapped! {
     ends cudaEventSynchronize(event: Event);
     ends cudaFree(memory: Memory), frees DeviceAllocation memory;
     starts cudaFuncGetAttributes(out: Memory, function: *const c_void);
-    starts cudaGetDevice(out: *mut c_int);
     starts cudaGetDeviceCount(out: *mut c_int);
     starts cudaGetDeviceProperties(out: Memory, device: c_int);
     ends cudaGetLastError();
@@ -173,13 +172,8 @@ pub(crate) fn rows() -> Vec<Row> {
         add(call, CUDA_ERROR_DEVICES_UNAVAILABLE, Reach::Once, |_| fails(&UNAVAILABLE));
     }
 
-    // Also called where nothing can be reported any more.
-    for call in ["cudaGetDevice", "cudaSetDevice"] {
-        add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
-            Stage::Drop => succeeds(stage),
-            _ => may_fail(&LAUNCH),
-        });
-    }
+    // Readers also call it where nothing can be reported yet.
+    add("cudaSetDevice", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| may_fail(&LAUNCH));
     add("cudaStreamSynchronize", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
         Stage::Drop => succeeds(stage),
         _ => fails(&LAUNCH),

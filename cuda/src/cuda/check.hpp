@@ -42,45 +42,4 @@ inline void check(cudaError_t status, const char* call, const std::string& conte
   throw Error(code_of(status), static_cast<int>(status), text);
 }
 
-// Makes a device current for a scope and restores the caller's.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int ordinal) {
-    check(cudaGetDevice(&previous_), "cudaGetDevice");
-    if (previous_ == ordinal) {
-      previous_ = kNone;
-    } else {
-      check(cudaSetDevice(ordinal), "cudaSetDevice");
-    }
-  }
-  ~DeviceGuard() {
-    if (previous_ != kNone) (void)cudaSetDevice(previous_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  static constexpr int kNone = -1;
-  int previous_ = kNone;
-};
-
-// The same for destructors, which cannot report: without it, freeing on a thread that never chose a
-// device would create a context on device 0.
-class QuietDeviceGuard {
- public:
-  explicit QuietDeviceGuard(int ordinal) noexcept {
-    known_ = cudaGetDevice(&previous_) == cudaSuccess;
-    (void)cudaSetDevice(ordinal);
-  }
-  ~QuietDeviceGuard() {
-    if (known_) (void)cudaSetDevice(previous_);
-  }
-  QuietDeviceGuard(const QuietDeviceGuard&) = delete;
-  QuietDeviceGuard& operator=(const QuietDeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-  bool known_ = false;
-};
-
 }  // namespace transfer

@@ -6,6 +6,7 @@
 
 #include "check.hpp"
 #include "cuda_queue.hpp"
+#include "device_guard.hpp"
 #include "digester.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"

@@ -6,6 +6,7 @@
 
 #include "batcher.hpp"
 #include "check.hpp"
+#include "device_guard.hpp"
 #include "transfer/kernels.hpp"
 
 namespace transfer {
@@ -169,8 +170,8 @@ class CudaQueue final : public Queue {
 
   // The streams must be idle before their buffers go; destroying them alone would not wait.
   ~CudaQueue() override {
-    const QuietDeviceGuard guard(ordinal_);
     settle();
+    const QuietDeviceGuard guard(ordinal_);
     streams_.reset();
   }
 
@@ -241,6 +242,7 @@ class CudaQueue final : public Queue {
   }
 
   void settle() noexcept override {
+    const QuietDeviceGuard guard(ordinal_);
     (void)cudaStreamSynchronize(copies());
     (void)cudaStreamSynchronize(work());
   }

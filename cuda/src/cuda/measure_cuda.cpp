@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "device_guard.hpp"
 #include "transfer/error.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/measure.hpp"
