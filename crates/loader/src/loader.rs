@@ -25,14 +25,15 @@ use std::time::Instant;
 const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
-/// Measured on an H200: the largest copies that still gain, and as few of them as hide reading.
-const CUDA_CHUNK_BYTES: u64 = 16 << 20;
-const CUDA_RING_BYTES: u64 = 64 << 20;
+/// Measured on an H100: larger copies gain less than readers lose once the ring leaves their cores'
+/// second-level caches (docs/performance.md).
+const CUDA_CHUNK_BYTES: u64 = 8 << 20;
+const CUDA_RING_BYTES: u64 = 32 << 20;
 /// With fewer chunks under way readers wait for each other.
 const MIN_CUDA_DEPTH: u64 = 3;
 const MAX_CUDA_DEPTH: u64 = 64;
 /// A reader's share of a chunk: stays in a core's own cache while it is digested.
-const READ_BYTES: u64 = 512 << 10;
+const READ_BYTES: u64 = 256 << 10;
 /// On the host a reader decodes what it has read: both stay in a core's own cache.
 const HOST_CHUNK_BYTES: u64 = 256 << 10;
 /// A reader can go on while the chunk before is still being worked on by a slower one.

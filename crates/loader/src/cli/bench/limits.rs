@@ -14,7 +14,8 @@ use std::io::Result;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PINNED_CHUNKS: [u64; 4] = [1 << 20, 4 << 20, 16 << 20, 64 << 20];
+const PINNED_CHUNKS: [u64; 5] = [1 << 20, 4 << 20, 8 << 20, 16 << 20, LARGEST_PINNED_CHUNK];
+const LARGEST_PINNED_CHUNK: u64 = 64 << 20;
 /// Of a run of pinned copies, and of reads from the page cache.
 const RUN_BYTES: u64 = 2 << 30;
 /// Queues and slots of each that keep the link busy, and a ring of the largest chunks small.
@@ -41,7 +42,7 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
         .collect(),
         DeviceKind::Cuda(_) => {
             // Devices with little memory get shorter runs.
-            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(PINNED_CHUNKS[3]);
+            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(LARGEST_PINNED_CHUNK);
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
