@@ -4,6 +4,7 @@
 #include <chrono>
 #include <string>
 
+#include "transfer/brief_wait.hpp"
 #include "transfer/division.hpp"
 #include "transfer/error.hpp"
 #include "transfer/progress_board.hpp"
@@ -137,7 +138,10 @@ class Call {
         if (next == stretches.size()) {
           timed(reader, SpanKind::kWait, work_.schedule.chunks.size(), [&] { turns_.drain(); });
           if (!stopped()) work_.queue.finish();
+          drained_ = true;
         }
+        // Copies are slow out of the caches of cores that went to sleep, the last of them too.
+        wait_briefly([this] { return drained_ || stopped(); });
         break;
       }
     } catch (...) {
@@ -244,6 +248,7 @@ class Call {
   ProgressBoard board_;
   SlotTurns turns_;
   std::atomic<std::size_t> next_{0};
+  std::atomic<bool> drained_{false};
 };
 
 // The first use of a device by a thread takes a while; what it says is heard at the next.
