@@ -3,7 +3,6 @@
 #include <system_error>
 #include <utility>
 
-#include "transfer/brief_wait.hpp"
 #include "transfer/error.hpp"
 
 namespace transfer {
@@ -45,11 +44,9 @@ Readers::Running Readers::begin(std::function<void(std::uint32_t)> work) {
 }
 
 void Readers::wait_for_work(std::uint32_t number) {
-  const auto released = [this] { return go_.load(); };
-  wait_briefly(released);
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    released_.wait(lock, released);
+    released_.wait(lock, [this] { return go_; });
   }
   if (work_) work_(number);
 }

@@ -1,7 +1,6 @@
 // Threads for one call of the engine.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -50,7 +49,7 @@ class Readers {
 
   std::mutex mutex_;
   std::condition_variable released_;
-  std::atomic<bool> go_{false};
+  bool go_ = false;
   std::function<void(std::uint32_t)> work_;  // empty where there is none
   std::vector<std::thread> threads_;
 };
