@@ -8,13 +8,11 @@ use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
 use crate::memory_account::MemoryAccount;
 use crate::model::{LoadStats, LoadedModel, view};
-use crate::options::{IoChoice, LoadOptions, Verify};
+use crate::options::{LoadOptions, Verify};
 use crate::source::Source;
 use crate::transfer::How;
 use crate::{checks, readback, residency, transfer};
-use cuda_sys::{
-    Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, StagingRing,
-};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
 use gguf_format::GgufFile;
 use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
@@ -191,16 +189,7 @@ impl Loader {
             },
         )?;
 
-        let how = How {
-            io: match self.options.io {
-                IoChoice::Auto => Io::Auto,
-                IoChoice::Read => Io::Read,
-                IoChoice::Mmap => Io::Mapped,
-                IoChoice::Direct => Io::Direct,
-            },
-            digest: self.options.verify >= Verify::Checksum,
-            timeline: self.options.timeline,
-        };
+        let how = How::chosen(&self.options);
         // Before the first read; where even that fails, the session goes.
         session.converts |= converts(&plan);
         let moving = Instant::now();

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
+use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::source::Source;
 use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Request, Stats};
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
@@ -42,6 +43,21 @@ pub(crate) struct How {
     pub(crate) io: Io,
     pub(crate) digest: bool,
     pub(crate) timeline: bool,
+}
+
+impl How {
+    pub(crate) fn chosen(options: &LoadOptions) -> Self {
+        Self {
+            io: match options.io {
+                IoChoice::Auto => Io::Auto,
+                IoChoice::Read => Io::Read,
+                IoChoice::Mmap => Io::Mapped,
+                IoChoice::Direct => Io::Direct,
+            },
+            digest: options.verify >= Verify::Checksum,
+            timeline: options.timeline,
+        }
+    }
 }
 
 /// Moves everything the plan names into `buffer`.

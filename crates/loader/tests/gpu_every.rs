@@ -18,10 +18,13 @@ unsafe extern "C" {
 }
 const RTLD_NOW: c_int = 2;
 
+type PrimaryState = unsafe extern "C" fn(c_int, *mut c_uint, *mut c_int) -> c_int;
+type Current = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
+
 /// What the driver itself says.
 struct Driver {
-    primary_state: unsafe extern "C" fn(c_int, *mut c_uint, *mut c_int) -> c_int,
-    current: unsafe extern "C" fn(*mut *mut c_void) -> c_int,
+    primary_state: PrimaryState,
+    current: Current,
 }
 
 impl Driver {
@@ -35,18 +38,15 @@ impl Driver {
             assert!(!function.is_null(), "{name:?}");
             function
         };
-        // SAFETY: the signatures that the driver's documentation gives these functions.
-        unsafe {
-            Self {
-                primary_state: std::mem::transmute::<
-                    *mut c_void,
-                    unsafe extern "C" fn(c_int, *mut c_uint, *mut c_int) -> c_int,
-                >(find(c"cuDevicePrimaryCtxGetState")),
-                current: std::mem::transmute::<
-                    *mut c_void,
-                    unsafe extern "C" fn(*mut *mut c_void) -> c_int,
-                >(find(c"cuCtxGetCurrent")),
-            }
+        let primary_state = find(c"cuDevicePrimaryCtxGetState");
+        let current = find(c"cuCtxGetCurrent");
+        Self {
+            // SAFETY: the signature that the driver's documentation gives this function.
+            primary_state: unsafe {
+                std::mem::transmute::<*mut c_void, PrimaryState>(primary_state)
+            },
+            // SAFETY: likewise.
+            current: unsafe { std::mem::transmute::<*mut c_void, Current>(current) },
         }
     }
 

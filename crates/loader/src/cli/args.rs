@@ -4,10 +4,15 @@ use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use cuda_sys::EngineConfig;
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, Storage};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// What the engine takes.
+const MAX_THREADS: u32 = 256;
+const MAX_DEPTH: u32 = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,10 +108,10 @@ pub(super) struct Choices {
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads [default: chosen by device and cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256), env = "PHI3_LOADER_THREADS")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_THREADS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
     /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), env = "PHI3_LOADER_DEPTH")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
     /// Largest single read, a thread's share of a copy [default: 256KiB; no more than a copy]
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
@@ -171,6 +176,10 @@ pub(super) struct Bench {
     /// Also measure every decoder
     #[arg(long)]
     pub(super) kernels: bool,
+    /// Also move the weights in these divisions of the work, in turn in one process, each as
+    /// THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB,12:4:16MiB:512KiB
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_shape)]
+    pub(super) shapes: Vec<EngineConfig>,
     /// Also measure other loaders, where they are installed
     #[arg(long)]
     pub(super) peers: bool,
@@ -358,6 +367,23 @@ fn parse_chunk(text: &str) -> Result<u64, String> {
     }
 }
 
+fn parse_shape(text: &str) -> Result<EngineConfig, String> {
+    let fields: Vec<_> = text.split(':').collect();
+    let [readers, depth, chunk, read] = fields[..] else {
+        return Err("expected THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB".to_owned());
+    };
+    let count = |name: &str, text: &str, most: u32| match text.parse() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(format!("{name} is a number from 1 to {most}")),
+    };
+    Ok(EngineConfig {
+        readers: count("THREADS", readers, MAX_THREADS)?,
+        depth: count("DEPTH", depth, MAX_DEPTH)?,
+        chunk_bytes: parse_chunk(chunk)?,
+        read_bytes: parse_chunk(read)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +403,15 @@ mod tests {
         assert!(parse_size("99999999999EiB").is_err());
         assert!(parse_chunk("0").is_err());
         assert!(parse_chunk("2GiB").is_err());
+    }
+
+    #[test]
+    fn a_shape_has_four_fields() {
+        let shape = EngineConfig { readers: 12, depth: 4, chunk_bytes: 8 << 20, read_bytes: 4096 };
+        assert_eq!(parse_shape("12:4:8MiB:4KiB"), Ok(shape));
+        for wrong in ["", "12:4:8MiB", "0:4:8MiB:4KiB", "12:1025:1:1", "1:1:0:1", "1:1:1:1:1"] {
+            assert!(parse_shape(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

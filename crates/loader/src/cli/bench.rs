@@ -10,6 +10,7 @@ mod machine;
 mod page_cache;
 mod peers;
 mod reading;
+mod shapes;
 mod small_tensors;
 mod table;
 
@@ -60,6 +61,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device)?);
     let small_tensors = small_tensors::measure(arguments, &device, &files[0])?;
+    let shapes = shapes::measure(arguments, &device, &planned.plan)?;
     let kernels =
         if arguments.kernels { kernels::measure(arguments, &device)? } else { Vec::new() };
     let machine = machine::describe(&device)?;
@@ -97,6 +99,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
         reference,
         loads,
         small_tensors,
+        shapes,
         health,
         kernels,
         peers,

@@ -43,6 +43,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         "--cold",
         "--kernels",
         "--peers",
+        "--shapes=1:2:4096:4096,3:4:1MiB:64KiB",
         "--json",
         "--svg",
         svg.to_str().unwrap(),
@@ -78,6 +79,15 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert!(small["tensors"].as_u64().unwrap() > 100, "{small}");
     assert_is_spread(&small["seconds"]);
     assert_is_spread(&small["seconds_as_one"]);
+
+    let shapes = document["shapes"].as_array().unwrap();
+    for (shape, want) in shapes.iter().zip([[1, 2, 4096, 4096], [3, 4, 1 << 20, 64 << 10]]) {
+        let fields = ["threads", "depth", "chunk_bytes", "read_bytes"];
+        assert_eq!(fields.map(|field| shape[field].as_u64().unwrap()), want);
+        assert_is_spread(&shape["seconds"]);
+        assert!(shape["gb_per_s"]["min"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(shapes.len(), 2);
 
     for check in ["residency_seconds", "fingerprint_seconds"] {
         assert_is_spread(&document["health"][check]);

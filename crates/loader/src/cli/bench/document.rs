@@ -13,6 +13,7 @@ pub(super) struct BenchDocument {
     pub(super) reference: Option<Reference>,
     pub(super) loads: Vec<LoadFigures>,
     pub(super) small_tensors: SmallTensors,
+    pub(super) shapes: Vec<ShapeFigures>,
     pub(super) health: Health,
     pub(super) kernels: Vec<KernelFigures>,
     pub(super) peers: Vec<Peer>,
@@ -173,6 +174,19 @@ pub(super) struct SmallTensors {
     pub(super) seconds: Spread,
     /// Transfer of one tensor of as many bytes.
     pub(super) seconds_as_one: Spread,
+}
+
+/// One division of the work.
+#[derive(Serialize)]
+pub(super) struct ShapeFigures {
+    pub(super) threads: u32,
+    pub(super) depth: u32,
+    pub(super) chunk_bytes: u64,
+    pub(super) read_bytes: u64,
+    /// From the first read to the last byte landed.
+    pub(super) seconds: Spread,
+    /// In bytes of the file.
+    pub(super) gb_per_s: Spread,
 }
 
 /// What a resident model's health checks cost.

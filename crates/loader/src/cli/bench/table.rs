@@ -1,6 +1,8 @@
 //! The run as people read it.
 
-use super::document::{BenchDocument, Health, KernelFigures, LoadFigures, SmallTensors, Spread};
+use super::document::{
+    BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,
+};
 use crate::cli::text::bytes;
 use std::io::{Result, Write};
 
@@ -12,6 +14,9 @@ pub(super) fn print(document: &BenchDocument) -> Result<()> {
         print_load(&mut out, load, document)?;
     }
     print_small_tensors(&mut out, &document.small_tensors)?;
+    if !document.shapes.is_empty() {
+        print_shapes(&mut out, &document.shapes)?;
+    }
     print_health(&mut out, &document.health)?;
     if !document.kernels.is_empty() {
         print_kernels(&mut out, &document.kernels)?;
@@ -100,6 +105,21 @@ fn print_small_tensors(out: &mut impl Write, small: &SmallTensors) -> Result<()>
     let many = format!("  {tensors} of {tensor_bytes} bytes");
     writeln!(out, "{many:<34} {:>28}", milliseconds(seconds))?;
     writeln!(out, "{:<34} {:>28}", format!("  one of {bytes} bytes"), milliseconds(seconds_as_one))
+}
+
+fn print_shapes(out: &mut impl Write, shapes: &[ShapeFigures]) -> Result<()> {
+    writeln!(out, "\n{:<34} {:>28} {:>28}", "division of the work", "milliseconds", "GB/s")?;
+    for shape in shapes {
+        let ShapeFigures { threads, depth, chunk_bytes, read_bytes, seconds, gb_per_s } = shape;
+        writeln!(
+            out,
+            "{:<34} {:>28} {:>28}",
+            format!("  {threads}:{depth}:{}KiB:{}KiB", chunk_bytes >> 10, read_bytes >> 10),
+            spread(seconds.map(|s| s * 1e3), 3),
+            spread(*gb_per_s, 2)
+        )?;
+    }
+    Ok(())
 }
 
 fn print_health(out: &mut impl Write, health: &Health) -> Result<()> {

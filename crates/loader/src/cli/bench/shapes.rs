@@ -1,0 +1,67 @@
+//! The same transfer in several divisions of the work: what the defaults are chosen by.
+
+use super::document::{ShapeFigures, Spread};
+use crate::cli::args::Bench;
+use crate::error::Error;
+use crate::event::Unobserved;
+use crate::source::Source;
+use crate::transfer::{self, How};
+use cuda_sys::{Device, Engine, EngineConfig, StagingRing};
+use model_phi3::LoadPlan;
+
+struct Shape {
+    config: EngineConfig,
+    engine: Engine,
+    seconds: Vec<f64>,
+}
+
+/// Shapes take turns in one process, so that what else the machine does meanwhile meets all of them
+/// alike, and a context is made once. The first turn of each is not counted.
+pub(super) fn measure(
+    arguments: &Bench,
+    device: &Device,
+    plan: &LoadPlan,
+) -> Result<Vec<ShapeFigures>, Error> {
+    if arguments.shapes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let options = arguments.choices.options();
+    let source = Source::open(&arguments.file, &options.limits)?;
+    let how = How::chosen(&options);
+    let mut dest = device.allocate(plan.device_bytes())?;
+    let shapes: Result<Vec<_>, Error> = arguments
+        .shapes
+        .iter()
+        .map(|&config| {
+            let engine = Engine::new(device, StagingRing::new(config)?)?;
+            Ok(Shape { config, engine, seconds: Vec::new() })
+        })
+        .collect();
+    let mut shapes = shapes?;
+    for turn in 0..=arguments.repeat {
+        for shape in &mut shapes {
+            let engine = &mut shape.engine;
+            let stats = transfer::run(engine, &source, how, plan, &mut dest, &mut Unobserved)?;
+            if turn != 0 {
+                shape.seconds.push(stats.seconds);
+            }
+        }
+    }
+    Ok(shapes.iter().map(|shape| shape.figures(plan.source_bytes())).collect())
+}
+
+impl Shape {
+    fn figures(&self, source_bytes: u64) -> ShapeFigures {
+        let EngineConfig { readers, depth, chunk_bytes, read_bytes } = self.config;
+        let rates =
+            self.seconds.iter().map(|seconds| source_bytes as f64 / seconds.max(1e-9) / 1e9);
+        ShapeFigures {
+            threads: readers,
+            depth,
+            chunk_bytes,
+            read_bytes,
+            seconds: Spread::of(self.seconds.iter().copied()),
+            gb_per_s: Spread::of(rates),
+        }
+    }
+}
