@@ -18,8 +18,8 @@ use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Measured on an H200: eight readers fill the link, and more cost nothing; with digests, or on
-/// slower cores, they are of use.
+/// Ten to sixteen readers filled the link of every machine that was measured (docs/performance.md);
+/// more would only take cores from others.
 const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;

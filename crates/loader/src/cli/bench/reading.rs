@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// As the loader's own for a GPU, and a multiple of what direct reads must be aligned to.
+/// So large that calls cost nothing, and a multiple of what direct reads must be aligned to.
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Enough for direct reads on every file system.
