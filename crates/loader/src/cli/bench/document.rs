@@ -54,6 +54,11 @@ pub(super) struct Settings {
     pub(super) repeat: u32,
 }
 
+/// What is too short for the clock is not infinitely fast.
+pub(super) fn gb_per_s(bytes: f64, seconds: f64) -> f64 {
+    bytes / seconds.max(1e-9) / 1e9
+}
+
 /// Of several runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {

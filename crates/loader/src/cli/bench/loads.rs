@@ -1,6 +1,6 @@
 //! Loads, timed phase by phase.
 
-use super::document::{LoadFigures, Row, Spread};
+use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
 use crate::cli::args::Bench;
 use crate::cli::failure::{Failure, ProcessFailure};
@@ -179,7 +179,7 @@ impl Samples {
         let rates = numbers("source_bytes")
             .into_iter()
             .zip(numbers("transfer_seconds"))
-            .map(|(bytes, seconds)| bytes / seconds.max(1e-9) / 1e9);
+            .map(|(bytes, seconds)| gb_per_s(bytes, seconds));
         let last = self.finished.last().unwrap_or(&Value::Null);
         LoadFigures {
             name,

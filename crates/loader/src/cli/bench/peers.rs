@@ -3,7 +3,7 @@
 mod llama_bench;
 mod safetensors;
 
-use super::document::{Peer, Spread};
+use super::document::{Peer, Spread, gb_per_s};
 use crate::cli::args::Bench;
 use cuda_sys::DeviceKind;
 use std::process::{Command, Output};
@@ -38,7 +38,8 @@ fn describe(name: &str, result: Result<Measured, String>, transfer: f64) -> Peer
     match result {
         Ok(measured) => {
             let seconds = Spread::of(measured.seconds.iter().copied());
-            let rates = measured.seconds.iter().map(|&s| measured.bytes as f64 / s.max(1e-9) / 1e9);
+            let rates =
+                measured.seconds.iter().map(|&seconds| gb_per_s(measured.bytes as f64, seconds));
             Peer {
                 name,
                 version: measured.version,

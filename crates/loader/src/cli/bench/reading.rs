@@ -1,5 +1,6 @@
 //! Positioned reads of a part of a file by several threads.
 
+use super::document::gb_per_s;
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::FileExt;
@@ -30,7 +31,7 @@ pub(super) struct Read {
 
 impl Read {
     pub(super) fn gb_per_s(self) -> f64 {
-        self.bytes as f64 / self.seconds.max(1e-9) / 1e9
+        gb_per_s(self.bytes as f64, self.seconds)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The same transfer in several divisions of the work: what the defaults are chosen by.
 
-use super::document::{ShapeFigures, Spread};
+use super::document::{ShapeFigures, Spread, gb_per_s};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use crate::event::Unobserved;
@@ -53,8 +53,7 @@ pub(super) fn measure(
 impl Shape {
     fn figures(&self, source_bytes: u64) -> ShapeFigures {
         let EngineConfig { readers, depth, chunk_bytes, read_bytes } = self.config;
-        let rates =
-            self.seconds.iter().map(|seconds| source_bytes as f64 / seconds.max(1e-9) / 1e9);
+        let rates = self.seconds.iter().map(|&seconds| gb_per_s(source_bytes as f64, seconds));
         ShapeFigures {
             threads: readers,
             depth,
