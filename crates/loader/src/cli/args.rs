@@ -93,7 +93,7 @@ pub(super) struct Plan {
 }
 
 /// How a load is done: what `load` and `bench` have in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Choices {
     /// Where to: auto, host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = parse_device, env = "PHI3_LOADER_DEVICE")]
@@ -170,6 +170,9 @@ pub(super) struct Bench {
     /// Loads of each kind, and runs of each other measurement
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) repeat: u32,
+    /// Also load with --verify checksum and with --storage native, by turns with the other loads
+    #[arg(long)]
+    pub(super) variants: bool,
     /// Also load with the file's pages dropped from the page cache
     #[arg(long)]
     pub(super) cold: bool,

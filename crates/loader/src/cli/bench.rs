@@ -47,14 +47,15 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     let read_failed = |error| Failure::Read(arguments.file.clone(), error);
 
     page_cache::fill(&files).map_err(read_failed)?;
-    let mut loads = vec![loads::in_processes(arguments, Kind::Warm, &files)?];
+    let mut loads = loads::warm(arguments, &files)?;
+    let warm = loads.len();
     if arguments.cold {
-        loads.push(loads::in_processes(arguments, Kind::HalfCached, &files)?);
-        loads.push(loads::in_processes(arguments, Kind::Cold, &files)?);
+        loads.push(loads::from_storage(arguments, Kind::HalfCached, &files)?);
+        loads.push(loads::from_storage(arguments, Kind::Cold, &files)?);
     }
     let mut limits = limits::storage(arguments, &files).map_err(read_failed)?;
     page_cache::fill(&files).map_err(read_failed)?;
-    loads.splice(1..1, loads::reused(arguments, &files)?);
+    loads.splice(warm..warm, loads::reused(arguments, &files)?);
     let health = health::measure(arguments)?;
     limits.extend(limits::page_cache(arguments, &files).map_err(read_failed)?);
 

@@ -40,6 +40,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         model.to_str().unwrap(),
         "--device=host",
         "--repeat=2",
+        "--variants",
         "--cold",
         "--kernels",
         "--peers",
@@ -62,7 +63,11 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert!(document["reference"]["gb_per_s"].as_f64().unwrap() > 0.0);
 
     let loads = &document["loads"];
-    assert_eq!(names(loads, "name"), ["warm", "reused", "swap", "half-cached", "cold"]);
+    let order = ["warm", "checksum", "native", "reused", "swap", "half-cached", "cold"];
+    assert_eq!(names(loads, "name"), order);
+    let [f16, native] = ["f16", "native"];
+    assert_eq!(names(loads, "storage"), [f16, f16, native, f16, f16, f16, f16]);
+    assert_eq!(names(loads, "verify")[..3], ["residency", "checksum", "residency"]);
     let phases = ["parse", "plan", "context", "pin", "allocate", "prepare", "transfer", "verify"];
     for load in loads.as_array().unwrap() {
         let found = names(&load["rows"], "phase");

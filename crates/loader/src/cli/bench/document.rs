@@ -132,9 +132,11 @@ pub(super) struct Reference {
 
 #[derive(Serialize)]
 pub(super) struct LoadFigures {
-    /// `warm`, `reused`, `swap`, `half-cached` or `cold`.
+    /// `warm`, `checksum`, `native`, `reused`, `swap`, `half-cached` or `cold`.
     pub(super) name: &'static str,
     pub(super) description: &'static str,
+    pub(super) storage: String,
+    pub(super) verify: String,
     /// How the file was read in fact.
     pub(super) io: String,
     pub(super) threads: u64,

@@ -2,7 +2,7 @@
 
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
-use crate::cli::args::Bench;
+use crate::cli::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
 use crate::cli::failure::{Failure, ProcessFailure};
 use crate::cli::load::io_name;
 use crate::event::Unobserved;
@@ -10,14 +10,13 @@ use crate::loader::Loader;
 use crate::model::LoadStats;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is in the page cache when a process loads.
+/// What a load finds of its file in the page cache that holds not all of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Warm,
     HalfCached,
     Cold,
 }
@@ -39,8 +38,29 @@ const PHASES: [(&str, &str, &str); 9] = [
     ("load", "seconds", "all of these"),
 ];
 
-/// Loads, each by a new process: what somebody gets who starts the program.
-pub(super) fn in_processes(
+/// Loads of a file that the page cache holds, each by a new process: what somebody gets who starts the
+/// program. Variants take turns with them, so that what else the machine does meets all alike.
+pub(super) fn warm(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<LoadFigures>, Failure> {
+    let plain = &arguments.choices;
+    let mut turns = vec![("warm", "a new process each, the file in the page cache", plain.clone())];
+    if arguments.variants {
+        let checksum = Choices { verify: VerifyArg::Checksum, ..plain.clone() };
+        let native = Choices { storage: StorageArg::Native, ..plain.clone() };
+        turns.push(("checksum", "by turns with the warm ones, with --verify checksum", checksum));
+        turns.push(("native", "by turns with the warm ones, with --storage native", native));
+    }
+    let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
+    for _ in 0..arguments.repeat {
+        for ((_, _, choices), samples) in turns.iter().zip(&mut samples) {
+            samples.add_process(&arguments.file, choices, files)?;
+        }
+    }
+    let named = turns.iter().zip(samples);
+    Ok(named.map(|((name, what, choices), samples)| samples.figures(name, what, choices)).collect())
+}
+
+/// Loads of a file that is in storage, all of it or half, each by a new process.
+pub(super) fn from_storage(
     arguments: &Bench,
     kind: Kind,
     files: &[PathBuf],
@@ -48,24 +68,19 @@ pub(super) fn in_processes(
     let mut samples = Samples::default();
     for _ in 0..arguments.repeat {
         match kind {
-            Kind::Warm => Ok(()),
             Kind::HalfCached => page_cache::fill_half(files),
             Kind::Cold => page_cache::drop_pages(files),
         }
         .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
-        samples.cached.extend(page_cache::cached_share(files, Moment::Before));
-        let (finished, seconds) = load_in_process(arguments)?;
-        samples.cached_after.extend(page_cache::cached_share(files, Moment::After));
-        samples.finished.push(finished);
-        samples.ready.push(seconds);
+        samples.add_process(&arguments.file, &arguments.choices, files)?;
     }
-    Ok(match kind {
-        Kind::Warm => samples.figures("warm", "a new process each, the file in the page cache"),
+    let (name, description) = match kind {
         Kind::HalfCached => {
-            samples.figures("half-cached", "a new process each, half of the file in the page cache")
+            ("half-cached", "a new process each, half of the file in the page cache")
         }
-        Kind::Cold => samples.figures("cold", "a new process each, the file's pages dropped"),
-    })
+        Kind::Cold => ("cold", "a new process each, the file's pages dropped"),
+    };
+    Ok(samples.figures(name, description, &arguments.choices))
 }
 
 /// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
@@ -83,11 +98,12 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
         }
         Ok(samples)
     };
+    let choices = &arguments.choices;
+    let reused = "one loader, after its first load, the file in the page cache";
+    let swap = "the same, right after the model before was dropped";
     Ok([
-        samples(CLEARED_AFTER)?
-            .figures("reused", "one loader, after its first load, the file in the page cache"),
-        samples(Duration::ZERO)?
-            .figures("swap", "the same, right after the model before was dropped"),
+        samples(CLEARED_AFTER)?.figures("reused", reused, choices),
+        samples(Duration::ZERO)?.figures("swap", swap, choices),
     ])
 }
 
@@ -112,7 +128,7 @@ fn finished_of(stats: &LoadStats) -> Value {
 }
 
 /// The last event of a load by a process of its own, and the seconds from its start to that event.
-fn load_in_process(arguments: &Bench) -> Result<(Value, f64), Failure> {
+fn load_in_process(file: &Path, choices: &Choices) -> Result<(Value, f64), Failure> {
     let failed = |why: String| {
         Failure::Process(ProcessFailure {
             code: "INTERNAL".to_owned(),
@@ -122,7 +138,7 @@ fn load_in_process(arguments: &Bench) -> Result<(Value, f64), Failure> {
     };
     let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
     let mut command = Command::new(program);
-    command.arg("load").arg(&arguments.file).args(arguments.choices.to_arguments()).arg("--json");
+    command.arg("load").arg(file).args(choices.to_arguments()).arg("--json");
     let start = Instant::now();
     // Its last event says what goes wrong; warnings would come once a load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -157,7 +173,27 @@ struct Samples {
 }
 
 impl Samples {
-    fn figures(&self, name: &'static str, description: &'static str) -> LoadFigures {
+    /// Loads in a process of its own.
+    fn add_process(
+        &mut self,
+        file: &Path,
+        choices: &Choices,
+        files: &[PathBuf],
+    ) -> Result<(), Failure> {
+        self.cached.extend(page_cache::cached_share(files, Moment::Before));
+        let (finished, seconds) = load_in_process(file, choices)?;
+        self.cached_after.extend(page_cache::cached_share(files, Moment::After));
+        self.finished.push(finished);
+        self.ready.push(seconds);
+        Ok(())
+    }
+
+    fn figures(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        choices: &Choices,
+    ) -> LoadFigures {
         let numbers = |field: &str| -> Vec<f64> {
             self.finished.iter().filter_map(|finished| finished[field].as_f64()).collect()
         };
@@ -184,6 +220,8 @@ impl Samples {
         LoadFigures {
             name,
             description,
+            storage: name_of(&choices.storage),
+            verify: name_of(&choices.verify),
             io: last["io"].as_str().unwrap_or_default().to_owned(),
             threads: last["threads"].as_u64().unwrap_or_default(),
             chunk_bytes: last["chunk_bytes"].as_u64().unwrap_or_default(),
