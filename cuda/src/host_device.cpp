@@ -85,8 +85,9 @@ class HostQueue final : public Queue {
 
   std::byte* destination(const Batch& batch) const noexcept override {
     const Segment* const end = batch.segments + batch.count;
+    // Most chunks of several segments are told by the first two of them.
     const bool straight =
-        lands_directly(batch.segments, batch.count) && end_of_copy(batch.segments, end) == end;
+        end_of_copy(batch.segments, end) == end && lands_directly(batch.segments, batch.count);
     return straight ? batch.dest + batch.segments->dest_offset : nullptr;
   }
 

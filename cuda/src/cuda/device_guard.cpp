@@ -2,6 +2,7 @@
 
 #include <cuda.h>
 
+#include <exception>
 #include <map>
 #include <mutex>
 #include <string>

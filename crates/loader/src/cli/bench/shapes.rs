@@ -10,7 +10,6 @@ use cuda_sys::{Device, Engine, EngineConfig, StagingRing};
 use model_phi3::LoadPlan;
 
 struct Shape {
-    config: EngineConfig,
     engine: Engine,
     seconds: Vec<f64>,
 }
@@ -34,7 +33,7 @@ pub(super) fn measure(
         .iter()
         .map(|&config| {
             let engine = Engine::new(device, StagingRing::new(config)?)?;
-            Ok(Shape { config, engine, seconds: Vec::new() })
+            Ok(Shape { engine, seconds: Vec::new() })
         })
         .collect();
     let mut shapes = shapes?;
@@ -52,7 +51,7 @@ pub(super) fn measure(
 
 impl Shape {
     fn figures(&self, source_bytes: u64) -> ShapeFigures {
-        let EngineConfig { readers, depth, chunk_bytes, read_bytes } = self.config;
+        let EngineConfig { readers, depth, chunk_bytes, read_bytes } = self.engine.config();
         let rates = self.seconds.iter().map(|&seconds| gb_per_s(source_bytes as f64, seconds));
         ShapeFigures {
             threads: readers,
