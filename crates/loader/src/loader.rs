@@ -18,8 +18,8 @@ use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Ten to sixteen readers filled the link of every machine that was measured (docs/performance.md);
-/// more would only take cores from others.
+/// Fourteen to sixteen readers filled the link of every machine that was measured, busy ones too
+/// (docs/performance.md); more would only take cores from others.
 const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
@@ -31,7 +31,7 @@ const CUDA_RING_BYTES: u64 = 32 << 20;
 const MIN_CUDA_DEPTH: u64 = 3;
 const MAX_CUDA_DEPTH: u64 = 64;
 /// A reader's share of a chunk: stays in a core's own cache while it is digested.
-const READ_BYTES: u64 = 256 << 10;
+const READ_BYTES: u64 = 512 << 10;
 /// On the host a reader decodes what it has read: both stay in a core's own cache.
 const HOST_CHUNK_BYTES: u64 = 256 << 10;
 /// A reader can go on while the chunk before is still being worked on by a slower one.
@@ -374,8 +374,8 @@ pub(crate) fn engine_config(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (readers, chunk_bytes) = match device {
         DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
-        // A reader that has to wait for its core keeps all others waiting for its share.
-        DeviceKind::Cuda(_) => ((cores - cores / 4).min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
+        // With some cores left to others: a reader that has to wait for its own keeps all waiting.
+        DeviceKind::Cuda(_) => ((cores - cores / 8).min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
     let readers = options.threads.unwrap_or(readers);
