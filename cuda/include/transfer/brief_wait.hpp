@@ -22,6 +22,7 @@ inline void relax() noexcept {
 // had better sleep.
 template <class Done>
 void wait_briefly(const Done& done) {
+  if (done()) return;
   constexpr int kPauses = 16;  // between two looks
   const auto end = std::chrono::steady_clock::now() + kBriefly;
   while (!done()) {
