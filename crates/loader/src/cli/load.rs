@@ -19,36 +19,53 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
-    let result = load(arguments, quiet, bars);
-    match &result {
-        Ok(model) if arguments.json => json::print(&Event::new(finished(model.stats())))?,
-        Ok(model) => report(model, arguments)?,
-        Err(Failure::Load(error)) if arguments.json => json::print(&Event::new(failed(error)))?,
-        Err(_) => {}
+    let mut events = Events { printed: Ok(()), wanted: arguments.json };
+    match load(arguments, quiet, bars, &mut events) {
+        Ok(model) if arguments.json => events.print(finished(model.stats())),
+        Ok(model) => report(&model, arguments)?,
+        Err(error) => {
+            events.print(failed(&error));
+            return Err(error.into());
+        }
     }
-    result.map(drop)
+    events.printed
 }
 
-fn load(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<LoadedModel, Failure> {
+/// What `--json` prints. After the first failure it prints nothing more and the load goes on: what a
+/// load does, and what it fails with, must not depend on who listens.
+struct Events {
+    printed: Result<(), Failure>,
+    wanted: bool,
+}
+
+impl Events {
+    fn print(&mut self, kind: EventKind<'_>) {
+        if self.wanted && self.printed.is_ok() {
+            self.printed = json::print(&Event::new(kind));
+        }
+    }
+}
+
+fn load(
+    arguments: &Load,
+    quiet: bool,
+    bars: &MultiProgress,
+    events: &mut Events,
+) -> Result<LoadedModel, Error> {
     let token = cancelled_by_interrupt();
     let bar = LoadBar::new(bars, quiet || arguments.json);
-    let mut output_failed = None;
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
-        if arguments.json
-            && let Some(Err(failure)) = event_json(event).map(|line| json::print(&line))
-        {
-            output_failed = Some(failure);
-            return ControlFlow::Break(());
+        if let Some(kind) = event_json(event) {
+            events.print(kind);
         }
         ControlFlow::Continue(())
     };
-    let loaded =
-        Loader::new(arguments.options()).load_cancellable(&arguments.file, &mut observer, &token);
-    if let Some(failure) = output_failed {
-        return Err(failure);
-    }
-    let model = loaded?;
+    let model = Loader::new(arguments.options()).load_cancellable(
+        &arguments.file,
+        &mut observer,
+        &token,
+    )?;
     if let Some(path) = &arguments.dump {
         dump::write(&model, path, &token)?;
     }
@@ -71,8 +88,8 @@ pub(super) fn cancelled_by_interrupt() -> CancelToken {
 }
 
 /// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.
-fn event_json<'a>(event: &LoadEvent<'a>) -> Option<Event<'a>> {
-    let kind = match *event {
+fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
+    Some(match *event {
         LoadEvent::Opened { path, config } => {
             EventKind::Opened { file: path.display().to_string(), config: config_document(config) }
         }
@@ -91,11 +108,10 @@ fn event_json<'a>(event: &LoadEvent<'a>) -> Option<Event<'a>> {
             EventKind::Verified { pointers_checked: residency.pointers_checked, ok: true }
         }
         LoadEvent::Transferred { .. } | LoadEvent::Finished { .. } => return None,
-    };
-    Some(Event::new(kind))
+    })
 }
 
-fn finished(stats: &LoadStats) -> EventKind<'_> {
+pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
     EventKind::Finished {
         vram_bytes: stats.vram_bytes,
         source_bytes: stats.source_bytes,

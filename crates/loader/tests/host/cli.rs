@@ -513,3 +513,54 @@ fn a_full_standard_output_is_an_io_error_and_a_closed_one_is_not() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+/// A load whose standard output nobody reads, or that has no room.
+fn load_unheard(stdout: impl Into<std::process::Stdio>, file: &Path, more: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["load", "--device=host", "--json", file.to_str().unwrap()])
+        .args(more)
+        .env_remove("RUST_LOG")
+        .stdout(stdout)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    Ran { output }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_load_does_does_not_depend_on_who_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+
+    let absent = dir.path().join("absent.gguf");
+    for ran in [load_unheard(closed(), &absent, &[]), load_unheard(full(), &absent, &[])] {
+        assert_eq!(ran.code(), 7);
+        assert!(ran.stderr().starts_with("error[GGUF_IO]"), "{}", ran.stderr());
+    }
+    let path = model_path("fused-f16.gguf");
+    assert_eq!(load_unheard(closed(), &path, &["--vram-limit=0"]).code(), 6);
+
+    let whole = |name: &str| {
+        let dump = dir.path().join(name);
+        let argument = format!("--dump={}", dump.display());
+        let written = move || SafeTensors::deserialize(&std::fs::read(&dump).unwrap()).is_ok();
+        (argument, written)
+    };
+    let (dump, written) = whole("closed.safetensors");
+    let ran = load_unheard(closed(), &path, &[&dump]);
+    assert_eq!((ran.code(), ran.stderr()), (0, ""));
+    assert!(written());
+    let (dump, written) = whole("full.safetensors");
+    let ran = load_unheard(full(), &path, &[&dump]);
+    assert_eq!(ran.code(), 7);
+    assert!(ran.stderr().contains("standard output"), "{}", ran.stderr());
+    assert!(written());
+}
