@@ -48,7 +48,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes the file on all cores, replacing what stands at `path`, and returns its length in bytes.
 ///
 /// `observe` hears of bytes written and in all, some ten times a second; [`ControlFlow::Break`]
-/// cancels. Where this fails, nothing of the file stays, and what is no file, such as a device, does.
+/// cancels. The header, without which it is no GGUF file, is written last. Where this fails, nothing of
+/// the file stays, but where the path is a symbolic link: then the file it leads to stays, and is empty.
+/// What is no file, such as a device, stays as it is.
 ///
 /// # Errors
 ///
@@ -69,11 +71,21 @@ pub fn write(
         Ok(ControlFlow::Break(())) => Error::Cancelled,
         Err(error) => failed(error),
     };
-    if path.is_file() {
-        // Where this fails too, the first error says more.
-        let _ = std::fs::remove_file(path);
-    }
+    // Where this fails too, the first error says more.
+    let _ = discard(&file, path);
     Err(error)
+}
+
+/// Empties the file, which others may hold or have links to, and removes its name where that is its
+/// own: through a symbolic link only the link would go.
+fn discard(file: &File, path: &Path) -> std::io::Result<()> {
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+        if std::fs::symlink_metadata(path)?.is_file() {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_file(
@@ -82,8 +94,12 @@ fn write_file(
     observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> std::io::Result<ControlFlow<()>> {
     job.file.set_len(layout.file_len())?;
-    job.file.write_all_at(layout.header(), 0)?;
-    job.run(observe)
+    let flow = job.run(observe)?;
+    if flow.is_continue() {
+        // Last, so that a file whose writing was interrupted passes for no model.
+        job.file.write_all_at(layout.header(), 0)?;
+    }
+    Ok(flow)
 }
 
 /// A run of whole blocks of one tensor.
@@ -217,5 +233,54 @@ fn each_u16(bytes: &mut [u8], f: impl Fn(u16) -> u16) {
 fn set_scales(bytes: &mut [u8], block_bytes: usize, scales: Range<usize>) {
     for block in bytes.chunks_exact_mut(block_bytes) {
         each_u16(&mut block[scales.clone()], |r| r & 0x03ff | 0x1000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Writes the tiny model and cancels where `go_on` says so.
+    fn write_while(path: &Path, mut go_on: impl FnMut() -> bool) -> Result<u64, Error> {
+        write(path, &SynthOptions::default(), &mut |_, _| {
+            if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+    }
+
+    #[test]
+    fn a_file_is_no_model_before_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tiny.gguf");
+        let magic = || {
+            let mut magic = [0; 4];
+            File::open(&path).unwrap().read_exact_at(&mut magic, 0).unwrap();
+            magic
+        };
+        let mut looks = 0;
+        write_while(&path, || {
+            looks += 1;
+            magic() == [0; 4]
+        })
+        .unwrap();
+        assert!(looks > 0);
+        assert_eq!(&magic(), b"GGUF");
+    }
+
+    #[test]
+    fn a_cancelled_file_is_removed_and_emptied_behind_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, hard) = (dir.path().join("tiny.gguf"), dir.path().join("hard"));
+        std::fs::write(&hard, "the one before").unwrap();
+        std::fs::hard_link(&hard, &path).unwrap();
+        assert!(matches!(write_while(&path, || false), Err(Error::Cancelled)));
+        assert!(!path.exists());
+        assert_eq!(std::fs::read(&hard).unwrap(), b"");
+
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        symlink("target", &link).unwrap();
+        assert!(matches!(write_while(&link, || false), Err(Error::Cancelled)));
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&target).unwrap(), b"");
     }
 }
