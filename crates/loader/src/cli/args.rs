@@ -1,7 +1,7 @@
 //! What the command line accepts.
 
 use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
@@ -216,7 +216,7 @@ pub(super) struct Load {
     #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Fail where a weight is infinite or NaN as f16, instead of warning
-    #[arg(long, env = "PHI3_LOADER_DENY_OVERFLOW")]
+    #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
     /// Read the weights back from the device into a safetensors file
     #[arg(long, value_name = "OUT.safetensors")]

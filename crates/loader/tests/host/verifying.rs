@@ -8,6 +8,7 @@ use loader::{
     DeviceChoice, Error, LoadOptions, LoadedModel, Loader, NonFiniteTensor, Rehash, Slot, Verify,
 };
 use std::path::PathBuf;
+use std::process::Command;
 use tempfile::TempDir;
 
 fn options() -> LoadOptions {
@@ -172,6 +173,16 @@ fn weights_that_do_not_fit_f16_are_reported_by_tensor() {
     let error = Loader::new(options().deny_overflow(true)).load(&path, &mut go_on).unwrap_err();
     assert_eq!((error.code(), error.exit_code()), ("NON_FINITE_WEIGHTS", 9));
     assert!(error.to_string().contains("blk.1.ffn_down.weight"), "{error}");
+
+    for (value, code) in [("1", 9), ("true", 9), ("0", 0), ("false", 0), ("", 0)] {
+        let status = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
+            .env("PHI3_LOADER_DENY_OVERFLOW", value)
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.code(), Some(code), "{value:?}");
+    }
 
     let native = options().storage(loader::Storage::Native).deny_overflow(true);
     Loader::new(native).load(&path, &mut go_on).expect("nothing is converted");
