@@ -20,6 +20,9 @@ namespace {
 // Whole blocks of every type.
 constexpr std::uint64_t kBlockElements = 256;
 
+// More than any memory holds, and little enough that sums of two and padding stay in 64 bits.
+constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62;
+
 // Keeps results alive for the compiler.
 std::uint64_t sink(const NonFinite& found) { return found.infinite + found.nan; }
 std::uint64_t sink(const Digest& digest) { return digest.sum ^ digest.mix; }
@@ -92,13 +95,19 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
     if (gate.arrive_and_wait()) work(index);
   };
   std::vector<std::thread> running;
+  const auto call_off = [&gate, &running] {
+    gate.abandon();
+    for (std::thread& thread : running) thread.join();
+  };
   try {
     for (std::uint32_t index = 1; index < threads; ++index) running.emplace_back(run, index);
   } catch (const std::system_error& error) {
-    gate.abandon();
-    for (std::thread& thread : running) thread.join();
+    call_off();
     throw Error(Code::kInternal, error.code().value(),
                 "a thread to measure with cannot be started");
+  } catch (...) {
+    call_off();
+    throw;
   }
   run(0);
   for (std::thread& thread : running) thread.join();
@@ -114,11 +123,13 @@ std::uint64_t padded(std::uint64_t bytes) {
 
 Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
   const WorkBytes bytes = bytes_of(shape);
-  const std::unique_ptr<DeviceBuffer> source = device.allocate(padded(bytes.read) * shape.threads);
+  const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
+  const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
+  const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
   std::unique_ptr<DeviceBuffer> dest;
   const auto renew_dest = [&] {
     dest.reset();
-    dest = device.allocate(padded(bytes.written) * shape.threads);
+    dest = device.allocate(dest_bytes);
   };
   renew_dest();
   std::vector<std::uint64_t> results(shape.threads);
@@ -137,6 +148,15 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
 }
 
 }  // namespace
+
+std::uint64_t measured_bytes(std::uint64_t count, std::uint64_t each) {
+  if (each != 0 && count > kMaxBytes / each) {
+    throw Error(Code::kInvalidArgument, 0,
+                std::to_string(count) + " times " + std::to_string(each) +
+                    " bytes are more than can be measured with");
+  }
+  return count * each;
+}
 
 Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double()>& once) {
   if (runs == 0) throw Error(Code::kInvalidArgument, 0, "a rate takes at least one run");
@@ -175,7 +195,7 @@ WorkBytes bytes_of(const WorkShape& shape) {
   if (shape.elements == 0 || shape.elements % kBlockElements != 0 || shape.threads == 0) {
     throw Error(Code::kInvalidArgument, 0, "work is measured on whole blocks and some thread");
   }
-  const std::uint64_t halves = shape.elements * sizeof(std::uint16_t);
+  const std::uint64_t halves = measured_bytes(shape.elements, sizeof(std::uint16_t));
   switch (shape.work) {
     case Work::kCopy:
     case Work::kCopyToNew:
@@ -191,7 +211,7 @@ WorkBytes bytes_of(const WorkShape& shape) {
     throw Error(Code::kInvalidArgument, 0,
                 "ggml type " + std::to_string(shape.ggml_type) + " cannot be decoded");
   }
-  return {shape.elements / type->block_len * type->block_bytes, halves};
+  return {measured_bytes(shape.elements / type->block_len, type->block_bytes), halves};
 }
 
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {

@@ -46,7 +46,8 @@ pub struct UploadShape {
 /// # Errors
 ///
 /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for the host device, which takes no such
-/// copies, and where a figure is zero; [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where
+/// copies, where a figure is zero, and for more bytes than any memory holds;
+/// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where
 /// memory cannot be pinned; [`OutOfMemory`](crate::ErrorCode::OutOfMemory).
 pub fn upload(device: &Device, shape: UploadShape, runs: u32) -> Result<Rate, Error> {
     let UploadShape { chunk_bytes, streams, depth, total_bytes } = shape;
@@ -91,8 +92,8 @@ pub struct WorkShape {
 /// # Errors
 ///
 /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for a type that cannot be decoded, for work
-/// that the device does not do, and where a figure is zero or not whole blocks; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); what
-/// the device reports.
+/// that the device does not do, where a figure is zero or not whole blocks, and for more bytes than
+/// any memory holds; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); what the device reports.
 pub fn work(device: &Device, work: Work, shape: WorkShape, runs: u32) -> Result<Rate, Error> {
     let (number, ggml_type) = match work {
         Work::Copy => (0, 0),

@@ -31,7 +31,8 @@ struct UploadShape {
 // load could reach if its bytes cost nothing to read. One thread queues all copies, and waits for
 // a slot's last copy before it queues the next from there. Wall time from the first call to the
 // last byte's arrival. Throws Error{kInvalidArgument} where the device is the host or a figure is
-// zero, Error{kDeviceFailure} where memory cannot be pinned, and what allocating throws.
+// zero or they are more than any memory holds, Error{kDeviceFailure} where memory cannot be pinned,
+// and what allocating throws.
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
 
 enum class Work : std::uint32_t {
@@ -52,11 +53,14 @@ struct WorkShape {
 // What a device does with bytes that are there already. On a GPU one launch of the engine's own
 // kernel, or one device-to-device copy, between two events. On the host all threads start at once,
 // and the slowest counts. Blocks are random, without infinities and NaNs. Throws
-// Error{kInvalidArgument} for a type that cannot be decoded, elements that are not whole blocks and
-// work that the device does not do, and what allocating throws.
+// Error{kInvalidArgument} for a type that cannot be decoded, elements that are not whole blocks or
+// more than any memory holds, and work that the device does not do, and what allocating throws.
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 
 // The parts, for the devices' own files.
+
+// `count` times `each` bytes. Throws Error{kInvalidArgument} for what no memory holds.
+std::uint64_t measured_bytes(std::uint64_t count, std::uint64_t each);
 
 // Runs `once`, which returns the seconds that `bytes` took, to warm up and then `runs` times.
 Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double()>& once);
@@ -65,7 +69,8 @@ Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double
 // takes a kernel's slow path, and real files have none.
 void fill_finite(std::byte* data, std::uint64_t bytes, std::uint64_t seed) noexcept;
 
-// Bytes that `work` reads and writes. Writes nothing where the second is zero.
+// Bytes that `work` reads and writes. Writes nothing where the second is zero. Throws as
+// measure_work() does.
 struct WorkBytes {
   std::uint64_t read;
   std::uint64_t written;

@@ -28,10 +28,20 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
         (Work::Copy, 255, 1, 1),
         (Work::Copy, 256, 0, 1),
         (Work::Copy, 256, 1, 0),
+        // Products that leave 64 bits, one after the other.
+        (Work::CountNonFinite, 1 << 63, 1, 1),
+        (Work::DecodeToF16 { ggml_type: 0 }, 1 << 61, 1, 1),
     ] {
         let shape = WorkShape { elements, threads };
         let error = measure::work(&device, work, shape, runs).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{work:?} {shape:?}");
+    }
+    // So many threads are a matter of the host alone.
+    let shape = WorkShape { elements: 1 << 59, threads: 16 };
+    let code = measure::work(&device, Work::Copy, shape, 1).unwrap_err().code();
+    match kind {
+        DeviceKind::Host => assert_eq!(code, ErrorCode::InvalidArgument),
+        DeviceKind::Cuda(_) => assert_eq!(code, ErrorCode::OutOfMemory),
     }
 }
 
@@ -53,6 +63,8 @@ pub(crate) fn uploads_have_a_rate_where_there_is_a_link(kind: DeviceKind) {
         UploadShape { streams: 0, ..shape },
         UploadShape { depth: 0, ..shape },
         UploadShape { total_bytes: 0, ..shape },
+        UploadShape { chunk_bytes: 1 << 62, ..shape },
+        UploadShape { streams: u32::MAX, depth: u32::MAX, ..shape },
     ] {
         let error = measure::upload(&device, shape, 1).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{shape:?}");
