@@ -29,11 +29,22 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
                   " while bytes up to " + std::to_string(expected) + " were expected");
 }
 
-// Where a file ends that was found to have nothing at `position`.
+// The file's size, or `position` where that is less or all that is known.
 std::uint64_t end_of(int descriptor, std::uint64_t position) {
   struct stat status{};
   if (fstat(descriptor, &status) != 0 || status.st_size < 0) return position;
   return std::min(position, static_cast<std::uint64_t>(status.st_size));
+}
+
+// A copy from a mapping was stopped somewhere in [begin, end): by the file's end, or by a page that
+// cannot be had, of which the kernel says no more.
+[[noreturn]] void unreadable(int descriptor, std::uint32_t file, std::uint64_t begin,
+                             std::uint64_t end) {
+  const std::uint64_t file_end = end_of(descriptor, end);
+  if (file_end < end) truncated(file, file_end, end);
+  throw io_error(EIO, "reading source file " + std::to_string(file) + " through its mapping, in " +
+                          std::to_string(end - begin) + " bytes from byte " +
+                          std::to_string(begin));
 }
 
 // Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
@@ -81,7 +92,8 @@ class BufferedSource final : public Source {
 
 class MappedSource final : public Source {
  public:
-  explicit MappedSource(const std::vector<SourceFile>& files) : mappings_(map_files(files)) {}
+  explicit MappedSource(std::vector<SourceFile> files)
+      : files_(std::move(files)), mappings_(map_files(files_)) {}
 
   bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
     return false;
@@ -94,13 +106,14 @@ class MappedSource final : public Source {
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
       const std::uint64_t piece = std::min(kMappedPiece, bytes - done);
       if (!guarded_copy(out + done, source + done, piece)) {
-        truncated(file, offset + done, offset + bytes);
+        unreadable(files_[file].descriptor, file, offset + done, offset + done + piece);
       }
       done += piece;
     }
   }
 
  private:
+  std::vector<SourceFile> files_;
   std::vector<FileMapping> mappings_;
 };
 
