@@ -17,16 +17,35 @@ constexpr unsigned kWholeWarp = 0xffffffff;
 using Counter = unsigned long long;
 static_assert(sizeof(Counter) == sizeof(std::uint64_t));
 
-// Adds two values of every thread of a warp to two counters; clean warps cost no atomic.
-__device__ __forceinline__ void add_from_warp(std::uint64_t a, std::uint64_t b, std::uint64_t* to_a,
-                                              std::uint64_t* to_b) {
+// The sum of a value over a warp, in its first thread.
+__device__ __forceinline__ std::uint64_t sum_of_warp(std::uint64_t value) {
   for (int distance = 16; distance != 0; distance /= 2) {
-    a += __shfl_down_sync(kWholeWarp, a, distance);
-    b += __shfl_down_sync(kWholeWarp, b, distance);
+    value += __shfl_down_sync(kWholeWarp, value, distance);
   }
+  return value;
+}
+
+__device__ __forceinline__ void add(std::uint64_t value, std::uint64_t* counter) {
+  if (value != 0) atomicAdd(reinterpret_cast<Counter*>(counter), value);
+}
+
+// Adds two values of every thread of a block to two counters, with one atomic each: all tiles of a
+// tensor add to the same two, one after the other.
+__device__ __forceinline__ void add_from_block(std::uint64_t a, std::uint64_t b,
+                                               std::uint64_t* to_a, std::uint64_t* to_b) {
+  constexpr unsigned kWarps = kThreads / 32;
+  __shared__ std::uint64_t sums[2][kWarps];
+  const std::uint64_t warp_a = sum_of_warp(a);
+  const std::uint64_t warp_b = sum_of_warp(b);
   if (threadIdx.x % 32 == 0) {
-    if (a != 0) atomicAdd(reinterpret_cast<Counter*>(to_a), a);
-    if (b != 0) atomicAdd(reinterpret_cast<Counter*>(to_b), b);
+    sums[0][threadIdx.x / 32] = warp_a;
+    sums[1][threadIdx.x / 32] = warp_b;
+  }
+  __syncthreads();
+  if (threadIdx.x < 2) {
+    std::uint64_t sum = 0;
+    for (const std::uint64_t of_warp : sums[threadIdx.x]) sum += of_warp;
+    add(sum, threadIdx.x == 0 ? to_a : to_b);
   }
 }
 
@@ -56,7 +75,9 @@ __global__ void __launch_bounds__(kThreads)
       count_half(segment.halves[i], found);
     }
   }
-  add_from_warp(found.infinite, found.nan, &segment.counters->infinite, &segment.counters->nan);
+  if (__syncthreads_or(found.infinite != 0 || found.nan != 0) != 0) {
+    add_from_block(found.infinite, found.nan, &segment.counters->infinite, &segment.counters->nan);
+  }
 }
 
 __device__ __forceinline__ void add_word(std::uint64_t word, std::uint64_t index, Digest& digest) {
@@ -98,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
   if (count < kUnitsPerTile && threadIdx.x == 0) {
     add_tail(segment, units * kBytesPerUnit, digest);
   }
-  add_from_warp(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
+  add_from_block(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
 }
 
 }  // namespace
