@@ -11,6 +11,8 @@ mod sources;
 mod toolkit;
 #[path = "build/version.rs"]
 mod version;
+#[path = "build/watched.rs"]
+mod watched;
 
 use std::collections::VecDeque;
 use std::env;
@@ -24,43 +26,6 @@ use nvcc::Recipe;
 use sources::Sources;
 use toolkit::{Search, Toolkit};
 use version::Version;
-
-/// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
-/// that is linked so.
-const WRAPPED_IN_FAULT_TEST: [&str; 32] = [
-    "cudaDeviceGetStreamPriorityRange",
-    "cudaDeviceGetPCIBusId",
-    "cudaDeviceSynchronize",
-    "cudaEventCreateWithFlags",
-    "cudaEventDestroy",
-    "cudaEventElapsedTime",
-    "cudaEventQuery",
-    "cudaEventRecord",
-    "cudaEventSynchronize",
-    "cudaFree",
-    "cudaFuncGetAttributes",
-    "cudaGetDeviceCount",
-    "cudaGetDeviceProperties",
-    "cudaGetLastError",
-    "cudaHostRegister",
-    "cudaHostUnregister",
-    "cudaLaunchKernel",
-    "cudaLaunchKernelExC",
-    "cudaMalloc",
-    "cudaMemGetInfo",
-    "cudaMemcpy",
-    "cudaMemcpyAsync",
-    "cudaMemset",
-    "cudaMemsetAsync",
-    "cudaPointerGetAttributes",
-    "cudaSetDevice",
-    "cudaStreamCreateWithFlags",
-    "cudaStreamCreateWithPriority",
-    "cudaStreamDestroy",
-    "cudaStreamQuery",
-    "cudaStreamSynchronize",
-    "cudaStreamWaitEvent",
-];
 
 fn main() -> ExitCode {
     match build() {
@@ -97,7 +62,7 @@ fn build() -> Result<(), String> {
     if let Some(toolkit) = &toolkit {
         compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
         link_runtime(toolkit);
-        for function in WRAPPED_IN_FAULT_TEST {
+        for function in watched::FUNCTIONS {
             println!("cargo::rustc-link-arg-examples=-Wl,--wrap={function}");
         }
     }

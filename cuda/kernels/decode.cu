@@ -157,8 +157,9 @@ int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
 }
 
 int load_decoder(std::uint32_t ggml_type_id) noexcept {
-  const int status = load_decoder(decode::Decoders{}, ggml_type_id);
-  return status == cudaSuccess ? load(move_tile<Copy>) : status;
+  return load_decoder(decode::Decoders{}, ggml_type_id);
 }
+
+int load_copy() noexcept { return load(move_tile<Copy>); }
 
 }  // namespace transfer::kernels

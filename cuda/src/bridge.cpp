@@ -222,7 +222,10 @@ Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t ru
 
 std::unique_ptr<Ring> make_ring(const RingShape& shape) {
   return guarded([&] {
-    return std::make_unique<Ring>(std::make_unique<StagingRing>(config_of(shape).ring_bytes()));
+    const EngineConfig config = config_of(shape);
+    // Before memory is touched for it.
+    config.check();
+    return std::make_unique<Ring>(std::make_unique<StagingRing>(config.ring_bytes()));
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "transfer/brief_wait.hpp"
@@ -24,17 +25,16 @@ constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
 // The tallies of a call, in device memory, and the digests of what was read.
 class Ledger {
  public:
-  Ledger(const Device& device, const Request& request, const Schedule& schedule,
-         const DeviceBuffer& dest)
-      : digest_(request.digest),
+  Ledger(Queue& queue, const Request& request, const Schedule& schedule, const DeviceBuffer& dest)
+      : queue_(queue),
+        digest_(request.digest),
         source_(request.digest ? request.ops.size() : 0),
         unit_left_(schedule.unit_bytes.size()),
         unit_halves_(schedule.unit_bytes.size()) {
     const bool counts = std::any_of(request.ops.begin(), request.ops.end(),
                                     [](const CopyOp& op) { return op.halves; });
     if (!counts && !digest_) return;
-    tallies_ = device.allocate(request.ops.size() * sizeof(OpTally));
-    tallies_->clear();
+    tallies_ = queue.open_tallies(request.ops.size());
     for (std::size_t unit = 0; unit < unit_left_.size(); ++unit) {
       unit_left_[unit] = schedule.unit_bytes[unit];
     }
@@ -42,23 +42,21 @@ class Ledger {
       const CopyOp& op = request.ops[i];
       if (!op.halves || op.dest_bytes == 0) continue;
       const auto* data = reinterpret_cast<const std::uint16_t*>(dest.data() + op.dest_offset);
-      unit_halves_[op.unit].push_back({data, op.dest_bytes / 2, &tallies()[i].non_finite});
+      unit_halves_[op.unit].push_back({data, op.dest_bytes / 2, &tallies_[i].non_finite});
     }
   }
 
   // Has the last bytes of a unit looked at together: a launch a chunk would cost readers more than
   // the device.
-  void landed(const Segment& segment, Queue& queue) {
+  void landed(const Segment& segment) {
     if (tallies_ == nullptr) return;
     const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
-    if (before == segment.source_bytes) queue.landed(unit_halves_[segment.unit]);
+    if (before == segment.source_bytes) queue_.landed(unit_halves_[segment.unit]);
   }
 
   bool digest() const { return digest_; }
 
-  OpTally* tallies() const {
-    return tallies_ == nullptr ? nullptr : reinterpret_cast<OpTally*>(tallies_->data());
-  }
+  OpTally* tallies() const { return tallies_; }
 
   void read(const Segment& segment, const Digest& digest) {
     source_[segment.op].sum.fetch_add(digest.sum, std::memory_order_relaxed);
@@ -69,8 +67,7 @@ class Ledger {
   std::vector<OpReport> reports(std::size_t operations) const {
     std::vector<OpReport> out(operations, OpReport{});
     if (tallies_ == nullptr) return out;
-    std::vector<OpTally> tallies(operations);
-    tallies_->read(0, reinterpret_cast<std::byte*>(tallies.data()), operations * sizeof(OpTally));
+    const std::vector<OpTally> tallies = queue_.read_tallies(operations);
     for (std::size_t i = 0; i < operations; ++i) {
       out[i].non_finite = tallies[i].non_finite;
       out[i].device = tallies[i].digest;
@@ -85,9 +82,10 @@ class Ledger {
     std::atomic<std::uint64_t> mix{0};
   };
 
+  Queue& queue_;
   bool digest_;
   std::vector<SharedDigest> source_;
-  std::unique_ptr<DeviceBuffer> tallies_;
+  OpTally* tallies_ = nullptr;
   std::vector<std::atomic<std::uint64_t>> unit_left_;  // source bytes that have not landed
   std::vector<std::vector<Halves>> unit_halves_;
 };
@@ -116,10 +114,10 @@ class Call {
   ProgressBoard& board() { return board_; }
 
   // After all readers are joined: what they noted, and what the device did.
-  std::vector<Span> take_timeline() const {
+  std::vector<Span> timeline() const {
     std::vector<Span> out;
     for (const std::vector<Span>& spans : spans_) out.insert(out.end(), spans.begin(), spans.end());
-    work_.queue.take_spans(out);
+    work_.queue.append_spans(out);
     return out;
   }
 
@@ -237,7 +235,7 @@ class Call {
     const Chunk& chunk = work_.schedule.chunks[index];
     const Segment* segments = work_.schedule.segments_of(chunk);
     for (const Segment* segment = segments; segment != segments + chunk.segment_count; ++segment) {
-      work_.ledger.landed(*segment, work_.queue);
+      work_.ledger.landed(*segment);
     }
     board_.landed(segments, chunk.segment_count);
   }
@@ -259,23 +257,36 @@ void bind_quietly(Queue& queue) noexcept {
   }
 }
 
-EngineConfig checked(const EngineConfig& config) {
-  if (config.readers == 0 || config.readers > kMaxReaders) {
+// Has the queue note when it does what, on every way out of a call no longer than that.
+class QueueTimeline {
+ public:
+  QueueTimeline(Queue& queue, const CallClock& clock, std::size_t chunks) : queue_(queue) {
+    queue_.start_timeline(clock, chunks);
+  }
+  ~QueueTimeline() { queue_.end_timeline(); }
+  QueueTimeline(const QueueTimeline&) = delete;
+  QueueTimeline& operator=(const QueueTimeline&) = delete;
+
+ private:
+  Queue& queue_;
+};
+
+}  // namespace
+
+void EngineConfig::check() const {
+  if (readers == 0 || readers > kMaxReaders) {
     throw Error(Code::kInvalidArgument, 0,
                 "reader threads must be 1 to " + std::to_string(kMaxReaders));
   }
-  if (config.depth == 0 || config.depth > kMaxDepth) {
+  if (depth == 0 || depth > kMaxDepth) {
     throw Error(Code::kInvalidArgument, 0,
                 "staging depth must be 1 to " + std::to_string(kMaxDepth));
   }
-  if (config.chunk_bytes > kMaxChunkBytes) {
+  if (chunk_bytes > kMaxChunkBytes) {
     throw Error(Code::kInvalidArgument, 0,
                 "chunks must be at most " + std::to_string(kMaxChunkBytes) + " bytes");
   }
-  return config;
 }
-
-}  // namespace
 
 std::uint64_t EngineConfig::slot_bytes() const noexcept {
   // Room for aligned reads on either side.
@@ -286,7 +297,8 @@ std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * 
 
 Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
                const EngineConfig& config)
-    : device_(std::move(device)), ring_(std::move(ring)), config_(checked(config)) {
+    : device_(std::move(device)), ring_(std::move(ring)), config_(config) {
+  config_.check();
   if (ring_->size() < config_.ring_bytes()) {
     throw Error(Code::kInvalidArgument, 0, "the staging ring is smaller than the engine needs");
   }
@@ -322,11 +334,12 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
                     bind_quietly(*queue_);
                     source->look_ahead();
                   });
-  Ledger ledger(*device_, request, schedule, dest);
-  device_->load_code(schedule.decoders, ledger.tallies() != nullptr);
+  Ledger ledger(*queue_, request, schedule, dest);
+  device_->load_code(schedule, ledger.tallies() != nullptr);
   if (schedule.converts) queue_->prepare_conversions();
   const CallClock clock;
-  if (request.timeline) queue_->start_timeline(clock, schedule.chunks.size());
+  std::optional<QueueTimeline> noting;
+  if (request.timeline) noting.emplace(*queue_, clock, schedule.chunks.size());
   const double start = clock.seconds();
   const Work work{schedule, division, *source, ledger, dest, *queue_, ring_->data(), config_};
   Call call(work, request.timeline ? &clock : nullptr, readers.count());
@@ -339,8 +352,8 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   if (call.board().stop().load()) queue_->settle();
   std::vector<Span> timeline;
   try {
-    if (request.timeline) timeline = call.take_timeline();
-  } catch (const Error&) {
+    if (request.timeline) timeline = call.timeline();
+  } catch (...) {
     // Where the call failed too, that says more.
     call.board().rethrow();
     throw;

@@ -46,10 +46,6 @@ class HostBuffer final : public DeviceBuffer {
     if (bytes != 0) std::memcpy(out, data_ + offset, bytes);
   }
 
-  void clear() override {
-    if (size_ != 0) std::memset(data_, 0, size_);
-  }
-
   void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
     check_inside(offset, bytes, size_);
     if (bytes != 0) std::memcpy(data_ + offset, source, bytes);
@@ -83,6 +79,12 @@ class HostQueue final : public Queue {
   void prepare_conversions() override {}
   void bind_thread() override {}
 
+  OpTally* open_tallies(std::size_t operations) override {
+    tallies_.assign(operations, OpTally{});
+    return tallies_.data();
+  }
+  std::vector<OpTally> read_tallies(std::size_t) override { return tallies_; }
+
   std::byte* destination(const Batch& batch) const noexcept override {
     const Segment* const end = batch.segments + batch.count;
     // Most chunks of several segments are told by the first two of them.
@@ -112,7 +114,8 @@ class HostQueue final : public Queue {
   void finish() override {}
   // All work is the readers' own.
   void start_timeline(const CallClock&, std::size_t) override {}
-  void take_spans(std::vector<Span>&) override {}
+  void append_spans(std::vector<Span>&) override {}
+  void end_timeline() noexcept override {}
   void settle() noexcept override {}
 
  private:
@@ -139,6 +142,8 @@ class HostQueue final : public Queue {
       add(tally.digest.mix, digest.mix);
     }
   }
+
+  std::vector<OpTally> tallies_;
 };
 
 // A field of /proc/meminfo in bytes; 0 where there is none.
@@ -168,7 +173,7 @@ class HostDevice final : public Device {
   bool adopt(StagingRing&) const override { return false; }
   void release(StagingRing&) const noexcept override {}
 
-  void load_code(const std::vector<std::uint32_t>&, bool) const override {}
+  void load_code(const Schedule&, bool) const override {}
 
   std::unique_ptr<Queue> make_queue(const QueueShape&) const override {
     return std::make_unique<HostQueue>();

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <string>
 
+#include "transfer/decode/registry.hpp"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
 
@@ -12,9 +13,6 @@ namespace {
 
 // A gap of padding between neighbours that is cheaper to read than to skip.
 constexpr std::uint64_t kMaxGap = 4096;
-
-// Bounds the descriptors of one chunk; 4 MiB of 4 KiB tensors still fit in one.
-constexpr std::uint32_t kMaxSegments = 1024;
 
 // The first chunk is small and each after it twice as large as the one before, up to the size asked
 // for, so that the device soon has something to take.
@@ -81,11 +79,21 @@ void prove_disjoint(const std::vector<CopyOp>& ops) {
   }
 }
 
+constexpr std::uint64_t kLeastAlignment = 32;
+
+// The smallest chunk holds a piece of every type, without which a tensor would never be cut to its
+// end.
+template <class... Types>
+constexpr bool has_a_piece(decode::TypeList<Types...>) {
+  return ((std::lcm(std::uint64_t{Types::kBlockBytes}, kLeastAlignment) <= kMinChunkBytes) && ...);
+}
+static_assert(has_a_piece(decode::Decoders{}));
+
 // Pieces of an operation are whole blocks whose byte length keeps the strongest alignment that
 // fits into the room there is, so that pieces start as aligned as their tensor did. 0 where none
 // fits.
 std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t room) {
-  for (std::uint64_t alignment : {4096u, 256u, 32u}) {
+  for (std::uint64_t alignment : {std::uint64_t{4096}, std::uint64_t{256}, kLeastAlignment}) {
     const std::uint64_t granule = std::lcm(block_bytes, alignment);
     if (granule <= room) return room / granule * granule;
   }
@@ -122,7 +130,6 @@ class Cutter {
 
   Schedule finish() {
     for (const Chunk& chunk : schedule_.chunks) {
-      schedule_.largest_chunk = std::max(schedule_.largest_chunk, chunk.bytes);
       if (!lands_directly(schedule_.segments_of(chunk), chunk.segment_count)) {
         schedule_.converts = true;
       }

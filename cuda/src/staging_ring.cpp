@@ -44,8 +44,7 @@ void populate(std::byte* data, std::uint64_t bytes) noexcept {
 StagingRing::StagingRing(std::uint64_t bytes) {
   if (bytes == 0) return;
   const std::uint64_t size = round_up(bytes, kHugePage);
-  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;
     throw Error(Code::kHostOutOfMemory, error,

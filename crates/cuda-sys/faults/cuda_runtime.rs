@@ -88,7 +88,6 @@ struct Dim3 {
 wrapped! {
     starts cudaDeviceGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     starts cudaDeviceGetPCIBusId(out: *mut c_char, bytes: c_int, device: c_int);
-    ends cudaDeviceSynchronize();
     starts cudaEventCreateWithFlags(out: *mut Event, flags: c_uint), makes Event at out;
     ends cudaEventDestroy(event: Event), frees Event event;
     starts cudaEventElapsedTime(out: *mut f32, start: Event, end: Event);
@@ -112,7 +111,6 @@ wrapped! {
     starts cudaMemcpy(to: Memory, from: *const c_void, bytes: usize, kind: c_int);
     starts cudaMemcpyAsync(
         to: Memory, from: *const c_void, bytes: usize, kind: c_int, stream: Stream);
-    starts cudaMemset(to: Memory, value: c_int, bytes: usize);
     starts cudaMemsetAsync(to: Memory, value: c_int, bytes: usize, stream: Stream);
     starts cudaPointerGetAttributes(out: Memory, pointer: *const c_void);
     starts cudaSetDevice(device: c_int);
@@ -148,7 +146,6 @@ pub(crate) fn rows() -> Vec<Row> {
     for call in [
         "cudaDeviceGetPCIBusId",
         "cudaDeviceGetStreamPriorityRange",
-        "cudaDeviceSynchronize",
         "cudaEventCreateWithFlags",
         "cudaEventElapsedTime",
         "cudaEventRecord",
@@ -161,7 +158,6 @@ pub(crate) fn rows() -> Vec<Row> {
         "cudaMemGetInfo",
         "cudaMemcpy",
         "cudaMemcpyAsync",
-        "cudaMemset",
         "cudaMemsetAsync",
         "cudaPointerGetAttributes",
         "cudaStreamCreateWithFlags",

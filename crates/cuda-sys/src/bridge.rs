@@ -187,8 +187,9 @@ unsafe impl Send for ffi::Device {}
 unsafe impl Sync for ffi::Device {}
 // SAFETY: as for Device; the destructor makes the buffer's own GPU current before it frees.
 unsafe impl Send for ffi::Buffer {}
-// SAFETY: through a shared reference a Buffer only reads: its address and size never change, and
-// device-to-host copies and pointer queries may run concurrently.
+// SAFETY: const methods of a C++ DeviceBuffer may be called from several threads at once: address
+// and size never change, device-to-host copies and pointer queries may run concurrently, and
+// digests, which keep a stream and memory of their own in the buffer, lock a mutex around both.
 unsafe impl Sync for ffi::Buffer {}
 // SAFETY: a Ring is plain memory with no tie to the thread that mapped it.
 unsafe impl Send for ffi::Ring {}

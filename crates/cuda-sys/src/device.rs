@@ -2,7 +2,7 @@
 
 use crate::bridge::ffi;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use cxx::UniquePtr;
 use std::ops::Range;
 
@@ -208,13 +208,7 @@ impl DeviceBuffer {
     ///
     /// As for [`read`](Self::read). Ranges start on multiples of 16.
     pub fn digests(&self, ranges: &[Range<u64>]) -> Result<Vec<Digest>, Error> {
-        let ranges: Vec<_> = ranges
-            .iter()
-            .map(|range| ffi::ByteRange {
-                offset: range.start,
-                bytes: range.end.saturating_sub(range.start),
-            })
-            .collect();
+        let ranges = ranges.iter().map(byte_range).collect::<Result<Vec<_>, _>>()?;
         Ok(self.inner.digests(&ranges)?.into_iter().map(Digest::from).collect())
     }
 
@@ -231,6 +225,17 @@ impl DeviceBuffer {
     pub(crate) fn as_ffi_mut(&mut self) -> std::pin::Pin<&mut ffi::Buffer> {
         self.inner.pin_mut()
     }
+}
+
+fn byte_range(range: &Range<u64>) -> Result<ffi::ByteRange, Error> {
+    let Range { start, end } = *range;
+    let bytes = end.checked_sub(start).ok_or_else(|| {
+        Error::new(
+            ErrorCode::InvalidArgument,
+            format!("the range {start}..{end} ends before its start"),
+        )
+    })?;
+    Ok(ffi::ByteRange { offset: start, bytes })
 }
 
 impl std::fmt::Debug for DeviceBuffer {

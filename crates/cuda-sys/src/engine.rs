@@ -3,7 +3,7 @@
 use crate::bridge::ffi;
 use crate::device::{Device, DeviceBuffer};
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::observer::{ObserverShim, Progress};
 use crate::timeline::Span;
 use cxx::UniquePtr;
@@ -124,7 +124,8 @@ impl StagingRing {
     ///
     /// # Errors
     ///
-    /// [`HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
+    /// range, [`HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
     pub fn new(config: EngineConfig) -> Result<Self, Error> {
         Ok(Self { inner: ffi::make_ring(&config.as_ffi())?, config })
     }
@@ -205,8 +206,9 @@ impl Engine {
         self.config
     }
 
-    /// Transient device memory, in bytes, that [`execute`](Self::execute) allocates beside the
-    /// destination where it converts.
+    /// Device memory, in bytes, that [`execute`](Self::execute) allocates beside the destination
+    /// where bytes do not land directly: where it converts, or scatters many small operations. The
+    /// engine keeps it.
     pub fn conversion_bytes(&self) -> u64 {
         self.inner.conversion_bytes()
     }
@@ -234,7 +236,7 @@ impl Engine {
             .iter()
             .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
             .collect();
-        let ops: Vec<_> = ops.iter().map(op_to_ffi).collect();
+        let ops = ops.iter().map(op_to_ffi).collect::<Result<Vec<_>, _>>()?;
         let mut shim = ObserverShim::new(observe);
         let result = self.inner.pin_mut().execute(
             &sources,
@@ -278,18 +280,23 @@ impl std::fmt::Debug for Engine {
 /// Stands for "no decoder" on the C++ side.
 const COPY_BYTES: u32 = u32::MAX;
 
-fn op_to_ffi(op: &CopyOp) -> ffi::CopyOp {
-    ffi::CopyOp {
+fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
+    let decoder = match op.conversion {
+        Conversion::Copy => COPY_BYTES,
+        Conversion::ToF16 { ggml_type: COPY_BYTES } => {
+            let context = format!("no decoder for ggml type {COPY_BYTES}");
+            return Err(Error::new(ErrorCode::InvalidArgument, context));
+        }
+        Conversion::ToF16 { ggml_type } => ggml_type,
+    };
+    Ok(ffi::CopyOp {
         file: op.file,
         source_offset: op.source_offset,
         source_bytes: op.source_bytes,
         dest_offset: op.dest_offset,
         dest_bytes: op.dest_bytes,
-        decoder: match op.conversion {
-            Conversion::Copy => COPY_BYTES,
-            Conversion::ToF16 { ggml_type } => ggml_type,
-        },
+        decoder,
         unit: op.unit,
         halves: op.halves,
-    }
+    })
 }

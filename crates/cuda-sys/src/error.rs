@@ -63,8 +63,9 @@ impl Error {
         self.code
     }
 
-    /// The failing layer's own number: `errno` for [`ErrorCode::Io`], CUDA's error for device
-    /// failures, otherwise 0.
+    /// The number that the failing layer gave: `errno` where a call of the operating system failed,
+    /// CUDA's error where one of CUDA did, whatever the code became; 0 where neither was asked, or
+    /// the C++ library had no memory.
     pub fn status(&self) -> i32 {
         self.status
     }

@@ -9,7 +9,10 @@ mod sources;
 mod toolkit;
 #[path = "../build/version.rs"]
 mod version;
+#[path = "../build/watched.rs"]
+mod watched;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -238,4 +241,45 @@ fn objects_of_kernels_with_one_name_stay_apart() {
     };
     assert_eq!(object("kernels/e.cu"), Path::new("out/e.cu.o"));
     assert_eq!(object("kernels/f/e.cu"), Path::new("out/f-e.cu.o"));
+}
+
+/// A call of the CUDA runtime that the fault matrix does not watch never fails in a test.
+#[test]
+fn the_fault_matrix_watches_every_call_of_the_runtime() {
+    // They report failures, and find the driver's functions, which the linker cannot wrap.
+    const UNWATCHED: [&str; 4] = [
+        "cudaGetDriverEntryPoint",
+        "cudaGetDriverEntryPointByVersion",
+        "cudaGetErrorName",
+        "cudaGetErrorString",
+    ];
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cuda");
+    let sources = Sources::collect(&tree).expect("the C++ tree");
+    let headers = ["src/cuda", "kernels"].map(|folder| tree.join(folder)).into_iter();
+    let headers = headers.flat_map(|folder| fs::read_dir(folder).expect("a folder of the tree"));
+    let headers = headers.map(|entry| entry.expect("a file of the tree").path());
+    let files: BTreeSet<_> =
+        sources.runtime.into_iter().chain(sources.kernels).chain(headers).collect();
+    let mut called = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a source file");
+        for (start, _) in text.match_indices("cuda") {
+            let name: String =
+                text[start..].chars().take_while(char::is_ascii_alphanumeric).collect();
+            let is_function = name.chars().nth(4).is_some_and(|c| c.is_ascii_uppercase());
+            if is_function && text[start + name.len()..].starts_with('(') {
+                called.insert(name);
+            }
+        }
+    }
+    // A template of the header around the function.
+    if called.remove("cudaLaunchKernelEx") {
+        called.insert("cudaLaunchKernelExC".to_owned());
+    }
+    assert!(called.contains("cudaMalloc"), "no calls were found");
+    called.retain(|name| {
+        let name = name.as_str();
+        !watched::FUNCTIONS.contains(&name) && !UNWATCHED.contains(&name)
+    });
+    assert_eq!(called, BTreeSet::new());
 }

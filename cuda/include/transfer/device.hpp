@@ -41,14 +41,15 @@ void check_inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size)
 // Devices digest 16 bytes at a time. Throws Error{kInvalidArgument}.
 void check_digest_start(std::uint64_t offset);
 
-// What a lane finds out about the bytes of one operation; pieces add up.
+// What a device finds out about the bytes of one operation; pieces add up.
 struct OpTally {
   NonFinite non_finite;
   Digest digest;  // of the source bytes, as they are on the device
 };
 
-// One allocation on a device. Freed by its destructor, which waits for nothing, throws nothing and
-// tolerates a driver that has already shut down. Usable from any thread, one at a time.
+// One allocation on a device. Freed by its destructor, which throws nothing and tolerates a driver
+// that has already shut down; a driver frees no memory before the device has done all that it was
+// given. Const methods may be called from several threads at once, others from one at a time.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -63,9 +64,6 @@ class DeviceBuffer {
   // Copies [offset, offset + bytes) to host memory and waits for it. The range must lie inside the
   // buffer. Throws Error{kInvalidArgument, kDeviceFailure}.
   virtual void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const = 0;
-
-  // Sets every byte to zero, and waits for it. Throws Error{kDeviceFailure}.
-  virtual void clear() = 0;
 
   // Copies host memory to [offset, offset + bytes) and waits for it. Throws as read() does.
   virtual void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) = 0;
@@ -118,6 +116,14 @@ class Queue {
   // Allocates what the first conversion would. Throws Error{kOutOfMemory}.
   virtual void prepare_conversions() = 0;
 
+  // Zeroed tallies for a call of so many operations, in the device's memory, which the queue keeps
+  // for calls to come. The queue is idle. Waits for nothing but the queue's own work: whoever else
+  // uses the device may keep it busy for long. Throws Error{kOutOfMemory, kDeviceFailure}.
+  virtual OpTally* open_tallies(std::size_t operations) = 0;
+
+  // What the tallies amount to after finish(). Throws Error{kDeviceFailure}.
+  virtual std::vector<OpTally> read_tallies(std::size_t operations) = 0;
+
   // Makes the calling thread use the queue's device. Throws Error{kDeviceFailure}.
   virtual void bind_thread() = 0;
 
@@ -139,12 +145,13 @@ class Queue {
   // Waits for all that is queued. Throws Error{kDeviceFailure}.
   virtual void finish() = 0;
 
-  // Starts noting when the device works on each of so many chunks, until take_spans(). The queue is
-  // idle.
+  // Starts noting when the device works on each of so many chunks, until end_timeline(). The queue
+  // is idle.
   virtual void start_timeline(const CallClock& clock, std::size_t chunks) = 0;
 
-  // Ends it and appends what was noted. The queue is idle.
-  virtual void take_spans(std::vector<Span>& out) = 0;
+  // Appends what was noted. The queue is idle. Throws Error{kDeviceFailure}.
+  virtual void append_spans(std::vector<Span>& out) = 0;
+  virtual void end_timeline() noexcept = 0;
 
   // Waits for whatever is queued, without reporting failures: for use while unwinding.
   virtual void settle() noexcept = 0;
@@ -170,13 +177,13 @@ class Device {
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
 
-  // Loads the code that these decoders, and tallies, need, which the first use would do. Throws
+  // Loads the code that a call's chunks, and tallies, need, which the first use would do. Throws
   // Error{kDeviceFailure, kDeviceUnavailable}.
-  virtual void load_code(const std::vector<std::uint32_t>& decoders, bool tallies) const = 0;
+  virtual void load_code(const Schedule& schedule, bool tallies) const = 0;
 
   virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 
-  // Transient device memory that a queue allocates for conversions.
+  // Device memory that a queue allocates for conversions.
   virtual std::uint64_t conversion_bytes(const QueueShape& shape) const noexcept = 0;
 };
 

@@ -20,6 +20,10 @@ struct EngineConfig {
   std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down to
                               // whole pages, at least one
 
+  // Throws Error{kInvalidArgument} where no engine takes this.
+  void check() const;
+
+  // Of a configuration that an engine takes.
   std::uint64_t slot_bytes() const noexcept;
   std::uint64_t ring_bytes() const noexcept;
 };
@@ -70,7 +74,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Transient device memory that execute() needs beside the destination, where it converts.
+  // Device memory that execute() needs beside the destination where chunks do not land directly:
+  // where it converts, or scatters many small operations. Kept until the engine goes.
   std::uint64_t conversion_bytes() const noexcept;
 
   // Moves every operation's bytes to `dest`, which must belong to this engine's device. Returns

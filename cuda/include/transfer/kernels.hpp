@@ -67,8 +67,9 @@ struct DigestSegment {
 int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept;
 
 // The runtime loads a kernel's code on first use, which takes longer than the kernel. These load
-// it: of a decoder and of launch_copy, and of the two that only look.
+// it: of a decoder, of launch_copy, and of the two that only look.
 int load_decoder(std::uint32_t ggml_type_id) noexcept;
+int load_copy() noexcept;
 int load_inspectors() noexcept;
 
 }  // namespace transfer::kernels

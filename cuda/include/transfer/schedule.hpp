@@ -36,7 +36,6 @@ struct Schedule {
   std::vector<Segment> segments;
   std::vector<std::uint64_t> unit_bytes;  // source bytes of each unit
   std::uint64_t source_bytes = 0;
-  std::uint64_t largest_chunk = 0;
   bool converts = false;                // some chunk needs device staging
   std::vector<std::uint32_t> decoders;  // types that occur, each once
 
@@ -47,6 +46,9 @@ struct Schedule {
 
 // Smaller chunk sizes are raised to this: every block of every type fits, on a 32-byte boundary.
 constexpr std::uint64_t kMinChunkBytes = 4096;
+
+// Bounds the descriptors of one chunk; 4 MiB of 4 KiB tensors still fit in one.
+constexpr std::uint32_t kMaxSegments = 1024;
 
 // What operations may refer to.
 struct Bounds {

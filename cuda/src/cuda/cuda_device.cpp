@@ -41,14 +41,6 @@ class CudaBuffer final : public DeviceBuffer {
           "reading the device buffer back");
   }
 
-  void clear() override {
-    if (size_ == 0) return;
-    const DeviceGuard guard(ordinal_);
-    check(cudaMemset(data_, 0, size_), "cudaMemset");
-    // cudaMemset may return before the memory is set.
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize", "clearing a device buffer");
-  }
-
   void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
     check_inside(offset, bytes, size_);
     if (bytes == 0) return;
@@ -127,9 +119,12 @@ class CudaDevice final : public Device {
     if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
   }
 
-  void load_code(const std::vector<std::uint32_t>& decoders, bool tallies) const override {
+  void load_code(const Schedule& schedule, bool tallies) const override {
     const DeviceGuard guard(ordinal_);
-    for (std::uint32_t decoder : decoders) {
+    if (schedule.converts) {
+      check(static_cast<cudaError_t>(kernels::load_copy()), "cudaFuncGetAttributes");
+    }
+    for (std::uint32_t decoder : schedule.decoders) {
       check(static_cast<cudaError_t>(kernels::load_decoder(decoder)), "cudaFuncGetAttributes");
     }
     if (tallies) {

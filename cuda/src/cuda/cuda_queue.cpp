@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "batcher.hpp"
@@ -16,7 +17,11 @@ namespace {
 constexpr std::uint64_t kKernelAlignment = 16;
 
 // Room for re-aligned segments of a chunk: the padding each can need, times their largest count.
-constexpr std::uint64_t kRealignSlack = 1024 * kKernelAlignment;
+constexpr std::uint64_t kRealignSlack = kMaxSegments * kKernelAlignment;
+
+// Tallies that there is room for at least: more operations than a model has, so that no call has to
+// free memory, for which the driver waits until the whole device is idle.
+constexpr std::size_t kLeastTallies = 4096;
 
 constexpr std::uint64_t kSlotAlignment = 256;
 
@@ -83,6 +88,34 @@ class Staging {
 
  private:
   void* data_ = nullptr;
+};
+
+// Device memory for the tallies of a call: grown by the call that has more operations than any
+// before, kept by the queue.
+class TallyMemory {
+ public:
+  TallyMemory() = default;
+  ~TallyMemory() {
+    if (data_ != nullptr) (void)cudaFree(data_);
+  }
+  TallyMemory(const TallyMemory&) = delete;
+  TallyMemory& operator=(const TallyMemory&) = delete;
+
+  OpTally* data() const { return data_; }
+
+  void reserve(std::size_t count) {
+    if (count <= capacity_) return;
+    capacity_ = 0;
+    if (data_ != nullptr) check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
+    const std::size_t capacity = std::max(count, kLeastTallies);
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), capacity * sizeof(OpTally)), "cudaMalloc",
+          "memory for tallies");
+    capacity_ = capacity;
+  }
+
+ private:
+  OpTally* data_ = nullptr;
+  std::size_t capacity_ = 0;
 };
 
 // When the device worked on each chunk, as its own events tell. All events are made beforehand:
@@ -160,6 +193,7 @@ struct Streams {
   Stream work;
   std::vector<SlotEvents> events;
   Staging staging;
+  TallyMemory tallies;
   std::unique_ptr<DeviceTimeline> timeline;
 };
 
@@ -180,6 +214,25 @@ class CudaQueue final : public Queue {
   void prepare_conversions() override {
     const DeviceGuard guard(ordinal_);
     streams_->staging.allocate(shape_);
+  }
+
+  OpTally* open_tallies(std::size_t operations) override {
+    const DeviceGuard guard(ordinal_);
+    TallyMemory& tallies = streams_->tallies;
+    tallies.reserve(operations);
+    check(cudaMemsetAsync(tallies.data(), 0, operations * sizeof(OpTally), work()),
+          "cudaMemsetAsync");
+    return tallies.data();
+  }
+
+  std::vector<OpTally> read_tallies(std::size_t operations) override {
+    const DeviceGuard guard(ordinal_);
+    std::vector<OpTally> out(operations);
+    check(cudaMemcpyAsync(out.data(), streams_->tallies.data(), operations * sizeof(OpTally),
+                          cudaMemcpyDeviceToHost, work()),
+          "cudaMemcpyAsync", "reading tallies back");
+    check(cudaStreamSynchronize(work()), "cudaStreamSynchronize", "reading tallies back");
+    return out;
   }
 
   void bind_thread() override { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
@@ -235,10 +288,14 @@ class CudaQueue final : public Queue {
     streams_->timeline = std::make_unique<DeviceTimeline>(clock, copies(), chunks);
   }
 
-  void take_spans(std::vector<Span>& out) override {
+  void append_spans(std::vector<Span>& out) override {
     const DeviceGuard guard(ordinal_);
-    const std::unique_ptr<DeviceTimeline> timeline = std::move(streams_->timeline);
-    if (timeline != nullptr) timeline->append_to(out);
+    streams_->timeline->append_to(out);
+  }
+
+  void end_timeline() noexcept override {
+    const QuietDeviceGuard guard(ordinal_);
+    streams_->timeline.reset();
   }
 
   void settle() noexcept override {

@@ -128,10 +128,11 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
 Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
   const DeviceGuard guard(device.ordinal());
   const std::unique_ptr<DeviceBuffer> dest = device.allocate(shape.total_bytes);
-  const PinnedRing ring(device, shape.chunk_bytes * shape.streams * shape.depth);
+  const std::uint64_t slot_count = std::uint64_t{shape.streams} * shape.depth;
+  const PinnedRing ring(device, measured_bytes(slot_count, shape.chunk_bytes));
   std::vector<std::unique_ptr<Slot>> slots;
   const std::vector<MeasuredStream> streams(shape.streams);
-  for (std::uint32_t i = 0; i < shape.streams * shape.depth; ++i) {
+  for (std::uint64_t i = 0; i < slot_count; ++i) {
     slots.emplace_back(new Slot{&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes});
   }
   return rate_of(shape.total_bytes, runs, [&] {
@@ -161,8 +162,8 @@ Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32
   const std::unique_ptr<DeviceBuffer> dest =
       device.allocate(std::max<std::uint64_t>(bytes.written, sizeof(OpTally)));
   fill_device(*source);
-  dest->clear();
   const MeasuredStream stream;
+  check(cudaMemsetAsync(dest->data(), 0, dest->size(), stream.get()), "cudaMemsetAsync");
   const MeasuredEvent begin(cudaEventDefault);
   const MeasuredEvent end(cudaEventDefault);
   return rate_of(bytes.read + bytes.written, runs, [&] {

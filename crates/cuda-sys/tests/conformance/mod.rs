@@ -48,6 +48,7 @@ macro_rules! conformance_suite {
             engines_run_side_by_side,
             digests_are_the_documented_ones,
             a_flipped_bit_changes_one_digest,
+            a_buffer_answers_several_threads,
             infinities_and_nans_are_counted,
             the_timeline_has_every_chunk,
             readers_take_stretches,
@@ -330,7 +331,8 @@ pub(crate) fn reports_progress_in_order(kind: DeviceKind) {
             ControlFlow::Continue(())
         })
         .unwrap();
-    assert!(seen.is_sorted_by_key(|progress| (progress.units_done, progress.bytes_done)));
+    assert!(seen.is_sorted_by_key(|progress| progress.units_done));
+    assert!(seen.is_sorted_by_key(|progress| progress.bytes_done));
     let last = seen.last().unwrap();
     assert_eq!((last.units_done, last.bytes_done), (16, 1 << 20));
 }
@@ -353,33 +355,53 @@ pub(crate) fn nothing_to_do_is_done(kind: DeviceKind) {
     }
 }
 
+/// Has `interrupted` end transfers of many chunks when their first unit has landed, until one did
+/// not get to its end; then lets one do so.
+///
+/// A single transfer may be over before its observer is scheduled.
+fn stops_early(
+    kind: DeviceKind,
+    mut interrupted: impl FnMut(&mut Bench, &File, &[CopyOp], &mut DeviceBuffer),
+) {
+    const UNITS: u64 = 64;
+    const UNIT_BYTES: u64 = 256 << 10;
+    let bytes = noise((UNITS * UNIT_BYTES) as usize);
+    let file = file_of(&bytes);
+    let ops: Vec<_> = (0..UNITS)
+        .map(|unit| copy(unit * UNIT_BYTES, UNIT_BYTES, unit * UNIT_BYTES, unit as u32))
+        .collect();
+    let mut bench = Bench::new(kind, SMALL);
+    let mut dest = bench.device.allocate(bytes.len() as u64).unwrap();
+    let stopped = (0..50).any(|_| {
+        dest.write(0, &vec![0; bytes.len()]).unwrap();
+        interrupted(&mut bench, &file, &ops, &mut dest);
+        content(&dest) != bytes
+    });
+    assert!(stopped, "every interrupted transfer went on to its end");
+    assert!(bench.load(&file, Io::Read, &ops, bytes.len() as u64).unwrap() == bytes);
+}
+
 /// Cancelling stops with its own code, and the engine works again afterwards.
 pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
-    let bytes = noise(1 << 20);
-    let file = file_of(&bytes);
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(1 << 20).unwrap();
-    let op = copy(0, 1 << 20, 0, 0);
-    let error = bench
-        .run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| ControlFlow::Break(()))
-        .unwrap_err();
-    assert_eq!(error.code(), ErrorCode::Cancelled);
-    assert_eq!(bench.load(&file, Io::Read, &[op], 1 << 20).unwrap(), bytes);
+    stops_early(kind, |bench, file, ops, dest| {
+        let units = ops.len() as u32;
+        let error = bench
+            .run(file, Io::Read, ops, units, dest, &mut |_| ControlFlow::Break(()))
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Cancelled);
+    });
 }
 
 /// A panic in the observer comes out with its payload, after the engine has cleaned up.
 pub(crate) fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
-    let bytes = noise(1 << 20);
-    let file = file_of(&bytes);
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(1 << 20).unwrap();
-    let op = copy(0, 1 << 20, 0, 0);
-    let payload = catch_unwind(AssertUnwindSafe(|| {
-        bench.run(&file, Io::Read, &[op], 1, &mut dest, &mut |_| panic!("observer gave up"))
-    }))
-    .unwrap_err();
-    assert_eq!(payload.downcast_ref::<&str>(), Some(&"observer gave up"));
-    assert_eq!(bench.load(&file, Io::Read, &[op], 1 << 20).unwrap(), bytes);
+    stops_early(kind, |bench, file, ops, dest| {
+        let units = ops.len() as u32;
+        let payload = catch_unwind(AssertUnwindSafe(|| {
+            bench.run(file, Io::Read, ops, units, dest, &mut |_| panic!("observer gave up"))
+        }))
+        .unwrap_err();
+        assert_eq!(payload.downcast_ref::<&str>(), Some(&"observer gave up"));
+    });
 }
 
 /// A file that is shorter than it was when its operations were checked is a typed error.
@@ -407,7 +429,7 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
             )
             .unwrap_err();
         assert_eq!(error.code(), ErrorCode::FileTruncated, "{io:?}");
-        assert!(error.context().contains("ended"), "{error}");
+        assert!(error.context().contains("ended at byte 60000"), "{io:?}: {error}");
     }
 }
 
@@ -457,6 +479,10 @@ pub(crate) fn bad_operations_are_refused(kind: DeviceKind) {
         ("half a block", vec![CopyOp { source_bytes: 33, ..decode(&q8_0, 0, 1, 0) }]),
         ("decoded size", vec![CopyOp { dest_bytes: 128, ..decode(&q8_0, 0, 1, 0) }]),
         ("unknown type", vec![CopyOp { conversion: Conversion::ToF16 { ggml_type: 4 }, ..good }]),
+        (
+            "the number that stands for no type",
+            vec![CopyOp { conversion: Conversion::ToF16 { ggml_type: u32::MAX }, ..good }],
+        ),
         ("overlap", vec![copy(0, 64, 0, 0), copy(64, 64, 48, 0)]),
     ];
     for (name, ops) in cases {
@@ -477,9 +503,11 @@ pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
         EngineConfig { readers: 257, depth: 1, ..SMALL },
         EngineConfig { depth: 0, ..SMALL },
         EngineConfig { readers: 1, depth: 1025, ..SMALL },
+        EngineConfig { chunk_bytes: (1 << 30) + 1, ..SMALL },
+        EngineConfig { chunk_bytes: u64::MAX, ..SMALL },
     ] {
-        let error = Engine::new(&device, StagingRing::new(config).unwrap()).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::InvalidArgument, "{config:?}");
+        let made = StagingRing::new(config).and_then(|ring| Engine::new(&device, ring));
+        assert_eq!(made.unwrap_err().code(), ErrorCode::InvalidArgument, "{config:?}");
     }
 }
 
@@ -600,10 +628,32 @@ pub(crate) fn a_flipped_bit_changes_one_digest(kind: DeviceKind) {
         }
         buffer.write(bit as u64 / 8, &[bytes[bit / 8]]).unwrap();
     }
-    for range in [8..16, 1008..1040] {
+    #[allow(clippy::reversed_empty_ranges, reason = "which is what is refused")]
+    for range in [8..16, 1008..1040, 32..16] {
         let error = buffer.digests(&[range]).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument);
     }
+}
+
+/// Threads that share a buffer read, digest and locate it at once.
+pub(crate) fn a_buffer_answers_several_threads(kind: DeviceKind) {
+    let device = Device::open(kind).unwrap();
+    let bytes = noise(1 << 20);
+    let mut buffer = device.allocate(1 << 20).unwrap();
+    buffer.write(0, &bytes).unwrap();
+    let want = [digest_by_definition(&bytes[..1 << 19]), digest_by_definition(&bytes[1 << 19..])];
+    let ranges = [0..1 << 19, 1 << 19..1 << 20];
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    assert_eq!(buffer.digests(&ranges).unwrap(), want);
+                    assert!(content(&buffer) == bytes);
+                    assert_eq!(buffer.locate(0).unwrap().device, kind);
+                }
+            });
+        }
+    });
 }
 
 /// Infinities and NaNs are counted for each operation that makes halves, wherever they stand.

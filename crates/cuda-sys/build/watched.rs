@@ -1,0 +1,36 @@
+//! Which functions the GPU's fault matrix watches.
+
+/// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
+/// that is linked so.
+pub(crate) const FUNCTIONS: [&str; 30] = [
+    "cudaDeviceGetStreamPriorityRange",
+    "cudaDeviceGetPCIBusId",
+    "cudaEventCreateWithFlags",
+    "cudaEventDestroy",
+    "cudaEventElapsedTime",
+    "cudaEventQuery",
+    "cudaEventRecord",
+    "cudaEventSynchronize",
+    "cudaFree",
+    "cudaFuncGetAttributes",
+    "cudaGetDeviceCount",
+    "cudaGetDeviceProperties",
+    "cudaGetLastError",
+    "cudaHostRegister",
+    "cudaHostUnregister",
+    "cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cudaMalloc",
+    "cudaMemGetInfo",
+    "cudaMemcpy",
+    "cudaMemcpyAsync",
+    "cudaMemsetAsync",
+    "cudaPointerGetAttributes",
+    "cudaSetDevice",
+    "cudaStreamCreateWithFlags",
+    "cudaStreamCreateWithPriority",
+    "cudaStreamDestroy",
+    "cudaStreamQuery",
+    "cudaStreamSynchronize",
+    "cudaStreamWaitEvent",
+];
