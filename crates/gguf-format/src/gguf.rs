@@ -26,7 +26,7 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 ///
 /// * Trailing bytes after the last tensor, gaps between tensors, tensors in any order, and a last
 ///   tensor without its padding are accepted. Overlaps are not; tensors without elements overlap
-///   nothing.
+///   nothing, and may lie beyond the end of the file.
 /// * The alignment is any power of two (as ggml reads it; the specification asks for a multiple of
 ///   8) up to [`Limits::max_alignment`], in a `u32`.
 /// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
@@ -98,7 +98,7 @@ impl<'a> Gguf<'a> {
         let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
         let data_offset = padded(reader.offset(), alignment);
         catalogue.place(data_offset, file_len)?;
-        // A file without tensors need not have the padding either.
+        // A file without data need not have the padding either.
         let data_offset = data_offset.min(file_len);
         Ok(Self { bytes: prefix, version, alignment, data_offset, metadata, catalogue })
     }
@@ -115,8 +115,8 @@ impl<'a> Gguf<'a> {
         self.alignment
     }
 
-    /// Where the data section starts, in bytes from the start of the file. In a file without
-    /// tensors and without padding, the end of the file.
+    /// Where the data section starts, in bytes from the start of the file. In a file without data
+    /// and without padding, the end of the file.
     #[must_use]
     pub const fn data_offset(&self) -> u64 {
         self.data_offset

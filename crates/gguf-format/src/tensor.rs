@@ -93,7 +93,8 @@ impl fmt::Debug for Shape {
 
 /// One tensor of the catalogue. Everything it says is proven: the range lies inside its file, is
 /// as long as shape and type make it, starts on a multiple of the alignment, and overlaps no other
-/// tensor.
+/// tensor. One without elements has an empty range, which is at the end of the file where its
+/// offset is beyond it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     name: &'a str,
@@ -214,6 +215,13 @@ impl<'a> Catalogue<'a> {
     pub(crate) fn place(&mut self, data_offset: u64, file_len: u64) -> Result<(), Error> {
         for tensor in &mut self.tensors {
             let relative = tensor.range.clone();
+            if relative.is_empty() {
+                // It takes no bytes, so the file may well end before its place: tools leave out
+                // the padding after the last bytes.
+                let at = relative.start.saturating_add(data_offset).min(file_len);
+                tensor.range = at..at;
+                continue;
+            }
             let (Some(start), Some(end)) =
                 (relative.start.checked_add(data_offset), relative.end.checked_add(data_offset))
             else {

@@ -163,6 +163,24 @@ mod truncation {
     }
 
     #[test]
+    fn a_tensor_without_elements_lacks_nothing_where_the_file_ends_before_it() {
+        let file = Raw::default().tensor("a", &[9], F32, 0).tensor("b", &[0], F32, 64).data(36);
+        let bytes = file.bytes();
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let end = bytes.len() as u64;
+        assert_eq!(gguf.tensors()[0].range(), end - 36..end);
+        assert_eq!(gguf.tensors()[1].range(), end..end);
+        assert_eq!(gguf.data(&gguf.tensors()[1]), Some(&[][..]));
+        for offset in [0, 1 << 40, u64::MAX - 31] {
+            // The header is all there is, without padding.
+            let bytes = Raw::default().tensor("t", &[0], F32, offset).bytes();
+            let gguf = Gguf::parse(&bytes).unwrap();
+            let end = bytes.len() as u64;
+            assert_eq!((gguf.data_offset(), gguf.tensors()[0].range()), (end, end..end));
+        }
+    }
+
+    #[test]
     fn the_last_tensor_may_lack_its_padding_but_no_byte_of_its_data() {
         let file = |len| Raw::default().tensor("t", &[9], F32, 0).data(len).bytes();
         assert!(Gguf::parse(&file(36)).is_ok());
