@@ -57,10 +57,13 @@ pub enum WriteError {
         /// Most bytes.
         max: u64,
     },
-    /// A key that occurs twice. `general.alignment` and the `split.` keys are written by
-    /// [`GgufWriter::alignment`] and [`GgufWriter::split`].
+    /// A key that occurs twice. The `split.` keys are written by [`GgufWriter::split`].
     #[error("the key {} occurs twice", quoted(.0))]
     DuplicateKey(String),
+    /// `general.alignment` as a key like others: the tensors' places follow from it, so it is given
+    /// by [`GgufWriter::alignment`] alone.
+    #[error("general.alignment is set by the writer's alignment, not as a key")]
+    AlignmentKey,
     /// A tensor name that occurs twice.
     #[error("the tensor {} occurs twice", quoted(.0))]
     DuplicateTensor(String),
@@ -271,7 +274,7 @@ impl GgufWriter {
         self
     }
 
-    /// Adds a key.
+    /// Adds a key: any but `general.alignment`, which [`alignment`](Self::alignment) writes.
     pub fn kv(&mut self, key: impl Into<String>, value: impl Into<WriteValue>) -> &mut Self {
         self.kvs.push((key.into(), value.into()));
         self
@@ -311,6 +314,9 @@ impl GgufWriter {
         }
         let alignment = u64::from(alignment);
 
+        if self.kvs.iter().any(|(key, _)| key == ALIGNMENT_KEY) {
+            return Err(WriteError::AlignmentKey);
+        }
         let own_key = self.alignment.map(|bytes| (ALIGNMENT_KEY.to_owned(), bytes.into()));
         let kvs = || self.kvs.iter().chain(&own_key);
         let mut header = b"GGUF".to_vec();

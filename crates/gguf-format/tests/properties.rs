@@ -6,7 +6,7 @@ mod raw;
 #[path = "../fuzz/promises.rs"]
 mod promises;
 
-use gguf_format::write::{GgufWriter, WriteArray, WriteValue};
+use gguf_format::write::{GgufWriter, WriteArray, WriteError, WriteValue};
 use gguf_format::{Array, Error, GgmlType, Gguf, Limits, Value};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -82,7 +82,7 @@ fn model() -> impl Strategy<Value = Model> {
     (2u32..=3, alignment, kvs, tensors).prop_map(|(version, alignment, kvs, tensors)| Model {
         version,
         alignment,
-        kvs: kvs.into_iter().filter(|(key, _)| key != "general.alignment").collect(),
+        kvs: kvs.into_iter().collect(),
         tensors: tensors.into_iter().filter(|(name, _)| name.len() <= 64).collect(),
     })
 }
@@ -234,6 +234,21 @@ proptest! {
             prop_assert_eq!(read.ggml_type(), tensor.ggml_type);
             prop_assert_eq!(read.range(), layout.ranges()[index].clone());
             prop_assert!(gguf.data(read).unwrap().iter().all(|&b| b == index as u8 + 1));
+        }
+    }
+
+    #[test]
+    fn what_is_written_to_any_key_is_refused_or_can_be_parsed(
+        model in model(),
+        key in select(&["general.alignment", "general.architecture", "split.count"][..]),
+        value in value(),
+    ) {
+        let mut writer = model.writer();
+        match writer.kv(key, value).to_bytes(|_, _| {}) {
+            Ok(bytes) => prop_assert!(Gguf::parse(&bytes).is_ok()),
+            Err(error) => {
+                prop_assert_eq!((error, key), (WriteError::AlignmentKey, "general.alignment"));
+            }
         }
     }
 
