@@ -5,6 +5,10 @@ mod raw;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use gguf_format::write::GgufWriter;
 use gguf_format::{Error, ErrorClass, GgmlType, GgufFile, Limits, ShardKind};
@@ -70,6 +74,14 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
+/// What `f` answers, which it must do at all: a minute is for the slowest of machines.
+#[track_caller]
+fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(f()));
+    receiver.recv_timeout(Duration::from_secs(60)).expect("an answer")
+}
+
 #[test]
 fn one_file_is_a_model_of_one_shard() {
     let folder = tempfile::tempdir().unwrap();
@@ -129,8 +141,13 @@ fn truncation_is_found_from_the_header_alone() {
 #[test]
 fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    for path in [folder.path().to_owned(), folder.path().join("nowhere.gguf"), "/dev/null".into()] {
-        let error = GgufFile::open(&path).unwrap_err();
+    // Nobody ever opens the other end.
+    let pipe = folder.path().join("pipe.gguf");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let nowhere = folder.path().join("nowhere.gguf");
+    for path in [folder.path().to_owned(), nowhere, "/dev/null".into(), pipe] {
+        let opened = path.clone();
+        let error = in_time(move || GgufFile::open(opened).unwrap_err());
         assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error:?}");
         assert_eq!((error.class(), error.code()), (ErrorClass::Io, "GGUF_IO"));
     }
