@@ -126,6 +126,24 @@ fn a_header_beyond_the_limit_is_not_read() {
     assert_eq!((error.class(), error.path()), (ErrorClass::Limit, Some(&*path)));
 }
 
+/// Of a header whose fields are small, no single one reaches beyond the limit: the end of what may
+/// be read is told from the end of what was read, or the same start is read again for ever.
+#[test]
+fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Raw::default();
+    for key in 0..30_000u32 {
+        file = file.kv(key.to_string(), U8, [0]);
+    }
+    let path = write(&folder, "long.gguf", &file.bytes());
+    let limits = Limits::default().with_max_header_bytes(300_000);
+    let error = in_time(move || GgufFile::open_with(path, &limits).unwrap_err());
+    assert!(
+        matches!(error.without_path(), Error::Limit { value: 300_001.., limit: 300_000, .. }),
+        "{error:?}"
+    );
+}
+
 #[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
