@@ -6,9 +6,9 @@ use super::failure::Failure;
 use super::json::{self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
+use super::signals::cancelled_by_signal;
 use super::text::bytes;
 use super::timeline;
-use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::event::LoadEvent;
 use crate::loader::Loader;
@@ -52,7 +52,7 @@ fn load(
     bars: &MultiProgress,
     events: &mut Events,
 ) -> Result<LoadedModel, Error> {
-    let token = cancelled_by_interrupt();
+    let token = cancelled_by_signal();
     let bar = LoadBar::new(bars, quiet || arguments.json);
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
@@ -74,17 +74,6 @@ fn load(
     }
     token.check()?;
     Ok(model)
-}
-
-/// Cancelled by the first Ctrl-C. Where no handler can be installed, Ctrl-C kills the process, which
-/// frees the memory as well.
-pub(super) fn cancelled_by_interrupt() -> CancelToken {
-    let token = CancelToken::new();
-    let handler_token = token.clone();
-    if let Err(error) = ctrlc::set_handler(move || handler_token.cancel()) {
-        tracing::warn!("Ctrl-C will not be handled: {error}");
-    }
-    token
 }
 
 /// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.

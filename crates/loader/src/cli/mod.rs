@@ -12,6 +12,7 @@ mod load;
 mod logging;
 mod plan;
 mod progress;
+mod signals;
 mod synth;
 mod text;
 mod timeline;
@@ -25,7 +26,8 @@ use std::process::ExitCode;
 /// Runs the command line of this process and returns its exit code.
 ///
 /// Results go to standard output, everything else to standard error. Installs a `tracing` subscriber
-/// and, for commands that can be cancelled, a Ctrl-C handler: this is a program, not a library.
+/// and, for commands that can be cancelled, handlers of SIGINT and SIGTERM: this is a program, not a
+/// library.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let bars = MultiProgress::new();

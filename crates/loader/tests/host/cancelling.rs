@@ -5,10 +5,11 @@ use crate::observing::name;
 use crate::small_model::write_large_model;
 use loader::{CancelToken, DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Verify};
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -189,14 +190,18 @@ fn a_comparison_that_is_under_way_returns_within_100_ms() {
     loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
 }
 
-#[test]
-fn an_interrupt_cancels_the_program() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("large.gguf");
-    write_large_model(&path);
-    let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["load", path.to_str().unwrap(), "--device", "host", "--json"])
-        .args(["--threads", "1", "--chunk", "4096", "--verify", "readback"])
+/// Sends the program a signal by its name.
+fn send(signal: &str, program: &Child) {
+    let id = program.id().to_string();
+    let sent =
+        Command::new("sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &id]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Loads as `command` says, sends `signal` when the memory is allocated, and returns the last event
+/// and the exit code.
+fn signalled(command: &mut Command, signal: &str) -> (Value, Option<i32>) {
+    let mut program = command
         .env_remove("RUST_LOG")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -206,11 +211,69 @@ fn an_interrupt_cancels_the_program() {
     for line in BufReader::new(program.stdout.take().unwrap()).lines() {
         last = serde_json::from_str(&line.unwrap()).unwrap();
         if last["event"] == "allocated" {
-            let id = program.id().to_string();
-            let sent = Command::new("sh").args(["-c", "kill -INT \"$0\"", &id]).status().unwrap();
-            assert!(sent.success());
+            send(signal, &program);
         }
     }
-    assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
+    (last, program.wait().unwrap().code())
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
+
+#[test]
+fn an_interrupt_and_a_termination_cancel_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    write_large_model(&path);
+    for signal in ["INT", "TERM"] {
+        let mut load = Command::new(PROGRAM);
+        load.args(["load", path.to_str().unwrap(), "--device", "host", "--json"]);
+        load.args(["--threads", "1", "--chunk", "4096", "--verify", "readback"]);
+        let (last, code) = signalled(&mut load, signal);
+        assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
+        assert_eq!(code, Some(130), "{signal}");
+    }
+}
+
+#[test]
+fn a_load_that_ignores_hangups_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    write_large_model(&path);
+    let mut load = Command::new("sh");
+    load.args(["-c", "trap '' HUP && exec \"$0\" \"$@\"", PROGRAM]);
+    load.args(["load", path.to_str().unwrap(), "--device=host", "--json", "--threads=1"]);
+    let (last, code) = signalled(&mut load, "HUP");
+    assert_eq!((&last["event"], code), (&"finished".into(), Some(0)));
+}
+
+#[test]
+fn a_second_signal_ends_a_program_that_waits_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    write_large_model(&path);
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut program = Command::new(PROGRAM)
+        .args(["load", path.to_str().unwrap(), "--device=host", "--json"])
+        // Some thousand spans, which the pipe, from which nobody reads, does not hold.
+        .args(["--chunk=64KiB", "--timeline", pipe.to_str().unwrap()])
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(program.stdout.take().unwrap()).lines();
+    let verified = events.find(|line| line.as_ref().unwrap().contains("\"verified\""));
+    assert!(verified.is_some(), "nothing is left but the timeline");
+    // Returns when the program has opened the pipe too, and no longer looks at its token.
+    let unread = File::open(&pipe).unwrap();
+    // A signal that comes before the one before was taken is lost, so that two need not be enough.
+    let mut sends = 0..1000;
+    while program.try_wait().unwrap().is_none() && sends.next().is_some() {
+        send("TERM", &program);
+    }
+    // Where none of them did.
+    let _ = program.kill();
     assert_eq!(program.wait().unwrap().code(), Some(130));
+    drop(unread);
 }
