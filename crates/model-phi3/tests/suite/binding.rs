@@ -1,6 +1,10 @@
 use crate::support::TestFile;
-use gguf_format::GgmlType;
-use model_phi3::{Error, ErrorClass, Misfit, Problem, Slot, Storage};
+use gguf_format::{GgmlType, GgufFile};
+use model_phi3::{
+    BoundTensor, Error, ErrorClass, Misfit, Phi3Config, Problem, Slot, Storage, TensorMap,
+};
+use std::fs::File;
+use std::io::Write as _;
 
 #[test]
 fn both_layouts_bind_in_both_architectures() {
@@ -212,4 +216,43 @@ fn a_configuration_of_another_file_is_refused_quickly() {
     let result =
         TestFile::tiny().with_parsed(|gguf| model_phi3::TensorMap::bind(&config, gguf.tensors()));
     assert!(matches!(result, Err(Error::InvalidValue { .. })));
+}
+
+/// A model in two files, of which the second starts in the midst of a layer, so that the first
+/// tensors of a file are read after the last ones of the other.
+#[test]
+fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = TestFile::tiny();
+    let tensors = first.tensors.len();
+    let middle = first.tensors.iter().position(|t| t.name == "blk.1.attn_output.weight").unwrap();
+    let mut second = TestFile::default();
+    second.tensors = first.tensors.split_off(middle);
+    for (no, part) in [&first, &second].into_iter().enumerate() {
+        let mut writer = part.writer();
+        let layout = writer.split(no as u16, 2, tensors as i32).layout().unwrap();
+        let name = format!("model-{:05}-of-00002.gguf", no + 1);
+        let mut file = File::create(folder.path().join(name)).unwrap();
+        file.write_all(layout.header()).unwrap();
+        file.set_len(layout.file_len()).unwrap();
+    }
+
+    let model = GgufFile::open(folder.path().join("model-00001-of-00002.gguf")).unwrap();
+    let config = Phi3Config::from_gguf(model.metadata(), model.tensors()).unwrap();
+    let map = TensorMap::bind(&config, model.tensors()).unwrap();
+    assert_eq!(map.tensors().len(), tensors);
+    for bound in map.tensors() {
+        let tensor = model.tensor(&bound.name).unwrap();
+        assert_eq!(bound.source.shard, tensor.shard(), "{}", bound.name);
+        assert_eq!(bound.source.range, tensor.range(), "{}", bound.name);
+        assert_eq!(
+            tensor.shard(),
+            usize::from(second.tensors.iter().any(|t| t.name == tensor.name()))
+        );
+    }
+    let place = |t: &BoundTensor| (t.unit, t.source.shard, t.source.range.start);
+    assert!(map.tensors().is_sorted_by_key(place));
+    // Of the layer that both files hold a part of, the part in the second has the lower offsets.
+    let of_layer: Vec<_> = map.tensors().iter().filter(|t| t.unit == 3).map(place).collect();
+    assert!(!of_layer.is_sorted_by_key(|&(_, _, start)| start), "{of_layer:?}");
 }

@@ -66,7 +66,7 @@ impl TestFile {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of the preset")
     }
 
-    pub(crate) fn with_parsed<R>(&self, f: impl FnOnce(&Gguf<'_>) -> R) -> R {
+    pub(crate) fn writer(&self) -> GgufWriter {
         let mut writer = GgufWriter::new();
         for (key, value) in &self.metadata {
             writer.kv(key, value.clone());
@@ -74,7 +74,11 @@ impl TestFile {
         for TestTensor { name, dims, ggml_type } in &self.tensors {
             writer.tensor(name, dims, *ggml_type);
         }
-        let layout = writer.layout().unwrap();
+        writer
+    }
+
+    pub(crate) fn with_parsed<R>(&self, f: impl FnOnce(&Gguf<'_>) -> R) -> R {
+        let layout = self.writer().layout().unwrap();
         let limits = Limits::default();
         f(&Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap())
     }
