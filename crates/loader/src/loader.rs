@@ -170,9 +170,10 @@ impl Loader {
         let (session, opening) = match self.session.take() {
             Some(session) => (self.session.insert(session), Opening::default()),
             None => {
+                let waiting = Instant::now();
                 let (session, opening) =
                     open_session(&mut self.opening, &self.options, plan.source_bytes(), token)?;
-                (self.session.insert(session), opening)
+                (self.session.insert(session), opening.last(waiting.elapsed().as_secs_f64()))
             }
         };
 
@@ -291,6 +292,15 @@ fn open_session(
 struct Opening {
     context_seconds: f64,
     pin_seconds: f64,
+}
+
+impl Opening {
+    /// What of it is in its last `seconds`. A load that takes over an opening which a cancelled load
+    /// began waits for the rest of it only; the ring comes after the context.
+    fn last(&self, seconds: f64) -> Self {
+        let pin_seconds = self.pin_seconds.min(seconds);
+        Self { context_seconds: self.context_seconds.min(seconds - pin_seconds), pin_seconds }
+    }
 }
 
 impl Session {
@@ -430,5 +440,38 @@ fn emit(observer: &mut dyn Observer, event: &LoadEvent<'_>) -> Result<(), Error>
     match observer.event(event) {
         std::ops::ControlFlow::Continue(()) => Ok(()),
         std::ops::ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Unobserved;
+    use crate::options::DeviceChoice;
+
+    #[test]
+    fn a_load_reports_no_more_of_an_earlier_opening_than_it_waited_for() {
+        let options = LoadOptions::new().device(DeviceChoice::Host);
+        let begun_by = options.clone();
+        let begun = Background::start(move || {
+            let (session, _) = Session::open(&begun_by, 1)?;
+            Ok((session, Opening { context_seconds: 1e6, pin_seconds: 1e6 }))
+        });
+        let mut loader = Loader { options, session: None, opening: Some(begun) };
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
+        let model = loader.load(path, &mut Unobserved).unwrap();
+        let stats = model.stats();
+        assert!(stats.pin_seconds > 0.0, "the session that was being opened is used");
+        assert!(stats.context_seconds >= 0.0);
+        assert!(stats.context_seconds + stats.pin_seconds <= stats.seconds, "{stats:?}");
+    }
+
+    #[test]
+    fn the_last_of_an_opening_is_its_ring_and_then_its_context() {
+        let opening = Opening { context_seconds: 2.0, pin_seconds: 0.5 };
+        for (seconds, context, pin) in [(9.0, 2.0, 0.5), (1.5, 1.0, 0.5), (0.25, 0.0, 0.25)] {
+            let last = opening.last(seconds);
+            assert_eq!((last.context_seconds, last.pin_seconds), (context, pin), "{seconds}");
+        }
     }
 }

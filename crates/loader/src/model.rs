@@ -25,10 +25,11 @@ pub struct LoadStats {
     pub parse_seconds: f64,
     /// Seconds of them for reading the configuration and planning.
     pub plan_seconds: f64,
-    /// Seconds of them for opening the device; 0 where it was open already.
+    /// Seconds of them for opening the device; 0 where it was open already, and the rest of it where
+    /// a cancelled load had begun.
     pub context_seconds: f64,
     /// Seconds of them for the staging ring, as far as it was not made while the device was being
-    /// opened, for pinning it, and for the queues; 0 where the device was open already.
+    /// opened, for pinning it, and for the queues; 0, or the rest, likewise.
     pub pin_seconds: f64,
     /// Seconds of them for looking at the free memory and allocating.
     pub allocate_seconds: f64,
