@@ -25,7 +25,8 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        // Raw, so that thiserror does not take it for the cause: the message has it already.
+        r#source: io::Error,
     },
 
     /// The file ends before what it announces.
@@ -606,6 +607,18 @@ mod tests {
         for error in all() {
             let message = error.to_string();
             assert!(!message.is_empty() && !message.chars().any(char::is_control), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn no_message_stands_twice_in_a_chain() {
+        for error in all() {
+            let named = error.in_file(Path::new("model.gguf"));
+            let mut above: &dyn std::error::Error = &named;
+            while let Some(cause) = above.source() {
+                assert!(!above.to_string().contains(&cause.to_string()), "{named:?}");
+                above = cause;
+            }
         }
     }
 

@@ -66,6 +66,10 @@ impl std::fmt::Display for InsufficientMemory {
 }
 
 /// A load that did not happen. Nothing stays allocated.
+///
+/// A message is whole: it has its cause in it, and [`source`](std::error::Error::source) does not say
+/// the same again.
+// Hence `r#source`, which thiserror does not take for the cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -79,7 +83,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with its model.
-        source: model_phi3::Error,
+        r#source: model_phi3::Error,
     },
     /// The file was changed by somebody during the load.
     #[error("{path}: file changed while it was being loaded: {what}", path = path.display())]
@@ -97,7 +101,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The failed read.
-        source: cuda_sys::Error,
+        r#source: cuda_sys::Error,
     },
     /// Writing an output file failed.
     #[error("{path}: {source}", path = path.display())]
@@ -106,13 +110,13 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The failed write.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
     InsufficientMemory(InsufficientMemory),
     /// The device, or the engine's own request, failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
     /// The weights on the device are not what they must be.
     #[error("verification failed: {what}")]
@@ -277,6 +281,33 @@ mod tests {
                 ("INTERNAL", 1, "INTERNAL", false),
             ]
         );
+    }
+
+    #[test]
+    fn no_message_stands_twice_in_a_chain() {
+        let path = || std::path::PathBuf::from("model.gguf");
+        let io = || std::io::Error::other("no room");
+        let engine = cuda_sys::Device::open(DeviceKind::Cuda(i32::MAX)).unwrap_err();
+        let gguf = || gguf_format::Error::Missing { key: "k".to_owned() };
+        let metadata = model_phi3::Error::Metadata(gguf());
+        let all = [
+            Error::Gguf(gguf_format::Error::Io { path: path(), source: io() }),
+            Error::Gguf(gguf()),
+            Error::Model { path: path(), source: metadata },
+            Error::FileChanged { path: path(), what: "its length".to_owned() },
+            Error::Read { path: path(), source: engine.clone() },
+            Error::Write { path: path(), source: io() },
+            Error::Engine(engine),
+            Error::Verification { what: "a slot".to_owned() },
+            Error::Cancelled,
+        ];
+        for error in &all {
+            let mut above: &dyn std::error::Error = error;
+            while let Some(cause) = above.source() {
+                assert!(!above.to_string().contains(&cause.to_string()), "{error:?}");
+                above = cause;
+            }
+        }
     }
 
     #[test]
