@@ -2,6 +2,7 @@
 
 use crate::codes::{self, CodeFacts};
 use crate::error::Error;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Why a command did not do what it was asked.
@@ -36,7 +37,8 @@ impl Failure {
         }
     }
 
-    /// Prints the error, and what can be done about it, to standard error.
+    /// Prints the error, and what can be done about it, to standard error. Where that cannot be
+    /// written to, the exit code is all there is left to say it with.
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
@@ -52,9 +54,10 @@ impl Failure {
         };
         let red = anstyle::AnsiColor::Red.on_default().bold();
         let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-        anstream::eprintln!("{red}error[{code}]{red:#}: {message}");
+        let mut out = anstream::stderr().lock();
+        let _ = writeln!(out, "{red}error[{code}]{red:#}: {message}");
         if let Some(help) = help {
-            anstream::eprintln!("{cyan}help{cyan:#}: {help}");
+            let _ = writeln!(out, "{cyan}help{cyan:#}: {help}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Installs the subscriber. `RUST_LOG` decides what is shown where it is set.
+/// Installs the subscriber. `RUST_LOG` decides what is shown where it is set, and not empty.
 pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
@@ -13,12 +13,15 @@ pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
         (false, 1) => "info",
         (false, _) => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|value| !value.is_empty());
+    let filter = asked.and_then(|directives| EnvFilter::try_new(directives).ok());
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(level)))
         .with_ansi(!no_color && std::io::stderr().is_terminal())
         .with_writer(BesideBars(bars.clone()))
+        // A line that cannot be written would be told of where it cannot be written, with a panic.
+        .log_internal_errors(false)
         .init();
 }
 

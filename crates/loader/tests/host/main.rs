@@ -17,5 +17,6 @@ mod observing;
 mod restricted;
 mod shards;
 mod small_model;
+mod stderr;
 mod tables;
 mod verifying;

@@ -1,0 +1,46 @@
+//! Standard error that cannot be written to costs its lines, not the result.
+
+use crate::common::model_path;
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
+    program.args(arguments).env_remove("RUST_LOG");
+    program
+}
+
+#[test]
+fn a_failure_that_cannot_be_told_keeps_its_exit_code() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let status = program(&["inspect", "nowhere.gguf"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(7));
+}
+
+#[test]
+fn a_load_outlives_the_reader_of_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("weights.safetensors");
+    let model = model_path("fused-f16.gguf");
+    let arguments = ["load", model.to_str().unwrap(), "--device=host", "-vv", "--dump"];
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status =
+        program(&arguments).arg(&dump).stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let bytes = std::fs::read(dump).unwrap();
+    safetensors::SafeTensors::deserialize(&bytes).unwrap();
+}
+
+#[test]
+fn an_empty_rust_log_is_none() {
+    let model = model_path("fused-f16.gguf");
+    let log = |rust_log: &str| {
+        let arguments = ["load", model.to_str().unwrap(), "--device=host", "-vv"];
+        let output = program(&arguments).env("RUST_LOG", rust_log).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(log("").contains("DEBUG"));
+    assert_eq!(log("off"), "");
+}
