@@ -15,24 +15,20 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Every text file of the repository by its path in it, without what is built and brought.
+/// Every text file that git tracks, by its path in the repository. What else lies there, such as
+/// models of gigabytes and the folders of editors, is nobody's business here.
 fn sources() -> BTreeMap<String, String> {
-    fn collect(folder: &Path, found: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(folder).expect("a readable folder") {
-            let path = entry.expect("a readable folder").path();
-            if path.is_dir() {
-                if ![".git", "target"].iter().any(|skipped| path.ends_with(skipped)) {
-                    collect(&path, found);
-                }
-            } else if let Ok(text) = fs::read_to_string(&path) {
-                let name = path.strip_prefix(root()).expect("a path below the root");
-                found.insert(name.display().to_string(), text);
-            }
-        }
-    }
-    let mut found = BTreeMap::new();
-    collect(&root(), &mut found);
-    found
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+        .unwrap_or_else(|error| panic!("`git ls-files` tells what to check: {error}"));
+    let complaint = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.success(), "`git ls-files` tells what to check: {complaint}");
+    let names = String::from_utf8(listed.stdout).expect("paths in UTF-8");
+    assert!(!names.is_empty(), "git tracks nothing here: is this a clone?");
+    let text = |name: &str| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?));
+    names.split_terminator('\0').filter_map(text).collect()
 }
 
 /// Lines as `file:number: line` in which `wrong` finds something.
