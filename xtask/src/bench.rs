@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: Criterion's benchmarks of the workspace, or whole loads.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -13,13 +14,14 @@ use crate::{loader_binary, process};
 const TYPES: [&str; 2] = ["f16", "q4_k_m"];
 
 /// Bench targets alone: the harness of unit tests does not know Criterion's arguments.
-pub(crate) fn criterion(arguments: &[String]) -> Result<()> {
+pub(crate) fn criterion(arguments: &[OsString]) -> Result<()> {
     process::run(cargo(["bench", "--workspace", "--locked", "--bench", "*"]).args(arguments))
 }
 
-/// Runs `phi3-loader bench` on the file, or on synthetic ones, which stay for the next run. Charts
-/// go to `target/bench/`.
-pub(crate) fn loader(file: Option<&Path>, arguments: &[String]) -> Result<()> {
+/// Runs `phi3-loader bench` on the file that stands first, or on synthetic ones, which stay for the
+/// next run. Charts go to `target/bench/`.
+pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
+    let (file, arguments) = split_file(arguments);
     let loader = loader_binary::for_this_machine()?;
     let folder = workspace::target().join("bench");
     fs::create_dir_all(&folder)?;
@@ -29,7 +31,7 @@ pub(crate) fn loader(file: Option<&Path>, arguments: &[String]) -> Result<()> {
         let mut bench = Command::new(&loader);
         bench.arg("bench").arg(model).args(arguments);
         // Who names a chart gets it there.
-        if !arguments.iter().any(|argument| argument.starts_with("--svg")) {
+        if !arguments.iter().any(|argument| starts_with(argument, "--svg")) {
             bench.arg("--svg").arg(&chart);
         }
         process::run(&mut bench)
@@ -48,4 +50,31 @@ pub(crate) fn loader(file: Option<&Path>, arguments: &[String]) -> Result<()> {
         measure(&model)?;
     }
     Ok(())
+}
+
+/// The file, where one stands first, and the options.
+fn split_file(arguments: &[OsString]) -> (Option<&Path>, &[OsString]) {
+    match arguments {
+        [file, options @ ..] if !starts_with(file, "-") => (Some(Path::new(file)), options),
+        options => (None, options),
+    }
+}
+
+fn starts_with(argument: &OsStr, text: &str) -> bool {
+    argument.as_encoded_bytes().starts_with(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_file;
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    #[test]
+    fn a_file_stands_before_the_options() {
+        let arguments = ["big.gguf", "--repeat", "3"].map(OsString::from);
+        assert_eq!(split_file(&arguments), (Some(Path::new("big.gguf")), &arguments[1..]));
+        assert_eq!(split_file(&arguments[1..]), (None, &arguments[1..]));
+        assert_eq!(split_file(&[]), (None, &[][..]));
+    }
 }

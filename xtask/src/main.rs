@@ -20,6 +20,7 @@ mod toolkit;
 mod wheels;
 mod workspace;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,13 +63,14 @@ enum Command {
     Toolkit,
     /// Run Criterion's benchmarks of the workspace, or measure whole loads
     Bench {
-        /// Measure loads of this GGUF file with `phi3-loader bench` instead; without one, of
-        /// synthetic Phi-3-mini-4k files, f16 and q4_k_m, 10 GB in target/bench/
-        #[arg(long, value_name = "FILE", num_args = 0..=1)]
-        loader: Option<Option<PathBuf>>,
+        /// Measure loads with `phi3-loader bench` instead: of the GGUF file that the first argument
+        /// names, or, where that is none or an option, of synthetic Phi-3-mini-4k files, f16 and
+        /// q4_k_m, 10 GB in target/bench/
+        #[arg(long)]
+        loader: bool,
         /// Passed on to `cargo bench` or `phi3-loader bench`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        arguments: Vec<OsString>,
     },
     /// Feed mutated files to the parser
     Fuzz {
@@ -106,13 +108,40 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         Some(Command::TestGpu { archive: None, sanitize }) => gpu_tests::run(sanitize.as_deref()),
         Some(Command::BuildCuda { archs }) => loader_binary::build_cuda(archs.as_deref()),
         Some(Command::Toolkit) => toolkit::bring_and_print(),
-        Some(Command::Bench { loader: None, arguments }) => bench::criterion(&arguments),
-        Some(Command::Bench { loader: Some(file), arguments }) => {
-            bench::loader(file.as_deref(), &arguments)
-        }
+        Some(Command::Bench { loader: false, arguments }) => bench::criterion(&arguments),
+        Some(Command::Bench { loader: true, arguments }) => bench::loader(&arguments),
         Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
         Some(Command::Sanitize { sanitizer }) => sanitize::run(sanitizer),
         Some(Command::Miri) => miri::run(),
         Some(Command::Ci) => ci::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, Command};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_passes_on_all_that_follows_its_own_option() {
+        for (line, of_loads, passed_on) in [
+            (&["--loader"][..], true, &[][..]),
+            (&["--loader", "--cold"], true, &["--cold"]),
+            (&["--loader", "big.gguf", "--repeat", "3"], true, &["big.gguf", "--repeat", "3"]),
+            (&["--save-baseline", "before"], false, &["--save-baseline", "before"]),
+        ] {
+            let line = [&["xtask", "bench"], line].concat();
+            let Some(Command::Bench { loader, arguments }) = Arguments::parse_from(line).command
+            else {
+                panic!("`bench` is not the command")
+            };
+            assert_eq!(loader, of_loads);
+            assert_eq!(arguments, passed_on);
+        }
     }
 }
