@@ -25,8 +25,8 @@ const PACKAGES: [&str; 9] = [
 /// Test targets called `gpu…`, and the fault matrix, which is an example to cargo.
 const ALL: [&str; 4] = ["--test", "gpu*", "--example", "gpu*"];
 
-/// Those that a sanitizer is of use for, and does not slow down to hours.
-const SANITIZED: [&str; 2] = ["--test", "gpu"];
+/// Those that a sanitizer is of use for. The archive's runner leaves out the same others, and says why.
+const SANITIZED: [&str; 4] = ["--test", "gpu", "--test", "gpu_every"];
 
 /// Arguments of cargo that run all of them.
 pub(crate) fn selection() -> Vec<&'static str> {
@@ -70,7 +70,10 @@ fn count_gpus(devices: &str) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::count_gpus;
+    use super::{SANITIZED, count_gpus};
+    use crate::workspace;
+    use std::collections::BTreeSet;
+    use std::fs;
 
     #[test]
     fn only_cuda_devices_count_as_gpus() {
@@ -80,5 +83,19 @@ mod tests {
             r#"{"schema_version":1,"devices":[{"kind":"host"},{"kind":"cuda","ordinal":0}]}"#;
         assert_eq!(count_gpus(both).unwrap(), 1);
         assert!(count_gpus("{}").is_err());
+    }
+
+    #[test]
+    fn a_sanitizer_sees_every_gpu_test_that_it_can() {
+        let left_out = ["gpu_busy", "gpu_endurance"];
+        let folders = ["crates/cuda-sys/tests", "crates/loader/tests"];
+        let entries = folders.map(|folder| fs::read_dir(workspace::root().join(folder)).unwrap());
+        let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name());
+        let targets: BTreeSet<_> = names
+            .filter_map(|name| Some(name.to_str()?.strip_suffix(".rs")?.to_owned()))
+            .filter(|target| target.starts_with("gpu") && !left_out.contains(&target.as_str()))
+            .collect();
+        let sanitized = SANITIZED.iter().skip(1).step_by(2).map(|&target| target.to_owned());
+        assert_eq!(sanitized.collect::<BTreeSet<_>>(), targets);
     }
 }
