@@ -7,8 +7,9 @@
 //! what the one before it left in the caches. Each parses the header from memory, and drops what
 //! it made; `gguf-format, open` reads the file from disk, or rather from the page cache, too.
 //!
-//! What they do differs: `gguf-format` proves every range and name; `ggus` does neither, and
-//! borrows as well; `candle` and `gguf-rs` copy every string into a tree of values.
+//! What they do differs: `gguf-format` proves every range and name; `ggus` refuses duplicate keys
+//! and names, proves no range, and borrows as well; `candle` and `gguf-rs` copy every string into a
+//! tree of values.
 
 #[path = "../../../crates/gguf-format/benches/model/mod.rs"]
 mod model;
