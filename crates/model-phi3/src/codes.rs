@@ -60,4 +60,8 @@ codes! {
     INVALID_PLAN: Internal, "PHI3_INVALID_PLAN",
         "A load plan breaks one of its own rules, or was asked for with another model's configuration.",
         "this is a bug: please report it with this message and the file's name";
+    NOT_A_MODEL: Unsupported, "PHI3_NOT_A_MODEL",
+        "The file holds something else than a model's weights: an adapter, an importance matrix, a \
+         projector, or a vocabulary alone.",
+        "give the file that has the model's weights; an adapter must be merged into them";
 }

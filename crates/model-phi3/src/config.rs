@@ -130,23 +130,30 @@ impl Phi3Config {
     /// Keys that newer files may give as an array with one value a layer (`head_count`,
     /// `head_count_kv`, `feed_forward_length`) are accepted where all layers agree.
     ///
-    /// Wrong values come before unsupported ones, those before missing keys, and what the tensors
-    /// lack comes last: a file that contradicts itself is told from one that only holds less than
-    /// a model.
+    /// What the file says it is comes first: an adapter has neither the keys nor the tensors of a
+    /// model. Wrong values come before unsupported ones, then comes a file without any tensor,
+    /// then missing keys, and what the tensors lack comes last: a file that contradicts itself is
+    /// told from one that only holds less than a model.
     ///
     /// # Errors
     ///
+    /// * [`Error::NotAModel`] where `general.type` is there and not `model`, or there are no
+    ///   tensors.
     /// * [`Error::UnsupportedArchitecture`] for anything but `phi3` and `llama`.
     /// * [`Error::Metadata`] where a required key is missing, or a key has the wrong type.
     /// * [`Error::InvalidValue`] where a value is out of bounds or contradicts another.
     /// * [`Error::UnsupportedValue`] for experts, layers that differ, and unknown RoPE scaling.
     /// * [`Error::Binding`] where no tensor tells the size of the vocabulary.
     pub fn from_gguf(metadata: &Metadata<'_>, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
+        check_type(metadata)?;
         let architecture = Architecture::from_metadata(metadata)?;
         let mut keys = Keys { metadata, architecture, unsupported: None };
         let dimensions = keys.read()?;
         if let Some(error) = keys.unsupported.take() {
             return Err(error);
+        }
+        if tensors.is_empty() {
+            return Err(Error::NotAModel { found: None });
         }
         let layers = keys.given(BLOCK_COUNT, dimensions.layers)?;
         let hidden = keys.given(EMBEDDING_LENGTH, dimensions.hidden)?;
@@ -207,6 +214,14 @@ impl Phi3Config {
     /// The full name of one of the architecture's keys.
     pub(crate) fn key(&self, suffix: &str) -> String {
         full_key(self.architecture, suffix)
+    }
+}
+
+/// Adapters, importance matrices and projectors name the architecture of the model they are for.
+fn check_type(metadata: &Metadata<'_>) -> Result<(), Error> {
+    match metadata.optional::<&str>("general.type")? {
+        None | Some("model") => Ok(()),
+        Some(other) => Err(Error::NotAModel { found: Some(excerpt(other).to_owned()) }),
     }
 }
 

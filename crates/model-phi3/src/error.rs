@@ -25,6 +25,14 @@ pub enum Error {
         found: Option<String>,
     },
 
+    /// The file holds something else than a model's weights.
+    #[error("{}", not_a_model_text(.found.as_deref()))]
+    NotAModel {
+        /// `general.type`, where it is another than `model`: `adapter`, `imatrix`, `mmproj`. `None`
+        /// where the file has no tensors, as one of a vocabulary alone has none.
+        found: Option<String>,
+    },
+
     /// A key has a value that no Phi-3 model can have.
     #[error(
         "the key {} is {}, but {reason}",
@@ -109,6 +117,7 @@ impl Error {
         match self {
             Self::Metadata(error) => metadata_facts(error),
             Self::UnsupportedArchitecture { .. } => codes::UNSUPPORTED_ARCHITECTURE,
+            Self::NotAModel { .. } => codes::NOT_A_MODEL,
             Self::InvalidValue { .. } => codes::INVALID_VALUE,
             Self::UnsupportedValue { .. } => codes::UNSUPPORTED_VALUE,
             Self::Binding(problems) => match problems.class() {
@@ -159,5 +168,18 @@ fn architecture_text(found: Option<&str>) -> String {
             escape(name).shortened(SHOWN_CHARS)
         ),
         None => "the file holds no model: it has no general.architecture".to_owned(),
+    }
+}
+
+fn not_a_model_text(found: Option<&str>) -> String {
+    match found {
+        Some(kind) => format!(
+            "the file holds no model: its general.type is \"{}\"",
+            escape(kind).shortened(SHOWN_CHARS)
+        ),
+        None => {
+            "the file holds no weights: it has no tensors, as one of a vocabulary alone has none"
+                .to_owned()
+        }
     }
 }

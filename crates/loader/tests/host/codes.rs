@@ -192,7 +192,8 @@ fn rows() -> Vec<Row> {
             MALFORMED,
             Load(|dir| {
                 let mut writer = GgufWriter::new();
-                written(dir, &zeroed(writer.kv("general.architecture", "phi3")))
+                writer.kv("general.architecture", "phi3");
+                written(dir, &zeroed(&with_tensors(writer, &TENSORS)))
             }),
             &["model.gguf", "the key \"phi3."],
         ),
@@ -277,6 +278,12 @@ fn rows() -> Vec<Row> {
         ),
         row("PHI3_TOO_LARGE", MALFORMED, Model(larger_than_64_bits), &["2^64 - 1 bytes"]),
         row("PHI3_INVALID_PLAN", BUG, Model(plan_of_another_model), &["load plan"]),
+        row(
+            "PHI3_NOT_A_MODEL",
+            UNSUPPORTED,
+            Load(|dir| with_key(dir, "general.type", "adapter")),
+            &["model.gguf", "general.type", "\"adapter\""],
+        ),
         row(
             "FILE_CHANGED",
             (7, "MODEL_LOAD_FAILED", true),

@@ -64,7 +64,10 @@ fn llama_files_have_their_own_prefix_and_rope_style() {
 
 #[test]
 fn other_architectures_are_unsupported() {
-    for name in ["qwen2", "phi2", "PHI3", "", "\u{1b}[2J"] {
+    let hostile = "\u{1b}[2J";
+    let error = tiny_with("general.type", hostile).unwrap_err();
+    assert!(!error.to_string().contains('\u{1b}'), "{error}");
+    for name in ["qwen2", "phi2", "PHI3", "", hostile] {
         let error = tiny_with("general.architecture", name).unwrap_err();
         assert!(matches!(&error, Error::UnsupportedArchitecture { found: Some(f) } if f == name));
         assert_eq!(error.class(), ErrorClass::Unsupported);
@@ -204,16 +207,34 @@ fn wrong_values_come_before_unsupported_ones_and_those_before_missing_ones() {
     assert!(matches!(error, Error::UnsupportedValue { .. }), "{error}");
     let error = keys_alone(&[experts, ("phi3.context_length", 0_u32.into())]).config().unwrap_err();
     assert!(matches!(error, Error::InvalidValue { .. }), "{error}");
-    let error = keys_alone(&[]).config().unwrap_err();
+    let error = keys_alone(&[]).add("t", &[32], GgmlType::F32).config().unwrap_err();
     assert!(matches!(error, Error::Metadata(gguf_format::Error::Missing { .. })), "{error}");
 }
 
 #[test]
-fn a_vocabulary_alone_lacks_tensors() {
-    let mut file = TestFile::tiny();
-    file.tensors.clear();
-    let error = file.config().unwrap_err();
-    assert!(matches!(error, Error::Binding(_)), "{error}");
+fn what_is_no_model_is_unsupported_not_malformed() {
+    // As llama.cpp writes them: an adapter names the architecture and has none of its dimensions, an
+    // importance matrix names none.
+    let mut adapter = keys_alone(&[("general.type", "adapter".into())]);
+    adapter.add("blk.0.attn_qkv.weight.lora_a", &[256, 8], GgmlType::F16);
+    let mut matrix = TestFile::default();
+    matrix.set("general.type", "imatrix").add("output.weight.counts", &[1], GgmlType::F32);
+    for (file, kind) in [(&adapter, "adapter"), (&matrix, "imatrix")] {
+        let error = file.config().unwrap_err();
+        assert!(matches!(&error, Error::NotAModel { found: Some(f) } if f == kind), "{error}");
+        assert_eq!(error.class(), ErrorClass::Unsupported);
+        assert!(error.to_string().contains(kind), "{error}");
+    }
+    // A vocabulary alone, with the dimensions of its model or without.
+    let mut vocabulary = TestFile::tiny();
+    vocabulary.tensors.clear();
+    for file in [&vocabulary, &keys_alone(&[])] {
+        let error = file.config().unwrap_err();
+        assert!(matches!(error, Error::NotAModel { found: None }), "{error}");
+        assert_eq!(error.class(), ErrorClass::Unsupported);
+    }
+    assert!(TestFile::tiny().unset("general.type").config().is_ok());
+    assert_invalid("general.type", 3_u32);
 }
 
 #[test]
@@ -361,6 +382,8 @@ fn parameters_are_those_of_the_model_cards() {
 #[test]
 fn a_long_key_or_value_does_not_flood_the_message() {
     let error = tiny_with("general.architecture", "x".repeat(10_000)).unwrap_err();
+    assert!(error.to_string().len() < 300);
+    let error = tiny_with("general.type", "x".repeat(10_000)).unwrap_err();
     assert!(error.to_string().len() < 300);
     let error = tiny_with("phi3.rope.scaling.type", "x".repeat(10_000)).unwrap_err();
     assert!(error.to_string().len() < 300);

@@ -23,6 +23,7 @@ fn provoked() -> Vec<Error> {
         integers.plan(Storage::F16).unwrap_err(),
         Error::TooLarge { what: "the model" },
         other_layers.unwrap_err(),
+        tiny().set("general.type", "adapter").config().unwrap_err(),
     ]
 }
 
@@ -47,7 +48,8 @@ fn classes_say_whose_fault_it_is() {
             Unsupported,
             Unsupported,
             Malformed,
-            Internal
+            Internal,
+            Unsupported
         ]
     );
 }
