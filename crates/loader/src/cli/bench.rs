@@ -23,16 +23,41 @@ use crate::loader::Loader;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Settings};
 use loads::Kind;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
 
 pub(super) fn run(arguments: &Bench) -> Result<(), Failure> {
     let document = measure(arguments)?;
+    // What took minutes to measure is told first: the chart may not be writable.
+    let printed = if arguments.json {
+        json::print(&document)
+    } else {
+        table::print(&document).map_err(Failure::from)
+    };
     if let Some(path) = &arguments.svg {
         let drawn = chart::draw(&document).map_err(std::io::Error::other);
         drawn
             .and_then(|svg| std::fs::write(path, svg))
             .map_err(|source| Error::Write { path: path.clone(), source })?;
     }
-    if arguments.json { json::print(&document) } else { Ok(table::print(&document)?) }
+    printed
+}
+
+/// A load of the file by a new process, with these arguments. It is told all there and heeds no
+/// variables: a limit that `bench` itself does not know would make another load of it.
+fn load_command(
+    file: &Path,
+    arguments: impl IntoIterator<Item: AsRef<OsStr>>,
+) -> std::io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load").args(arguments).arg("--").arg(file);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PHI3_LOADER_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
 }
 
 /// The order matters. Loads come before anything here opens the device, so that their processes find

@@ -24,6 +24,7 @@ pub(super) struct ProcessFailure {
     /// As of an [`Error`].
     pub(super) code: String,
     pub(super) message: String,
+    pub(super) help: Option<String>,
     pub(super) exit_code: u8,
 }
 
@@ -50,7 +51,9 @@ impl Failure {
                 let CodeFacts { code, cure, .. } = codes::READ_FAILED;
                 (code, format!("{}: {error}", path.display()), Some(cure))
             }
-            Self::Process(failure) => (failure.code.as_str(), failure.message.clone(), None),
+            Self::Process(failure) => {
+                (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
+            }
         };
         let red = anstyle::AnsiColor::Red.on_default().bold();
         let cyan = anstyle::AnsiColor::Cyan.on_default().bold();

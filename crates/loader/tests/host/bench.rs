@@ -75,7 +75,13 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         assert_eq!(found[phases.len()], "load");
         let one_process = load["name"] == "reused" || load["name"] == "swap";
         assert_eq!(found.contains(&"process"), !one_process);
-        load["rows"].as_array().unwrap().iter().for_each(|row| assert_is_spread(&row["seconds"]));
+        for row in load["rows"].as_array().unwrap() {
+            assert_is_spread(&row["seconds"]);
+            // These take time wherever they are; what was not measured would be zero.
+            if ["parse", "transfer", "load", "process"].contains(&row["phase"].as_str().unwrap()) {
+                assert!(row["seconds"]["min"].as_f64().unwrap() > 0.0, "{}: {row}", load["name"]);
+            }
+        }
         assert_is_spread(&load["gb_per_s"]);
         assert_is_spread(&load["share_of_reference"]);
     }
@@ -214,4 +220,35 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
     let unavailable = code(&["bench", model, "--device", "cuda:99"]);
     assert_eq!(unavailable.0, 5);
     assert!(unavailable.1.contains("error[DEVICE_UNAVAILABLE]"), "{}", unavailable.1);
+    assert!(unavailable.1.contains("help: "), "{}", unavailable.1);
+}
+
+#[test]
+fn a_chart_that_cannot_be_written_costs_no_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let svg = folder.path().join("nowhere/chart.svg");
+    let [model, svg] = [&model, &svg].map(|path| path.to_str().unwrap());
+    let ran = run(&["bench", model, "--device=host", "--repeat=1", "--json", "--svg", svg]);
+    assert_eq!(ran.status.code(), Some(7));
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(document["loads"][0]["name"], "warm");
+}
+
+#[test]
+fn loads_heed_what_bench_was_told_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::rename(synth(folder.path()), folder.path().join("-x.gguf")).unwrap();
+    let ran = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["bench", "--repeat=1", "--json", "--", "-x.gguf"])
+        .current_dir(folder.path())
+        .env("PHI3_LOADER_DEVICE", "host")
+        .env("PHI3_LOADER_STORAGE", "native")
+        .env("PHI3_LOADER_VRAM_LIMIT", "1")
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(document["settings"]["storage"], "native");
+    assert_eq!(document["loads"][0]["storage"], "native");
 }

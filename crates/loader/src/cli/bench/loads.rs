@@ -1,17 +1,20 @@
 //! Loads, timed phase by phase.
 
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
+use super::load_command;
 use super::page_cache::{self, Moment};
 use crate::cli::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
 use crate::cli::failure::{Failure, ProcessFailure};
-use crate::cli::load::io_name;
+use crate::cli::json::Event;
+use crate::cli::load::finished;
 use crate::event::Unobserved;
 use crate::loader::Loader;
-use crate::model::LoadStats;
+use serde::Deserialize;
 use serde_json::Value;
+use std::fmt::Display;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a load finds of its file in the page cache that holds not all of it.
@@ -25,17 +28,39 @@ pub(super) enum Kind {
 /// a load that follows at once has to share.
 const CLEARED_AFTER: Duration = Duration::from_millis(250);
 
-/// Phases in their order: the name here, the field of a `finished` event, and what it is.
-const PHASES: [(&str, &str, &str); 9] = [
-    ("parse", "parse_seconds", "file opened, header proven"),
-    ("plan", "plan_seconds", "configuration read, load planned"),
-    ("context", "context_seconds", "device opened: its context"),
-    ("pin", "pin_seconds", "staging ring pinned, queues made"),
-    ("allocate", "allocate_seconds", "device memory"),
-    ("prepare", "prepare_seconds", "schedule cut, code loaded, reports made"),
-    ("transfer", "transfer_seconds", "first read to verified residency"),
-    ("verify", "verify_seconds", "residency, and what was asked for beyond"),
-    ("load", "seconds", "all of these"),
+/// What is used of a `finished` event, all of which it has to have.
+#[derive(Deserialize)]
+struct Finished {
+    source_bytes: u64,
+    parse_seconds: f64,
+    plan_seconds: f64,
+    context_seconds: f64,
+    pin_seconds: f64,
+    allocate_seconds: f64,
+    prepare_seconds: f64,
+    transfer_seconds: f64,
+    verify_seconds: f64,
+    seconds: f64,
+    io: String,
+    threads: u64,
+    chunk_bytes: u64,
+    pinned: bool,
+}
+
+/// A phase: its name, its seconds, and what it is.
+type Phase = (&'static str, fn(&Finished) -> f64, &'static str);
+
+/// In their order.
+const PHASES: [Phase; 9] = [
+    ("parse", |load| load.parse_seconds, "file opened, header proven"),
+    ("plan", |load| load.plan_seconds, "configuration read, load planned"),
+    ("context", |load| load.context_seconds, "device opened: its context"),
+    ("pin", |load| load.pin_seconds, "staging ring pinned, queues made"),
+    ("allocate", |load| load.allocate_seconds, "device memory"),
+    ("prepare", |load| load.prepare_seconds, "schedule cut, code loaded, reports made"),
+    ("transfer", |load| load.transfer_seconds, "first read to verified residency"),
+    ("verify", |load| load.verify_seconds, "residency, and what was asked for beyond"),
+    ("load", |load| load.seconds, "all of these"),
 ];
 
 /// Loads of a file that the page cache holds, each by a new process: what somebody gets who starts the
@@ -94,7 +119,9 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
             samples.cached.extend(page_cache::cached_share(files, Moment::Before));
             std::thread::sleep(pause);
             let model = loader.load(&arguments.file, &mut Unobserved)?;
-            samples.finished.push(finished_of(model.stats()));
+            let event = serde_json::to_value(Event::new(finished(model.stats())))
+                .map_err(|error| broken_load(&error))?;
+            samples.finished.push(finished_of(event)?);
         }
         Ok(samples)
     };
@@ -107,66 +134,60 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
     ])
 }
 
-/// What a `finished` event says of the same load.
-fn finished_of(stats: &LoadStats) -> Value {
-    serde_json::json!({
-        "source_bytes": stats.source_bytes,
-        "parse_seconds": stats.parse_seconds,
-        "plan_seconds": stats.plan_seconds,
-        "context_seconds": stats.context_seconds,
-        "pin_seconds": stats.pin_seconds,
-        "allocate_seconds": stats.allocate_seconds,
-        "prepare_seconds": stats.prepare_seconds,
-        "transfer_seconds": stats.transfer_seconds,
-        "verify_seconds": stats.verify_seconds,
-        "seconds": stats.seconds,
-        "io": io_name(stats.io),
-        "threads": stats.threads,
-        "chunk_bytes": stats.chunk_bytes,
-        "pinned": stats.pinned,
-    })
-}
-
-/// The last event of a load by a process of its own, and the seconds from its start to that event.
-fn load_in_process(file: &Path, choices: &Choices) -> Result<(Value, f64), Failure> {
-    let failed = |why: String| {
-        Failure::Process(ProcessFailure {
-            code: "INTERNAL".to_owned(),
-            message: format!("loading in another process: {why}"),
-            exit_code: 1,
-        })
-    };
-    let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-    let mut command = Command::new(program);
-    command.arg("load").arg(file).args(choices.to_arguments()).arg("--json");
+/// What a load by a process of its own says in the end, and the seconds from its start to that.
+fn load_in_process(file: &Path, choices: &Choices) -> Result<(Finished, f64), Failure> {
+    let failed = |error: std::io::Error| broken_load(&error);
+    let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
+    let mut command = load_command(file, options).map_err(failed)?;
     let start = Instant::now();
     // Its last event says what goes wrong; warnings would come once a load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut child = command.spawn().map_err(failed)?;
     let mut last = None;
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        let line = line.map_err(|error| failed(error.to_string()))?;
-        last = Some((line, start.elapsed().as_secs_f64()));
+        last = Some((line.map_err(failed)?, start.elapsed().as_secs_f64()));
     }
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    let (line, seconds) = last.ok_or_else(|| failed(format!("{status}")))?;
+    let status = child.wait().map_err(failed)?;
+    let (line, seconds) = last.ok_or_else(|| broken_load(&status))?;
+    Ok((outcome(&line, status)?, seconds))
+}
+
+/// What the last event of a process that ended so says of its load.
+fn outcome(line: &str, status: ExitStatus) -> Result<Finished, Failure> {
     let event: Value =
-        serde_json::from_str(&line).map_err(|error| failed(format!("{error}: {line}")))?;
-    if event["event"] == "finished" {
-        return Ok((event, seconds));
+        serde_json::from_str(line).map_err(|error| broken_load(&format!("{error}: {line}")))?;
+    let text = |field: &str| event[field].as_str().map(str::to_owned);
+    match event["event"].as_str() {
+        Some("finished") if status.success() => finished_of(event),
+        Some("failed") => Err(Failure::Process(ProcessFailure {
+            code: text("code").unwrap_or_default(),
+            message: text("message").unwrap_or_default(),
+            help: text("help"),
+            exit_code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        })),
+        // It was killed, or died, before it could say.
+        _ => Err(broken_load(&status)),
     }
-    let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
-    Err(Failure::Process(ProcessFailure {
-        code: text("code"),
-        message: text("message"),
-        exit_code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
-    }))
+}
+
+fn finished_of(event: Value) -> Result<Finished, Failure> {
+    serde_json::from_value(event).map_err(|error| broken_load(&error))
+}
+
+/// A load that came to no end which it could tell of.
+fn broken_load(why: &dyn Display) -> Failure {
+    Failure::Process(ProcessFailure {
+        code: "INTERNAL".to_owned(),
+        message: format!("a load to be measured: {why}"),
+        help: None,
+        exit_code: 1,
+    })
 }
 
 /// What the loads of one kind said.
 #[derive(Default)]
 struct Samples {
-    finished: Vec<Value>,
+    finished: Vec<Finished>,
     ready: Vec<f64>,
     cached: Vec<f64>,
     cached_after: Vec<f64>,
@@ -194,15 +215,12 @@ impl Samples {
         description: &'static str,
         choices: &Choices,
     ) -> LoadFigures {
-        let numbers = |field: &str| -> Vec<f64> {
-            self.finished.iter().filter_map(|finished| finished[field].as_f64()).collect()
-        };
         let mut rows: Vec<_> = PHASES
             .iter()
-            .map(|&(phase, field, description)| Row {
+            .map(|&(phase, seconds, description)| Row {
                 phase,
                 description,
-                seconds: Spread::of(numbers(field)),
+                seconds: Spread::of(self.finished.iter().map(seconds)),
             })
             .collect();
         if !self.ready.is_empty() {
@@ -212,20 +230,20 @@ impl Samples {
                 seconds: Spread::of(self.ready.iter().copied()),
             });
         }
-        let rates = numbers("source_bytes")
-            .into_iter()
-            .zip(numbers("transfer_seconds"))
-            .map(|(bytes, seconds)| gb_per_s(bytes, seconds));
-        let last = self.finished.last().unwrap_or(&Value::Null);
+        let rates = self
+            .finished
+            .iter()
+            .map(|load| gb_per_s(load.source_bytes as f64, load.transfer_seconds));
+        let last = self.finished.last();
         LoadFigures {
             name,
             description,
             storage: name_of(&choices.storage),
             verify: name_of(&choices.verify),
-            io: last["io"].as_str().unwrap_or_default().to_owned(),
-            threads: last["threads"].as_u64().unwrap_or_default(),
-            chunk_bytes: last["chunk_bytes"].as_u64().unwrap_or_default(),
-            pinned: last["pinned"].as_bool().unwrap_or_default(),
+            io: last.map(|load| load.io.clone()).unwrap_or_default(),
+            threads: last.map_or(0, |load| load.threads),
+            chunk_bytes: last.map_or(0, |load| load.chunk_bytes),
+            pinned: last.is_some_and(|load| load.pinned),
             cached: spread_of_some(&self.cached),
             cached_after: spread_of_some(&self.cached_after),
             rows,
@@ -237,4 +255,45 @@ impl Samples {
 
 fn spread_of_some(samples: &[f64]) -> Option<Spread> {
     (!samples.is_empty()).then(|| Spread::of(samples.iter().copied()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, ProcessFailure, outcome};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn failure_of(line: &str, status: ExitStatus) -> ProcessFailure {
+        match outcome(line, status) {
+            Err(Failure::Process(failure)) => failure,
+            Err(other) => panic!("another failure: {other:?}"),
+            Ok(_) => panic!("taken for a load"),
+        }
+    }
+
+    #[test]
+    fn a_killed_load_is_told_with_its_signal() {
+        let killed = ExitStatus::from_raw(9);
+        for line in [r#"{"event":"progress","unit":1}"#, r#"{"event":"finished","seconds":1.0}"#] {
+            let failure = failure_of(line, killed);
+            assert_eq!((failure.code.as_str(), failure.exit_code), ("INTERNAL", 1));
+            assert!(failure.message.contains("signal: 9"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_failed_load_is_told_in_its_own_words() {
+        let line = r#"{"event":"failed","code":"DEVICE_UNAVAILABLE","message":"no GPU","help":"plug one in"}"#;
+        let failure = failure_of(line, ExitStatus::from_raw(5 << 8));
+        assert_eq!((failure.code.as_str(), failure.exit_code), ("DEVICE_UNAVAILABLE", 5));
+        assert_eq!(failure.message, "no GPU");
+        assert_eq!(failure.help.as_deref(), Some("plug one in"));
+    }
+
+    #[test]
+    fn a_load_that_does_not_tell_all_that_is_measured_is_no_measurement() {
+        let failure =
+            failure_of(r#"{"event":"finished","source_bytes":1}"#, ExitStatus::from_raw(0));
+        assert!(failure.message.contains("parse_seconds"), "{}", failure.message);
+    }
 }

@@ -2,9 +2,10 @@
 
 use super::{Measured, output_of};
 use crate::cli::args::Bench;
-use crate::cli::bench::page_cache;
+use crate::cli::bench::{load_command, page_cache};
 use cuda_sys::DeviceKind;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,10 +59,11 @@ impl Weights {
         let mut path = arguments.file.clone().into_os_string();
         path.push(format!(".{}.safetensors", std::process::id()));
         let weights = Self { path: path.into(), ours: true };
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut load = Command::new(program);
-        load.args(["load", "--quiet", "--device=host", "--storage=f16"]).arg(&arguments.file);
-        output_of(load.arg("--dump").arg(&weights.path))?;
+        let mut dump = OsString::from("--dump=");
+        dump.push(&weights.path);
+        let options = ["--quiet", "--device=host", "--storage=f16"].map(OsString::from);
+        let load = load_command(&arguments.file, options.into_iter().chain([dump]));
+        output_of(&mut load.map_err(|error| error.to_string())?)?;
         Ok(weights)
     }
 }
