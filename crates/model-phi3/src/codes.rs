@@ -45,12 +45,15 @@ codes! {
          as a number of experts.",
         "give a model of the Phi-3 family; this one is another";
     TENSOR_MISMATCH: Malformed, "PHI3_TENSOR_MISMATCH",
-        "Tensors are missing, misshapen, of the wrong type, or there twice. The message names them.",
+        "Tensors are missing, misshapen, there twice, or of a layer that the model does not have. The \
+         message names them.",
         "the file is damaged or from an unknown converter: fetch it again, or convert the model \
          with a current llama.cpp";
     UNSUPPORTED_TENSOR: Unsupported, "PHI3_UNSUPPORTED_TENSOR",
-        "The file has tensors that a Phi-3 model does not have, such as biases or adapters.",
-        "give the plain model: without adapters, and of the Phi-3 family";
+        "The file has tensors that a Phi-3 model does not have, such as biases, or RoPE factors of \
+         the wrong type.",
+        "give the plain model, of the Phi-3 family, as a current llama.cpp converts it: without \
+         adapters, and with RoPE factors in F32";
     NO_CONVERSION: Unsupported, "PHI3_NO_CONVERSION",
         "A tensor has a type that cannot be decoded to half precision.",
         "load with native storage, or quantise the model to another type";

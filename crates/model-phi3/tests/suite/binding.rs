@@ -186,7 +186,11 @@ fn factors_come_in_pairs() {
 fn factors_of_another_type_are_unsupported() {
     let mut file = TestFile::tiny();
     file.tensor("rope_factors_short.weight").ggml_type = GgmlType::BF16;
-    assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Unsupported);
+    let error = file.bind().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Unsupported);
+    // What is said of the code is said of these, too.
+    let facts = error.facts();
+    assert!(facts.cause.contains("type") && facts.cure.contains("F32"), "{facts:?}");
 }
 
 #[test]
