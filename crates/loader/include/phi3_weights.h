@@ -58,7 +58,9 @@ typedef struct Phi3Weights {
   uint32_t rope_style;   /* PHI3_ROPE_* */
   uint32_t rope_dim;     /* leading values of a head that are rotated */
   float rope_freq_base;
-  float rope_attn_factor;        /* 0 where the file has none */
+  /* What cos and sin are multiplied by, for Q and for K, so that rotated values of both are scaled
+     and others are not; 0 where the file has none. */
+  float rope_attn_factor;
   uint32_t rope_original_context; /* 0 where the file has none */
   uint32_t context_length;
   uint32_t sliding_window; /* 0 where there is none */

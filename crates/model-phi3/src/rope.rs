@@ -72,7 +72,10 @@ pub struct Rope {
     pub freq_base: f32,
     /// Tokens of context before scaling, above which the long factors apply.
     pub original_context: Option<u32>,
-    /// What attention scores of a scaled model are multiplied by, as llama.cpp applies it.
+    /// What cosine and sine are multiplied by, as in llama.cpp: the rotated elements of queries and
+    /// those of keys are each scaled by it, so their part of a score by its square. Elements that
+    /// are not rotated are not scaled, so where the rotation is partial no factor of the score
+    /// can stand for it.
     pub attn_factor: Option<f32>,
     /// The kind of scaling, where the file names it. `phi3` files of long-context models do not:
     /// their factors alone say that it is [`LongRope`](RopeScaling::LongRope).
