@@ -63,7 +63,9 @@ typedef struct Phi3Weights {
   float rope_attn_factor;
   uint32_t rope_original_context; /* 0 where the file has none */
   uint32_t context_length;
-  uint32_t sliding_window; /* 0 where there is none */
+  /* Tokens that a token attends to; 0 where the file says 0, which is the whole context, or says
+     nothing, which may be of a model that has a window. */
+  uint32_t sliding_window;
   float rms_epsilon;
 } Phi3Weights;
 

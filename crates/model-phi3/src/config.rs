@@ -112,8 +112,10 @@ pub struct Phi3Config {
     pub rms_epsilon: f32,
     /// Rotary position embedding.
     pub rope: Rope,
-    /// Tokens that a token attends to. `None` where attention reaches the whole context: the key
-    /// is absent, as in Microsoft's own Phi-3 files, or 0, as in Phi-4.
+    /// Tokens that a token attends to: `attention.sliding_window`. `None` where the key is 0, as in
+    /// Phi-4, or absent. With 0 attention reaches the whole context; absent, the file does not
+    /// say: Microsoft's own q4 file of mini-4k lacks the key, although that model has a window of
+    /// 2047 tokens.
     pub sliding_window: Option<u32>,
     /// `general.file_type`: llama.cpp's number of the mix of tensor types.
     pub file_type: Option<u32>,

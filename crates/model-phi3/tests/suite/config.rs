@@ -127,9 +127,11 @@ fn without_key_heads_all_heads_have_their_own() {
 }
 
 #[test]
-fn a_window_of_zero_is_none() {
-    let config = tiny_with("phi3.attention.sliding_window", 0_u32).unwrap();
-    assert_eq!(config.sliding_window, None);
+fn a_window_of_zero_and_one_that_is_not_given_are_the_same_none() {
+    let key = "phi3.attention.sliding_window";
+    assert_eq!(tiny_with(key, 1_u32).unwrap().sliding_window, Some(1));
+    assert_eq!(tiny_with(key, 0_u32).unwrap().sliding_window, None);
+    assert_eq!(TestFile::tiny().unset(key).config().unwrap().sliding_window, None);
 }
 
 #[test]
