@@ -5,11 +5,9 @@
 //! use std::ops::ControlFlow;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let dir = tempfile::tempdir()?;
-//! # let path = dir.path().join("tiny.gguf");
-//! # loader::synth::write(&path, &loader::synth::SynthOptions::default(), &mut |_, _| ControlFlow::Continue(()))?;
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
 //! let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Auto));
-//! let model = loader.load(&path, &mut |event: &LoadEvent<'_>| {
+//! let model = loader.load(path, &mut |event: &LoadEvent<'_>| {
 //!     if let LoadEvent::Progress { unit, of, label, .. } = event {
 //!         println!("{unit} of {of}: {label}");
 //!     }
@@ -31,7 +29,8 @@
 //! # Beneath
 //!
 //! The crate orders the steps of a load; the work is done below it: `gguf_format` proves the file,
-//! `model_phi3` plans, `cuda_sys` moves. It logs through `tracing` and never installs a subscriber,
+//! `model_phi3` plans, `cuda_sys` moves. Whatever a caller gets to see of the first two is here by
+//! their names, [`gguf_format`] and [`model_phi3`], too. It logs through `tracing` and never installs a subscriber,
 //! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
 //! library user turns it off with `default-features = false`.
 
@@ -62,6 +61,11 @@ mod transfer;
 #[cfg(feature = "cli")]
 pub mod cli;
 
+// Its example has to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}
+
 pub use crate::cancel::CancelToken;
 pub use crate::codes::CodeFacts;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
@@ -72,8 +76,16 @@ pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
-pub use cuda_sys::{DeviceKind, Io};
-pub use model_phi3::{KvDtype, Phi3Config, Phi3Weights, Slot, Storage};
+pub use cuda_sys::{
+    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, Span, SpanKind,
+};
+pub use gguf_format::{Error as GgufError, GgufFile, Limits};
+pub use model_phi3::{
+    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Phi3Config, Phi3Weights, Slot, SlotFormat,
+    Storage,
+};
+// For whatever a header, a configuration or a plan speaks of in its turn.
+pub use {gguf_format, model_phi3};
 
 const _: () = {
     const fn sent<T: Send>() {}
