@@ -1,0 +1,98 @@
+//! The CUDA driver itself, for what the runtime does not say.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+unsafe extern "C" {
+    fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+const RTLD_NOW: c_int = 2;
+
+/// What a stream calls on the host; it gets what [`Driver::call_in_stream`] was given.
+pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+type PrimaryState = unsafe extern "C" fn(c_int, *mut c_uint, *mut c_int) -> c_int;
+type Current = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
+type PrimaryRetain = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+type SetCurrent = unsafe extern "C" fn(*mut c_void) -> c_int;
+type StreamCreate = unsafe extern "C" fn(*mut *mut c_void, c_uint) -> c_int;
+type LaunchHostFunc = unsafe extern "C" fn(*mut c_void, HostFunction, *mut c_void) -> c_int;
+
+const NON_BLOCKING: c_uint = 1;
+
+/// Its functions, by the signatures that its documentation gives.
+pub(crate) struct Driver {
+    primary_state: PrimaryState,
+    current: Current,
+    primary_retain: PrimaryRetain,
+    set_current: SetCurrent,
+    stream_create: StreamCreate,
+    launch_host_func: LaunchHostFunc,
+}
+
+impl Driver {
+    pub(crate) fn open() -> Self {
+        // SAFETY: a NUL-terminated name; the driver's library has been loaded by the runtime before.
+        let library = unsafe { dlopen(c"libcuda.so.1".as_ptr(), RTLD_NOW) };
+        assert!(!library.is_null());
+        let find = |name: &CStr| {
+            // SAFETY: an open library and a NUL-terminated name.
+            let function = unsafe { dlsym(library, name.as_ptr()) };
+            assert!(!function.is_null(), "{name:?}");
+            function
+        };
+        macro_rules! function {
+            ($name:literal as $signature:ty) => {
+                // SAFETY: the signature that the driver's documentation gives this function.
+                unsafe { std::mem::transmute::<*mut c_void, $signature>(find($name)) }
+            };
+        }
+        Self {
+            primary_state: function!(c"cuDevicePrimaryCtxGetState" as PrimaryState),
+            current: function!(c"cuCtxGetCurrent" as Current),
+            primary_retain: function!(c"cuDevicePrimaryCtxRetain" as PrimaryRetain),
+            set_current: function!(c"cuCtxSetCurrent" as SetCurrent),
+            stream_create: function!(c"cuStreamCreate" as StreamCreate),
+            launch_host_func: function!(c"cuLaunchHostFunc" as LaunchHostFunc),
+        }
+    }
+
+    pub(crate) fn has_context(&self, ordinal: i32) -> bool {
+        let (mut flags, mut active) = (0, 0);
+        // SAFETY: both are written, and nothing else.
+        let status = unsafe { (self.primary_state)(ordinal, &raw mut flags, &raw mut active) };
+        assert_eq!(status, 0);
+        active != 0
+    }
+
+    /// Null where the calling thread has none.
+    pub(crate) fn current_context(&self) -> *mut c_void {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: it is written, and nothing else.
+        assert_eq!(unsafe { (self.current)(&raw mut context) }, 0);
+        context
+    }
+
+    /// Has a new stream of a device call `function`, and returns before it does. The calling thread
+    /// keeps the device's context, and the process the stream.
+    ///
+    /// # Safety
+    ///
+    /// `argument` is what `function` takes, for as long as it runs.
+    pub(crate) unsafe fn call_in_stream(
+        &self,
+        ordinal: i32,
+        function: HostFunction,
+        argument: *mut c_void,
+    ) {
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the context is written, and nothing else.
+        assert_eq!(unsafe { (self.primary_retain)(&raw mut context, ordinal) }, 0);
+        // SAFETY: a context that is retained.
+        assert_eq!(unsafe { (self.set_current)(context) }, 0);
+        // SAFETY: a thread with a context; the stream is written, and nothing else.
+        assert_eq!(unsafe { (self.stream_create)(&raw mut stream, NON_BLOCKING) }, 0);
+        // SAFETY: a stream of the current context, and the caller's promise.
+        assert_eq!(unsafe { (self.launch_host_func)(stream, function, argument) }, 0);
+    }
+}

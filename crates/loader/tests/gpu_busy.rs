@@ -1,0 +1,66 @@
+//! A load beside other work of its process on the same GPU. Fails where there is none. A program of
+//! its own: whatever waits for a whole device would wait for that work.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[expect(dead_code, reason = "other targets use the rest")]
+mod common;
+#[path = "common/driver.rs"]
+#[expect(dead_code, reason = "other targets use the rest")]
+mod driver;
+
+use common::{go_on, model_path};
+use driver::Driver;
+use loader::{DeviceChoice, LoadOptions, Loader, Storage, Verify};
+use std::ffi::c_void;
+use std::sync::mpsc;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+const MODEL: &str = "fused-k-quants.gguf";
+
+/// Long beside a load of a small model: what has not come by then never will.
+const FOREVER: Duration = Duration::from_secs(60);
+
+struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+static GATE: Gate = Gate { is_open: Mutex::new(false), opened: Condvar::new() };
+
+unsafe extern "C" fn wait_at_gate(gate: *mut c_void) {
+    // SAFETY: what the test below hands over, which lives as long as the process.
+    let gate = unsafe { &*gate.cast::<Gate>() };
+    let is_open = gate.is_open.lock().unwrap();
+    drop(gate.opened.wait_while(is_open, |is_open| !*is_open).unwrap());
+}
+
+#[test]
+fn a_load_does_not_wait_for_what_else_the_gpu_does() {
+    let options = LoadOptions::new().device(DeviceChoice::Cuda(0)).verify(Verify::Checksum);
+    let mut loaders = [Storage::F16, Storage::Native]
+        .map(|storage| Loader::new(options.clone().storage(storage)));
+    // What happens once in a process may wait: the driver loads code then.
+    let first =
+        loaders.each_mut().map(|loader| loader.load(model_path(MODEL), &mut go_on).unwrap());
+
+    let driver = Driver::open();
+    // SAFETY: the function's own argument, which lives as long as the process.
+    unsafe {
+        driver.call_in_stream(0, wait_at_gate, (&raw const GATE).cast_mut().cast());
+    }
+    let (sender, loaded) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let models =
+            loaders.each_mut().map(|loader| loader.load(model_path(MODEL), &mut go_on).unwrap());
+        sender.send(models).unwrap();
+    });
+    let models = loaded.recv_timeout(FOREVER);
+    *GATE.is_open.lock().unwrap() = true;
+    GATE.opened.notify_all();
+    let models = models.expect("the loads waited for a stream that is none of theirs");
+    thread.join().unwrap();
+    for (before, beside) in first.iter().zip(&models) {
+        assert!(before.fingerprint().unwrap() == beside.fingerprint().unwrap());
+    }
+}
