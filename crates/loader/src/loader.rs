@@ -107,7 +107,7 @@ impl Loader {
     pub fn load(
         &mut self,
         path: impl AsRef<Path>,
-        observer: &mut impl Observer,
+        observer: &mut dyn Observer,
     ) -> Result<LoadedModel, Error> {
         self.load_cancellable(path, observer, &CancelToken::new())
     }
@@ -125,7 +125,7 @@ impl Loader {
     pub fn load_cancellable(
         &mut self,
         path: impl AsRef<Path>,
-        observer: &mut impl Observer,
+        observer: &mut dyn Observer,
         token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
         let mut observer = Cancellable { observer, token };

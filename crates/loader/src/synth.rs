@@ -3,7 +3,7 @@
 use crate::error::Error;
 use gguf_format::GgmlType;
 use gguf_format::write::Layout as FileLayout;
-use model_phi3::preset::{Blueprint, Layout, Preset, TensorSpec, TypeMix};
+use model_phi3::preset::{Blueprint, TensorSpec};
 use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
+
+pub use model_phi3::preset::{Layout, Preset, TypeMix};
 
 /// What to write.
 #[derive(Clone, Copy, Debug)]

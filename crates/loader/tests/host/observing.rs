@@ -1,7 +1,7 @@
 //! What an observer hears, and what it can do.
 
 use crate::common::{go_on, model_path};
-use loader::{DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Observer};
+use loader::{DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Observer, Unobserved};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -89,4 +89,21 @@ fn a_panicking_observer_does_not_break_the_loader() {
     .unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"no progress, please"));
     loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
+}
+
+#[test]
+fn an_observer_can_be_chosen_at_run_time() {
+    struct Counts<'a>(&'a mut u32);
+    impl Observer for Counts<'_> {
+        fn event(&mut self, _: &LoadEvent<'_>) -> ControlFlow<()> {
+            *self.0 += 1;
+            ControlFlow::Continue(())
+        }
+    }
+    let (mut loader, mut heard) = (loader(), 0);
+    let chosen: [Box<dyn Observer + '_>; 2] = [Box::new(Unobserved), Box::new(Counts(&mut heard))];
+    for mut observer in chosen {
+        loader.load(model_path("fused-f16.gguf"), observer.as_mut()).unwrap();
+    }
+    assert!(heard > 0);
 }

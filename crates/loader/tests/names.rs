@@ -1,0 +1,58 @@
+//! What the crate's fields and signatures speak of has a name in the crate, so that its users need no
+//! other. Compiling this is the test.
+
+use loader::{
+    CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error, GgufError,
+    GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions, LoadPlan,
+    LoadStats, LoadedModel, Loader, MemoryAccount, ModelError, NonFiniteTensor, Observer,
+    Phi3Config, Phi3Weights, Planned, Residency, Slot, SlotFormat, Span, SpanKind, Storage,
+    TensorView,
+};
+use loader::{gguf_format, model_phi3};
+use std::path::PathBuf;
+
+const _: fn(&Loader, PathBuf) -> Result<GgufFile, Error> = Loader::inspect;
+const _: fn(&Loader, PathBuf) -> Result<Planned, Error> = Loader::plan;
+const _: fn(&mut Loader, PathBuf, &mut dyn Observer) -> Result<LoadedModel, Error> = Loader::load;
+const _: fn(&mut Loader, PathBuf, &mut dyn Observer, &CancelToken) -> Result<LoadedModel, Error> =
+    Loader::load_cancellable;
+
+const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
+    |options| (options.device, options.storage, options.limits);
+const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
+
+const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.io);
+const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
+    |stats| (&stats.non_finite, &stats.timeline);
+const _: fn(&LoadStats) -> (&Residency, &MemoryAccount) = |stats| (&stats.residency, &stats.memory);
+const _: fn(&Span) -> SpanKind = |span| span.kind;
+
+const _: fn(&LoadedModel) -> &Phi3Weights<TensorView> = LoadedModel::weights;
+const _: fn(&LoadedModel, Slot) -> Option<TensorView> = LoadedModel::slot;
+const _: fn(&Phi3Weights<TensorView>) -> &[LayerWeights<TensorView>] = |weights| &weights.layers;
+const _: fn(&TensorView) -> &SlotFormat = |view| &view.format;
+
+const _: fn(&Error) -> Option<&EngineError> = |error| match error {
+    Error::Engine(error) | Error::Read { source: error, .. } => Some(error),
+    _ => None,
+};
+const _: fn(&EngineError) -> EngineErrorCode = EngineError::code;
+const _: fn(&Error) -> Option<&GgufError> =
+    |error| if let Error::Gguf(error) = error { Some(error) } else { None };
+const _: fn(&Error) -> Option<&ModelError> =
+    |error| if let Error::Model { source, .. } = error { Some(source) } else { None };
+const _: fn(&Error) -> Option<&InsufficientMemory> =
+    |error| if let Error::InsufficientMemory(memory) = error { Some(memory) } else { None };
+
+const _: for<'a> fn(&LoadEvent<'a>) -> Option<&'a LoadPlan> =
+    |event| if let LoadEvent::Planned { plan, .. } = event { Some(plan) } else { None };
+const _: fn(&LoadPlan) -> &[model_phi3::PlannedSlot] = LoadPlan::slots;
+const _: fn(&GgufFile) -> &[gguf_format::Shard] = GgufFile::shards;
+
+#[cfg(feature = "synth")]
+const _: fn(
+    loader::synth::Preset,
+    loader::synth::Layout,
+    loader::synth::TypeMix,
+    u64,
+) -> loader::synth::SynthOptions = loader::synth::SynthOptions::new;
