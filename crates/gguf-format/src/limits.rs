@@ -26,7 +26,9 @@ pub struct Limits {
     /// Bytes of a tensor's name. Default 128. The specification says 64, and ggml stores 63, but
     /// stable-diffusion.cpp builds ggml with twice that, and files with such names are published.
     pub max_name_len: u64,
-    /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1.
+    /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1. Parsing costs
+    /// the same at any depth, but going through such an array level by level costs the product of
+    /// its depth and its bytes.
     pub max_array_depth: u64,
     /// Bytes of `general.alignment`. Default 16 MiB; real files use 32, up to the size of a huge
     /// page.
