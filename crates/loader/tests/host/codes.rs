@@ -1,7 +1,7 @@
 //! Every error code, provoked.
 
 use crate::common::{go_on, model_path};
-use crate::small_model::{TENSORS, phi3_keys};
+use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use cuda_sys::{
     Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile,
     StagingRing,
@@ -20,10 +20,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
+
 /// How a code is provoked.
 enum By {
     /// By `phi3-loader load` of this file with these arguments. The folder is the row's own.
     Load(fn(&Path) -> (PathBuf, Vec<String>)),
+    /// The same in 16 GiB of addresses, so that no machine is too large to run out of memory.
+    SmallLoad(fn(&Path) -> (PathBuf, Vec<String>)),
     /// By the library.
     Library(fn(&Path) -> Error),
     /// By a crate below, whose error the loader wraps itself, and from no file that can exist.
@@ -51,7 +55,7 @@ const UNSUPPORTED: Expected = (4, "MODEL_LOAD_FAILED", false);
 const BUG: Expected = (1, "INTERNAL", false);
 
 fn rows() -> Vec<Row> {
-    use By::{EngineCode, Library, Load, Model};
+    use By::{EngineCode, Library, Load, Model, SmallLoad};
     let row = |code, expected, by, names| Row { code, expected, by, names };
     vec![
         row(
@@ -322,8 +326,12 @@ fn rows() -> Vec<Row> {
         row(
             "INSUFFICIENT_HOST_MEMORY",
             (6, "INSUFFICIENT_VRAM", true),
-            // More staging memory than there are addresses, wherever this runs.
-            Library(|_| load_error(&options().depth(u32::MAX))),
+            SmallLoad(|dir| {
+                let path = dir.join("large.gguf");
+                write_large_model(&path);
+                // Chunks are no larger than the model: as many of those as there may be.
+                (path, vec!["--chunk=1GiB".to_owned(), "--depth=1024".to_owned()])
+            }),
             &["staging memory of ", " bytes cannot be mapped"],
         ),
         row(
@@ -539,8 +547,8 @@ struct Told {
 }
 
 impl Told {
-    fn by_program(file: &Path, more: &[String]) -> Self {
-        let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+    fn by_program(mut program: Command, file: &Path, more: &[String]) -> Self {
+        let output = program
             .args(["load", file.to_str().unwrap(), "--json"])
             .args(more)
             .env("PHI3_LOADER_DEVICE", "host")
@@ -595,7 +603,13 @@ fn every_code_is_provoked_and_says_what_it_must() {
         let told = match by {
             By::Load(prepare) => {
                 let (file, more) = prepare(dir.path());
-                Told::by_program(&file, &more)
+                Told::by_program(Command::new(PROGRAM), &file, &more)
+            }
+            By::SmallLoad(prepare) => {
+                let (file, more) = prepare(dir.path());
+                let mut small = Command::new("sh");
+                small.args(["-c", "ulimit -v 16777216 && exec \"$0\" \"$@\"", PROGRAM]);
+                Told::by_program(small, &file, &more)
             }
             By::Library(provoke) => Told::by_library(&provoke(dir.path())),
             By::Model(provoke) => {
