@@ -81,8 +81,8 @@ pub use cuda_sys::{
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{
-    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Phi3Config, Phi3Weights, Slot, SlotFormat,
-    Storage,
+    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Phi3Config, Phi3Weights, Slot,
+    SlotFormat, Storage,
 };
 // For whatever a header, a configuration or a plan speaks of in its turn.
 pub use {gguf_format, model_phi3};
