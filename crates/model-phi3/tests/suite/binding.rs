@@ -230,8 +230,7 @@ fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
     let mut first = TestFile::tiny();
     let tensors = first.tensors.len();
     let middle = first.tensors.iter().position(|t| t.name == "blk.1.attn_output.weight").unwrap();
-    let mut second = TestFile::default();
-    second.tensors = first.tensors.split_off(middle);
+    let second = TestFile { tensors: first.tensors.split_off(middle), ..TestFile::default() };
     for (no, part) in [&first, &second].into_iter().enumerate() {
         let mut writer = part.writer();
         let layout = writer.split(no as u16, 2, tensors as i32).layout().unwrap();
