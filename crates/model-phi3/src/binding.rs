@@ -85,7 +85,7 @@ impl TensorMap {
     /// # Errors
     ///
     /// [`Error::Binding`] with everything that is missing, unexpected, misshapen or of the wrong
-    /// type; [`Error::InvalidValue`] where there are more than 65,536 layers.
+    /// type, the first 256 of it; [`Error::InvalidValue`] where there are more than 65,536 layers.
     pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
         check_layers(config.layers, config.key("block_count"))?;
         let mut binder = Binder {
@@ -93,7 +93,7 @@ impl TensorMap {
             widths: Widths::new(config),
             unbound: tensors.iter().map(|tensor| (tensor.name(), tensor)).collect(),
             bound: Vec::with_capacity(tensors.len()),
-            problems: Vec::new(),
+            problems: Problems::none(),
         };
         binder.embedding();
         binder.layers(tensors);
@@ -142,7 +142,7 @@ struct Binder<'c, 't, 'a> {
     widths: Widths,
     unbound: HashMap<&'a str, &'t TensorInfo<'a>>,
     bound: Vec<BoundTensor>,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
 impl<'t, 'a> Binder<'_, 't, 'a> {
@@ -294,7 +294,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn finish(mut self) -> Result<TensorMap, Error> {
-        if let Some(problems) = Problems::new(self.problems) {
+        if let Some(problems) = self.problems.into_any() {
             return Err(problems.into());
         }
         self.bound

@@ -9,42 +9,69 @@ use crate::error::{Error, ErrorClass, SHOWN_CHARS};
 /// Problems that a message lists before it only counts the rest.
 const SHOWN_PROBLEMS: usize = 20;
 
+/// Problems that are kept before the rest is only counted: a file of a few megabytes can have a
+/// hundred thousand, and each takes several times the memory of the tensor it is about.
+const KEPT_PROBLEMS: usize = 256;
+
 /// Everything that keeps the tensors of a file from being the model of its configuration.
 ///
 /// Displays the first twenty, one a line, and the number of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
-    problems: Vec<Problem>,
+    kept: Vec<Problem>,
+    malformed: usize,
+    unsupported: usize,
 }
 
 impl Problems {
-    /// `None` where there are no problems.
-    pub(crate) fn new(problems: Vec<Problem>) -> Option<Self> {
-        (!problems.is_empty()).then_some(Self { problems })
+    pub(crate) const fn none() -> Self {
+        Self { kept: Vec::new(), malformed: 0, unsupported: 0 }
     }
 
-    /// The problems: at least one, in the order of the forward pass, unexpected tensors last.
+    pub(crate) fn push(&mut self, problem: Problem) {
+        let count = if problem.is_foreign() { &mut self.unsupported } else { &mut self.malformed };
+        *count = count.saturating_add(1);
+        if self.kept.len() < KEPT_PROBLEMS {
+            self.kept.push(problem);
+        }
+    }
+
+    /// `None` where there are no problems.
+    pub(crate) fn into_any(self) -> Option<Self> {
+        (!self.kept.is_empty()).then_some(self)
+    }
+
+    /// The problems, up to the first 256: at least one, in the order of the forward pass, unexpected
+    /// tensors last.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
-        &self.problems
+        &self.kept
+    }
+
+    /// The number of all problems of this class, with those that were only counted.
+    #[must_use]
+    pub const fn count(&self, class: ErrorClass) -> usize {
+        match class {
+            ErrorClass::Malformed => self.malformed,
+            ErrorClass::Unsupported => self.unsupported,
+            ErrorClass::Internal => 0,
+        }
     }
 
     /// [`Malformed`](ErrorClass::Malformed) where anything is missing, misshapen or contradictory;
     /// [`Unsupported`](ErrorClass::Unsupported) where the model is whole, but has more than a
     /// Phi-3 or has it in another form.
     #[must_use]
-    pub fn class(&self) -> ErrorClass {
-        if self.problems.iter().all(Problem::is_foreign) {
-            ErrorClass::Unsupported
-        } else {
-            ErrorClass::Malformed
-        }
+    pub const fn class(&self) -> ErrorClass {
+        if self.malformed == 0 { ErrorClass::Unsupported } else { ErrorClass::Malformed }
     }
 }
 
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
-        Self::Binding(Problems { problems: vec![problem] })
+        let mut problems = Problems::none();
+        problems.push(problem);
+        Self::Binding(problems)
     }
 }
 
@@ -53,10 +80,10 @@ impl std::error::Error for Problems {}
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the tensors of the file do not make the model that its metadata describe:")?;
-        for problem in self.problems.iter().take(SHOWN_PROBLEMS) {
+        for problem in self.kept.iter().take(SHOWN_PROBLEMS) {
             write!(f, "\n  {problem}")?;
         }
-        match self.problems.len().saturating_sub(SHOWN_PROBLEMS) {
+        match self.malformed.saturating_add(self.unsupported).saturating_sub(SHOWN_PROBLEMS) {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
         }

@@ -79,6 +79,28 @@ fn the_message_has_a_line_a_problem_and_an_end() {
     assert!(message.ends_with("\n  and 980 more"), "{message}");
 }
 
+/// Only so many are kept, but those beyond count for the number and the class: the one that makes
+/// this file malformed comes last.
+#[test]
+fn problems_beyond_those_that_are_kept_are_counted() {
+    let mut file = TestFile::tiny();
+    for i in 0..5000 {
+        file.add(&format!("extra.{i}"), &[1], GgmlType::F32);
+    }
+    let count = |file: &TestFile| match file.bind() {
+        Err(Error::Binding(problems)) => {
+            let of = |class| problems.count(class);
+            let kept = problems.as_slice().len();
+            (kept, of(ErrorClass::Unsupported), of(ErrorClass::Malformed), problems.class())
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(count(&file), (256, 5000, 0, ErrorClass::Unsupported));
+    file.add("blk.3.attn_norm.weight", &[256], GgmlType::F32);
+    assert_eq!(count(&file), (256, 5000, 1, ErrorClass::Malformed));
+    assert!(file.bind().unwrap_err().to_string().ends_with("\n  and 4981 more"));
+}
+
 #[test]
 fn missing_layers_are_named() {
     let mut file = TestFile::tiny();
