@@ -14,7 +14,8 @@ pub(crate) const SHOWN_CHARS: usize = 96;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A key is missing, of the wrong type, or holds an integer out of range.
+    /// A key is missing, of the wrong type, or holds an integer out of range: all that this crate
+    /// makes of it. A caller's `?` may put any error of the parser here, see [`ErrorClass`].
     #[error(transparent)]
     Metadata(#[from] gguf_format::Error),
 
@@ -98,6 +99,10 @@ pub enum Error {
 #[non_exhaustive]
 pub enum ErrorClass {
     /// The file is broken: keys or tensors are missing, wrong or contradict each other.
+    ///
+    /// Also what a caller converts from [`gguf_format::Error`] and is not unsupported: a file that
+    /// could not be read, or exceeds a limit. The error inside [`Error::Metadata`] tells these
+    /// apart by its own [`class`](gguf_format::Error::class).
     Malformed,
     /// The file may be good, but holds another model, or a form of it that is not supported.
     Unsupported,
