@@ -20,7 +20,7 @@ type Step = (&'static str, fn() -> Result<()>);
 /// Long enough to find what is easily found.
 const FUZZ_SECONDS: u64 = 30;
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
     ("dependencies, where cargo-deny is installed", deny::check),
@@ -29,6 +29,12 @@ const STEPS: [Step; 13] = [
         process::run(strict(&mut cargo(clippy)))
     }),
     ("tests, as the README runs them", || readme::run("test")),
+    ("library of the loader alone: clippy and tests", || {
+        let library = ["--package", "loader", "--no-default-features", "--locked"];
+        let mut clippy = cargo(["clippy", "--all-targets"]);
+        process::run(strict(clippy.args(library).args(["--", "-D", "warnings"])))?;
+        process::run(strict(cargo(["test"]).args(library)))
+    }),
     ("benches, once each", || {
         let bench = ["bench", "--workspace", "--locked", "--bench", "*", "--", "--test"];
         process::run(strict(&mut cargo(bench)))
