@@ -26,6 +26,7 @@ impl fmt::Display for AttentionKind {
 
 /// What an attention kernel must know beside the weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct AttentionShape {
     /// Query heads.
     pub q_heads: u32,

@@ -24,6 +24,7 @@ const NAMED_LAYERS: usize = 2;
 
 /// Bytes of one file of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct SourceRange {
     /// Position of the file among the shards of the model; 0 where there is one file.
     pub shard: usize,
@@ -33,6 +34,7 @@ pub struct SourceRange {
 
 /// Rows of a tensor that are one weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SlotRows {
     /// The weight.
     pub slot: Slot,

@@ -38,6 +38,7 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// The architecture that a file names, which decides the prefix of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Architecture {
     /// `phi3`: Phi-3, Phi-3.5, Phi-4 and Phi-4-mini as llama.cpp converts them.
     Phi3,

@@ -65,6 +65,7 @@ impl FromStr for Storage {
 ///
 /// A fused tensor is one transfer; its slots are slices of the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlanOp {
     /// The name in the file: one of llama.cpp's, so it needs no escaping.
     pub tensor: Arc<str>,
@@ -117,6 +118,7 @@ impl SlotFormat {
 /// block_bytes` and holds [`block_len`](GgmlType::block_len) elements, both of
 /// [`format.ggml_type()`](SlotFormat::ggml_type).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlannedSlot {
     /// The weight.
     pub slot: Slot,
@@ -139,6 +141,7 @@ pub struct PlannedSlot {
 
 /// A step of loading that progress is reported by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Unit {
     /// The token embedding and the RoPE factors.
     Embedding,
