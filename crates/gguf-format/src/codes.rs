@@ -95,7 +95,7 @@ codes! {
         "The file is for big-endian machines.",
         "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one";
     UNKNOWN_TENSOR_TYPE: Unsupported, "GGUF_UNKNOWN_TENSOR_TYPE",
-        "A tensor has a type that ggml does not have.",
+        "A tensor has a type that this version does not read.",
         "the file is newer than this reader, made by a fork of ggml, or damaged";
     REMOVED_TENSOR_TYPE: Unsupported, "GGUF_REMOVED_TENSOR_TYPE",
         "A tensor has a type that ggml has removed.",

@@ -338,8 +338,8 @@ pub enum UnsupportedKind {
         /// The version, read as big-endian.
         version: u32,
     },
-    /// A tensor type that ggml does not have.
-    #[error("tensor {} has the unknown ggml type {id}", quoted(.name))]
+    /// A tensor type that this version does not read: of a later ggml, of a fork, or of none.
+    #[error("tensor {} has the ggml type {id}, which this version does not read", quoted(.name))]
     UnknownTensorType {
         /// The tensor.
         name: String,

@@ -29,8 +29,8 @@ macro_rules! ggml_types {
             /// Every type, in the order of its number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The type of this number, or `None` where ggml has none (or has removed it, see
-            /// [`removed_name`](Self::removed_name)).
+            /// The type of this number, or `None` where this version knows none (or ggml has
+            /// removed it, see [`removed_name`](Self::removed_name)).
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id {
