@@ -16,11 +16,14 @@ use std::path::{Path, PathBuf};
 const MAX_LINKS: usize = 40;
 
 /// Reads every slot back from the device and writes it under its name. Holds one slot in host memory
-/// at a time, and looks at the token before each. A file that stood at the path is replaced by a whole
-/// dump, which takes over its mode, and stays as it was where none can be written.
-pub(super) fn write(model: &LoadedModel, path: &Path, token: &CancelToken) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let target = Target::find(path).map_err(failed)?;
+/// at a time, and looks at the token before each. A file that stood at the target is replaced by a
+/// whole dump, which takes over its mode, and stays as it was where none can be written.
+pub(super) fn write(
+    model: &LoadedModel,
+    target: &Target<'_>,
+    token: &CancelToken,
+) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: target.named.to_owned(), source };
     // In the same file system, so that the dump can be moved to its place; removed on every way out.
     let folder =
         tempfile::Builder::new().prefix(".dump-").tempdir_in(target.folder()).map_err(failed)?;
@@ -49,20 +52,27 @@ pub(super) fn write(model: &LoadedModel, path: &Path, token: &CancelToken) -> Re
 }
 
 /// Where a dump goes.
-struct Target {
+pub(super) struct Target<'a> {
+    /// As the caller names it.
+    named: &'a Path,
     /// No symbolic link.
     path: PathBuf,
     /// Permission bits of the file that stands there, where one does.
     mode: Option<u32>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// Follows symbolic links, also one to a file that is yet to be made. Renaming a file to a device,
     /// a pipe or a folder would put it in their place, or fail: they are refused.
-    fn find(path: &Path) -> io::Result<Self> {
-        match fs::metadata(path) {
+    pub(super) fn find(named: &'a Path) -> Result<Self, Error> {
+        Self::resolve(named).map_err(|source| Error::Write { path: named.to_owned(), source })
+    }
+
+    fn resolve(named: &'a Path) -> io::Result<Self> {
+        match fs::metadata(named) {
             Ok(metadata) if metadata.is_file() => Ok(Self {
-                path: fs::canonicalize(path)?,
+                named,
+                path: fs::canonicalize(named)?,
                 mode: Some(metadata.permissions().mode() & 0o777),
             }),
             Ok(_) => Err(io::Error::new(
@@ -70,12 +80,14 @@ impl Target {
                 "it is no regular file, and only such are replaced by a dump",
             )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut path = path.to_owned();
+                let mut path = named.to_owned();
                 for _ in 0..MAX_LINKS {
                     let Ok(link) = fs::read_link(&path) else { break };
                     path = folder_of(&path).join(link);
                 }
-                Ok(Self { path, mode: None })
+                // Without a folder nothing can be made in it.
+                fs::metadata(folder_of(&path))?;
+                Ok(Self { named, path, mode: None })
             }
             Err(error) => Err(error),
         }
@@ -172,7 +184,7 @@ mod tests {
     }
 
     fn dump(path: &Path) -> Result<(), Error> {
-        write(&model(), path, &CancelToken::new())
+        write(&model(), &Target::find(path)?, &CancelToken::new())
     }
 
     fn is_dump(path: &Path) -> bool {
@@ -198,7 +210,7 @@ mod tests {
         fs::write(&path, "the one before").unwrap();
         let cancelled = CancelToken::new();
         cancelled.cancel();
-        let error = write(&model(), &path, &cancelled).unwrap_err();
+        let error = write(&model(), &Target::find(&path).unwrap(), &cancelled).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"the one before");
         assert_eq!(names(dir.path()), ["dump.safetensors"]);
@@ -247,10 +259,12 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         symlink("pipe", &link).unwrap();
         for path in [&pipe, &link, dir.path()] {
-            let error = dump(path).unwrap_err();
+            let error = Target::find(path).err().unwrap();
             assert!(matches!(&error, Error::Write { path: named, .. } if named == path));
             assert!(error.to_string().contains("no regular file"), "{error}");
         }
+        let nowhere = dir.path().join("folder").join("dump");
+        assert!(matches!(Target::find(&nowhere), Err(Error::Write { .. })));
         assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
         assert_eq!(names(dir.path()), ["link", "pipe"]);
     }

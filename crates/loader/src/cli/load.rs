@@ -54,6 +54,8 @@ fn load(
 ) -> Result<LoadedModel, Error> {
     let token = cancelled_by_signal();
     let bar = LoadBar::new(bars, quiet || arguments.json);
+    // What is wrong with it is said before anything is loaded.
+    let dump_target = arguments.dump.as_deref().map(dump::Target::find).transpose()?;
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
         if let Some(kind) = event_json(event) {
@@ -66,8 +68,8 @@ fn load(
         &mut observer,
         &token,
     )?;
-    if let Some(path) = &arguments.dump {
-        dump::write(&model, path, &token)?;
+    if let Some(target) = &dump_target {
+        dump::write(&model, target, &token)?;
     }
     if let Some(path) = &arguments.timeline {
         timeline::write(&model.stats().timeline, path)?;
