@@ -595,6 +595,11 @@ impl Told {
     }
 }
 
+/// As `cargo xtask sanitize` runs it.
+fn is_sanitized() -> bool {
+    ["ASAN_OPTIONS", "TSAN_OPTIONS"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
 #[test]
 fn every_code_is_provoked_and_says_what_it_must() {
     let rows = rows();
@@ -605,6 +610,8 @@ fn every_code_is_provoked_and_says_what_it_must() {
                 let (file, more) = prepare(dir.path());
                 Told::by_program(Command::new(PROGRAM), &file, &more)
             }
+            // The shadow memory of a sanitizer takes more addresses than that.
+            By::SmallLoad(_) if is_sanitized() => continue,
             By::SmallLoad(prepare) => {
                 let (file, more) = prepare(dir.path());
                 let mut small = Command::new("sh");
