@@ -22,7 +22,6 @@ use crate::error::Error;
 use crate::loader::Loader;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Settings};
-use loads::Kind;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
@@ -74,11 +73,18 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     page_cache::fill(&files).map_err(read_failed)?;
     let mut loads = loads::warm(arguments, &files)?;
     let warm = loads.len();
-    if arguments.cold {
-        loads.push(loads::from_storage(arguments, Kind::HalfCached, &files)?);
-        loads.push(loads::from_storage(arguments, Kind::Cold, &files)?);
+    let mut from_storage = loads::FromStorage::default();
+    let mut storage = limits::StorageReads::open(arguments, &files).map_err(read_failed)?;
+    for run in 0..arguments.repeat {
+        if arguments.cold {
+            from_storage.add(arguments, &files)?;
+        }
+        storage.add(run).map_err(read_failed)?;
     }
-    let mut limits = limits::storage(arguments, &files).map_err(read_failed)?;
+    if arguments.cold {
+        loads.extend(from_storage.figures(&arguments.choices));
+    }
+    let mut limits = storage.limits();
     page_cache::fill(&files).map_err(read_failed)?;
     loads.splice(warm..warm, loads::reused(arguments, &files)?);
     let health = health::measure(arguments)?;

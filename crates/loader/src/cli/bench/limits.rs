@@ -108,52 +108,95 @@ pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Lim
         .collect()
 }
 
-/// The file from its storage. Leaves the file's pages out of the page cache where it reads through
-/// it, which only cold runs do.
-pub(super) fn storage(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Limit>> {
-    let path = largest(files)?;
-    let mut limits = vec![direct(arguments, path)?];
-    if arguments.cold {
-        page_cache::drop_pages(files)?;
-        let rates = storage_rates(arguments, &File::open(path)?)?;
-        page_cache::drop_pages(files)?;
-        limits.push(storage_limit(LimitKind::DiskBuffered, "storage, buffered", Ok(rates)));
-    }
-    Ok(limits)
+/// Reads of the file from its storage, a part a run: with `O_DIRECT`, and of cold runs through the page
+/// cache, too. Runs take turns with cold loads, since what storage gives changes within minutes.
+pub(super) struct StorageReads<'a> {
+    files: &'a [PathBuf],
+    file: File,
+    /// Or why the file system does not take it.
+    direct: Result<File>,
+    cold: bool,
+    runs: u32,
+    direct_reads: Vec<Read>,
+    buffered_reads: Vec<Read>,
 }
 
-fn direct(arguments: &Bench, path: &Path) -> Result<Limit> {
-    // What is still to be written would be, in the time that is measured.
-    rustix::fs::fdatasync(&File::open(path)?)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-    let rates = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(std::io::Error::from)
-        .and_then(|descriptor| storage_rates(arguments, &File::from(descriptor)));
-    Ok(storage_limit(LimitKind::DiskDirect, "storage, O_DIRECT", rates))
-}
-
-/// Each run reads the part after the last one's.
-fn storage_rates(arguments: &Bench, file: &File) -> Result<Spread> {
-    const PAGE: u64 = 4096;
-    let runs = u64::from(arguments.repeat);
-    let len = file.metadata()?.len();
-    let bytes = (len.min(STORAGE_BYTES) / runs).next_multiple_of(PAGE);
-    let rates: Result<Vec<_>> = (0..runs)
-        .map(|run| {
-            let part =
-                Bytes { start: run * bytes, bytes: bytes.min(len.saturating_sub(run * bytes)) };
-            reading::read(file, part, STORAGE_THREADS, Some(STORAGE_TIME / arguments.repeat))
+impl<'a> StorageReads<'a> {
+    pub(super) fn open(arguments: &Bench, files: &'a [PathBuf]) -> Result<Self> {
+        let path = largest(files)?;
+        let file = File::open(path)?;
+        // What is still to be written would be, in the time that is measured.
+        rustix::fs::fdatasync(&file)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        let direct = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        Ok(Self {
+            files,
+            file,
+            direct: direct.map_err(std::io::Error::from),
+            cold: arguments.cold,
+            runs: arguments.repeat,
+            direct_reads: Vec::new(),
+            buffered_reads: Vec::new(),
         })
-        .collect();
-    // The last part of a small file can be empty.
-    Ok(Spread::of(rates?.into_iter().filter(|read| read.bytes != 0).map(Read::gb_per_s)))
+    }
+
+    /// Reads the part of this run, the one after the last run's. Cold runs leave the file's pages out
+    /// of the page cache.
+    pub(super) fn add(&mut self, run: u32) -> Result<()> {
+        let part = self.part(run)?;
+        if let Ok(direct) = &self.direct {
+            match self.read(direct, part) {
+                Ok(read) => self.direct_reads.push(read),
+                // Some file systems accept the flag and refuse the read.
+                Err(error) => self.direct = Err(error),
+            }
+        }
+        if self.cold {
+            page_cache::drop_pages(self.files)?;
+            self.buffered_reads.push(self.read(&self.file, part)?);
+            page_cache::drop_pages(self.files)?;
+        }
+        Ok(())
+    }
+
+    fn part(&self, run: u32) -> Result<Bytes> {
+        const PAGE: u64 = 4096;
+        let len = self.file.metadata()?.len();
+        let bytes = (len.min(STORAGE_BYTES) / u64::from(self.runs)).next_multiple_of(PAGE);
+        let start = u64::from(run) * bytes;
+        Ok(Bytes { start, bytes: bytes.min(len.saturating_sub(start)) })
+    }
+
+    fn read(&self, file: &File, part: Bytes) -> Result<Read> {
+        reading::read(file, part, STORAGE_THREADS, Some(STORAGE_TIME / self.runs))
+    }
+
+    pub(super) fn limits(self) -> Vec<Limit> {
+        let (rates, note) = match self.direct {
+            Ok(_) => (Some(spread_of(&self.direct_reads)), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let mut limits =
+            vec![storage_limit(LimitKind::DiskDirect, "storage, O_DIRECT", rates, note)];
+        if self.cold {
+            let rates = Some(spread_of(&self.buffered_reads));
+            limits.push(storage_limit(LimitKind::DiskBuffered, "storage, buffered", rates, None));
+        }
+        limits
+    }
 }
 
-fn storage_limit(kind: LimitKind, name: &str, rates: Result<Spread>) -> Limit {
-    let (gb_per_s, note) = match rates {
-        Ok(rates) => (Some(rates), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
+fn spread_of(reads: &[Read]) -> Spread {
+    // The last part of a small file can be empty.
+    Spread::of(reads.iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s()))
+}
+
+fn storage_limit(
+    kind: LimitKind,
+    name: &str,
+    gb_per_s: Option<Spread>,
+    note: Option<String>,
+) -> Limit {
     Limit {
         kind,
         name: format!("{name}, {}", threads_text(STORAGE_THREADS)),

@@ -17,13 +17,6 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a load finds of its file in the page cache that holds not all of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    HalfCached,
-    Cold,
-}
-
 /// How long the driver may take to clear freed memory: it uses the device's copy engines for it, which
 /// a load that follows at once has to share.
 const CLEARED_AFTER: Duration = Duration::from_millis(250);
@@ -85,27 +78,30 @@ pub(super) fn warm(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<LoadFigur
 }
 
 /// Loads of a file that is in storage, all of it or half, each by a new process.
-pub(super) fn from_storage(
-    arguments: &Bench,
-    kind: Kind,
-    files: &[PathBuf],
-) -> Result<LoadFigures, Failure> {
-    let mut samples = Samples::default();
-    for _ in 0..arguments.repeat {
-        match kind {
-            Kind::HalfCached => page_cache::fill_half(files),
-            Kind::Cold => page_cache::drop_pages(files),
-        }
-        .map_err(|error| Failure::Read(arguments.file.clone(), error))?;
-        samples.add_process(&arguments.file, &arguments.choices, files)?;
+#[derive(Default)]
+pub(super) struct FromStorage {
+    half_cached: Samples,
+    cold: Samples,
+}
+
+impl FromStorage {
+    /// Loads once of either kind.
+    pub(super) fn add(&mut self, arguments: &Bench, files: &[PathBuf]) -> Result<(), Failure> {
+        let read_failed = |error| Failure::Read(arguments.file.clone(), error);
+        page_cache::fill_half(files).map_err(read_failed)?;
+        self.half_cached.add_process(&arguments.file, &arguments.choices, files)?;
+        page_cache::drop_pages(files).map_err(read_failed)?;
+        self.cold.add_process(&arguments.file, &arguments.choices, files)
     }
-    let (name, description) = match kind {
-        Kind::HalfCached => {
-            ("half-cached", "a new process each, half of the file in the page cache")
-        }
-        Kind::Cold => ("cold", "a new process each, the file's pages dropped"),
-    };
-    Ok(samples.figures(name, description, &arguments.choices))
+
+    pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
+        let half = "a new process each, half of the file in the page cache";
+        let cold = "a new process each, the file's pages dropped";
+        [
+            self.half_cached.figures("half-cached", half, choices),
+            self.cold.figures("cold", cold, choices),
+        ]
+    }
 }
 
 /// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
