@@ -29,10 +29,12 @@
 //! # Beneath
 //!
 //! The crate orders the steps of a load; the work is done below it: `gguf_format` proves the file,
-//! `model_phi3` plans, `cuda_sys` moves. Whatever a caller gets to see of the first two is here by
-//! their names, [`gguf_format`] and [`model_phi3`], too. It logs through `tracing` and never installs a subscriber,
-//! prints or exits. The program `phi3-loader` is the module `cli` (feature `cli`, on by default); a
-//! library user turns it off with `default-features = false`.
+//! `model_phi3` plans, `cuda_sys` moves. What its signatures show of them is re-exported here, the
+//! first two also as [`gguf_format`] and [`model_phi3`].
+//!
+//! It logs through `tracing` and never installs a subscriber, prints or exits. The program
+//! `phi3-loader` is the module `cli` (feature `cli`, on by default); a library user turns it off with
+//! `default-features = false`.
 
 mod background;
 pub mod c_weights;
