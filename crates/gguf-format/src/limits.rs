@@ -4,7 +4,7 @@
 ///
 /// Parsing never allocates by a count in the file, so even without limits memory is bounded by a
 /// small multiple of the header's bytes; the limits bound the header itself. The defaults pass
-/// every file that is known to be published. What exceeds one is [`Error::Limit`](crate::Error).
+/// every published file with room to spare. What exceeds one is [`Error::Limit`](crate::Error).
 ///
 /// ```
 /// use gguf_format::Limits;
@@ -23,8 +23,7 @@ pub struct Limits {
     pub max_tensors: u64,
     /// Bytes of a key. Default 65,535, as the specification says.
     pub max_key_len: u64,
-    /// Bytes of a tensor's name. Default 128. The specification says 64, and ggml stores 63, but
-    /// stable-diffusion.cpp builds ggml with twice that, and files with such names are published.
+    /// Bytes of a tensor's name. Default 64, as the specification says (ggml itself stores 63).
     pub max_name_len: u64,
     /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1. Parsing costs
     /// the same at any depth, but going through such an array level by level costs the product of
@@ -44,7 +43,7 @@ impl Default for Limits {
             max_kv: 1 << 18,
             max_tensors: 1 << 18,
             max_key_len: 65_535,
-            max_name_len: 128,
+            max_name_len: 64,
             max_array_depth: 8,
             max_alignment: 16 << 20,
             max_shards: 1024,

@@ -78,12 +78,12 @@ struct Model {
 fn model() -> impl Strategy<Value = Model> {
     let alignment = proptest::option::of((0u32..13).prop_map(|shift| 1 << shift));
     let kvs = btree_map("[a-z]{1,8}(\\.[a-z_]{1,8}){0,2}|.{1,16}", value(), 0..12);
-    let tensors = btree_map(".{1,32}", tensor(), 0..12);
+    let tensors = btree_map(".{1,16}", tensor(), 0..12);
     (2u32..=3, alignment, kvs, tensors).prop_map(|(version, alignment, kvs, tensors)| Model {
         version,
         alignment,
         kvs: kvs.into_iter().collect(),
-        tensors: tensors.into_iter().collect(),
+        tensors: tensors.into_iter().filter(|(name, _)| name.len() <= 64).collect(),
     })
 }
 
