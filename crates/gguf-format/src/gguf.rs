@@ -26,7 +26,7 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 ///
 /// * Trailing bytes after the last tensor, gaps between tensors, tensors in any order, and a last
 ///   tensor without its padding are accepted. Overlaps are not; tensors without elements overlap
-///   nothing, and may lie beyond the end of the file.
+///   nothing, and may lie behind padding that is missing.
 /// * The alignment is any power of two (as ggml reads it; the specification asks for a multiple of
 ///   8) up to [`Limits::max_alignment`], in a `u32`.
 /// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
@@ -97,7 +97,7 @@ impl<'a> Gguf<'a> {
         let alignment = u64::from(alignment(&metadata, limits)?);
         let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
         let data_offset = padded(reader.offset(), alignment);
-        catalogue.place(data_offset, file_len)?;
+        catalogue.place(data_offset, alignment, file_len)?;
         // A file without data need not have the padding either.
         let data_offset = data_offset.min(file_len);
         Ok(Self { bytes: prefix, version, alignment, data_offset, metadata, catalogue })

@@ -4,7 +4,8 @@
 ///
 /// Parsing never allocates by a count in the file, so even without limits memory is bounded by a
 /// small multiple of the header's bytes; the limits bound the header itself. The defaults pass
-/// every published file with room to spare. What exceeds one is [`Error::Limit`](crate::Error).
+/// every published file that keeps to the specification. What exceeds one is
+/// [`Error::Limit`](crate::Error).
 ///
 /// ```
 /// use gguf_format::Limits;
@@ -23,7 +24,8 @@ pub struct Limits {
     pub max_tensors: u64,
     /// Bytes of a key. Default 65,535, as the specification says.
     pub max_key_len: u64,
-    /// Bytes of a tensor's name. Default 64, as the specification says (ggml itself stores 63).
+    /// Bytes of a tensor's name. Default 64, as the specification says (ggml itself stores 63, and
+    /// stable-diffusion.cpp, which has it built with more, writes names of up to 127).
     pub max_name_len: u64,
     /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1. Parsing costs
     /// the same at any depth, but going through such an array level by level costs the product of

@@ -93,8 +93,8 @@ impl fmt::Debug for Shape {
 
 /// One tensor of the catalogue. Everything it says is proven: the range lies inside its file, is
 /// as long as shape and type make it, starts on a multiple of the alignment, and overlaps no other
-/// tensor. One without elements has an empty range, which is at the end of the file where its
-/// offset is beyond it.
+/// tensor. One without elements has an empty range, which is at the end of the file where the padding
+/// before its place is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     name: &'a str,
@@ -212,27 +212,35 @@ impl<'a> Catalogue<'a> {
     }
 
     /// Makes the ranges absolute, and proves that they lie inside the file and apart.
-    pub(crate) fn place(&mut self, data_offset: u64, file_len: u64) -> Result<(), Error> {
+    pub(crate) fn place(
+        &mut self,
+        data_offset: u64,
+        alignment: u64,
+        file_len: u64,
+    ) -> Result<(), Error> {
         for tensor in &mut self.tensors {
             let relative = tensor.range.clone();
-            if relative.is_empty() {
-                // It takes no bytes, so the file may well end before its place: tools leave out
-                // the padding after the last bytes.
-                let at = relative.start.saturating_add(data_offset).min(file_len);
-                tensor.range = at..at;
-                continue;
-            }
             let (Some(start), Some(end)) =
                 (relative.start.checked_add(data_offset), relative.end.checked_add(data_offset))
             else {
                 return Err(overflow(tensor.name, relative.start, data_offset));
             };
+            // Without elements it takes no bytes, so that the file may end before its place by the
+            // padding that tools leave out after the last bytes.
+            let padded_len = file_len.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+            if relative.is_empty() && start <= padded_len {
+                let at = start.min(file_len);
+                tensor.range = at..at;
+                continue;
+            }
             if end > file_len {
+                // What is missing is its data or, of one without elements, what lies before it.
+                let offset = if relative.is_empty() { file_len } else { start };
                 return Err(Error::Truncated {
                     item: Item::TensorData { name: tensor.name.to_owned() },
-                    offset: start,
-                    needed: tensor.byte_len(),
-                    available: file_len.saturating_sub(start),
+                    offset,
+                    needed: end.saturating_sub(offset),
+                    available: file_len.saturating_sub(offset),
                 });
             }
             tensor.range = start..end;

@@ -171,12 +171,24 @@ mod truncation {
         assert_eq!(gguf.tensors()[0].range(), end - 36..end);
         assert_eq!(gguf.tensors()[1].range(), end..end);
         assert_eq!(gguf.data(&gguf.tensors()[1]), Some(&[][..]));
-        for offset in [0, 1 << 40, u64::MAX - 31] {
-            // The header is all there is, without padding.
+        // The header is all there is, without padding.
+        let bytes = Raw::default().tensor("t", &[0], F32, 0).bytes();
+        let gguf = Gguf::parse(&bytes).unwrap();
+        let end = bytes.len() as u64;
+        assert_eq!((gguf.data_offset(), gguf.tensors()[0].range()), (end, end..end));
+    }
+
+    #[test]
+    fn a_tensor_without_elements_has_a_place_as_well() {
+        for offset in [32, 1 << 40] {
             let bytes = Raw::default().tensor("t", &[0], F32, offset).bytes();
-            let gguf = Gguf::parse(&bytes).unwrap();
             let end = bytes.len() as u64;
-            assert_eq!((gguf.data_offset(), gguf.tensors()[0].range()), (end, end..end));
+            let place = end.next_multiple_of(32) + offset;
+            assert!(matches!(
+                Gguf::parse(&bytes).unwrap_err(),
+                Error::Truncated { offset, needed, available: 0, .. }
+                    if offset == end && needed == place - end
+            ));
         }
     }
 
