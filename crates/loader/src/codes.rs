@@ -65,7 +65,7 @@ codes! {
         "do not serve from these weights: load again; where it happens again, check the memory of \
          the device and of the host";
     CANCELLED: 130, true,
-        "The caller or Ctrl-C asked to stop.",
+        "The caller, Ctrl-C or SIGTERM asked to stop.",
         "nothing is wrong: load again when it is wanted";
     ENGINE_CONTRACT: 1, false,
         "A request to the transfer engine breaks its contract.",

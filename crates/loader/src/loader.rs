@@ -18,7 +18,7 @@ use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Fourteen to sixteen readers filled the link of every machine that was measured, busy ones too
+/// Ten to sixteen readers filled the link of every machine that had no other work
 /// (docs/performance.md); more would only take cores from others.
 const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.

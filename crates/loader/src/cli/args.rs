@@ -113,7 +113,7 @@ pub(super) struct Choices {
     /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
-    /// Largest single read, a thread's share of a copy [default: 256KiB; no more than a copy]
+    /// Largest single read, a thread's share of a copy [default: 512KiB; no more than a copy]
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
     /// Proof to end with
