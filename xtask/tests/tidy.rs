@@ -15,20 +15,26 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Every text file that git tracks, by its path in the repository. What else lies there, such as
-/// models of gigabytes and the folders of editors, is nobody's business here.
+/// No text of this repository is as large; models that somebody leaves here are.
+const LARGEST_TEXT: u64 = 4 << 20;
+
+/// Every text file of the repository by its path in it, without what git is told to ignore: what is
+/// built and brought, and the folders of editors. Git itself need not be there.
 fn sources() -> BTreeMap<String, String> {
-    let listed = Command::new("git")
-        .args(["ls-files", "-z"])
-        .current_dir(root())
-        .output()
-        .unwrap_or_else(|error| panic!("`git ls-files` tells what to check: {error}"));
-    let complaint = String::from_utf8_lossy(&listed.stderr);
-    assert!(listed.status.success(), "`git ls-files` tells what to check: {complaint}");
-    let names = String::from_utf8(listed.stdout).expect("paths in UTF-8");
-    assert!(!names.is_empty(), "git tracks nothing here: is this a clone?");
-    let text = |name: &str| Some((name.to_owned(), fs::read_to_string(root().join(name)).ok()?));
-    names.split_terminator('\0').filter_map(text).collect()
+    let walk = ignore::WalkBuilder::new(root())
+        .hidden(false)
+        .require_git(false)
+        .max_filesize(Some(LARGEST_TEXT))
+        .filter_entry(|entry| entry.file_name() != ".git")
+        .build();
+    let files = walk.map(|entry| entry.expect("a readable folder").into_path());
+    let text = |path: PathBuf| {
+        let name = path.strip_prefix(root()).expect("a path below the root").display().to_string();
+        Some((name, fs::read_to_string(&path).ok()?))
+    };
+    let found: BTreeMap<_, _> = files.filter(|path| path.is_file()).filter_map(text).collect();
+    assert!(found.contains_key(".ci/run") && found.contains_key("xtask/tests/tidy.rs"));
+    found
 }
 
 /// Lines as `file:number: line` in which `wrong` finds something.
