@@ -97,7 +97,7 @@ impl<'a> Gguf<'a> {
         let alignment = u64::from(alignment(&metadata, limits)?);
         let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
         let data_offset = padded(reader.offset(), alignment);
-        catalogue.place(data_offset, alignment, file_len)?;
+        catalogue.place(data_offset, file_len, padded(file_len, alignment))?;
         // A file without data need not have the padding either.
         let data_offset = data_offset.min(file_len);
         Ok(Self { bytes: prefix, version, alignment, data_offset, metadata, catalogue })

@@ -211,12 +211,13 @@ impl<'a> Catalogue<'a> {
         Ok(Self { tensors, index })
     }
 
-    /// Makes the ranges absolute, and proves that they lie inside the file and apart.
+    /// Makes the ranges absolute, and proves that they lie inside the file and apart. `padded_len` is
+    /// the file's length with the padding that may be missing at its end.
     pub(crate) fn place(
         &mut self,
         data_offset: u64,
-        alignment: u64,
         file_len: u64,
+        padded_len: u64,
     ) -> Result<(), Error> {
         for tensor in &mut self.tensors {
             let relative = tensor.range.clone();
@@ -227,7 +228,6 @@ impl<'a> Catalogue<'a> {
             };
             // Without elements it takes no bytes, so that the file may end before its place by the
             // padding that tools leave out after the last bytes.
-            let padded_len = file_len.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
             if relative.is_empty() && start <= padded_len {
                 let at = start.min(file_len);
                 tensor.range = at..at;
