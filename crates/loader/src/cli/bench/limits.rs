@@ -140,8 +140,7 @@ impl<'a> StorageReads<'a> {
         })
     }
 
-    /// Reads the part of this run, the one after the last run's. Cold runs leave the file's pages out
-    /// of the page cache.
+    /// Reads the part of this run, the one after the last run's.
     pub(super) fn add(&mut self, run: u32) -> Result<()> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
@@ -154,7 +153,6 @@ impl<'a> StorageReads<'a> {
         if self.cold {
             page_cache::drop_pages(self.files)?;
             self.buffered_reads.push(self.read(&self.file, part)?);
-            page_cache::drop_pages(self.files)?;
         }
         Ok(())
     }
