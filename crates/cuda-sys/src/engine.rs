@@ -89,11 +89,13 @@ pub struct OpReport {
 /// How the engine divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Reader threads, 1 to 256. They fill chunks together.
+    /// Reader threads, 1 to [`MAX_READERS`](Self::MAX_READERS). They fill chunks together.
     pub readers: u32,
-    /// Chunks under way at once, 1 to 1024; each takes its place in the staging ring.
+    /// Chunks under way at once, 1 to [`MAX_DEPTH`](Self::MAX_DEPTH); each takes its place in the
+    /// staging ring.
     pub depth: u32,
-    /// Largest copy to the device in bytes, at most 1 GiB; small values are raised to 4 KiB.
+    /// Largest copy to the device in bytes, at most [`MAX_CHUNK_BYTES`](Self::MAX_CHUNK_BYTES); small
+    /// values are raised to 4 KiB.
     pub chunk_bytes: u64,
     /// Largest read in bytes, a reader's share of a chunk; rounded down to pages of 4 KiB, at least
     /// one.
@@ -101,6 +103,13 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// Most reader threads that an engine takes.
+    pub const MAX_READERS: u32 = 256;
+    /// Most chunks under way at once.
+    pub const MAX_DEPTH: u32 = 1024;
+    /// Bytes of the largest chunk: 1 GiB.
+    pub const MAX_CHUNK_BYTES: u64 = 1 << 30;
+
     /// Host memory that the engine's staging ring takes, in bytes.
     pub fn ring_bytes(&self) -> u64 {
         ffi::ring_bytes(&self.as_ffi())
@@ -299,4 +308,26 @@ fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
         unit: op.unit,
         halves: op.halves,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The limits are the engine's own, in C++.
+    #[test]
+    fn the_largest_configuration_is_taken_and_no_larger_one() {
+        let readers = EngineConfig::MAX_READERS;
+        let depth = EngineConfig::MAX_DEPTH;
+        let largest = EngineConfig { readers, depth, chunk_bytes: 4096, read_bytes: 4096 };
+        StagingRing::new(largest).unwrap();
+        for config in [
+            EngineConfig { readers: readers + 1, ..largest },
+            EngineConfig { depth: depth + 1, ..largest },
+            EngineConfig { chunk_bytes: EngineConfig::MAX_CHUNK_BYTES + 1, ..largest },
+        ] {
+            let error = StagingRing::new(config).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{config:?}");
+        }
+    }
 }

@@ -10,10 +10,6 @@ use model_phi3::{KvDtype, Storage};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What the engine takes.
-const MAX_THREADS: u32 = 256;
-const MAX_DEPTH: u32 = 1024;
-
 const EXAMPLES: &str = "\
 Examples:
   phi3-loader inspect Phi-3-mini-4k-instruct-q4.gguf
@@ -108,10 +104,10 @@ pub(super) struct Choices {
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads [default: chosen by device and cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_THREADS)), env = "PHI3_LOADER_THREADS")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
     /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
     /// Largest single read, a thread's share of a copy [default: 512KiB; no more than a copy]
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
@@ -362,10 +358,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {
-    const MAX: u64 = 1 << 30;
     match parse_size(text)? {
         0 => Err("a chunk has at least one byte".to_owned()),
-        bytes if bytes > MAX => Err("a chunk has at most 1GiB".to_owned()),
+        bytes if bytes > EngineConfig::MAX_CHUNK_BYTES => {
+            Err("a chunk has at most 1GiB".to_owned())
+        }
         bytes => Ok(bytes),
     }
 }
@@ -380,8 +377,8 @@ fn parse_shape(text: &str) -> Result<EngineConfig, String> {
         _ => Err(format!("{name} is a number from 1 to {most}")),
     };
     Ok(EngineConfig {
-        readers: count("THREADS", readers, MAX_THREADS)?,
-        depth: count("DEPTH", depth, MAX_DEPTH)?,
+        readers: count("THREADS", readers, EngineConfig::MAX_READERS)?,
+        depth: count("DEPTH", depth, EngineConfig::MAX_DEPTH)?,
         chunk_bytes: parse_chunk(chunk)?,
         read_bytes: parse_chunk(read)?,
     })
