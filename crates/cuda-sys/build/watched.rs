@@ -2,7 +2,7 @@
 
 /// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
 /// that is linked so.
-pub(crate) const FUNCTIONS: [&str; 30] = [
+pub(crate) const FUNCTIONS: [&str; 29] = [
     "cudaDeviceGetStreamPriorityRange",
     "cudaDeviceGetPCIBusId",
     "cudaEventCreateWithFlags",
@@ -27,7 +27,6 @@ pub(crate) const FUNCTIONS: [&str; 30] = [
     "cudaMemsetAsync",
     "cudaPointerGetAttributes",
     "cudaSetDevice",
-    "cudaStreamCreateWithFlags",
     "cudaStreamCreateWithPriority",
     "cudaStreamDestroy",
     "cudaStreamQuery",

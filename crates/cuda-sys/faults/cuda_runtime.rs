@@ -114,7 +114,6 @@ wrapped! {
     starts cudaMemsetAsync(to: Memory, value: c_int, bytes: usize, stream: Stream);
     starts cudaPointerGetAttributes(out: Memory, pointer: *const c_void);
     starts cudaSetDevice(device: c_int);
-    starts cudaStreamCreateWithFlags(out: *mut Stream, flags: c_uint), makes Stream at out;
     starts cudaStreamCreateWithPriority(out: *mut Stream, flags: c_uint, priority: c_int),
         makes Stream at out;
     ends cudaStreamDestroy(stream: Stream), frees Stream stream;
@@ -138,9 +137,9 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.push(Row { call, fault: Fault::Status(status), reach, outcome });
     };
 
-    add("cudaMalloc", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
-    add("cudaEventCreateWithFlags", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
-    add("cudaStreamCreateWithFlags", CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
+    for call in ["cudaEventCreateWithFlags", "cudaMalloc", "cudaStreamCreateWithPriority"] {
+        add(call, CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
+    }
 
     // Whose failure ends a load.
     for call in [
@@ -160,7 +159,6 @@ pub(crate) fn rows() -> Vec<Row> {
         "cudaMemcpyAsync",
         "cudaMemsetAsync",
         "cudaPointerGetAttributes",
-        "cudaStreamCreateWithFlags",
         "cudaStreamCreateWithPriority",
         "cudaStreamWaitEvent",
     ] {

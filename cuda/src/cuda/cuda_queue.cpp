@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 #include "batcher.hpp"
 #include "check.hpp"
+#include "device_array.hpp"
 #include "device_guard.hpp"
+#include "stream.hpp"
 #include "transfer/kernels.hpp"
 
 namespace transfer {
@@ -30,94 +31,6 @@ std::uint64_t device_slot_bytes(const QueueShape& shape) noexcept {
   return (bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
 
-class Stream {
- public:
-  Stream() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-class Event {
- public:
-  // Events that keep no time are cheaper to wait for.
-  explicit Event(unsigned flags = cudaEventDisableTiming) {
-    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
-  }
-  ~Event() {
-    if (event_ != nullptr) (void)cudaEventDestroy(event_);
-  }
-  Event(Event&& other) noexcept : event_(other.event_) { other.event_ = nullptr; }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  Event& operator=(Event&&) = delete;
-
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-// Device memory for conversions: allocated by the first call that converts, kept by the queue.
-class Staging {
- public:
-  Staging() = default;
-  ~Staging() {
-    if (data_ != nullptr) (void)cudaFree(data_);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-
-  void allocate(const QueueShape& shape) {
-    if (data_ != nullptr) return;
-    const std::uint64_t bytes = device_slot_bytes(shape) * shape.slots;
-    check(cudaMalloc(&data_, bytes), "cudaMalloc",
-          std::to_string(bytes) + " bytes of conversion staging");
-  }
-
-  std::uint8_t* slot(std::uint32_t index, const QueueShape& shape) const {
-    return static_cast<std::uint8_t*>(data_) + index * device_slot_bytes(shape);
-  }
-
- private:
-  void* data_ = nullptr;
-};
-
-// Device memory for the tallies of a call: grown by the call that has more operations than any
-// before, kept by the queue.
-class TallyMemory {
- public:
-  TallyMemory() = default;
-  ~TallyMemory() {
-    if (data_ != nullptr) (void)cudaFree(data_);
-  }
-  TallyMemory(const TallyMemory&) = delete;
-  TallyMemory& operator=(const TallyMemory&) = delete;
-
-  OpTally* data() const { return data_; }
-
-  void reserve(std::size_t count) {
-    if (count <= capacity_) return;
-    capacity_ = 0;
-    if (data_ != nullptr) check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
-    const std::size_t capacity = std::max(count, kLeastTallies);
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), capacity * sizeof(OpTally)), "cudaMalloc",
-          "memory for tallies");
-    capacity_ = capacity;
-  }
-
- private:
-  OpTally* data_ = nullptr;
-  std::size_t capacity_ = 0;
-};
-
 // When the device worked on each chunk, as its own events tell. All events are made beforehand:
 // making one costs more than a small copy.
 class DeviceTimeline {
@@ -125,7 +38,7 @@ class DeviceTimeline {
   // The streams are idle, so that the first event happens now.
   DeviceTimeline(const CallClock& clock, cudaStream_t stream, std::size_t chunks)
       : origin_(cudaEventDefault) {
-    check(cudaEventRecord(origin_.get(), stream), "cudaEventRecord");
+    origin_.record(stream);
     check(cudaEventSynchronize(origin_.get()), "cudaEventSynchronize");
     origin_seconds_ = clock.seconds();
     chunks_.reserve(chunks);
@@ -134,12 +47,12 @@ class DeviceTimeline {
 
   void starts(std::uint64_t chunk, cudaStream_t stream) {
     chunks_[chunk].submitted = true;
-    record(chunks_[chunk].start, stream);
+    chunks_[chunk].start.record(stream);
   }
-  void copied(std::uint64_t chunk, cudaStream_t stream) { record(chunks_[chunk].copied, stream); }
+  void copied(std::uint64_t chunk, cudaStream_t stream) { chunks_[chunk].copied.record(stream); }
   void worked(std::uint64_t chunk, cudaStream_t stream) {
     chunks_[chunk].has_work = true;
-    record(chunks_[chunk].worked, stream);
+    chunks_[chunk].worked.record(stream);
   }
 
   void append_to(std::vector<Span>& out) const {
@@ -163,10 +76,6 @@ class DeviceTimeline {
     bool has_work = false;
   };
 
-  static void record(const Event& event, cudaStream_t stream) {
-    check(cudaEventRecord(event.get(), stream), "cudaEventRecord");
-  }
-
   double seconds(const Event& event) const {
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, origin_.get(), event.get()), "cudaEventElapsedTime");
@@ -183,43 +92,43 @@ struct SlotEvents {
   Event landed;
 };
 
+// What a queue has on the device. The streams go first, and wait for what works on the rest.
+//
 // All copies go through one stream, so that the link takes one after the other with nothing
 // between: copies of several streams cost it up to a fifth (docs/performance.md). Whatever else is
 // to be done waits in a second stream, so that no copy ever waits for a kernel.
-struct Streams {
-  explicit Streams(std::uint32_t slots) : events(slots) {}
+struct Resources {
+  explicit Resources(std::uint32_t slots) : events(slots) {}
 
-  Stream copies;
-  Stream work;
+  DeviceArray<std::uint8_t> staging;  // chunks that are converted, as they came
+  DeviceArray<OpTally> tallies;
   std::vector<SlotEvents> events;
-  Staging staging;
-  TallyMemory tallies;
   std::unique_ptr<DeviceTimeline> timeline;
+  Stream work;
+  Stream copies;
 };
 
 class CudaQueue final : public Queue {
  public:
   CudaQueue(int ordinal, const QueueShape& shape)
-      : ordinal_(ordinal), shape_(shape), streams_(std::make_unique<Streams>(shape.slots)) {}
+      : ordinal_(ordinal), shape_(shape), on_device_(std::make_unique<Resources>(shape.slots)) {}
 
-  // The streams must be idle before their buffers go; destroying them alone would not wait.
   ~CudaQueue() override {
-    settle();
     const QuietDeviceGuard guard(ordinal_);
-    streams_.reset();
+    on_device_.reset();
   }
 
   std::uint64_t stretch_bytes() const noexcept override { return 0; }
 
   void prepare_conversions() override {
     const DeviceGuard guard(ordinal_);
-    streams_->staging.allocate(shape_);
+    on_device_->staging.reserve(device_slot_bytes(shape_) * shape_.slots, "conversion staging");
   }
 
   OpTally* open_tallies(std::size_t operations) override {
     const DeviceGuard guard(ordinal_);
-    TallyMemory& tallies = streams_->tallies;
-    tallies.reserve(operations);
+    DeviceArray<OpTally>& tallies = on_device_->tallies;
+    tallies.reserve(std::max(operations, kLeastTallies), "tallies");
     check(cudaMemsetAsync(tallies.data(), 0, operations * sizeof(OpTally), work()),
           "cudaMemsetAsync");
     return tallies.data();
@@ -228,7 +137,7 @@ class CudaQueue final : public Queue {
   std::vector<OpTally> read_tallies(std::size_t operations) override {
     const DeviceGuard guard(ordinal_);
     std::vector<OpTally> out(operations);
-    check(cudaMemcpyAsync(out.data(), streams_->tallies.data(), operations * sizeof(OpTally),
+    check(cudaMemcpyAsync(out.data(), on_device_->tallies.data(), operations * sizeof(OpTally),
                           cudaMemcpyDeviceToHost, work()),
           "cudaMemcpyAsync", "reading tallies back");
     check(cudaStreamSynchronize(work()), "cudaStreamSynchronize", "reading tallies back");
@@ -241,8 +150,8 @@ class CudaQueue final : public Queue {
 
   void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    DeviceTimeline* timeline = streams_->timeline.get();
-    const SlotEvents& events = streams_->events[slot];
+    DeviceTimeline* timeline = on_device_->timeline.get();
+    const SlotEvents& events = on_device_->events[slot];
     const bool direct = lands_directly(batch.segments, batch.count);
     if (timeline != nullptr) timeline->starts(batch.chunk, copies());
     if (direct) {
@@ -252,19 +161,19 @@ class CudaQueue final : public Queue {
     }
     if (timeline != nullptr) timeline->copied(batch.chunk, copies());
     if (direct && !batch.digest) {
-      record(events.landed, copies());
+      events.landed.record(copies());
       return;
     }
-    record(events.copied, copies());
+    events.copied.record(copies());
     check(cudaStreamWaitEvent(work(), events.copied.get(), 0), "cudaStreamWaitEvent");
     if (!direct) convert(batch);
     if (batch.digest) digest(batch);
     if (timeline != nullptr) timeline->worked(batch.chunk, work());
-    record(events.landed, work());
+    events.landed.record(work());
   }
 
   void await(std::uint32_t slot) override {
-    check(cudaEventSynchronize(streams_->events[slot].landed.get()), "cudaEventSynchronize",
+    check(cudaEventSynchronize(on_device_->events[slot].landed.get()), "cudaEventSynchronize",
           "waiting for a chunk to land");
   }
 
@@ -285,17 +194,17 @@ class CudaQueue final : public Queue {
 
   void start_timeline(const CallClock& clock, std::size_t chunks) override {
     const DeviceGuard guard(ordinal_);
-    streams_->timeline = std::make_unique<DeviceTimeline>(clock, copies(), chunks);
+    on_device_->timeline = std::make_unique<DeviceTimeline>(clock, copies(), chunks);
   }
 
   void append_spans(std::vector<Span>& out) override {
     const DeviceGuard guard(ordinal_);
-    streams_->timeline->append_to(out);
+    on_device_->timeline->append_to(out);
   }
 
   void end_timeline() noexcept override {
     const QuietDeviceGuard guard(ordinal_);
-    streams_->timeline.reset();
+    on_device_->timeline.reset();
   }
 
   void settle() noexcept override {
@@ -305,12 +214,8 @@ class CudaQueue final : public Queue {
   }
 
  private:
-  cudaStream_t copies() const noexcept { return streams_->copies.get(); }
-  cudaStream_t work() const noexcept { return streams_->work.get(); }
-
-  static void record(const Event& event, cudaStream_t stream) {
-    check(cudaEventRecord(event.get(), stream), "cudaEventRecord");
-  }
+  cudaStream_t copies() const noexcept { return on_device_->copies.get(); }
+  cudaStream_t work() const noexcept { return on_device_->work.get(); }
 
   void upload(void* dest, const std::byte* source, std::uint64_t bytes) {
     check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, copies()), "cudaMemcpyAsync",
@@ -334,7 +239,7 @@ class CudaQueue final : public Queue {
 
   // Uploads the chunk to device staging and notes where each segment stands there.
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
-    std::uint8_t* staging = streams_->staging.slot(slot, shape_);
+    std::uint8_t* staging = on_device_->staging.data() + slot * device_slot_bytes(shape_);
     arrived_.clear();
     const bool aligned = std::all_of(
         batch.segments, batch.segments + batch.count,
@@ -396,7 +301,7 @@ class CudaQueue final : public Queue {
 
   int ordinal_;
   QueueShape shape_;
-  std::unique_ptr<Streams> streams_;
+  std::unique_ptr<Resources> on_device_;
   std::mutex mutex_;  // held while queueing: batches enter the streams one at a time
   // Where the source bytes of each segment of the batch at hand stand on the device.
   std::vector<const std::uint8_t*> arrived_;

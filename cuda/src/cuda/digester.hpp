@@ -1,11 +1,11 @@
 // Digests of a buffer's ranges, beside whatever else the GPU does.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <vector>
 
+#include "device_array.hpp"
+#include "stream.hpp"
 #include "transfer/device.hpp"
 
 namespace transfer {
@@ -15,22 +15,17 @@ namespace transfer {
 // and freeing device memory would have other streams wait.
 class Digester {
  public:
-  // Throws Error{kDeviceFailure}.
-  Digester();
-  ~Digester();
-  Digester(const Digester&) = delete;
-  Digester& operator=(const Digester&) = delete;
+  // Throws Error{kDeviceFailure, kOutOfMemory}.
+  Digester() : stream_(lowest_stream_priority()) {}
 
   // Waits for the digests, and for nothing else on the device. Ranges lie inside the buffer at
   // `data` and start on multiples of 16. Throws Error{kDeviceFailure, kOutOfMemory}.
   std::vector<Digest> digests(const std::byte* data, const std::vector<ByteRange>& ranges);
 
  private:
-  void reserve(std::size_t count);
-
-  cudaStream_t stream_ = nullptr;
-  Digest* results_ = nullptr;  // on the device
-  std::size_t capacity_ = 0;
+  DeviceArray<Digest> results_;
+  // Goes first and waits: a call that failed may have left a kernel behind that writes results.
+  Stream stream_;
 };
 
 }  // namespace transfer

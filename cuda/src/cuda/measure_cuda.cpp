@@ -5,6 +5,7 @@
 
 #include "check.hpp"
 #include "device_guard.hpp"
+#include "stream.hpp"
 #include "transfer/error.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/measure.hpp"
@@ -12,44 +13,6 @@
 
 namespace transfer {
 namespace {
-
-class MeasuredStream {
- public:
-  MeasuredStream() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
-  // Idle before what it works on is freed.
-  ~MeasuredStream() {
-    (void)cudaStreamSynchronize(stream_);
-    (void)cudaStreamDestroy(stream_);
-  }
-  MeasuredStream(const MeasuredStream&) = delete;
-  MeasuredStream& operator=(const MeasuredStream&) = delete;
-
-  cudaStream_t get() const { return stream_; }
-  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-class MeasuredEvent {
- public:
-  explicit MeasuredEvent(unsigned flags) {
-    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
-  }
-  ~MeasuredEvent() { (void)cudaEventDestroy(event_); }
-  MeasuredEvent(const MeasuredEvent&) = delete;
-  MeasuredEvent& operator=(const MeasuredEvent&) = delete;
-
-  cudaEvent_t get() const { return event_; }
-  void record(const MeasuredStream& stream) const {
-    check(cudaEventRecord(event_, stream.get()), "cudaEventRecord");
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 class PinnedRing {
  public:
@@ -72,9 +35,9 @@ class PinnedRing {
 
 // A staging slot: always of the same stream, and free once its last copy has landed.
 struct Slot {
-  const MeasuredStream* stream;
+  const Stream* stream;
   const std::byte* bytes;
-  MeasuredEvent landed{cudaEventDisableTiming};
+  Event landed;
 };
 
 // Random bytes of one host piece, repeated.
@@ -90,7 +53,7 @@ void fill_device(DeviceBuffer& buffer) {
 
 // Queues the work once.
 void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& source,
-            const DeviceBuffer& dest, const MeasuredStream& stream) {
+            const DeviceBuffer& dest, const Stream& stream) {
   const auto* from = reinterpret_cast<const std::uint8_t*>(source.data());
   int status = cudaSuccess;
   switch (shape.work) {
@@ -127,28 +90,30 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
 
 Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
   const DeviceGuard guard(device.ordinal());
-  const std::unique_ptr<DeviceBuffer> dest = device.allocate(shape.total_bytes);
   const std::uint64_t slot_count = std::uint64_t{shape.streams} * shape.depth;
   const PinnedRing ring(device, measured_bytes(slot_count, shape.chunk_bytes));
-  std::vector<std::unique_ptr<Slot>> slots;
-  const std::vector<MeasuredStream> streams(shape.streams);
+  const std::unique_ptr<DeviceBuffer> dest = device.allocate(shape.total_bytes);
+  std::vector<Slot> slots;
+  const std::vector<Stream> streams(shape.streams);
   for (std::uint64_t i = 0; i < slot_count; ++i) {
-    slots.emplace_back(new Slot{&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes});
+    slots.push_back({&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes});
   }
   return rate_of(shape.total_bytes, runs, [&] {
     const auto start = std::chrono::steady_clock::now();
     std::size_t next = 0;
     for (std::uint64_t offset = 0; offset < shape.total_bytes; offset += shape.chunk_bytes) {
-      const Slot& slot = *slots[next++ % slots.size()];
+      const Slot& slot = slots[next++ % slots.size()];
       // Of an event that was never recorded, this returns at once.
       check(cudaEventSynchronize(slot.landed.get()), "cudaEventSynchronize");
       check(cudaMemcpyAsync(dest->data() + offset, slot.bytes,
                             std::min(shape.chunk_bytes, shape.total_bytes - offset),
                             cudaMemcpyHostToDevice, slot.stream->get()),
             "cudaMemcpyAsync", "measuring copies to the device");
-      slot.landed.record(*slot.stream);
+      slot.landed.record(slot.stream->get());
     }
-    for (const MeasuredStream& stream : streams) stream.wait();
+    for (const Stream& stream : streams) {
+      check(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
+    }
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     return elapsed.count();
   });
@@ -162,14 +127,14 @@ Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32
   const std::unique_ptr<DeviceBuffer> dest =
       device.allocate(std::max<std::uint64_t>(bytes.written, sizeof(OpTally)));
   fill_device(*source);
-  const MeasuredStream stream;
+  const Stream stream;
   check(cudaMemsetAsync(dest->data(), 0, dest->size(), stream.get()), "cudaMemsetAsync");
-  const MeasuredEvent begin(cudaEventDefault);
-  const MeasuredEvent end(cudaEventDefault);
+  const Event begin(cudaEventDefault);
+  const Event end(cudaEventDefault);
   return rate_of(bytes.read + bytes.written, runs, [&] {
-    begin.record(stream);
+    begin.record(stream.get());
     launch(shape, bytes, *source, *dest, stream);
-    end.record(stream);
+    end.record(stream.get());
     check(cudaEventSynchronize(end.get()), "cudaEventSynchronize", "measuring");
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime");

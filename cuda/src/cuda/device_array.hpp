@@ -1,0 +1,47 @@
+// Device memory that is kept from use to use.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "check.hpp"
+
+namespace transfer {
+
+// Plain values in the memory of the device that is current when it grows, which must be current
+// again when it goes. Whoever has work queued on it waits before either.
+template <class T>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  ~DeviceArray() {
+    if (data_ != nullptr) (void)cudaFree(data_);
+  }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  // Null before the first room was made.
+  T* data() const noexcept { return data_; }
+
+  // Room for `count` values, none of which is written. Memory too small for them is freed with what
+  // it holds, for which the driver waits until the whole device is idle. `purpose` completes "N
+  // bytes for ...". Throws Error{kDeviceFailure, kOutOfMemory}, and then has no room at all.
+  void reserve(std::size_t count, const char* purpose) {
+    if (count <= capacity_) return;
+    capacity_ = 0;
+    if (data_ != nullptr) check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
+    const std::size_t bytes = count * sizeof(T);
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), bytes), "cudaMalloc",
+          std::to_string(bytes) + " bytes for " + purpose);
+    capacity_ = count;
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t capacity_ = 0;
+};
+
+}  // namespace transfer
