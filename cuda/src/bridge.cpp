@@ -71,6 +71,21 @@ bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> bloc
   return halves.empty() || decode_all(ggml_type, blocks.data(), halves.data(), halves.size());
 }
 
+rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes,
+                                       std::uint64_t offset) {
+  return guarded([&] {
+    if (offset % kDigestWord != 0) {
+      throw Error(Code::kInvalidArgument, 0, "a piece must start on a multiple of 8");
+    }
+    rust::Vec<Digest> out;
+    for (const transfer::Digest& digest :
+         transfer::digest_piece_by_each(bytes.data(), bytes.size(), offset)) {
+      out.push_back(digest_of(digest));
+    }
+    return out;
+  });
+}
+
 rust::Vec<DeviceInfo> cuda_devices() {
   return guarded([] {
     rust::Vec<DeviceInfo> out;

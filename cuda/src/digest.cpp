@@ -1,5 +1,7 @@
 #include "transfer/digest.hpp"
 
+#include <array>
+#include <cstddef>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -32,20 +34,38 @@ void add_words(State& state, const std::uint8_t*& data, std::uint64_t& bytes) {
 
 #if defined(__x86_64__)
 
-// Takes groups of 8 words while there are any; two accumulators hide the multiplication's latency.
+// The keys of the next words.
+void first_keys(const State& state, std::uint64_t* out, std::uint64_t words) {
+  for (std::uint64_t i = 0; i < words; ++i) out[i] = state.key + i * kDigestKeyStep;
+}
+
+// Adds what the groups came to: shares of the sum in the first half of `lanes`, of the mix in the
+// second.
+void take_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
+                 std::uint64_t groups, const std::uint8_t*& data, std::uint64_t& bytes) {
+  const std::uint64_t half = words / 2;
+  for (std::uint64_t i = 0; i < half; ++i) state.digest += {lanes[i], lanes[half + i]};
+  state.key += groups * words * kDigestKeyStep;
+  data += groups * words * kDigestWord;
+  bytes -= groups * words * kDigestWord;
+}
+
+// Each takes groups of words while there are any, in vectors of one word for each lane. Two
+// accumulators hide the multiplication's latency.
+
 __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::uint8_t*& data,
                                                      std::uint64_t& bytes) {
-  constexpr std::uint64_t kGroup = 8 * kDigestWord;
-  const auto key_at = [&](std::uint64_t i) {
-    return static_cast<long long>(state.key + i * kDigestKeyStep);
-  };
-  __m256i key_a = _mm256_setr_epi64x(key_at(0), key_at(1), key_at(2), key_at(3));
-  __m256i key_b = _mm256_setr_epi64x(key_at(4), key_at(5), key_at(6), key_at(7));
-  const __m256i step = _mm256_set1_epi64x(static_cast<long long>(8 * kDigestKeyStep));
+  constexpr std::uint64_t kWords = 8;
+  alignas(32) std::uint64_t lanes[kWords];
+  first_keys(state, lanes, kWords);
+  const auto* vectors = reinterpret_cast<const __m256i*>(lanes);
+  __m256i key_a = _mm256_load_si256(vectors);
+  __m256i key_b = _mm256_load_si256(vectors + 1);
+  const __m256i step = _mm256_set1_epi64x(static_cast<long long>(kWords * kDigestKeyStep));
   __m256i sum_a = _mm256_setzero_si256(), sum_b = sum_a, mix_a = sum_a, mix_b = sum_a;
-  std::uint64_t groups = 0;
-  for (; bytes >= kGroup; data += kGroup, bytes -= kGroup, ++groups) {
-    const auto* words = reinterpret_cast<const __m256i*>(data);
+  const std::uint64_t groups = bytes / (kWords * kDigestWord);
+  const auto* words = reinterpret_cast<const __m256i*>(data);
+  for (std::uint64_t i = 0; i < groups; ++i, words += 2) {
     const __m256i a = _mm256_loadu_si256(words);
     const __m256i b = _mm256_loadu_si256(words + 1);
     const __m256i x = _mm256_xor_si256(a, key_a);
@@ -57,29 +77,71 @@ __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::ui
     key_a = _mm256_add_epi64(key_a, step);
     key_b = _mm256_add_epi64(key_b, step);
   }
-  std::uint64_t lanes[8];
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), _mm256_add_epi64(sum_a, sum_b));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 4), _mm256_add_epi64(mix_a, mix_b));
-  for (int i = 0; i < 4; ++i) state.digest += {lanes[i], lanes[4 + i]};
-  state.key += groups * 8 * kDigestKeyStep;
+  auto* out = reinterpret_cast<__m256i*>(lanes);
+  _mm256_store_si256(out, _mm256_add_epi64(sum_a, sum_b));
+  _mm256_store_si256(out + 1, _mm256_add_epi64(mix_a, mix_b));
+  take_groups(state, lanes, kWords, groups, data, bytes);
 }
 
-bool has_avx2() noexcept {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") != 0;
+__attribute__((target("avx512f"))) void add_groups_avx512(State& state, const std::uint8_t*& data,
+                                                          std::uint64_t& bytes) {
+  constexpr std::uint64_t kWords = 16;
+  alignas(64) std::uint64_t lanes[kWords];
+  first_keys(state, lanes, kWords);
+  __m512i key_a = _mm512_load_si512(lanes);
+  __m512i key_b = _mm512_load_si512(lanes + kWords / 2);
+  const __m512i step = _mm512_set1_epi64(static_cast<long long>(kWords * kDigestKeyStep));
+  __m512i sum_a = _mm512_setzero_si512(), sum_b = sum_a, mix_a = sum_a, mix_b = sum_a;
+  const std::uint64_t groups = bytes / (kWords * kDigestWord);
+  const std::uint8_t* words = data;
+  for (std::uint64_t i = 0; i < groups; ++i, words += kWords * kDigestWord) {
+    const __m512i a = _mm512_loadu_si512(words);
+    const __m512i b = _mm512_loadu_si512(words + sizeof a);
+    const __m512i x = _mm512_xor_si512(a, key_a);
+    const __m512i y = _mm512_xor_si512(b, key_b);
+    sum_a = _mm512_add_epi64(sum_a, a);
+    sum_b = _mm512_add_epi64(sum_b, b);
+    mix_a = _mm512_add_epi64(mix_a, _mm512_mul_epu32(x, _mm512_srli_epi64(x, 32)));
+    mix_b = _mm512_add_epi64(mix_b, _mm512_mul_epu32(y, _mm512_srli_epi64(y, 32)));
+    key_a = _mm512_add_epi64(key_a, step);
+    key_b = _mm512_add_epi64(key_b, step);
+  }
+  _mm512_store_si512(lanes, _mm512_add_epi64(sum_a, sum_b));
+  _mm512_store_si512(lanes + kWords / 2, _mm512_add_epi64(mix_a, mix_b));
+  take_groups(state, lanes, kWords, groups, data, bytes);
 }
 
 #endif
 
-}  // namespace
+using AddGroups = void (*)(State&, const std::uint8_t*&, std::uint64_t&);
 
-Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t offset) noexcept {
+void add_no_groups(State&, const std::uint8_t*&, std::uint64_t&) {}
+
+// What this processor runs, the widest first.
+struct Instances {
+  std::array<AddGroups, 3> add_groups{};
+  std::size_t count = 0;
+
+  Instances() noexcept {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) add_groups[count++] = add_groups_avx512;
+    if (__builtin_cpu_supports("avx2")) add_groups[count++] = add_groups_avx2;
+#endif
+    add_groups[count++] = add_no_groups;
+  }
+};
+
+const Instances& instances() noexcept {
+  static const Instances found;
+  return found;
+}
+
+Digest digest_by(AddGroups add_groups, const std::uint8_t* data, std::uint64_t bytes,
+                 std::uint64_t offset) noexcept {
   State state;
   state.key = (offset / kDigestWord + 1) * kDigestKeyStep;
-#if defined(__x86_64__)
-  static const bool use_avx2 = has_avx2();
-  if (use_avx2) add_groups_avx2(state, data, bytes);
-#endif
+  add_groups(state, data, bytes);
   add_words(state, data, bytes);
   if (bytes != 0) {
     std::uint64_t word = 0;
@@ -87,6 +149,21 @@ Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t
     add_word(state, word);
   }
   return state.digest;
+}
+
+}  // namespace
+
+Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t offset) noexcept {
+  return digest_by(instances().add_groups[0], data, bytes, offset);
+}
+
+std::vector<Digest> digest_piece_by_each(const std::uint8_t* data, std::uint64_t bytes,
+                                         std::uint64_t offset) {
+  std::vector<Digest> out;
+  for (std::size_t i = 0; i < instances().count; ++i) {
+    out.push_back(digest_by(instances().add_groups[i], data, bytes, offset));
+  }
+  return out;
 }
 
 }  // namespace transfer

@@ -136,6 +136,7 @@ pub(crate) mod ffi {
         fn decoders() -> Vec<DecoderInfo>;
         fn decode_to_f16(ggml_type: u32, blocks: &[u8], halves: &mut [u16], baseline: bool)
         -> bool;
+        fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
 

@@ -70,7 +70,7 @@ pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
     cuda_devices,
 };
-pub use digest::Digest;
+pub use digest::{Digest, digest_piece_by_each_isa};
 pub use engine::{
     Conversion, CopyOp, Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats,
 };

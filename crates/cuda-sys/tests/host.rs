@@ -3,8 +3,8 @@
 
 mod conformance;
 
-use conformance::{conformance_suite, goldens};
-use cuda_sys::{Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
+use conformance::{conformance_suite, goldens, noise, piece_by_definition};
+use cuda_sys::{Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16, digest_piece_by_each_isa};
 
 conformance_suite!(DeviceKind::Host);
 
@@ -31,6 +31,29 @@ fn every_instruction_set_decodes_as_the_oracle() {
             assert_eq!(differs, None, "{} {isa:?}: first differing value", golden.decoder.name);
         }
     }
+}
+
+#[test]
+fn every_instruction_set_digests_as_the_definition() {
+    #[cfg(target_arch = "x86_64")]
+    let wide = [is_x86_feature_detected!("avx2"), is_x86_feature_detected!("avx512f")];
+    #[cfg(not(target_arch = "x86_64"))]
+    let wide = [];
+    let instances = 1 + wide.iter().filter(|&&runs| runs).count();
+    let bytes = noise(4100);
+    // Where vectors of 32 and of 64 bytes begin and end, and where they do not.
+    for len in (0..300).chain([4096]) {
+        for lead in [0, 3] {
+            for first in [0, 5, 1 << 40] {
+                let piece = &bytes[lead..lead + len];
+                let digests = digest_piece_by_each_isa(piece, 8 * first).unwrap();
+                let want = piece_by_definition(piece, first);
+                assert_eq!(digests, vec![want; instances], "{len} bytes at {lead}, word {first}");
+            }
+        }
+    }
+    let error = digest_piece_by_each_isa(&bytes, 4).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace transfer {
 
@@ -36,5 +37,10 @@ inline constexpr std::uint64_t kDigestWord = 8;
 // The share of a piece that starts `offset` bytes into its range; offset is a multiple of
 // kDigestWord, and bytes too unless the piece is the range's last. Shares add up to the digest.
 Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t offset) noexcept;
+
+// The same by every instance that this processor runs, which agree; the one that digest_piece uses
+// first.
+std::vector<Digest> digest_piece_by_each(const std::uint8_t* data, std::uint64_t bytes,
+                                         std::uint64_t offset);
 
 }  // namespace transfer
