@@ -3,7 +3,7 @@
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::page_cache;
-use super::reading::{self, Bytes, Read};
+use super::reading::{self, Bytes, Read, Readers};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
@@ -25,7 +25,9 @@ const DEPTH: u32 = 2;
 /// Of all runs from storage together.
 const STORAGE_BYTES: u64 = 2_000_000_000;
 const STORAGE_TIME: Duration = Duration::from_secs(5);
-const STORAGE_THREADS: u32 = 8;
+/// More at once than storage serves at once, and pieces so small that at the end of a run of some
+/// hundred megabytes none is waited for long.
+const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
 
 /// Halves that each thread copies: more than its share of a cache.
 const COPIED_HALVES: u64 = 32 << 20;
@@ -93,8 +95,9 @@ pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Lim
     counts
         .into_iter()
         .map(|threads| {
+            let readers = Readers::of_large_chunks(threads);
             let rates: Result<Vec<_>> = (0..arguments.repeat)
-                .map(|_| Ok(reading::read(&file, part, threads, None)?.gb_per_s()))
+                .map(|_| Ok(reading::read(&file, part, readers, None)?.gb_per_s()))
                 .collect();
             Ok(Limit {
                 kind: LimitKind::PageCache,
@@ -166,7 +169,7 @@ impl<'a> StorageReads<'a> {
     }
 
     fn read(&self, file: &File, part: Bytes) -> Result<Read> {
-        reading::read(file, part, STORAGE_THREADS, Some(STORAGE_TIME / self.runs))
+        reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs))
     }
 
     pub(super) fn limits(self) -> Vec<Limit> {
@@ -197,9 +200,9 @@ fn storage_limit(
 ) -> Limit {
     Limit {
         kind,
-        name: format!("{name}, {}", threads_text(STORAGE_THREADS)),
-        chunk_bytes: None,
-        threads: Some(STORAGE_THREADS),
+        name: format!("{name}, {}", threads_text(STORAGE_READERS.threads)),
+        chunk_bytes: Some(STORAGE_READERS.chunk_bytes.into()),
+        threads: Some(STORAGE_READERS.threads),
         gb_per_s,
         note,
     }

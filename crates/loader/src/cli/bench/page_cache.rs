@@ -1,6 +1,6 @@
 //! Getting files into the page cache, out of it, and asking what it holds.
 
-use super::reading::{self, Bytes};
+use super::reading::{self, Bytes, Readers};
 use rustix::fs::{Advice, fadvise, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
@@ -15,7 +15,12 @@ pub(super) fn fill(files: &[PathBuf]) -> Result<()> {
     for path in files {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
-        reading::read(&file, Bytes { start: 0, bytes }, super::cores(), None)?;
+        reading::read(
+            &file,
+            Bytes { start: 0, bytes },
+            Readers::of_large_chunks(super::cores()),
+            None,
+        )?;
     }
     Ok(())
 }
@@ -28,7 +33,12 @@ pub(super) fn fill_half(files: &[PathBuf]) -> Result<()> {
         // Without reading ahead of the half.
         fadvise(&file, 0, None, Advice::Random)?;
         let bytes = file.metadata()?.len() / 2;
-        reading::read(&file, Bytes { start: 0, bytes }, super::cores(), None)?;
+        reading::read(
+            &file,
+            Bytes { start: 0, bytes },
+            Readers::of_large_chunks(super::cores()),
+            None,
+        )?;
     }
     Ok(())
 }

@@ -8,9 +8,6 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// So large that calls cost nothing, and a multiple of what direct reads must be aligned to.
-const CHUNK_BYTES: u64 = 4 << 20;
-
 /// Enough for direct reads on every file system.
 const ALIGNMENT: usize = 4096;
 
@@ -20,6 +17,21 @@ pub(super) struct Bytes {
     /// A multiple of 4 KiB, for direct reads.
     pub(super) start: u64,
     pub(super) bytes: u64,
+}
+
+/// Who reads, and how much at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Readers {
+    pub(super) threads: u32,
+    /// A multiple of 4 KiB, for direct reads.
+    pub(super) chunk_bytes: u32,
+}
+
+impl Readers {
+    /// Reads so large that calls cost nothing.
+    pub(super) fn of_large_chunks(threads: u32) -> Self {
+        Self { threads, chunk_bytes: 4 << 20 }
+    }
 }
 
 /// What reading took.
@@ -40,18 +52,19 @@ impl Read {
 pub(super) fn read(
     file: &File,
     part: Bytes,
-    threads: u32,
+    readers: Readers,
     limit: Option<Duration>,
 ) -> Result<Read> {
     let next = AtomicU64::new(0);
-    let ready = Barrier::new(threads as usize);
+    let ready = Barrier::new(readers.threads as usize);
+    let chunk_bytes = readers.chunk_bytes as usize;
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads)
+        let readers: Vec<_> = (0..readers.threads)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut memory = vec![1; CHUNK_BYTES as usize + ALIGNMENT];
+                    let mut memory = vec![1; chunk_bytes + ALIGNMENT];
                     let aligned = memory.as_ptr().align_offset(ALIGNMENT);
-                    let buffer = &mut memory[aligned..aligned + CHUNK_BYTES as usize];
+                    let buffer = &mut memory[aligned..aligned + chunk_bytes];
                     ready.wait();
                     (Instant::now(), read_chunks(file, part, &next, buffer, limit))
                 })
@@ -84,7 +97,7 @@ fn read_chunks(
     let start = Instant::now();
     let mut total = 0;
     while limit.is_none_or(|limit| start.elapsed() < limit) {
-        let offset = next.fetch_add(CHUNK_BYTES, Ordering::Relaxed);
+        let offset = next.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         if offset >= part.bytes {
             break;
         }
