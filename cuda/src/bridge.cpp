@@ -37,7 +37,7 @@ auto guarded(Work&& work) -> decltype(work()) {
 Digest digest_of(const transfer::Digest& digest) { return {digest.sum, digest.mix}; }
 
 EngineConfig config_of(const RingShape& shape) {
-  return {shape.readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
+  return {shape.readers, shape.storage_readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
 }
 
 }  // namespace
@@ -190,9 +190,13 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
       spans.push_back(
           {span.reader, static_cast<std::uint32_t>(span.kind), span.chunk, span.start, span.end});
     }
-    return {stats.source_bytes,   stats.chunks,
-            stats.seconds,        static_cast<std::uint32_t>(stats.io),
-            stats.pinned,         std::move(spans),
+    return {stats.source_bytes,
+            stats.chunks,
+            stats.readers,
+            stats.seconds,
+            static_cast<std::uint32_t>(stats.io),
+            stats.pinned,
+            std::move(spans),
             std::move(operations)};
   });
 }

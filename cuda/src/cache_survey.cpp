@@ -20,6 +20,9 @@ constexpr std::uint64_t kPartBytes = std::uint64_t{2} << 20;
 // Parts that a thread takes at a time.
 constexpr std::uint64_t kParts = 16;
 
+// Parts that stand for all; one thread asks about them while nothing else is done.
+constexpr std::uint64_t kSample = 64;
+
 // As the kernel decides whether mincore() tells the truth; otherwise it calls every page resident.
 bool may_ask(const SourceFile& file) {
   struct stat status{};
@@ -52,16 +55,22 @@ CacheSurvey::CacheSurvey(const std::vector<SourceFile>& files)
   }
 }
 
+bool CacheSurvey::sample_held() noexcept {
+  if (blind_) return true;
+  const std::uint64_t count = std::min<std::uint64_t>(kSample, parts_.size());
+  for (std::uint64_t i = 0; i < count; ++i) {
+    if (!part_held(parts_.size() * i / count)) return false;
+  }
+  return true;
+}
+
 void CacheSurvey::take_part() noexcept {
   if (blind_) return;
   for (;;) {
     const std::uint64_t begin = next_.fetch_add(kParts, std::memory_order_relaxed);
     if (begin >= parts_.size()) return;
     const std::uint64_t end = std::min<std::uint64_t>(parts_.size(), begin + kParts);
-    for (std::uint64_t part = begin; part < end; ++part) {
-      const auto file = std::upper_bound(first_part_.begin(), first_part_.end(), part) - 1;
-      (void)part_held(static_cast<std::uint32_t>(file - first_part_.begin()), part - *file);
-    }
+    for (std::uint64_t part = begin; part < end; ++part) (void)part_held(part);
   }
 }
 
@@ -72,6 +81,11 @@ bool CacheSurvey::held(std::uint32_t file, std::uint64_t offset, std::uint64_t b
     if (!part_held(file, part)) return false;
   }
   return true;
+}
+
+bool CacheSurvey::part_held(std::uint64_t part) noexcept {
+  const auto file = std::upper_bound(first_part_.begin(), first_part_.end(), part) - 1;
+  return part_held(static_cast<std::uint32_t>(file - first_part_.begin()), part - *file);
 }
 
 bool CacheSurvey::part_held(std::uint32_t file, std::uint64_t part) noexcept {

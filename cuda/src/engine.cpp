@@ -274,7 +274,7 @@ class QueueTimeline {
 }  // namespace
 
 void EngineConfig::check() const {
-  if (readers == 0 || readers > kMaxReaders) {
+  if (readers == 0 || std::max(readers, storage_readers) > kMaxReaders) {
     throw Error(Code::kInvalidArgument, 0,
                 "reader threads must be 1 to " + std::to_string(kMaxReaders));
   }
@@ -324,12 +324,15 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   Bounds bounds{{}, dest.size(), request.units};
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
   const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
-  const Division division = divide(
-      schedule, {config_.read_bytes, queue_->stretch_bytes(), config_.readers, request.digest});
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
+  const std::uint32_t wanted = source->reads_storage()
+                                   ? std::max(config_.readers, config_.storage_readers)
+                                   : config_.readers;
+  const Division division =
+      divide(schedule, {config_.read_bytes, queue_->stretch_bytes(), wanted, request.digest});
   // Little work needs few threads.
   Readers readers(static_cast<std::uint32_t>(std::min<std::size_t>(
-                      config_.readers, std::max<std::size_t>(1, division.stretches.size()))),
+                      wanted, std::max<std::size_t>(1, division.stretches.size()))),
                   [this, &source] {
                     bind_quietly(*queue_);
                     source->look_ahead();
@@ -361,6 +364,7 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
   call.board().rethrow();
   return {schedule.source_bytes,
           schedule.chunks.size(),
+          wanted,
           end - start,
           source->io(),
           pinned_,

@@ -142,6 +142,7 @@ class DirectSource final : public Source {
     return true;
   }
   Io io() const noexcept override { return Io::kDirect; }
+  bool reads_storage() noexcept override { return true; }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
@@ -208,6 +209,7 @@ class AutoSource final : public Source {
     return survey_.is_blind() || !survey_.held(file, offset, bytes);
   }
   Io io() const noexcept override { return refused_.load() ? Io::kRead : Io::kAuto; }
+  bool reads_storage() noexcept override { return !survey_.sample_held(); }
   void look_ahead() noexcept override { survey_.take_part(); }
 
   void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,

@@ -61,6 +61,7 @@ pub(crate) mod ffi {
     struct ExecuteStats {
         source_bytes: u64,
         chunks: u64,
+        readers: u32,
         seconds: f64,
         io: u32,
         pinned: bool,
@@ -95,6 +96,7 @@ pub(crate) mod ffi {
 
     struct RingShape {
         readers: u32,
+        storage_readers: u32,
         depth: u32,
         chunk_bytes: u64,
         read_bytes: u64,

@@ -91,6 +91,10 @@ pub struct OpReport {
 pub struct EngineConfig {
     /// Reader threads, 1 to [`MAX_READERS`](Self::MAX_READERS). They fill chunks together.
     pub readers: u32,
+    /// Reader threads where bytes come from storage, which keeps them waiting: where these are more
+    /// than [`readers`](Self::readers), and the page cache does not hold the files, as far as
+    /// [`Io::Auto`] can tell, or is not asked ([`Io::Direct`]).
+    pub storage_readers: u32,
     /// Chunks under way at once, 1 to [`MAX_DEPTH`](Self::MAX_DEPTH); each takes its place in the
     /// staging ring.
     pub depth: u32,
@@ -116,8 +120,8 @@ impl EngineConfig {
     }
 
     fn as_ffi(&self) -> ffi::RingShape {
-        let Self { readers, depth, chunk_bytes, read_bytes } = *self;
-        ffi::RingShape { readers, depth, chunk_bytes, read_bytes }
+        let Self { readers, storage_readers, depth, chunk_bytes, read_bytes } = *self;
+        ffi::RingShape { readers, storage_readers, depth, chunk_bytes, read_bytes }
     }
 }
 
@@ -163,6 +167,8 @@ pub struct Stats {
     pub source_bytes: u64,
     /// Copies to the device it took.
     pub chunks: u64,
+    /// Reader threads, as configured for such sources; little work takes fewer.
+    pub readers: u32,
     /// Seconds from the first read to the last byte landed.
     pub seconds: f64,
     /// How sources were read in fact, after fallbacks.
@@ -262,6 +268,7 @@ impl Engine {
         Ok(Stats {
             source_bytes: stats.source_bytes,
             chunks: stats.chunks,
+            readers: stats.readers,
             seconds: stats.seconds,
             io: Io::ALL.into_iter().find(|io| io.number() == stats.io).unwrap_or(io),
             pinned: stats.pinned,
@@ -319,10 +326,17 @@ mod tests {
     fn the_largest_configuration_is_taken_and_no_larger_one() {
         let readers = EngineConfig::MAX_READERS;
         let depth = EngineConfig::MAX_DEPTH;
-        let largest = EngineConfig { readers, depth, chunk_bytes: 4096, read_bytes: 4096 };
+        let largest = EngineConfig {
+            readers,
+            storage_readers: readers,
+            depth,
+            chunk_bytes: 4096,
+            read_bytes: 4096,
+        };
         StagingRing::new(largest).unwrap();
         for config in [
             EngineConfig { readers: readers + 1, ..largest },
+            EngineConfig { storage_readers: readers + 1, ..largest },
             EngineConfig { depth: depth + 1, ..largest },
             EngineConfig { chunk_bytes: EngineConfig::MAX_CHUNK_BYTES + 1, ..largest },
         ] {

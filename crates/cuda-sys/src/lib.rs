@@ -20,6 +20,7 @@
 //! let device = Device::open(DeviceKind::Host)?;
 //! let ring = StagingRing::new(EngineConfig {
 //!     readers: 2,
+//!     storage_readers: 8,
 //!     depth: 2,
 //!     chunk_bytes: 1 << 20,
 //!     read_bytes: 1 << 18,

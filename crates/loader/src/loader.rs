@@ -23,6 +23,8 @@ use std::time::Instant;
 const MAX_CUDA_READERS: usize = 16;
 /// Decoding on the host scales with cores; past this the memory does not.
 const MAX_HOST_READERS: usize = 32;
+/// Reads that storage serves at once (docs/performance.md): whoever waits for it needs no core.
+const STORAGE_READERS: u32 = 16;
 /// Measured on an H100: larger copies gain less than readers lose once the ring leaves their cores'
 /// second-level caches (docs/performance.md).
 const CUDA_CHUNK_BYTES: u64 = 8 << 20;
@@ -241,7 +243,7 @@ impl Loader {
             transfer_seconds,
             verify_seconds,
             io: moved.io,
-            threads: session.engine.config().readers,
+            threads: moved.readers,
             depth: session.engine.config().depth,
             chunk_bytes: session.engine.config().chunk_bytes,
             read_bytes: session.engine.config().read_bytes,
@@ -324,6 +326,7 @@ impl Session {
             device = %choice,
             name,
             readers = config.readers,
+            storage_readers = config.storage_readers,
             depth = config.depth,
             chunk_bytes = config.chunk_bytes,
             read_bytes = config.read_bytes,
@@ -389,11 +392,12 @@ pub(crate) fn engine_config(
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
     let readers = options.threads.unwrap_or(readers);
+    let storage_readers = options.threads.unwrap_or(readers.max(STORAGE_READERS));
     // Room for more than the model would only cost memory.
     let chunk_bytes =
         options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
     let depth = match device {
-        DeviceKind::Host => readers.saturating_mul(HOST_CHUNKS_A_READER),
+        DeviceKind::Host => storage_readers.saturating_mul(HOST_CHUNKS_A_READER),
         DeviceKind::Cuda(_) => {
             let fits = (CUDA_RING_BYTES / chunk_bytes).clamp(MIN_CUDA_DEPTH, MAX_CUDA_DEPTH);
             u32::try_from(fits).unwrap_or(u32::MAX)
@@ -401,6 +405,7 @@ pub(crate) fn engine_config(
     };
     EngineConfig {
         readers,
+        storage_readers,
         depth: options.depth.unwrap_or(depth),
         chunk_bytes,
         read_bytes: options.read_bytes.unwrap_or(READ_BYTES),

@@ -42,7 +42,7 @@ pub struct LoadStats {
     pub verify_seconds: f64,
     /// How the file was read in fact.
     pub io: Io,
-    /// Reader threads.
+    /// Reader threads; little work takes fewer.
     pub threads: u32,
     /// Copies that could be under way at once.
     pub depth: u32,

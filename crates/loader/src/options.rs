@@ -64,7 +64,8 @@ pub struct LoadOptions {
     pub chunk_bytes: Option<u64>,
     /// Largest single read in bytes, a thread's share of a copy; `None` leaves it to the loader.
     pub read_bytes: Option<u64>,
-    /// Reader threads; `None` leaves it to the loader.
+    /// Reader threads; `None` leaves it to the loader, which takes more for what the page cache does
+    /// not hold.
     pub threads: Option<u32>,
     /// Copies that may be under way, each of which takes `chunk_bytes` of staging memory; `None`
     /// leaves it to the loader.

@@ -10,8 +10,13 @@ use cuda_sys::{
 };
 use model_phi3::{Conversion, LoadPlan, PlanOp};
 
-const CONFIG: EngineConfig =
-    EngineConfig { readers: 4, depth: 4, chunk_bytes: 1 << 20, read_bytes: 1 << 20 };
+const CONFIG: EngineConfig = EngineConfig {
+    readers: 4,
+    storage_readers: 0,
+    depth: 4,
+    chunk_bytes: 1 << 20,
+    read_bytes: 1 << 20,
+};
 
 /// Bytes on the device that are compared at a time, between looks at the token: whole blocks of
 /// every type, as halves.

@@ -24,6 +24,9 @@ class CacheSurvey {
   // Nothing can be known of some file; then everything counts as held.
   bool is_blind() const noexcept { return blind_; }
 
+  // Whether a few parts all were held, which are spread evenly.
+  bool sample_held() noexcept;
+
   // Looks at what nobody has looked at yet; from any number of threads.
   void take_part() noexcept;
 
@@ -34,6 +37,8 @@ class CacheSurvey {
  private:
   enum class Part : std::uint8_t { kUnknown, kHeld, kMissing };
 
+  // Of all files' parts, in order.
+  bool part_held(std::uint64_t part) noexcept;
   bool part_held(std::uint32_t file, std::uint64_t part) noexcept;
 
   bool blind_;

@@ -14,11 +14,13 @@
 namespace transfer {
 
 struct EngineConfig {
-  std::uint32_t readers;      // reader threads, which fill chunks together; at least 1
+  std::uint32_t readers;          // reader threads, which fill chunks together; at least 1
+  std::uint32_t storage_readers;  // where bytes come from storage, which keeps readers waiting, and
+                                  // these are more
   std::uint32_t depth;        // chunks under way at once, each in a slot of the ring; at least 1
   std::uint64_t chunk_bytes;  // largest copy to the device; raised to kMinChunkBytes
-  std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down to
-                              // whole pages, at least one
+  std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down
+                              // to whole pages, at least one
 
   // Throws Error{kInvalidArgument} where no engine takes this.
   void check() const;
@@ -55,6 +57,7 @@ struct OpReport {
 struct Stats {
   std::uint64_t source_bytes;
   std::uint64_t chunks;
+  std::uint32_t readers;             // as configured for such a source; little work takes fewer
   double seconds;                    // from the first read to the last byte landed
   Io io;                             // what the source used in fact
   bool pinned;                       // whether the device pinned the staging ring

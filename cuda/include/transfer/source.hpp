@@ -40,6 +40,9 @@ class Source {
   // What is used in fact, after fallbacks.
   virtual Io io() const noexcept = 0;
 
+  // Whether some of the bytes come from storage, as far as that can be told before the first read.
+  virtual bool reads_storage() noexcept { return false; }
+
   // What can be done before the first read, by several threads together. Reads need not wait for
   // it.
   virtual void look_ahead() noexcept {}

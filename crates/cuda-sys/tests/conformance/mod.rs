@@ -17,13 +17,23 @@ pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_
 
 const F32: u32 = 0;
 const SMALL: EngineConfig =
-    EngineConfig { readers: 3, depth: 2, chunk_bytes: 4096, read_bytes: 4096 };
+    EngineConfig { readers: 3, storage_readers: 0, depth: 2, chunk_bytes: 4096, read_bytes: 4096 };
 /// Chunks that readers fill together.
-const SHARED: EngineConfig =
-    EngineConfig { readers: 5, depth: 3, chunk_bytes: 40_000, read_bytes: 9000 };
+const SHARED: EngineConfig = EngineConfig {
+    readers: 5,
+    storage_readers: 0,
+    depth: 3,
+    chunk_bytes: 40_000,
+    read_bytes: 9000,
+};
 /// Everything in one chunk, each chunk by one reader.
-const LARGE: EngineConfig =
-    EngineConfig { readers: 2, depth: 1, chunk_bytes: 1 << 20, read_bytes: 1 << 20 };
+const LARGE: EngineConfig = EngineConfig {
+    readers: 2,
+    storage_readers: 0,
+    depth: 1,
+    chunk_bytes: 1 << 20,
+    read_bytes: 1 << 20,
+};
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
 /// Expands to one `#[test]` for each function of the suite.
@@ -52,6 +62,7 @@ macro_rules! conformance_suite {
             infinities_and_nans_are_counted,
             the_timeline_has_every_chunk,
             readers_take_stretches,
+            more_readers_wait_for_storage,
             every_work_has_a_rate,
             uploads_have_a_rate_where_there_is_a_link,
         }
@@ -218,12 +229,36 @@ pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
     let file = file_of(&bytes);
     for io in IOS {
         for config in [
-            EngineConfig { readers: 1, depth: 1, chunk_bytes: 0, read_bytes: 0 },
+            EngineConfig {
+                readers: 1,
+                storage_readers: 0,
+                depth: 1,
+                chunk_bytes: 0,
+                read_bytes: 0,
+            },
             SMALL,
             SHARED,
-            EngineConfig { readers: 8, depth: 3, chunk_bytes: 65_537, read_bytes: 1 << 20 },
-            EngineConfig { readers: 2, depth: 40, chunk_bytes: 10_000, read_bytes: 4096 },
-            EngineConfig { readers: 16, depth: 2, chunk_bytes: 1 << 20, read_bytes: 5000 },
+            EngineConfig {
+                readers: 8,
+                storage_readers: 0,
+                depth: 3,
+                chunk_bytes: 65_537,
+                read_bytes: 1 << 20,
+            },
+            EngineConfig {
+                readers: 2,
+                storage_readers: 0,
+                depth: 40,
+                chunk_bytes: 10_000,
+                read_bytes: 4096,
+            },
+            EngineConfig {
+                readers: 16,
+                storage_readers: 0,
+                depth: 2,
+                chunk_bytes: 1 << 20,
+                read_bytes: 5000,
+            },
             LARGE,
         ] {
             let mut bench = Bench::new(kind, config);
@@ -501,6 +536,7 @@ pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
     for config in [
         EngineConfig { readers: 0, ..SMALL },
         EngineConfig { readers: 257, depth: 1, ..SMALL },
+        EngineConfig { storage_readers: 257, ..SMALL },
         EngineConfig { depth: 0, ..SMALL },
         EngineConfig { readers: 1, depth: 1025, ..SMALL },
         EngineConfig { chunk_bytes: (1 << 30) + 1, ..SMALL },
@@ -740,5 +776,37 @@ pub(crate) fn readers_take_stretches(kind: DeviceKind) {
     for stretch in reads.chunks(chunks) {
         assert!(stretch.iter().all(|span| span.reader == stretch[0].reader), "{stretch:?}");
         assert!(stretch.is_sorted_by_key(|span| span.start), "{stretch:?}");
+    }
+}
+
+/// Where the page cache does not hold all of a file, there are more readers, if the engine has them.
+pub(crate) fn more_readers_wait_for_storage(kind: DeviceKind) {
+    const BYTES: u64 = 8 << 20;
+    let cached = file_of(&noise(BYTES as usize));
+    // What was never written is in no page.
+    let half_cached = file_of(&noise(BYTES as usize / 2));
+    half_cached.set_len(BYTES).unwrap();
+    let uncached = tempfile::tempfile().unwrap();
+    uncached.set_len(BYTES).unwrap();
+    for (readers, storage_readers) in [(2, 5), (3, 0)] {
+        let config = EngineConfig { readers, storage_readers, chunk_bytes: 1 << 16, ..SHARED };
+        let mut bench = Bench::new(kind, config);
+        let mut dest = bench.device.allocate(BYTES).unwrap();
+        // Reading through the page cache comes last: what it reads is held from then on.
+        for (io, file, storage) in [
+            (Io::Auto, &cached, false),
+            (Io::Auto, &half_cached, true),
+            (Io::Auto, &uncached, true),
+            (Io::Mapped, &cached, false),
+            (Io::Read, &cached, false),
+        ] {
+            let ops = [copy(0, BYTES, 0, 0)];
+            let stats = bench
+                .run(file, io, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+                .unwrap();
+            let want = if storage { readers.max(storage_readers) } else { readers };
+            assert_eq!(stats.readers, want, "{config:?} {io:?}");
+            assert!(stats.timeline.iter().all(|span| span.reader < want), "{config:?} {io:?}");
+        }
     }
 }

@@ -103,7 +103,7 @@ pub(super) struct Choices {
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
-    /// Reader threads [default: chosen by device and cores]
+    /// Reader threads [default: chosen by device, cores and what the page cache holds]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
     /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
@@ -378,6 +378,7 @@ fn parse_shape(text: &str) -> Result<EngineConfig, String> {
     };
     Ok(EngineConfig {
         readers: count("THREADS", readers, EngineConfig::MAX_READERS)?,
+        storage_readers: 0,
         depth: count("DEPTH", depth, EngineConfig::MAX_DEPTH)?,
         chunk_bytes: parse_chunk(chunk)?,
         read_bytes: parse_chunk(read)?,
@@ -407,7 +408,13 @@ mod tests {
 
     #[test]
     fn a_shape_has_four_fields() {
-        let shape = EngineConfig { readers: 12, depth: 4, chunk_bytes: 8 << 20, read_bytes: 4096 };
+        let shape = EngineConfig {
+            readers: 12,
+            storage_readers: 0,
+            depth: 4,
+            chunk_bytes: 8 << 20,
+            read_bytes: 4096,
+        };
         assert_eq!(parse_shape("12:4:8MiB:4KiB"), Ok(shape));
         for wrong in ["", "12:4:8MiB", "0:4:8MiB:4KiB", "12:1025:1:1", "1:1:0:1", "1:1:1:1:1"] {
             assert!(parse_shape(wrong).is_err(), "{wrong}");

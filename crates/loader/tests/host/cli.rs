@@ -1,7 +1,7 @@
 //! The program: results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
-use crate::small_model::{TENSORS, phi3_keys};
+use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -437,6 +437,31 @@ fn synth_writes_the_same_loadable_file_for_the_same_seed() {
     let first = bytes(synth("first.gguf", &["--seed", "7"]));
     assert!(first == bytes(synth("second.gguf", &["--seed", "7"])));
     assert!(first != bytes(synth("third.gguf", &["--seed", "8"])));
+}
+
+#[test]
+fn what_the_page_cache_does_not_hold_is_read_by_more_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    // Of holes, which are in no page until somebody reads them.
+    write_large_model(&path);
+    let threads = |path: &Path, more: &[&str]| {
+        let ran = load(path, &[&["--json", "--io", "auto"], more].concat());
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+        ran.json_lines().last().unwrap()["threads"].as_u64().unwrap()
+    };
+    assert!(threads(&path, &[]) >= 16);
+    write_large_model(&path);
+    assert_eq!(threads(&path, &["--threads", "3"]), 3);
+    let cores = std::thread::available_parallelism().unwrap().get() as u64;
+    assert_eq!(threads(&written_model(&dir), &[]), cores.min(32));
+}
+
+/// A model that the page cache holds, since it was just written.
+fn written_model(dir: &TempDir) -> PathBuf {
+    let path = dir.path().join("written.gguf");
+    std::fs::write(&path, std::fs::read(model_path("fused-f16.gguf")).unwrap()).unwrap();
+    path
 }
 
 #[test]

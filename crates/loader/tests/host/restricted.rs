@@ -45,7 +45,10 @@ fn one_core_is_enough() {
             sched_setaffinity(None, &one).unwrap();
             Command::new(PROGRAM).args(arguments(io)).output().unwrap()
         });
-        assert_eq!(finished(&load.join().unwrap())["threads"], 1, "{io}");
+        let event = finished(&load.join().unwrap());
+        // Who waits for storage needs no core.
+        let threads = if event["io"] == "direct" { 16 } else { 1 };
+        assert_eq!(event["threads"], threads, "{io}");
     }
 }
 

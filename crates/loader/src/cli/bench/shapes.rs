@@ -51,7 +51,7 @@ pub(super) fn measure(
 
 impl Shape {
     fn figures(&self, source_bytes: u64) -> ShapeFigures {
-        let EngineConfig { readers, depth, chunk_bytes, read_bytes } = self.engine.config();
+        let EngineConfig { readers, depth, chunk_bytes, read_bytes, .. } = self.engine.config();
         let rates = self.seconds.iter().map(|&seconds| gb_per_s(source_bytes as f64, seconds));
         ShapeFigures {
             threads: readers,
