@@ -91,9 +91,9 @@ pub struct OpReport {
 pub struct EngineConfig {
     /// Reader threads, 1 to [`MAX_READERS`](Self::MAX_READERS). They fill chunks together.
     pub readers: u32,
-    /// Reader threads where bytes come from storage, which keeps them waiting: where these are more
-    /// than [`readers`](Self::readers), and the page cache does not hold the files, as far as
-    /// [`Io::Auto`] can tell, or is not asked ([`Io::Direct`]).
+    /// Reader threads where bytes come from storage, which keeps them waiting; no fewer than
+    /// [`readers`](Self::readers) are taken. Such are reads with [`Io::Direct`], and with
+    /// [`Io::Auto`] where a look at a few places finds one that the page cache does not hold.
     pub storage_readers: u32,
     /// Chunks under way at once, 1 to [`MAX_DEPTH`](Self::MAX_DEPTH); each takes its place in the
     /// staging ring.

@@ -28,16 +28,17 @@ const STORAGE_READERS: u32 = 16;
 /// Measured on an H100: larger copies gain less than readers lose once the ring leaves their cores'
 /// second-level caches (docs/performance.md).
 const CUDA_CHUNK_BYTES: u64 = 8 << 20;
-const CUDA_RING_BYTES: u64 = 32 << 20;
+/// What the ring takes, unless chunks are so large that fewer than [`MIN_DEPTH`] fit.
+const RING_BYTES: u64 = 32 << 20;
 /// With fewer chunks under way readers wait for each other.
-const MIN_CUDA_DEPTH: u64 = 3;
+const MIN_DEPTH: u64 = 3;
 const MAX_CUDA_DEPTH: u64 = 64;
 /// A reader's share of a chunk: stays in a core's own cache while it is digested.
 const READ_BYTES: u64 = 512 << 10;
 /// On the host a reader decodes what it has read: both stay in a core's own cache.
 const HOST_CHUNK_BYTES: u64 = 256 << 10;
 /// A reader can go on while the chunk before is still being worked on by a slower one.
-const HOST_CHUNKS_A_READER: u32 = 2;
+const HOST_CHUNKS_A_READER: u64 = 2;
 
 /// Loads models. Keeps its device and its staging memory from load to load.
 ///
@@ -396,17 +397,15 @@ pub(crate) fn engine_config(
     // Room for more than the model would only cost memory.
     let chunk_bytes =
         options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
-    let depth = match device {
-        DeviceKind::Host => storage_readers.saturating_mul(HOST_CHUNKS_A_READER),
-        DeviceKind::Cuda(_) => {
-            let fits = (CUDA_RING_BYTES / chunk_bytes).clamp(MIN_CUDA_DEPTH, MAX_CUDA_DEPTH);
-            u32::try_from(fits).unwrap_or(u32::MAX)
-        }
+    let most = match device {
+        DeviceKind::Host => u64::from(storage_readers) * HOST_CHUNKS_A_READER,
+        DeviceKind::Cuda(_) => MAX_CUDA_DEPTH,
     };
+    let depth = (RING_BYTES / chunk_bytes).max(MIN_DEPTH).min(most);
     EngineConfig {
         readers,
         storage_readers,
-        depth: options.depth.unwrap_or(depth),
+        depth: options.depth.unwrap_or(u32::try_from(depth).unwrap_or(u32::MAX)),
         chunk_bytes,
         read_bytes: options.read_bytes.unwrap_or(READ_BYTES),
     }
@@ -469,6 +468,23 @@ mod tests {
         assert!(stats.pin_seconds > 0.0, "the session that was being opened is used");
         assert!(stats.context_seconds >= 0.0);
         assert!(stats.context_seconds + stats.pin_seconds <= stats.seconds, "{stats:?}");
+    }
+
+    #[test]
+    fn the_ring_takes_no_more_than_it_needs() {
+        const MIB: u64 = 1 << 20;
+        for device in [DeviceKind::Host, DeviceKind::Cuda(0)] {
+            let config = |options| engine_config(&options, device, 8 << 30);
+            assert!(config(LoadOptions::new()).ring_bytes() < 33 * MIB, "{device}");
+            for chunk_bytes in [1, 4096, MIB, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB] {
+                let ring = config(LoadOptions::new().chunk_bytes(chunk_bytes)).ring_bytes();
+                assert!(ring < (3 * chunk_bytes).max(32 * MIB) + MIB, "{device}: {chunk_bytes}");
+            }
+            let named = config(LoadOptions::new().threads(3));
+            assert_eq!((named.readers, named.storage_readers), (3, 3), "{device}");
+            let left_open = config(LoadOptions::new());
+            assert!(left_open.storage_readers >= left_open.readers.max(16), "{device}");
+        }
     }
 
     #[test]

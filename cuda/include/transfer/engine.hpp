@@ -15,8 +15,8 @@ namespace transfer {
 
 struct EngineConfig {
   std::uint32_t readers;          // reader threads, which fill chunks together; at least 1
-  std::uint32_t storage_readers;  // where bytes come from storage, which keeps readers waiting, and
-                                  // these are more
+  std::uint32_t storage_readers;  // where bytes come from storage, which keeps readers waiting; no
+                                  // fewer than `readers` are taken
   std::uint32_t depth;        // chunks under way at once, each in a slot of the ring; at least 1
   std::uint64_t chunk_bytes;  // largest copy to the device; raised to kMinChunkBytes
   std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down
