@@ -96,7 +96,7 @@ Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::ui
   std::vector<Slot> slots;
   const std::vector<Stream> streams(shape.streams);
   for (std::uint64_t i = 0; i < slot_count; ++i) {
-    slots.push_back({&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes});
+    slots.push_back({&streams[i % shape.streams], ring.data() + i * shape.chunk_bytes, Event()});
   }
   return rate_of(shape.total_bytes, runs, [&] {
     const auto start = std::chrono::steady_clock::now();
