@@ -3,6 +3,7 @@
 #include <exception>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "cuda-sys/src/bridge.rs.h"
 #include "transfer/decode_host.hpp"
@@ -35,6 +36,12 @@ auto guarded(Work&& work) -> decltype(work()) {
 }
 
 Digest digest_of(const transfer::Digest& digest) { return {digest.sum, digest.mix}; }
+
+rust::Vec<Digest> digests_of(const std::vector<transfer::Digest>& digests) {
+  rust::Vec<Digest> out;
+  for (const transfer::Digest& digest : digests) out.push_back(digest_of(digest));
+  return out;
+}
 
 EngineConfig config_of(const RingShape& shape) {
   return {shape.readers, shape.storage_readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
@@ -77,12 +84,7 @@ rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes,
     if (offset % kDigestWord != 0) {
       throw Error(Code::kInvalidArgument, 0, "a piece must start on a multiple of 8");
     }
-    rust::Vec<Digest> out;
-    for (const transfer::Digest& digest :
-         transfer::digest_piece_by_each(bytes.data(), bytes.size(), offset)) {
-      out.push_back(digest_of(digest));
-    }
-    return out;
+    return digests_of(transfer::digest_piece_by_each(bytes.data(), bytes.size(), offset));
   });
 }
 
@@ -142,11 +144,7 @@ rust::Vec<Digest> Buffer::digests(rust::Slice<const ByteRange> ranges) const {
   return guarded([&] {
     std::vector<transfer::ByteRange> byte_ranges;
     for (const ByteRange& range : ranges) byte_ranges.push_back({range.offset, range.bytes});
-    rust::Vec<Digest> out;
-    for (const transfer::Digest& digest : buffer_->digests(byte_ranges)) {
-      out.push_back(digest_of(digest));
-    }
-    return out;
+    return digests_of(buffer_->digests(byte_ranges));
   });
 }
 

@@ -122,7 +122,7 @@ class CudaQueue final : public Queue {
 
   void prepare_conversions() override {
     const DeviceGuard guard(ordinal_);
-    on_device_->staging.reserve(device_slot_bytes(shape_) * shape_.slots, "conversion staging");
+    on_device_->staging.reserve(cuda_queue_conversion_bytes(shape_), "conversion staging");
   }
 
   OpTally* open_tallies(std::size_t operations) override {

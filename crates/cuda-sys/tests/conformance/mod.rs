@@ -792,7 +792,6 @@ pub(crate) fn more_readers_wait_for_storage(kind: DeviceKind) {
         let config = EngineConfig { readers, storage_readers, chunk_bytes: 1 << 16, ..SHARED };
         let mut bench = Bench::new(kind, config);
         let mut dest = bench.device.allocate(BYTES).unwrap();
-        // Reading through the page cache comes last: what it reads is held from then on.
         for (io, file, storage) in [
             (Io::Auto, &cached, false),
             (Io::Auto, &half_cached, true),

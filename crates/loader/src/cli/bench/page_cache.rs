@@ -14,13 +14,7 @@ const PROBES: u64 = 64;
 pub(super) fn fill(files: &[PathBuf]) -> Result<()> {
     for path in files {
         let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        reading::read(
-            &file,
-            Bytes { start: 0, bytes },
-            Readers::of_large_chunks(super::cores()),
-            None,
-        )?;
+        read_first(&file, file.metadata()?.len())?;
     }
     Ok(())
 }
@@ -32,14 +26,14 @@ pub(super) fn fill_half(files: &[PathBuf]) -> Result<()> {
         let file = File::open(path)?;
         // Without reading ahead of the half.
         fadvise(&file, 0, None, Advice::Random)?;
-        let bytes = file.metadata()?.len() / 2;
-        reading::read(
-            &file,
-            Bytes { start: 0, bytes },
-            Readers::of_large_chunks(super::cores()),
-            None,
-        )?;
+        read_first(&file, file.metadata()?.len() / 2)?;
     }
+    Ok(())
+}
+
+fn read_first(file: &File, bytes: u64) -> Result<()> {
+    let readers = Readers::of_large_chunks(super::cores());
+    reading::read(file, Bytes { start: 0, bytes }, readers, None)?;
     Ok(())
 }
 
