@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Writes the golden data of the block decoders, with gguf-py as the oracle.
+"""Writes the golden data of the block decoders. The oracle is gguf-py; for the types that it cannot
+decode, Q1_0 and Q2_0, it is ggml's own `to_float`, called in the library that xllamacpp brings.
 
 usage: make_decode_goldens.py [--check]
 
-needs: gguf 0.19.0, numpy 2
+needs: gguf 0.19.0, numpy 2, xllamacpp 2026.10.11549
 
 For each type, `decode/TYPE.blocks` holds blocks as a file would, `decode/TYPE.f16` the halves they
-decode to (little endian): `gguf.quants.dequantize` in f32, rounded to nearest even. A decoder has
-to give these bytes. That includes NaN, for which the oracle's bits depend on the machine: computed
+decode to (little endian): the oracle's value in f32, rounded to nearest even. A decoder has to give
+these bytes. A type whose files have one factor for a whole tensor also has `TYPE.scales`, such
+factors (f32, little endian), and `TYPE.scaled.f16`, for each factor in turn the halves of all blocks:
+the oracle's value times the factor in f32, rounded to nearest even. That includes NaN, for which the oracle's bits depend on the machine: computed
 ones are 0x7e00; F32 and BF16 keep the sign and the top of the payload, quieted; F16 is kept as it
 is.
 
@@ -19,7 +22,9 @@ sign pattern. The same blocks come out on every machine.
 """
 
 import argparse
+import ctypes
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -29,7 +34,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 SEED = 20261122
 OUT = Path(__file__).parent / "decode"
 
-# Where the half-precision factors of a block are. IQ1_M and MXFP4 have none in one piece.
+# Where the half-precision factors of a block are. IQ1_M, MXFP4 and NVFP4 have none in one piece.
 FACTORS = {
     "Q4_0": [0],
     "Q4_1": [0, 2],
@@ -51,7 +56,15 @@ FACTORS = {
     "IQ1_S": [0],
     "TQ1_0": [52],
     "TQ2_0": [64],
+    "Q1_0": [0],
+    "Q2_0": [0],
 }
+
+# Type numbers, and elements and bytes of a block, of what gguf-py does not know.
+GGML_ONLY = {"Q1_0": (41, 128, 18), "Q2_0": (42, 64, 18)}
+
+# Of NVFP4 tensors: ordinary, 0, negative, and such that results overflow, are subnormal, or NaN.
+TENSOR_SCALES = [0.00123, 1.0, 0.0, -3.7, 1e4, 1e-6, float("inf"), float("nan")]
 
 SPECIAL_HALVES = [
     0x0000,  # zero
@@ -214,6 +227,52 @@ def mxfp4_blocks(size, rng):
     return np.stack(blocks)
 
 
+def nvfp4_blocks(size, rng):
+    """Every scale over every code."""
+    codes = np.arange(16, dtype=np.uint8)
+    blocks = []
+    for first in range(0, 256, 4):
+        scales = np.arange(first, first + 4, dtype=np.uint8)
+        quants = [rng.permutation(codes) for _ in range(4)]
+        nibbles = [half[:8] | half[8:] << np.uint8(4) for half in quants]
+        blocks.append(np.concatenate([scales, *nibbles]).astype(np.uint8))
+    assert blocks[0].size == size
+    return np.stack(blocks)
+
+
+class TypeTraits(ctypes.Structure):
+    """The start of ggml's `struct ggml_type_traits`."""
+
+    _fields_ = [
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    ]
+
+
+def ggml_dequantize(name, raw):
+    number, block_len, block_bytes = GGML_ONLY[name]
+    folder = Path(find_spec("xllamacpp").origin).parent
+    ggml = ctypes.CDLL(str(next(folder.glob("xllamacpp*.so"))))
+    ggml.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
+    traits = ggml.ggml_get_type_traits(number).contents
+    assert traits.type_name.decode().upper() == name
+    assert (traits.blck_size, traits.type_size) == (block_len, block_bytes)
+    values = np.zeros(raw.size // block_bytes * block_len, np.float32)
+    traits.to_float(raw.ctypes.data, values.ctypes.data, values.size)
+    return values
+
+
+def oracle_values(name, raw):
+    """What the blocks hold, in f32."""
+    if name in GGML_ONLY:
+        return ggml_dequantize(name, np.ascontiguousarray(raw))
+    return gguf.quants.dequantize(raw, GGMLQuantizationType[name]).astype(np.float32, copy=False).ravel()
+
+
 def f32_words(rng):
     """Floats on and beside every boundary of a half, and of every magnitude."""
     words = [0x00000000, 0x00000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF]
@@ -244,10 +303,11 @@ def f16_words(rng):
     return np.array([top << 10 | s for top in range(64) for s in significands], dtype=np.uint16)
 
 
-def expected_halves(name, raw):
-    qtype = GGMLQuantizationType[name]
+def expected_halves(name, raw, scale=None):
     with np.errstate(all="ignore"):
-        values = gguf.quants.dequantize(raw, qtype).astype(np.float32, copy=False).ravel()
+        values = oracle_values(name, raw)
+        if scale is not None:
+            values = values * np.float32(scale)
         halves = values.astype("<f2").view("<u2")
     nan = np.isnan(values)
     if name == "F16":
@@ -261,10 +321,13 @@ def expected_halves(name, raw):
 
 
 def make_blocks(name):
-    qtype = GGMLQuantizationType[name]
-    size = GGML_QUANT_SIZES[qtype][1]
+    if name in GGML_ONLY:
+        number, _, size = GGML_ONLY[name]
+    else:
+        number = int(GGMLQuantizationType[name])
+        size = GGML_QUANT_SIZES[GGMLQuantizationType[name]][1]
     # The legacy generator: its stream never changes between versions of numpy.
-    rng = np.random.RandomState([SEED, int(qtype)])
+    rng = np.random.RandomState([SEED, number])
     scalars = {"F32": f32_words, "F16": f16_words, "BF16": bf16_words}
     if name in scalars:
         words = scalars[name](rng)
@@ -274,6 +337,8 @@ def make_blocks(name):
         return words.astype(words.dtype.newbyteorder("<")).view(np.uint8)
     if name == "MXFP4":
         return mxfp4_blocks(size, rng)
+    if name == "NVFP4":
+        return nvfp4_blocks(size, rng)
     return factor_blocks(name, size, rng)
 
 
@@ -283,12 +348,15 @@ def main():
     check = parser.parse_args().check
     OUT.mkdir(exist_ok=True)
     stale = []
-    for name in ["F32", "F16", "BF16", "MXFP4", "IQ1_M", *FACTORS]:
+    for name in ["F32", "F16", "BF16", "MXFP4", "NVFP4", "IQ1_M", *FACTORS]:
         raw = make_blocks(name)
-        for path, data in [
-            (OUT / f"{name}.blocks", raw.tobytes()),
-            (OUT / f"{name}.f16", expected_halves(name, raw).tobytes()),
-        ]:
+        files = {f"{name}.blocks": raw.tobytes(), f"{name}.f16": expected_halves(name, raw).tobytes()}
+        if name == "NVFP4":
+            scaled = [expected_halves(name, raw, scale).tobytes() for scale in TENSOR_SCALES]
+            files[f"{name}.scales"] = np.array(TENSOR_SCALES, "<f4").tobytes()
+            files[f"{name}.scaled.f16"] = b"".join(scaled)
+        for file, data in files.items():
+            path = OUT / file
             if not check:
                 path.write_bytes(data)
             elif not path.is_file() or path.read_bytes() != data:

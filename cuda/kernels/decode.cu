@@ -48,10 +48,14 @@ struct Decode {
   static constexpr std::uint64_t kTileSourceBytes =
       std::uint64_t{kUnitsPerTile / kUnitsPerBlock} * Type::kBlockBytes;
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u,
+                              [[maybe_unused]] float scale) {
     const std::uint8_t* block = src + u / kUnitsPerBlock * Type::kBlockBytes;
     float values[8];
     Type::decode8(block, static_cast<int>(u % kUnitsPerBlock), values);
+    if constexpr (decode::has_tensor_scale<Type>) {
+      for (float& value : values) value *= scale;
+    }
     dst[u] = pack_computed(values);
   }
 
@@ -65,7 +69,7 @@ struct Decode<Type, true> {
   static constexpr std::uint64_t kTileSourceBytes =
       std::uint64_t{kUnitsPerTile} * kUnitElements * sizeof(Word);
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u, float) {
     constexpr int kLoads = kUnitElements * sizeof(Word) / sizeof(uint4);
     uint4 loaded[kLoads];
     for (int i = 0; i < kLoads; ++i) {
@@ -94,7 +98,7 @@ struct Copy {
   static constexpr std::uint32_t kUnitElements = sizeof(uint4);
   static constexpr std::uint64_t kTileSourceBytes = std::uint64_t{kUnitsPerTile} * sizeof(uint4);
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u) {
+  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u, float) {
     dst[u] = __ldg(reinterpret_cast<const uint4*>(src) + u);
   }
 
@@ -116,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
   const std::uint8_t* src = segment.src + tile.number * Work::kTileSourceBytes;
   uint4* dst = static_cast<uint4*>(segment.dst) + tile.number * kUnitsPerTile;
   for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
-    Work::unit(src, dst, u);
+    Work::unit(src, dst, u, segment.scale);
   }
   if (count < kUnitsPerTile && threadIdx.x == 0) {
     Work::tail(segment.src, segment.dst, units * Work::kUnitElements, segment.elements);

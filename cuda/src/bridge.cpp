@@ -61,13 +61,13 @@ rust::Vec<DecoderInfo> decoders() {
   rust::Vec<DecoderInfo> out;
   for (std::size_t i = 0; i < decode::type_count(); ++i) {
     const decode::TypeInfo& type = decode::type_at(i);
-    out.push_back({type.id, type.name, type.block_len, type.block_bytes});
+    out.push_back({type.id, type.name, type.block_len, type.block_bytes, type.has_tensor_scale});
   }
   return out;
 }
 
 bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
-                   rust::Slice<std::uint16_t> halves, bool baseline) noexcept {
+                   rust::Slice<std::uint16_t> halves, float scale, bool baseline) noexcept {
   const decode::TypeInfo* type = decode::find_type(ggml_type);
   if (type == nullptr || blocks.size() % type->block_bytes != 0 ||
       halves.size() % type->block_len != 0 ||
@@ -75,7 +75,8 @@ bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> bloc
     return false;
   }
   const auto decode_all = baseline ? decode::decode_to_f16_baseline : decode::decode_to_f16;
-  return halves.empty() || decode_all(ggml_type, blocks.data(), halves.data(), halves.size());
+  return halves.empty() ||
+         decode_all(ggml_type, blocks.data(), halves.data(), halves.size(), scale);
 }
 
 rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes,
@@ -173,7 +174,7 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
     request.ops.reserve(ops.size());
     for (const CopyOp& op : ops) {
       request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
-                             op.dest_bytes, op.decoder, op.unit, op.halves});
+                             op.dest_bytes, op.decoder, op.unit, op.halves, op.scale});
     }
     const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
       return observer.on_progress(progress.units_done, progress.bytes_done);

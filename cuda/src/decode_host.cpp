@@ -18,7 +18,8 @@
 namespace transfer::decode {
 namespace {
 
-using DecodeFn = void (*)(const std::uint8_t* src, half_bits* dst, std::uint64_t elements);
+using DecodeFn = void (*)(const std::uint8_t* src, half_bits* dst, std::uint64_t elements,
+                          float scale);
 
 template <class Type>
 TRANSFER_HD void decode_words(const std::uint8_t* src, half_bits* dst, std::uint64_t elements) {
@@ -37,20 +38,24 @@ struct BlockValues {
   static constexpr int kGroups = Type::kBlockLen / 8;
   alignas(32) float group[kGroups][8];
 
-  TRANSFER_HD explicit BlockValues(const std::uint8_t* block) {
+  TRANSFER_HD BlockValues(const std::uint8_t* block, [[maybe_unused]] float scale) {
     for (int g = 0; g < kGroups; ++g) {
       Type::decode8(block, g, group[g]);
+      if constexpr (has_tensor_scale<Type>) {
+        for (float& value : group[g]) value *= scale;
+      }
     }
   }
 };
 
 template <class Type>
-void decode_baseline(const std::uint8_t* src, half_bits* dst, std::uint64_t elements) {
+void decode_baseline(const std::uint8_t* src, half_bits* dst, std::uint64_t elements,
+                     [[maybe_unused]] float scale) {
   if constexpr (Type::kBlockLen == 1) {
     decode_words<Type>(src, dst, elements);
   } else {
     for (std::uint64_t block = 0; block < elements / Type::kBlockLen; ++block) {
-      const BlockValues<Type> values(src + block * Type::kBlockBytes);
+      const BlockValues<Type> values(src + block * Type::kBlockBytes, scale);
       half_bits* out = dst + block * Type::kBlockLen;
       for (const auto& group : values.group) {
         for (int i = 0; i < 8; ++i) {
@@ -75,12 +80,12 @@ TRANSFER_TARGET_AVX2 inline void store_computed_avx2(const float (&values)[8], h
 
 template <class Type>
 TRANSFER_TARGET_AVX2 void decode_avx2(const std::uint8_t* src, half_bits* dst,
-                                      std::uint64_t elements) {
+                                      std::uint64_t elements, [[maybe_unused]] float scale) {
   if constexpr (Type::kBlockLen == 1) {
     decode_words<Type>(src, dst, elements);
   } else {
     for (std::uint64_t block = 0; block < elements / Type::kBlockLen; ++block) {
-      const BlockValues<Type> values(src + block * Type::kBlockBytes);
+      const BlockValues<Type> values(src + block * Type::kBlockBytes, scale);
       half_bits* out = dst + block * Type::kBlockLen;
       for (int g = 0; g < BlockValues<Type>::kGroups; ++g) {
         store_computed_avx2(values.group[g], out + 8 * g);
@@ -109,7 +114,7 @@ struct Entry {
 template <class Type>
 constexpr Entry entry_of() {
   static_assert(Type::kBlockLen == 1 || Type::kBlockLen % 8 == 0);
-  return {{Type::kTypeId, Type::kName, Type::kBlockLen, Type::kBlockBytes},
+  return {{Type::kTypeId, Type::kName, Type::kBlockLen, Type::kBlockBytes, has_tensor_scale<Type>},
           decode_baseline<Type>,
 #if defined(TRANSFER_HAS_AVX2_DECODERS)
           decode_avx2<Type>
@@ -145,25 +150,25 @@ const TypeInfo* find_type(std::uint32_t ggml_type_id) noexcept {
 }
 
 bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
-                   std::uint64_t elements) noexcept {
+                   std::uint64_t elements, float scale) noexcept {
 #if defined(TRANSFER_HAS_AVX2_DECODERS)
   static const bool use_avx2 = has_avx2_and_f16c();
   if (use_avx2) {
     const Entry* entry = find_entry(ggml_type_id);
     if (entry != nullptr) {
-      entry->avx2(src, dst, elements);
+      entry->avx2(src, dst, elements, scale);
     }
     return entry != nullptr;
   }
 #endif
-  return decode_to_f16_baseline(ggml_type_id, src, dst, elements);
+  return decode_to_f16_baseline(ggml_type_id, src, dst, elements, scale);
 }
 
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
-                            std::uint64_t elements) noexcept {
+                            std::uint64_t elements, float scale) noexcept {
   const Entry* entry = find_entry(ggml_type_id);
   if (entry != nullptr) {
-    entry->baseline(src, dst, elements);
+    entry->baseline(src, dst, elements, scale);
   }
   return entry != nullptr;
 }

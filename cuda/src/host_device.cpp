@@ -100,7 +100,8 @@ class HostQueue final : public Queue {
       std::byte* dest = batch.dest + segment->dest_offset;
       if (segment->decoder != kCopyBytes) {
         decode::decode_to_f16(segment->decoder, reinterpret_cast<const std::uint8_t*>(source),
-                              reinterpret_cast<std::uint16_t*>(dest), segment->elements);
+                              reinterpret_cast<std::uint16_t*>(dest), segment->elements,
+                              segment->scale);
       } else if (source != dest && segment->source_bytes != 0) {
         std::memcpy(dest, source, segment->source_bytes);
       }

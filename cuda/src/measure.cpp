@@ -74,7 +74,7 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
       break;
     case Work::kDecodeToF16:
       decode::decode_to_f16(shape.ggml_type, share.source,
-                            reinterpret_cast<std::uint16_t*>(share.dest), shape.elements);
+                            reinterpret_cast<std::uint16_t*>(share.dest), shape.elements, 1.0f);
       break;
     case Work::kCountNonFinite:
       result = sink(

@@ -38,13 +38,15 @@ struct Geometry {
   std::uint64_t block_bytes;
   std::uint64_t block_len;
   std::uint64_t dest_block_bytes;
+  bool has_tensor_scale;
 };
 
 Geometry geometry_of(std::size_t index, std::uint32_t decoder) {
-  if (decoder == kCopyBytes) return {1, 1, 1};
+  if (decoder == kCopyBytes) return {1, 1, 1, false};
   const decode::TypeInfo* type = decode::find_type(decoder);
   if (type == nullptr) refuse(index, "no decoder for ggml type " + std::to_string(decoder));
-  return {type->block_bytes, type->block_len, std::uint64_t{type->block_len} * 2};
+  return {type->block_bytes, type->block_len, std::uint64_t{type->block_len} * 2,
+          type->has_tensor_scale};
 }
 
 void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
@@ -61,6 +63,8 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
       op.dest_bytes / geometry.dest_block_bytes != op.source_bytes / geometry.block_bytes) {
     refuse(index, "destination size does not match the conversion");
   }
+  // NaN is no 1 either.
+  if (!geometry.has_tensor_scale && !(op.scale == 1.0f)) refuse(index, "a scale without effect");
   if (op.halves && op.dest_bytes % 2 != 0) refuse(index, "half a half at the destination");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
@@ -171,7 +175,7 @@ class Cutter {
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
          blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.halves});
+         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.halves, op.scale});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
   }

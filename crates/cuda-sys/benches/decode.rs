@@ -18,8 +18,14 @@ fn decode(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(ELEMENTS as u64));
         group.bench_function(&decoder.name, |bencher| {
             bencher.iter(|| {
-                decode_to_f16(decoder.ggml_type, black_box(&blocks), &mut halves, HostIsa::Best)
-                    .expect("the buffers fit the type");
+                decode_to_f16(
+                    decoder.ggml_type,
+                    black_box(&blocks),
+                    &mut halves,
+                    1.0,
+                    HostIsa::Best,
+                )
+                .expect("the buffers fit the type");
                 black_box(&mut halves);
             });
         });

@@ -183,7 +183,8 @@ impl Builder {
         let bytes = blocks * decoder.block_bytes as usize;
         let source = self.append(file, bytes);
         let mut halves = vec![0_u16; blocks * decoder.block_len as usize];
-        decode_to_f16(ggml_type, &self.files[file][source..], &mut halves, HostIsa::Best).unwrap();
+        decode_to_f16(ggml_type, &self.files[file][source..], &mut halves, 1.0, HostIsa::Best)
+            .unwrap();
         let content: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
         self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, true, &content);
     }

@@ -22,6 +22,7 @@ pub(crate) mod ffi {
         decoder: u32,
         unit: u32,
         halves: bool,
+        scale: f32,
     }
 
     struct ByteRange {
@@ -47,6 +48,7 @@ pub(crate) mod ffi {
         name: String,
         block_len: u32,
         block_bytes: u32,
+        has_tensor_scale: bool,
     }
 
     struct DeviceInfo {
@@ -136,8 +138,13 @@ pub(crate) mod ffi {
 
         fn cuda_compiled() -> bool;
         fn decoders() -> Vec<DecoderInfo>;
-        fn decode_to_f16(ggml_type: u32, blocks: &[u8], halves: &mut [u16], baseline: bool)
-        -> bool;
+        fn decode_to_f16(
+            ggml_type: u32,
+            blocks: &[u8],
+            halves: &mut [u16],
+            scale: f32,
+            baseline: bool,
+        ) -> bool;
         fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;

@@ -15,6 +15,8 @@ pub struct Decoder {
     pub block_len: u32,
     /// Bytes in a block.
     pub block_bytes: u32,
+    /// Whether files have one factor for all values of such a tensor.
+    pub has_tensor_scale: bool,
 }
 
 /// Every type that [`Conversion::ToF16`](crate::Conversion::ToF16) takes.
@@ -26,6 +28,7 @@ pub fn decoders() -> Vec<Decoder> {
             name: info.name,
             block_len: info.block_len,
             block_bytes: info.block_bytes,
+            has_tensor_scale: info.has_tensor_scale,
         })
         .collect()
 }
@@ -40,7 +43,9 @@ pub enum HostIsa {
     Baseline,
 }
 
-/// Decodes whole blocks in host memory to IEEE half, on the calling thread.
+/// Decodes whole blocks in host memory to IEEE half, on the calling thread. Values of a type that
+/// [has a tensor scale](Decoder::has_tensor_scale) are multiplied by `scale` in `f32` before they are
+/// rounded; other types ignore it.
 ///
 /// # Errors
 ///
@@ -50,9 +55,10 @@ pub fn decode_to_f16(
     ggml_type: u32,
     blocks: &[u8],
     halves: &mut [u16],
+    scale: f32,
     isa: HostIsa,
 ) -> Result<(), Error> {
-    if ffi::decode_to_f16(ggml_type, blocks, halves, isa == HostIsa::Baseline) {
+    if ffi::decode_to_f16(ggml_type, blocks, halves, scale, isa == HostIsa::Baseline) {
         Ok(())
     } else {
         Err(Error::new(

@@ -40,7 +40,7 @@ impl Io {
 }
 
 /// What happens to an operation's bytes on the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Conversion {
     /// They are moved as they are.
     Copy,
@@ -49,10 +49,18 @@ pub enum Conversion {
         /// One of [`decoders`](crate::decoders).
         ggml_type: u32,
     },
+    /// The same for a type with [`has_tensor_scale`](crate::Decoder::has_tensor_scale): each decoded
+    /// value is multiplied by the scale in `f32`, and the product rounded to half.
+    ScaledToF16 {
+        /// One of [`decoders`](crate::decoders).
+        ggml_type: u32,
+        /// The factor.
+        scale: f32,
+    },
 }
 
 /// One byte range to move. Ranges of different operations must not overlap at the destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CopyOp {
     /// Index into the sources of the call.
     pub file: u32,
@@ -297,13 +305,15 @@ impl std::fmt::Debug for Engine {
 const COPY_BYTES: u32 = u32::MAX;
 
 fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
-    let decoder = match op.conversion {
-        Conversion::Copy => COPY_BYTES,
-        Conversion::ToF16 { ggml_type: COPY_BYTES } => {
+    let (decoder, scale) = match op.conversion {
+        Conversion::Copy => (COPY_BYTES, 1.0),
+        Conversion::ToF16 { ggml_type: COPY_BYTES }
+        | Conversion::ScaledToF16 { ggml_type: COPY_BYTES, .. } => {
             let context = format!("no decoder for ggml type {COPY_BYTES}");
             return Err(Error::new(ErrorCode::InvalidArgument, context));
         }
-        Conversion::ToF16 { ggml_type } => ggml_type,
+        Conversion::ToF16 { ggml_type } => (ggml_type, 1.0),
+        Conversion::ScaledToF16 { ggml_type, scale } => (ggml_type, scale),
     };
     Ok(ffi::CopyOp {
         file: op.file,
@@ -314,6 +324,7 @@ fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
         decoder,
         unit: op.unit,
         halves: op.halves,
+        scale,
     })
 }
 

@@ -3,8 +3,10 @@
 
 mod conformance;
 
-use conformance::{conformance_suite, goldens, noise, piece_by_definition};
-use cuda_sys::{Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16, digest_piece_by_each_isa};
+use conformance::{conformance_suite, goldens, noise, piece_by_definition, scaled_halves};
+use cuda_sys::{
+    Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16, digest_piece_by_each_isa,
+};
 
 conformance_suite!(DeviceKind::Host);
 
@@ -22,13 +24,20 @@ fn a_build_without_cuda_says_so() {
 #[test]
 fn every_instruction_set_decodes_as_the_oracle() {
     for golden in goldens() {
-        let want: Vec<u16> =
-            golden.halves.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
-        for isa in [HostIsa::Best, HostIsa::Baseline] {
-            let mut halves = vec![0; want.len()];
-            decode_to_f16(golden.decoder.ggml_type, &golden.blocks, &mut halves, isa).unwrap();
-            let differs = halves.iter().zip(&want).position(|(a, b)| a != b);
-            assert_eq!(differs, None, "{} {isa:?}: first differing value", golden.decoder.name);
+        let mut cases = vec![(1.0, golden.halves.clone())];
+        if golden.decoder.has_tensor_scale {
+            cases.extend(scaled_halves(&golden));
+        }
+        for (scale, want) in cases {
+            let want: Vec<u16> =
+                want.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half)).collect();
+            for isa in [HostIsa::Best, HostIsa::Baseline] {
+                let mut halves = vec![0; want.len()];
+                let Decoder { ggml_type, name, .. } = &golden.decoder;
+                decode_to_f16(*ggml_type, &golden.blocks, &mut halves, scale, isa).unwrap();
+                let differs = halves.iter().zip(&want).position(|(a, b)| a != b);
+                assert_eq!(differs, None, "{name} times {scale} {isa:?}: first differing value");
+            }
         }
     }
 }
@@ -61,9 +70,10 @@ fn sizes_that_do_not_fit_are_refused() {
     let q4_0 = 2;
     for (ggml_type, blocks, halves) in [(q4_0, 17, 32), (q4_0, 18, 31), (q4_0, 36, 32), (4, 18, 32)]
     {
-        let error = decode_to_f16(ggml_type, &vec![0; blocks], &mut vec![0; halves], HostIsa::Best)
-            .unwrap_err();
+        let error =
+            decode_to_f16(ggml_type, &vec![0; blocks], &mut vec![0; halves], 1.0, HostIsa::Best)
+                .unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{ggml_type} {blocks} {halves}");
     }
-    decode_to_f16(q4_0, &[], &mut [], HostIsa::Best).unwrap();
+    decode_to_f16(q4_0, &[], &mut [], 1.0, HostIsa::Best).unwrap();
 }

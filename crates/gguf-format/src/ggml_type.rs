@@ -16,8 +16,8 @@ macro_rules! ggml_types {
         /// The list is that of ggml as of gguf-py 0.19. Every type can be catalogued, whether or
         /// not anything can compute with it.
         ///
-        /// Number 42 is refused on purpose: two incompatible layouts circulate under it (`Q2_0` of
-        /// 64 and of 128 elements), so the size of such a tensor cannot be known from the file.
+        /// Number 42 is `Q2_0` as ggml has it, in blocks of 64 elements. A fork writes blocks of 128
+        /// under the same number: such a file shows itself by the places of its tensors.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         #[allow(non_camel_case_types, reason = "the field's spelling: Q4_K, IQ2_XXS")]
@@ -136,6 +136,8 @@ ggml_types! {
     NVFP4 = 40, block 64 x 36;
     /// 1 bit, one scale.
     Q1_0 = 41, block 128 x 18;
+    /// 2 bits, one scale.
+    Q2_0 = 42, block 64 x 18;
 }
 
 impl GgmlType {
@@ -211,7 +213,7 @@ mod tests {
             assert_eq!(t.to_string(), t.name());
             assert_eq!(GgmlType::removed_name(t.id()), None);
         }
-        assert_eq!(GgmlType::ALL.len(), 34);
+        assert_eq!(GgmlType::ALL.len(), 35);
     }
 
     #[test]
@@ -220,7 +222,7 @@ mod tests {
             assert_eq!(GgmlType::from_id(id), None);
             assert!(GgmlType::removed_name(id).is_some());
         }
-        for id in [42, 43, 1000, u32::MAX] {
+        for id in [43, 44, 1000, u32::MAX] {
             assert_eq!(GgmlType::from_id(id), None);
             assert_eq!(GgmlType::removed_name(id), None);
         }

@@ -44,7 +44,10 @@ impl Conversion {
             | GgmlType::IQ4_XS
             | GgmlType::TQ1_0
             | GgmlType::TQ2_0
-            | GgmlType::MXFP4 => Some(Self::ToF16(source)),
+            | GgmlType::MXFP4
+            | GgmlType::NVFP4
+            | GgmlType::Q1_0
+            | GgmlType::Q2_0 => Some(Self::ToF16(source)),
             _ => None,
         }
     }
@@ -61,7 +64,7 @@ mod tests {
             .filter(|ggml_type| Conversion::to_f16(**ggml_type).is_none())
             .map(|ggml_type| ggml_type.name())
             .collect();
-        let expected = ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "NVFP4", "Q1_0"];
+        let expected = ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"];
         assert_eq!(refused, expected);
     }
 

@@ -20,6 +20,7 @@ struct CopyOp {
   std::uint32_t decoder;  // ggml type number to decode to f16, or kCopyBytes
   std::uint32_t unit;     // progress unit, from 0; a unit is done when all its bytes have landed
   bool halves;            // the destination holds IEEE halves: infinities and NaNs are counted
+  float scale;  // decoded values are multiplied by it; 1 for types that have no tensor scale
 };
 
 }  // namespace transfer

@@ -33,6 +33,7 @@ struct MoveSegment {
   const std::uint8_t* src;
   void* dst;
   std::uint64_t elements;
+  float scale;  // of types that have a tensor scale
 
   bool is_aligned() const noexcept { return is_unit_aligned(src) && is_unit_aligned(dst); }
 };

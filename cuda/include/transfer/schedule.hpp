@@ -20,6 +20,7 @@ struct Segment {
   std::uint32_t decoder;
   std::uint32_t unit;
   bool halves;
+  float scale;
 };
 
 // One contiguous source range, at most `chunk_bytes` long, and the segments it holds.

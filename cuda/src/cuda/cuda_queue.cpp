@@ -268,7 +268,7 @@ class CudaQueue final : public Queue {
       const Segment& segment = batch.segments[i];
       if (segment.decoder != decoder) moves.flush();
       decoder = segment.decoder;
-      moves.add({arrived_[i], batch.dest + segment.dest_offset, segment.elements});
+      moves.add({arrived_[i], batch.dest + segment.dest_offset, segment.elements, segment.scale});
     }
     moves.flush();
   }

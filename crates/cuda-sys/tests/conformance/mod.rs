@@ -41,6 +41,7 @@ macro_rules! conformance_suite {
     ($device:expr) => {
         conformance_suite! { $device;
             decodes_as_the_oracle,
+            a_tensor_scale_multiplies_before_rounding,
             copies_exactly_under_every_division,
             small_tensors_share_chunks,
             neighbours_at_one_end_only_stay_apart,
@@ -189,16 +190,17 @@ pub(crate) struct Golden {
     pub(crate) halves: Vec<u8>,
 }
 
+fn golden_file(name: String) -> Vec<u8> {
+    let path = testdata().join("decode").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 pub(crate) fn goldens() -> Vec<Golden> {
-    let read = |name: String| {
-        let path = testdata().join("decode").join(name);
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
     decoders()
         .into_iter()
         .map(|decoder| Golden {
-            blocks: read(format!("{}.blocks", decoder.name)),
-            halves: read(format!("{}.f16", decoder.name)),
+            blocks: golden_file(format!("{}.blocks", decoder.name)),
+            halves: golden_file(format!("{}.f16", decoder.name)),
             decoder,
         })
         .collect()
@@ -221,6 +223,57 @@ pub(crate) fn decodes_as_the_oracle(kind: DeviceKind) {
             }
         }
     }
+}
+
+/// Factors of whole tensors, and the halves that the oracle makes of the golden's blocks with each.
+pub(crate) fn scaled_halves(golden: &Golden) -> Vec<(f32, Vec<u8>)> {
+    let name = &golden.decoder.name;
+    let scales = golden_file(format!("{name}.scales"));
+    let scaled = golden_file(format!("{name}.scaled.f16"));
+    let scales = scales.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let halves = scaled.chunks_exact(golden.halves.len()).map(<[u8]>::to_vec);
+    assert_eq!(scales.len(), halves.len());
+    scales.zip(halves).collect()
+}
+
+/// Types with a factor for the whole tensor give what the oracle gives with that factor, in one
+/// launch with others. No other type takes a factor.
+pub(crate) fn a_tensor_scale_multiplies_before_rounding(kind: DeviceKind) {
+    let mut scaled_types = 0;
+    for golden in goldens() {
+        let ggml_type = golden.decoder.ggml_type;
+        let blocks = golden.blocks.len() as u64 / u64::from(golden.decoder.block_bytes);
+        let plain = decode(&golden.decoder, 0, blocks, 0);
+        let scaled = |scale| Conversion::ScaledToF16 { ggml_type, scale };
+        let file = file_of(&golden.blocks);
+        if !golden.decoder.has_tensor_scale {
+            let op = CopyOp { conversion: scaled(2.0), ..plain };
+            let refused =
+                Bench::new(kind, SMALL).load(&file, Io::Read, &[op], op.dest_bytes).unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::InvalidArgument, "{}", golden.decoder.name);
+            continue;
+        }
+        scaled_types += 1;
+        let expected = scaled_halves(&golden);
+        let ops: Vec<_> = (0..)
+            .zip(&expected)
+            .map(|(index, (scale, _))| CopyOp {
+                dest_offset: index * plain.dest_bytes,
+                conversion: scaled(*scale),
+                ..plain
+            })
+            .collect();
+        for config in [SMALL, SHARED, LARGE] {
+            let all_bytes = ops.len() as u64 * plain.dest_bytes;
+            let got = Bench::new(kind, config).load(&file, Io::Read, &ops, all_bytes).unwrap();
+            for (got, (scale, want)) in got.chunks(golden.halves.len()).zip(&expected) {
+                let differs = got.iter().zip(want).position(|(a, b)| a != b);
+                let what = format!("{} times {scale}, {config:?}", golden.decoder.name);
+                assert_eq!(differs, None, "{what}: first differing byte");
+            }
+        }
+    }
+    assert!(scaled_types > 0);
 }
 
 /// Each way of reading gives the same bytes under every division of the work.

@@ -176,7 +176,7 @@ fn rows() -> Vec<Row> {
         row(
             "GGUF_UNKNOWN_TENSOR_TYPE",
             UNSUPPORTED,
-            Load(|_| corpus("GGUF_UNKNOWN_TENSOR_TYPE.42")),
+            Load(|_| corpus("GGUF_UNKNOWN_TENSOR_TYPE.43")),
             &["tensor \"", "ggml type 42"],
         ),
         row(

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "transfer/decode/e2m1.hpp"
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 #include "transfer/half.hpp"
@@ -21,7 +22,7 @@ struct MXFP4 {
     const Octet<kAlign> quants(block + kQuants + 8 * (group & 1));
     const int shift = 4 * (group >> 1);
     for (int i = 0; i < 8; ++i) {
-      out[i] = d * static_cast<float>(doubled(static_cast<int>(quants[i] >> shift)));
+      out[i] = d * static_cast<float>(doubled_e2m1(static_cast<int>(quants[i] >> shift)));
     }
   }
 
@@ -31,15 +32,6 @@ struct MXFP4 {
   // Half the scale, 2^(exponent - 128): the elements are kept doubled, as integers.
   TRANSFER_HD static float half_scale(std::uint32_t exponent) {
     return float_from_bits(exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23);
-  }
-
-  // Twice an element: 0, 1, 2, 3, 4, 6, 8, 12 and their negatives. ggml has no negative zero.
-  TRANSFER_HD static int doubled(int code) {
-    const int magnitude = code & 7;
-    // From 4 on the steps double: the significand bit above the implied one, shifted by the
-    // exponent.
-    const int value = magnitude < 4 ? magnitude : (2 + (magnitude & 1)) << ((magnitude >> 1) - 1);
-    return (code & 8) != 0 ? -value : value;
   }
 };
 

@@ -4,7 +4,9 @@
 // dispatch, the names and the geometry all follow from it. A type of single elements
 // (`kBlockLen` 1) has `Word` and `value(Word)`, which gives the half. A type of blocks has
 // `decode8(block, group, out)`, which gives elements [8 * group, 8 * group + 8) of one block as
-// ggml's reference does, in f32: the same operations in the same order.
+// ggml's reference does, in f32: the same operations in the same order. A type whose files have an
+// f32 factor for the whole tensor says so with `kHasTensorScale`: decoded values are multiplied by
+// it, in f32, before they are rounded to half.
 //
 // The formats happen to leave nothing to chance: every product of a decoder fits the 24 bits of a
 // float exactly, so that only a final addition rounds, fused with the product or not.
@@ -12,12 +14,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "transfer/decode/iq1.hpp"
 #include "transfer/decode/iq2.hpp"
 #include "transfer/decode/iq3.hpp"
 #include "transfer/decode/iq4.hpp"
 #include "transfer/decode/mxfp4.hpp"
+#include "transfer/decode/nvfp4.hpp"
+#include "transfer/decode/q1_0.hpp"
+#include "transfer/decode/q2_0.hpp"
 #include "transfer/decode/q2_k.hpp"
 #include "transfer/decode/q3_k.hpp"
 #include "transfer/decode/q4.hpp"
@@ -34,9 +40,17 @@ namespace transfer::decode {
 template <class... Types>
 struct TypeList {};
 
-using Decoders =
-    TypeList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL,
-             IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S, IQ1_M, TQ1_0, TQ2_0, MXFP4>;
+template <class Type, class = void>
+struct TensorScale : std::false_type {};
+template <class Type>
+struct TensorScale<Type, std::enable_if_t<Type::kHasTensorScale>> : std::true_type {};
+
+template <class Type>
+inline constexpr bool has_tensor_scale = TensorScale<Type>::value;
+
+using Decoders = TypeList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K,
+                          Q6_K, IQ4_NL, IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S,
+                          IQ1_M, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0>;
 
 // Two rows of one number would hide each other.
 template <class... Types>
