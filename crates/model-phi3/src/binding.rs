@@ -10,13 +10,13 @@ use crate::config::{Architecture, Phi3Config, check_layers};
 use crate::error::Error;
 use crate::problems::{Misfit, Problem, Problems, layer_of};
 use crate::rope::RopeScaling;
-use crate::slot::Slot;
+use crate::slot::{Matrix, Slot};
 
 pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
 pub(crate) const OUTPUT: &str = "output.weight";
 const OUTPUT_NORM: &str = "output_norm.weight";
-const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
-const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+pub(crate) const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+pub(crate) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 
 /// Layers without any tensor whose tensors are named one by one: enough to see what the file should
 /// have, and few enough that the count of the others is still in the message.
@@ -42,6 +42,19 @@ pub struct SlotRows {
     pub rows: Range<u64>,
 }
 
+impl SlotRows {
+    /// The same rows of a tied output, where these are the token embedding's.
+    fn as_output(&self) -> Option<Self> {
+        let slot = match self.slot {
+            Slot::TokenEmbedding => Slot::Output,
+            Slot::Scale(Matrix::TokenEmbedding) => Slot::Scale(Matrix::Output),
+            Slot::InputScale(Matrix::TokenEmbedding) => Slot::InputScale(Matrix::Output),
+            _ => return None,
+        };
+        Some(Self { slot, rows: self.rows.clone() })
+    }
+}
+
 /// A tensor of the file with the weights it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,9 +73,31 @@ pub struct BoundTensor {
     pub cols: u64,
     /// Whether it is a vector, so that its weight has the shape `[cols]`.
     pub vector: bool,
-    /// The weights it holds, in row order. They tile the tensor, except that a tied output
-    /// follows as an alias of the whole token embedding.
+    /// The tensor whose one `f32` all of its values are multiplied by: of NVFP4 tensors, where the
+    /// file has one. It is bound as a tensor of its own as well.
+    pub scale: Option<BoundScale>,
+    /// The weights it holds, in row order. They tile the tensor, with two exceptions: a tied output
+    /// follows as an alias of the whole token embedding, and the weights of a fused tensor share its
+    /// scales.
     pub slots: Vec<SlotRows>,
+}
+
+/// A tensor that holds the scale of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BoundScale {
+    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    pub name: Arc<str>,
+    /// Where its four bytes are.
+    pub source: SourceRange,
+}
+
+impl BoundTensor {
+    /// Whether it holds the scale of another tensor, or of that tensor's input.
+    #[must_use]
+    pub fn is_scale(&self) -> bool {
+        self.slots.iter().any(|part| part.slot.is_scale())
+    }
 }
 
 /// Where every weight of the model is in the file.
@@ -84,10 +119,14 @@ impl TensorMap {
     /// RoPE factors come in pairs, long and short; one without the other is an error, and so are
     /// none where `rope.scaling.type` is `longrope`.
     ///
+    /// Beside `X.weight` of type NVFP4 a file may have `X.scale` and `X.input_scale`, one `f32` each.
+    /// Beside weights of other types they are left over.
+    ///
     /// # Errors
     ///
     /// [`Error::Binding`] with everything that is missing, unexpected, misshapen or of the wrong
-    /// type, the first 256 of it; [`Error::InvalidValue`] where there are more than 65,536 layers.
+    /// type, the first 256 of it; [`Error::UnsupportedValue`] where there are more than 1,024 layers,
+    /// [`Error::InvalidValue`] where there are more than 65,536.
     pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
         check_layers(config.layers, config.key("block_count"))?;
         let mut binder = Binder {
@@ -150,10 +189,14 @@ struct Binder<'c, 't, 'a> {
 impl<'t, 'a> Binder<'_, 't, 'a> {
     fn embedding(&mut self) {
         let &Phi3Config { vocab, tied_output, .. } = self.config;
-        let slots = [(Slot::TokenEmbedding, vocab)];
-        let bound = self.matrix(1, TOKEN_EMBEDDING, self.widths.hidden, &slots);
-        if let Some(embedding) = bound.filter(|_| tied_output) {
-            embedding.slots.push(SlotRows { slot: Slot::Output, rows: 0..vocab });
+        self.matrix(1, TOKEN_EMBEDDING, self.widths.hidden, &[(Slot::TokenEmbedding, vocab)]);
+        if !tied_output {
+            return;
+        }
+        // Nothing but the embedding and its scales is bound so far.
+        for tensor in &mut self.bound {
+            let aliases: Vec<_> = tensor.slots.iter().filter_map(SlotRows::as_output).collect();
+            tensor.slots.extend(aliases);
         }
     }
 
@@ -269,16 +312,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         // Configurations keep the rotated dimensions even.
         let len = u64::from(self.config.rope.dimension_count) / 2;
         for (name, slot) in pair {
-            if let Some(factors) = self.vector(1, name, slot, len)
-                && factors.ggml_type != GgmlType::F32
-            {
-                let found = factors.ggml_type;
-                self.bound.pop();
-                self.problems.push(Problem::WrongType {
-                    name: name.to_owned(),
-                    expected: GgmlType::F32,
-                    found,
-                });
+            if let Some(factors) = self.take_f32(name, len) {
+                self.push(1, factors, vec![SlotRows { slot, rows: 0..1 }], true);
             }
         }
     }
@@ -319,22 +354,16 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    fn vector(&mut self, unit: u32, name: &str, slot: Slot, len: u64) -> Option<&mut BoundTensor> {
-        let tensor = self.take(name, &[len])?;
-        let slots = vec![SlotRows { slot, rows: 0..1 }];
-        self.push(unit, tensor, slots, true)
+    fn vector(&mut self, unit: u32, name: &str, slot: Slot, len: u64) {
+        if let Some(tensor) = self.take(name, &[len]) {
+            self.push(unit, tensor, vec![SlotRows { slot, rows: 0..1 }], true);
+        }
     }
 
-    /// Binds a matrix whose rows are those of `slots`, one after the other.
-    fn matrix(
-        &mut self,
-        unit: u32,
-        name: &str,
-        cols: u64,
-        slots: &[(Slot, u64)],
-    ) -> Option<&mut BoundTensor> {
+    /// Binds a matrix whose rows are those of `slots`, one after the other, and its scales.
+    fn matrix(&mut self, unit: u32, name: &str, cols: u64, slots: &[(Slot, u64)]) {
         let mut rows = 0_u64;
-        let slots: Vec<SlotRows> = slots
+        let slot_rows: Vec<SlotRows> = slots
             .iter()
             .map(|&(slot, count)| {
                 let start = rows;
@@ -343,8 +372,47 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
                 SlotRows { slot, rows: start..rows }
             })
             .collect();
-        let tensor = self.take(name, &[cols, rows])?;
-        self.push(unit, tensor, slots, false)
+        let Some(tensor) = self.take(name, &[cols, rows]) else { return };
+        let scale = match (tensor.ggml_type(), name.strip_suffix(".weight")) {
+            (GgmlType::NVFP4, Some(stem)) => {
+                self.scale(unit, &format!("{stem}.input_scale"), slots, Slot::InputScale);
+                self.scale(unit, &format!("{stem}.scale"), slots, Slot::Scale)
+            }
+            _ => None,
+        };
+        if let Some(bound) = self.push(unit, tensor, slot_rows, false) {
+            bound.scale = scale;
+        }
+    }
+
+    /// Binds the one value that all of `slots` share, where the file has it.
+    fn scale(
+        &mut self,
+        unit: u32,
+        name: &str,
+        slots: &[(Slot, u64)],
+        of: fn(Matrix) -> Slot,
+    ) -> Option<BoundScale> {
+        if !self.unbound.contains_key(name) {
+            return None;
+        }
+        let tensor = self.take_f32(name, 1)?;
+        let matrices = slots.iter().filter_map(|(slot, _)| slot.matrix());
+        let slots = matrices.map(|matrix| SlotRows { slot: of(matrix), rows: 0..1 }).collect();
+        let bound = self.push(unit, tensor, slots, true)?;
+        Some(BoundScale { name: Arc::clone(&bound.name), source: bound.source.clone() })
+    }
+
+    /// Takes a vector that consumers read as `f32` under every storage policy.
+    fn take_f32(&mut self, name: &str, len: u64) -> Option<&'t TensorInfo<'a>> {
+        let tensor = self.take(name, &[len])?;
+        let found = tensor.ggml_type();
+        if found == GgmlType::F32 {
+            return Some(tensor);
+        }
+        let name = name.to_owned();
+        self.problems.push(Problem::WrongType { name, expected: GgmlType::F32, found });
+        None
     }
 
     /// Takes the tensor of this name and shape out of the running, or says what is wrong with it.
@@ -353,6 +421,11 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
             self.problems.push(Problem::missing(name));
             return None;
         };
+        let ggml_type = tensor.ggml_type();
+        if matches!(ggml_type, GgmlType::I8 | GgmlType::I16 | GgmlType::I32 | GgmlType::I64) {
+            self.problems.push(Problem::Integers { name: name.to_owned(), found: ggml_type });
+            return None;
+        }
         if same_dims(tensor.shape().dims(), expected) {
             return Some(tensor);
         }
@@ -379,6 +452,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
             rows: tensor.shape().rows(),
             cols: tensor.shape().row_len(),
             vector,
+            scale: None,
             slots,
         });
         self.bound.last_mut()

@@ -50,8 +50,8 @@ codes! {
         "the file is damaged or from an unknown converter: fetch it again, or convert the model \
          with a current llama.cpp";
     UNSUPPORTED_TENSOR: Unsupported, "PHI3_UNSUPPORTED_TENSOR",
-        "The file has tensors that a Phi-3 model does not have, such as biases, or RoPE factors of \
-         the wrong type.",
+        "The file has tensors that a Phi-3 model does not have, such as biases, or tensors of the \
+         wrong type: weights that are integers, RoPE factors or scales that are not F32.",
         "give the plain model, of the Phi-3 family, as a current llama.cpp converts it: without \
          adapters, and with RoPE factors in F32";
     NO_CONVERSION: Unsupported, "PHI3_NO_CONVERSION",

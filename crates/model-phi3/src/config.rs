@@ -9,13 +9,17 @@ use crate::binding::{OUTPUT, TOKEN_EMBEDDING};
 use crate::error::Error;
 use crate::problems::Problem;
 use crate::rope::{Rope, RopeScaling, RopeStyle};
+use crate::warning::{ATTN_FACTOR, CONTEXT_LENGTH, ORIGINAL_CONTEXT, has_rope_factors};
 
 /// The base of RoPE frequencies where the file does not say, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
 
-/// Layers that a model can have: many times those of any known one, and few enough to go through
-/// them all although the file has no tensors for them.
+/// Layers that a model can have: far above any known one. More is taken for damage.
 const MAX_LAYERS: u32 = 65_536;
+
+/// Layers of the models that are supported. Published ones have at most 40; work and memory grow with
+/// every layer.
+const SUPPORTED_LAYERS: u32 = 1024;
 
 /// Elements that a head can have where the file does not bound them by its hidden state.
 const MAX_HEAD_DIM: u64 = 65_536;
@@ -24,7 +28,6 @@ const MAX_HEAD_DIM: u64 = 65_536;
 const MAX_TEXT: usize = 4096;
 
 const BLOCK_COUNT: &str = "block_count";
-const CONTEXT_LENGTH: &str = "context_length";
 const EMBEDDING_LENGTH: &str = "embedding_length";
 const FEED_FORWARD_LENGTH: &str = "feed_forward_length";
 const HEAD_COUNT: &str = "attention.head_count";
@@ -93,7 +96,7 @@ pub struct Phi3Config {
     /// `general.name`, as it is in the file: escape it to print it. Of a name beyond 4096 bytes,
     /// the start.
     pub name: Option<String>,
-    /// Transformer layers, from 1 to 65,536.
+    /// Transformer layers, from 1 to 1,024.
     pub layers: u32,
     /// Elements of the hidden state.
     pub hidden: u64,
@@ -145,12 +148,14 @@ impl Phi3Config {
     /// * [`Error::UnsupportedArchitecture`] for anything but `phi3` and `llama`.
     /// * [`Error::Metadata`] where a required key is missing, or a key has the wrong type.
     /// * [`Error::InvalidValue`] where a value is out of bounds or contradicts another.
-    /// * [`Error::UnsupportedValue`] for experts, layers that differ, and unknown RoPE scaling.
+    /// * [`Error::UnsupportedValue`] for more than 1,024 layers, experts, layers that differ, and
+    ///   unknown RoPE scaling.
     /// * [`Error::Binding`] where no tensor tells the size of the vocabulary.
     pub fn from_gguf(metadata: &Metadata<'_>, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
         check_type(metadata)?;
         let architecture = Architecture::from_metadata(metadata)?;
-        let mut keys = Keys { metadata, architecture, unsupported: None };
+        let rope_factors = has_rope_factors(tensors);
+        let mut keys = Keys { metadata, architecture, rope_factors, unsupported: None };
         let dimensions = keys.read()?;
         if let Some(error) = keys.unsupported.take() {
             return Err(error);
@@ -234,14 +239,16 @@ fn full_key(architecture: Architecture, suffix: &str) -> String {
 
 /// Bounds everything that is done once a layer.
 pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
-    if layers <= MAX_LAYERS {
-        return Ok(());
+    let value = layers.to_string();
+    if layers > MAX_LAYERS {
+        let reason = format!("a model has at most {MAX_LAYERS} layers");
+        return Err(Error::InvalidValue { key, value, reason });
     }
-    Err(Error::InvalidValue {
-        key,
-        value: layers.to_string(),
-        reason: format!("a model has at most {MAX_LAYERS} layers"),
-    })
+    if layers > SUPPORTED_LAYERS {
+        let reason = format!("models of at most {SUPPORTED_LAYERS} layers are");
+        return Err(Error::UnsupportedValue { key, value, reason });
+    }
+    Ok(())
 }
 
 /// The start of a text from the file.
@@ -289,6 +296,8 @@ struct Dimensions<'a> {
 struct Keys<'m, 'a> {
     metadata: &'m Metadata<'a>,
     architecture: Architecture,
+    /// Whether the file has RoPE factors.
+    rope_factors: bool,
     /// The first value that is sound, but not supported: what is wrong elsewhere counts for more.
     unsupported: Option<Error>,
 }
@@ -438,12 +447,15 @@ impl<'a> Keys<'_, 'a> {
         Ok(())
     }
 
-    fn layers(&self) -> Result<Option<u32>, Error> {
-        let layers = self.optional_positive(BLOCK_COUNT)?;
-        if let Some(layers) = layers {
-            check_layers(layers, self.key(BLOCK_COUNT))?;
+    fn layers(&mut self) -> Result<Option<u32>, Error> {
+        let Some(layers) = self.optional_positive(BLOCK_COUNT)? else { return Ok(None) };
+        match check_layers(layers, self.key(BLOCK_COUNT)) {
+            Err(unsupported @ Error::UnsupportedValue { .. }) => {
+                self.unsupported.get_or_insert(unsupported);
+                Ok(None)
+            }
+            checked => checked.map(|()| Some(layers)),
         }
-        Ok(layers)
     }
 
     fn kv_heads(&mut self, heads: Option<u32>, layers: Option<u32>) -> Result<Option<u32>, Error> {
@@ -497,7 +509,6 @@ impl<'a> Keys<'_, 'a> {
 
     /// `None` where nothing says how many elements are rotated.
     fn rope(&mut self, hidden: Option<u64>, head_dim: Option<u32>) -> Result<Option<Rope>, Error> {
-        const FACTOR: &str = "rope.scaling.factor";
         let dimension_count = self.optional_positive(ROPE_DIMENSION_COUNT)?.or(head_dim);
         let most = head_dim.map(u64::from).or(hidden).unwrap_or(MAX_HEAD_DIM);
         if let Some(count) =
@@ -506,14 +517,14 @@ impl<'a> Keys<'_, 'a> {
             let reason = format!("it must be even and at most the {most} elements of a head");
             return Err(self.invalid(ROPE_DIMENSION_COUNT, count, reason));
         }
-        let scaling_factor = self.optional::<f32>(FACTOR)?;
-        if let Some(factor) = scaling_factor.filter(|f| !(f.is_finite() && *f >= 0.0)) {
-            return Err(self.invalid(FACTOR, factor, "it must be a finite number, 0 or above"));
-        }
+        let scaling_factor = self.scaling_factor()?;
         let freq_base = self.positive_float("rope.freq_base")?.unwrap_or(DEFAULT_FREQ_BASE);
-        let original_context = self.optional_positive("rope.scaling.original_context_length")?;
-        let attn_factor = self.positive_float("rope.scaling.attn_factor")?;
-        let scaling = self.rope_scaling()?;
+        let original_context = self.optional_positive(ORIGINAL_CONTEXT)?;
+        let attn_factor = self.positive_float(ATTN_FACTOR)?;
+        let named = self.rope_scaling()?;
+        // As in llama.cpp: a factor without a type is a linear one.
+        let linear = scaling_factor.filter(|&factor| factor != 0.0).map(|_| RopeScaling::Linear);
+        let scaling = named.or(linear);
         Ok(dimension_count.map(|dimension_count| Rope {
             style: self.architecture.rope_style(),
             dimension_count,
@@ -522,7 +533,21 @@ impl<'a> Keys<'_, 'a> {
             attn_factor,
             scaling,
             scaling_factor,
+            factors: self.rope_factors,
         }))
+    }
+
+    /// The first of the two keys that is there, as in llama.cpp: the second is an older name.
+    fn scaling_factor(&self) -> Result<Option<f32>, Error> {
+        let mut first = None;
+        for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
+            let factor = self.optional::<f32>(suffix)?;
+            if let Some(factor) = factor.filter(|f| !(f.is_finite() && *f >= 0.0)) {
+                return Err(self.invalid(suffix, factor, "it must be a finite number, 0 or above"));
+            }
+            first = first.or(factor);
+        }
+        Ok(first)
     }
 
     fn rope_scaling(&mut self) -> Result<Option<RopeScaling>, Error> {

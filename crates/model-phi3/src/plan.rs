@@ -2,6 +2,7 @@
 
 mod verify;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use gguf_format::GgmlType;
 
-use crate::binding::{BoundTensor, SlotRows, SourceRange, TensorMap};
+use crate::binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
 use crate::config::Phi3Config;
 use crate::conversion::Conversion;
 use crate::error::Error;
@@ -75,6 +76,8 @@ pub struct PlanOp {
     pub dest: Range<u64>,
     /// What is done to the bytes on the way.
     pub conversion: Conversion,
+    /// What decoded values are multiplied by, in `f32`, before they are rounded to half.
+    pub scale: Option<BoundScale>,
     /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`].
     pub unit: u32,
 }
@@ -173,6 +176,7 @@ pub struct LoadPlan {
     layers: u32,
     ops: Vec<PlanOp>,
     slots: Vec<PlannedSlot>,
+    left_out: Vec<Arc<str>>,
     device_bytes: u64,
     source_bytes: u64,
 }
@@ -192,11 +196,21 @@ impl LoadPlan {
             layers: config.layers,
             ops: Vec::with_capacity(tensors.tensors().len()),
             slots: Vec::new(),
+            left_out: Vec::new(),
             device_bytes: 0,
             source_bytes: 0,
         };
+        let folded: HashSet<&str> = tensors
+            .tensors()
+            .iter()
+            .filter_map(|tensor| Some(&*tensor.scale.as_ref()?.name))
+            .collect();
         for tensor in tensors.tensors() {
-            plan.place(tensor)?;
+            if storage == Storage::Native || !tensor.is_scale() {
+                plan.place(tensor)?;
+            } else if !folded.contains(&*tensor.name) {
+                plan.left_out.push(Arc::clone(&tensor.name));
+            }
         }
         plan.slots.sort_by_key(|slot| slot.slot);
         plan.verify()?;
@@ -259,7 +273,15 @@ impl LoadPlan {
         self.device_bytes
     }
 
-    /// Bytes that are read from the files.
+    /// Tensors of the file that are not loaded, since nothing reads them beside halves: the scales
+    /// of inputs of NVFP4 tensors under [`Storage::F16`].
+    #[must_use]
+    pub fn left_out(&self) -> &[Arc<str>] {
+        &self.left_out
+    }
+
+    /// Bytes that the transfers read from the files. Four bytes more are read for every
+    /// [folded scale](PlanOp::scale).
     #[must_use]
     pub const fn source_bytes(&self) -> u64 {
         self.source_bytes
@@ -296,6 +318,10 @@ impl LoadPlan {
                 (Conversion::Copy, SlotFormat::native(tensor.ggml_type))
             }
         };
+        let scale = match conversion {
+            Conversion::ToF16(_) => tensor.scale.clone(),
+            Conversion::Copy => None,
+        };
         let row_bytes = format.ggml_type().bytes_for(tensor.cols).ok_or(TOO_LARGE)?;
         let start = self.device_bytes;
         let dest = |rows: &Range<u64>| {
@@ -329,6 +355,7 @@ impl LoadPlan {
             source: tensor.source.clone(),
             dest: whole,
             conversion,
+            scale,
             unit: tensor.unit,
         });
         Ok(())

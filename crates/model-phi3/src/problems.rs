@@ -141,6 +141,13 @@ pub enum Problem {
         /// The type it has.
         found: GgmlType,
     },
+    /// A tensor of integers stands where weights should be.
+    Integers {
+        /// Its name.
+        name: String,
+        /// The type it has.
+        found: GgmlType,
+    },
 }
 
 /// Why a tensor has no place in the model.
@@ -153,6 +160,8 @@ pub enum Misfit {
     Bias,
     /// It is `rope_freqs.weight`: the frequency factors of Llama 3, which have no slot.
     FrequencyFactors,
+    /// It is the scale of a tensor, or of its input, and that tensor is not NVFP4.
+    Scale,
     /// Phi-3 has no tensor of this name.
     Unknown,
 }
@@ -165,6 +174,8 @@ impl Misfit {
             Self::Bias
         } else if name == "rope_freqs.weight" {
             Self::FrequencyFactors
+        } else if name.ends_with(".scale") || name.ends_with(".input_scale") {
+            Self::Scale
         } else {
             Self::Unknown
         }
@@ -177,6 +188,7 @@ impl fmt::Display for Misfit {
             Self::NoSuchLayer => "the model has no such layer",
             Self::Bias => "Phi-3 has no biases",
             Self::FrequencyFactors => "Phi-3 has no frequency factors of this kind",
+            Self::Scale => "only NVFP4 weights have scales in tensors of their own",
             Self::Unknown => "Phi-3 has no tensor of this name",
         })
     }
@@ -187,7 +199,7 @@ impl Problem {
     fn is_foreign(&self) -> bool {
         match self {
             Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,
-            Self::WrongType { .. } => true,
+            Self::WrongType { .. } | Self::Integers { .. } => true,
             Self::Missing { .. }
             | Self::MissingLayers { .. }
             | Self::Misshapen { .. }
@@ -221,6 +233,9 @@ impl fmt::Display for Problem {
             }
             Self::WrongType { name, expected, found } => {
                 write!(f, "wrong type: {name} is {found}, expected {expected}")
+            }
+            Self::Integers { name, found } => {
+                write!(f, "wrong type: {name} is {found}, and weights are not integers")
             }
         }
     }

@@ -77,9 +77,12 @@ pub struct Rope {
     /// are not rotated are not scaled, so where the rotation is partial no factor of the score
     /// can stand for it.
     pub attn_factor: Option<f32>,
-    /// The kind of scaling, where the file names it. `phi3` files of long-context models do not:
-    /// their factors alone say that it is [`LongRope`](RopeScaling::LongRope).
+    /// The kind of scaling, where the file names it or has a factor, which is a linear one then.
+    /// `phi3` files of long-context models have neither: their [`factors`](Self::factors) alone say
+    /// that it is [`LongRope`](RopeScaling::LongRope).
     pub scaling: Option<RopeScaling>,
-    /// `rope.scaling.factor`, where the file has it.
+    /// `rope.scaling.factor`, or the older `rope.scale_linear`, where the file has one of them.
     pub scaling_factor: Option<f32>,
+    /// Whether the file has long and short factors.
+    pub factors: bool,
 }

@@ -11,8 +11,8 @@ use std::str::FromStr;
 /// Layers count from zero.
 ///
 /// [`Display`](fmt::Display) and [`FromStr`] use the stable dotted name, such as
-/// `layers.3.attn_q`. The order of slots is the order of the forward pass, with the optional RoPE
-/// factors last.
+/// `layers.3.attn_q`. The order of slots is the order of the forward pass, the scales of a matrix
+/// after it, and the optional RoPE factors last.
 ///
 /// ```
 /// use model_phi3::Slot;
@@ -51,6 +51,45 @@ pub enum Slot {
     RopeFactorsLong,
     /// `[rope_dim / 2]`, for contexts up to the original one.
     RopeFactorsShort,
+    /// `[1]`: what all values of the matrix are multiplied by. Of NVFP4 tensors, where the file has
+    /// one, and only under native storage: with halves it is part of the weights.
+    Scale(Matrix),
+    /// `[1]`: the scale of the activations that the matrix is multiplied with. Of NVFP4 tensors,
+    /// where the file has one, and only under native storage.
+    InputScale(Matrix),
+}
+
+/// A weight with rows and columns, as opposed to norms and RoPE factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is the slot it is named after")]
+pub enum Matrix {
+    TokenEmbedding,
+    AttnQ(u32),
+    AttnK(u32),
+    AttnV(u32),
+    AttnOutput(u32),
+    FfnGate(u32),
+    FfnUp(u32),
+    FfnDown(u32),
+    Output,
+}
+
+impl Matrix {
+    /// The slot of its weights.
+    #[must_use]
+    pub const fn slot(self) -> Slot {
+        match self {
+            Self::TokenEmbedding => Slot::TokenEmbedding,
+            Self::AttnQ(layer) => Slot::AttnQ(layer),
+            Self::AttnK(layer) => Slot::AttnK(layer),
+            Self::AttnV(layer) => Slot::AttnV(layer),
+            Self::AttnOutput(layer) => Slot::AttnOutput(layer),
+            Self::FfnGate(layer) => Slot::FfnGate(layer),
+            Self::FfnUp(layer) => Slot::FfnUp(layer),
+            Self::FfnDown(layer) => Slot::FfnDown(layer),
+            Self::Output => Slot::Output,
+        }
+    }
 }
 
 type OfLayer = fn(u32) -> Slot;
@@ -82,6 +121,7 @@ impl Slot {
             | Self::FfnGate(layer)
             | Self::FfnUp(layer)
             | Self::FfnDown(layer) => Some(layer),
+            Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().layer(),
             Self::TokenEmbedding
             | Self::OutputNorm
             | Self::Output
@@ -96,15 +136,44 @@ impl Slot {
         matches!(self, Self::RopeFactorsLong | Self::RopeFactorsShort)
     }
 
-    /// Every slot that a model of `layers` layers must have, in order. The RoPE factors, which a
-    /// model may lack, are not among them.
+    /// Whether this slot holds the scale of a matrix or of its input: optional.
+    #[must_use]
+    pub const fn is_scale(self) -> bool {
+        matches!(self, Self::Scale(_) | Self::InputScale(_))
+    }
+
+    /// The matrix whose weights this slot holds; `None` for norms, RoPE factors and scales.
+    #[must_use]
+    pub const fn matrix(self) -> Option<Matrix> {
+        Some(match self {
+            Self::TokenEmbedding => Matrix::TokenEmbedding,
+            Self::AttnQ(layer) => Matrix::AttnQ(layer),
+            Self::AttnK(layer) => Matrix::AttnK(layer),
+            Self::AttnV(layer) => Matrix::AttnV(layer),
+            Self::AttnOutput(layer) => Matrix::AttnOutput(layer),
+            Self::FfnGate(layer) => Matrix::FfnGate(layer),
+            Self::FfnUp(layer) => Matrix::FfnUp(layer),
+            Self::FfnDown(layer) => Matrix::FfnDown(layer),
+            Self::Output => Matrix::Output,
+            Self::AttnNorm(_)
+            | Self::FfnNorm(_)
+            | Self::OutputNorm
+            | Self::RopeFactorsLong
+            | Self::RopeFactorsShort
+            | Self::Scale(_)
+            | Self::InputScale(_) => return None,
+        })
+    }
+
+    /// Every slot that a model of `layers` layers must have, in order. RoPE factors and scales, which
+    /// a model may lack, are not among them.
     pub fn required(layers: u32) -> impl Iterator<Item = Self> {
         std::iter::once(Self::TokenEmbedding)
             .chain((0..layers).flat_map(|layer| LAYER_SLOTS.map(|(_, slot)| slot(layer))))
             .chain([Self::OutputNorm, Self::Output])
     }
 
-    /// The name, without the `layers.N.` prefix.
+    /// The name, without the `layers.N.` prefix; of a scale, that of its matrix.
     const fn stem(self) -> &'static str {
         match self {
             Self::TokenEmbedding => "token_embedding",
@@ -121,12 +190,34 @@ impl Slot {
             Self::Output => "output",
             Self::RopeFactorsLong => "rope_factors_long",
             Self::RopeFactorsShort => "rope_factors_short",
+            Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().stem(),
         }
     }
 
-    /// Sort key: section of the model, layer, place inside the section.
-    const fn rank(self) -> (u8, u32, u8) {
+    /// What follows the matrix's own name in that of its scale.
+    const fn suffix(self) -> &'static str {
         match self {
+            Self::Scale(_) => ".scale",
+            Self::InputScale(_) => ".input_scale",
+            _ => "",
+        }
+    }
+
+    /// Sort key: section of the model, layer, place inside the section, place at the matrix.
+    const fn rank(self) -> (u8, u32, u8, u8) {
+        let (section, layer, place) = self.place();
+        let at_matrix = match self {
+            Self::Scale(_) => 1,
+            Self::InputScale(_) => 2,
+            _ => 0,
+        };
+        (section, layer, place, at_matrix)
+    }
+
+    /// Section of the model, layer, place inside the section.
+    const fn place(self) -> (u8, u32, u8) {
+        match self {
+            Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().place(),
             Self::TokenEmbedding => (0, 0, 0),
             Self::AttnNorm(layer) => (1, layer, 0),
             Self::AttnQ(layer) => (1, layer, 1),
@@ -159,10 +250,11 @@ impl PartialOrd for Slot {
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (stem, suffix) = (self.stem(), self.suffix());
+        // The formatter's width and fill apply to the whole name, as for a string.
         match self.layer() {
-            // The formatter's width and fill apply to the whole name, as for a string.
-            Some(layer) => f.pad(&format!("layers.{layer}.{}", self.stem())),
-            None => f.pad(self.stem()),
+            Some(layer) => f.pad(&format!("layers.{layer}.{stem}{suffix}")),
+            None => f.pad(&format!("{stem}{suffix}")),
         }
     }
 }
@@ -178,10 +270,18 @@ impl FromStr for Slot {
     type Err = ParseSlotError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        global_slot(name)
-            .or_else(|| layer_slot(name))
+        let scale = |suffix, of: fn(Matrix) -> Self| {
+            weight_slot(name.strip_suffix(suffix)?)?.matrix().map(of)
+        };
+        weight_slot(name)
+            .or_else(|| scale(".scale", Self::Scale))
+            .or_else(|| scale(".input_scale", Self::InputScale))
             .ok_or_else(|| ParseSlotError { name: name.to_owned() })
     }
+}
+
+fn weight_slot(name: &str) -> Option<Slot> {
+    global_slot(name).or_else(|| layer_slot(name))
 }
 
 fn global_slot(name: &str) -> Option<Slot> {
@@ -227,6 +327,28 @@ mod tests {
         );
         assert_eq!(Slot::RopeFactorsLong.to_string(), "rope_factors_long");
         assert_eq!(Slot::RopeFactorsShort.to_string(), "rope_factors_short");
+        assert_eq!(Slot::Scale(Matrix::AttnQ(3)).to_string(), "layers.3.attn_q.scale");
+        assert_eq!(Slot::InputScale(Matrix::Output).to_string(), "output.input_scale");
+    }
+
+    #[test]
+    fn scales_follow_their_matrix() {
+        let order = [
+            Slot::TokenEmbedding,
+            Slot::Scale(Matrix::TokenEmbedding),
+            Slot::AttnNorm(0),
+            Slot::AttnQ(0),
+            Slot::Scale(Matrix::AttnQ(0)),
+            Slot::InputScale(Matrix::AttnQ(0)),
+            Slot::AttnK(0),
+            Slot::FfnDown(0),
+            Slot::InputScale(Matrix::FfnDown(0)),
+            Slot::AttnNorm(1),
+            Slot::Output,
+            Slot::Scale(Matrix::Output),
+            Slot::RopeFactorsLong,
+        ];
+        assert!(order.is_sorted_by(|a, b| a < b));
     }
 
     #[test]
@@ -252,6 +374,14 @@ mod tests {
             "attn_q",
             "Output",
             "output ",
+            "output.",
+            "output.scale.scale",
+            "output_norm.scale",
+            "layers.1.attn_norm.scale",
+            "layers.1.attn_q.Scale",
+            "layers.01.attn_q.scale",
+            "rope_factors_long.input_scale",
+            ".scale",
         ] {
             assert!(name.parse::<Slot>().is_err(), "{name:?}");
         }
@@ -278,7 +408,12 @@ mod tests {
             let factors = [Slot::RopeFactorsLong, Slot::RopeFactorsShort];
             let layered = LAYER_SLOTS.map(|(_, slot)| slot(layer));
             for slot in globals.into_iter().chain(factors).chain(layered) {
-                prop_assert_eq!(slot.to_string().parse::<Slot>(), Ok(slot));
+                let matrix = slot.matrix();
+                let scales = [matrix.map(Slot::Scale), matrix.map(Slot::InputScale)];
+                for slot in scales.into_iter().flatten().chain([slot]) {
+                    prop_assert_eq!(slot.to_string().parse::<Slot>(), Ok(slot));
+                }
+                prop_assert!(matrix.is_none_or(|matrix| matrix.slot() == slot));
             }
         }
 

@@ -2,13 +2,14 @@
 
 use gguf_format::GgmlType;
 
-use super::{ALIGNMENT, LoadPlan, PlanOp, PlannedSlot, fault, length};
+use super::{ALIGNMENT, LoadPlan, PlanOp, PlannedSlot, SlotFormat, fault, length};
 use crate::binding::SourceRange;
 use crate::conversion::Conversion;
 use crate::error::Error;
 use crate::slot::Slot;
 
 const F16_BYTES: u64 = 2;
+const F32_BYTES: u64 = 4;
 
 impl LoadPlan {
     /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
@@ -19,7 +20,9 @@ impl LoadPlan {
     ///   a file is read twice; the sums are the ones stated;
     /// * every weight of the model is there once, in order, with shape and format that account for
     ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
-    ///   is the token embedding.
+    ///   is the token embedding, and scales, which the weights of one tensor share;
+    /// * scales are single `f32`: as slots they are of weights that are NVFP4, as part of a
+    ///   transfer they are of one that decodes NVFP4.
     ///
     /// # Errors
     ///
@@ -28,6 +31,7 @@ impl LoadPlan {
         self.verify_destinations()?;
         self.verify_sources()?;
         self.verify_slots()?;
+        self.verify_scales()?;
         self.verify_tiling()
     }
 
@@ -85,7 +89,8 @@ impl LoadPlan {
 
     fn verify_slots(&self) -> Result<(), Error> {
         let found = self.slots.iter().map(|planned| planned.slot);
-        if !found.clone().filter(|slot| !slot.is_rope_factors()).eq(Slot::required(self.layers)) {
+        let is_required = |slot: &Slot| !slot.is_rope_factors() && !slot.is_scale();
+        if !found.clone().filter(is_required).eq(Slot::required(self.layers)) {
             return Err(fault(format!("the weights are not those of {} layers", self.layers)));
         }
         if !found.is_sorted_by(|a, b| a < b) {
@@ -107,6 +112,27 @@ impl LoadPlan {
         Ok(())
     }
 
+    fn verify_scales(&self) -> Result<(), Error> {
+        for op in &self.ops {
+            let Some(scale) = &op.scale else { continue };
+            if op.conversion != Conversion::ToF16(GgmlType::NVFP4)
+                || length(&scale.source.range) != Some(F32_BYTES)
+            {
+                return Err(fault(format!("{} is not scaled by {}", op.tensor, scale.name)));
+            }
+        }
+        for planned in &self.slots {
+            let (Slot::Scale(matrix) | Slot::InputScale(matrix)) = planned.slot else { continue };
+            let is_nvfp4 = self
+                .slot(matrix.slot())
+                .is_some_and(|weights| weights.format == SlotFormat::Blocks(GgmlType::NVFP4));
+            if !is_nvfp4 || planned.format != SlotFormat::F32 || *planned.shape != [1] {
+                return Err(fault(format!("{} is no scale of an NVFP4 weight", planned.slot)));
+            }
+        }
+        Ok(())
+    }
+
     fn verify_tiling(&self) -> Result<(), Error> {
         let mut parts: Vec<&PlannedSlot> =
             self.slots.iter().filter(|planned| !self.is_tied_output(planned)).collect();
@@ -121,6 +147,10 @@ impl LoadPlan {
                     return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
                 }
                 end = part.dest.end;
+                let shares = |next: &&PlannedSlot| {
+                    next.slot.is_scale() && (&next.tensor, &next.dest) == (&part.tensor, &part.dest)
+                };
+                while part.slot.is_scale() && parts.next_if(shares).is_some() {}
             }
             if end != op.dest.end {
                 return Err(fault(format!("the weights of {} do not tile it", op.tensor)));
@@ -152,8 +182,10 @@ mod tests {
     use super::*;
     use crate::binding::TensorMap;
     use crate::config::Phi3Config;
-    use crate::plan::{SlotFormat, Storage};
+    use crate::plan::Storage;
     use crate::preset::{Blueprint, Layout, Preset, TypeMix};
+    use crate::slot::Matrix;
+    use gguf_format::write::GgufWriter;
     use gguf_format::{Gguf, Limits};
 
     fn plan(preset: Preset) -> LoadPlan {
@@ -258,6 +290,63 @@ mod tests {
         let output = plan.slots.iter_mut().find(|p| p.slot == Slot::Output).unwrap();
         output.dest.start += output.row_bytes;
         output.shape[0] -= 1;
+        assert!(plan.verify().is_err());
+    }
+
+    /// The tiny preset as NVFP4 with scales.
+    fn scaled(storage: Storage) -> LoadPlan {
+        let mut writer = GgufWriter::new();
+        let blueprint = Blueprint::new(Preset::Tiny, Layout::Fused, TypeMix::F16);
+        for (key, value) in &blueprint.metadata {
+            writer.kv(key, value.clone());
+        }
+        for tensor in &blueprint.tensors {
+            if tensor.dims.len() == 1 {
+                writer.tensor(&tensor.name, &tensor.dims, tensor.ggml_type);
+            } else {
+                writer.tensor(&tensor.name, &tensor.dims, GgmlType::NVFP4);
+                writer.tensor(tensor.name.replace(".weight", ".scale"), &[1], GgmlType::F32);
+            }
+        }
+        let layout = writer.layout().unwrap();
+        let limits = Limits::default();
+        let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
+        LoadPlan::new(&config, &TensorMap::bind(&config, gguf.tensors()).unwrap(), storage).unwrap()
+    }
+
+    #[test]
+    fn scales_of_the_wrong_weights_are_found() {
+        let spoilt = |storage, spoil: fn(&mut LoadPlan)| {
+            let mut plan = scaled(storage);
+            plan.verify().unwrap();
+            spoil(&mut plan);
+            plan.verify().unwrap_err().to_string()
+        };
+        let position =
+            |plan: &LoadPlan, slot| plan.slots.iter().position(|p| p.slot == slot).unwrap();
+        let shrunk = spoilt(Storage::F16, |plan| {
+            let scaled = plan.ops.iter_mut().find_map(|op| op.scale.as_mut());
+            scaled.unwrap().source.range.end -= 1;
+        });
+        assert!(shrunk.contains("is not scaled by"), "{shrunk}");
+        let beside_a_norm = spoilt(Storage::F16, |plan| {
+            let scale = plan.ops.iter().find_map(|op| op.scale.clone());
+            plan.ops.iter_mut().find(|op| op.tensor.contains("norm")).unwrap().scale = scale;
+        });
+        assert!(beside_a_norm.contains("is not scaled by"), "{beside_a_norm}");
+        let mut plan = scaled(Storage::Native);
+        let weights = position(&plan, Slot::FfnDown(1));
+        plan.slots[weights].format = SlotFormat::Blocks(GgmlType::Q4_0);
+        let error = plan.verify().unwrap_err().to_string();
+        assert!(error.contains("layers.1.ffn_down.scale is no scale"), "{error}");
+        // Q, K and V share one place, and no other slot shares it.
+        let mut plan = scaled(Storage::Native);
+        let (shared, other) = (
+            position(&plan, Slot::Scale(Matrix::AttnK(0))),
+            position(&plan, Slot::Scale(Matrix::FfnDown(0))),
+        );
+        plan.slots[shared].dest = plan.slots[other].dest.clone();
         assert!(plan.verify().is_err());
     }
 }

@@ -114,11 +114,11 @@ fn missing_layers_are_named() {
 fn more_layers_than_tensors_are_counted() {
     let mut file = TestFile::tiny();
     file.tensors.retain(|tensor| tensor.name == "token_embd.weight");
-    file.set("phi3.block_count", 65_536_u32);
+    file.set("phi3.block_count", 1024_u32);
     let problems = file.problems();
     assert!(problems.len() < 20, "{problems:?}");
     assert!(problems.iter().any(|problem| problem.starts_with("missing: blk.1.")), "{problems:?}");
-    let rest = "missing: every tensor of 65534 more layers, from layer 2 on".to_owned();
+    let rest = "missing: every tensor of 1022 more layers, from layer 2 on".to_owned();
     assert!(problems.contains(&rest), "{problems:?}");
     assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
 }
@@ -280,4 +280,99 @@ fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
     // Of the layer that both files hold a part of, the part in the second has the lower offsets.
     let of_layer: Vec<_> = map.tensors().iter().filter(|t| t.unit == 3).map(place).collect();
     assert!(!of_layer.is_sorted_by_key(|&(_, _, start)| start), "{of_layer:?}");
+}
+
+#[test]
+fn integers_are_no_weights_under_any_storage() {
+    for ggml_type in [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64] {
+        for name in ["blk.1.attn_norm.weight", "blk.0.attn_qkv.weight", "output.weight"] {
+            let mut file = TestFile::tiny();
+            file.tensor(name).ggml_type = ggml_type;
+            let error = file.bind().unwrap_err();
+            assert_eq!(
+                (error.code(), error.class()),
+                ("PHI3_UNSUPPORTED_TENSOR", ErrorClass::Unsupported)
+            );
+            let text = error.to_string();
+            assert!(text.contains(&format!("{name} is {ggml_type}, and weights")), "{text}");
+        }
+    }
+}
+
+/// The tiny preset with NVFP4 matrices; each with both scales.
+fn nvfp4() -> TestFile {
+    let mut file = TestFile::tiny();
+    let matrices = file.tensors.iter_mut().filter(|tensor| tensor.dims.len() == 2);
+    let mut stems = Vec::new();
+    for tensor in matrices {
+        tensor.ggml_type = GgmlType::NVFP4;
+        stems.push(tensor.name.strip_suffix(".weight").unwrap().to_owned());
+    }
+    for stem in stems {
+        file.add(&format!("{stem}.scale"), &[1], GgmlType::F32);
+        file.add(&format!("{stem}.input_scale"), &[1], GgmlType::F32);
+    }
+    file
+}
+
+#[test]
+fn weights_of_a_fused_tensor_share_its_scales() {
+    let plan = nvfp4().plan(Storage::Native).unwrap();
+    let dest = |name: &str| plan.slot(name.parse().unwrap()).unwrap().dest.clone();
+    for kind in ["scale", "input_scale"] {
+        let of = |matrix: &str| dest(&format!("layers.1.{matrix}.{kind}"));
+        assert_eq!((of("attn_q"), of("attn_q")), (of("attn_k"), of("attn_v")));
+        assert_eq!(of("ffn_gate"), of("ffn_up"));
+        assert_ne!(of("attn_q"), of("ffn_up"));
+        assert_ne!(dest(&format!("output.{kind}")), dest(&format!("token_embedding.{kind}")));
+    }
+    let tied = nvfp4()
+        .remove("output.weight")
+        .remove("output.scale")
+        .remove("output.input_scale")
+        .plan(Storage::Native)
+        .unwrap();
+    let dest = |name: &str| tied.slot(name.parse().unwrap()).unwrap().dest.clone();
+    assert_eq!(dest("output.scale"), dest("token_embedding.scale"));
+    assert_eq!(dest("output.input_scale"), dest("token_embedding.input_scale"));
+}
+
+#[test]
+fn halves_take_the_scale_in_and_leave_that_of_the_input_out() {
+    let plan = nvfp4().plan(Storage::F16).unwrap();
+    assert!(plan.slots().iter().all(|planned| !planned.slot.is_scale()));
+    let op = |name: &str| plan.ops().iter().find(|op| &*op.tensor == name).unwrap();
+    assert_eq!(&*op("blk.0.attn_qkv.weight").scale.as_ref().unwrap().name, "blk.0.attn_qkv.scale");
+    assert_eq!(op("output_norm.weight").scale, None);
+    let left_out: Vec<&str> = plan.left_out().iter().map(|name| &**name).collect();
+    assert!(left_out.contains(&"output.input_scale"));
+    assert!(left_out.iter().all(|name| name.ends_with(".input_scale")));
+}
+
+#[test]
+fn a_scale_is_one_f32_beside_an_nvfp4_weight() {
+    let problem = |spoil: &dyn Fn(&mut TestFile)| {
+        let mut file = nvfp4();
+        spoil(&mut file);
+        file.problems().join("; ")
+    };
+    assert_eq!(
+        problem(&|file| file.tensor("blk.0.ffn_down.scale").ggml_type = GgmlType::F16),
+        "wrong type: blk.0.ffn_down.scale is F16, expected F32"
+    );
+    assert_eq!(
+        problem(&|file| file.tensor("output.input_scale").dims = vec![2]),
+        "wrong shape: output.input_scale is [2], expected [1]"
+    );
+    assert_eq!(
+        problem(&|file| file.tensor("blk.2.ffn_up.weight").ggml_type = GgmlType::Q4_0),
+        "unexpected: blk.2.ffn_up.scale, only NVFP4 weights have scales in tensors of their own; \
+         unexpected: blk.2.ffn_up.input_scale, only NVFP4 weights have scales in tensors of their own"
+    );
+    // Either scale can be missing.
+    for name in ["blk.0.attn_qkv.scale", "blk.0.attn_qkv.input_scale"] {
+        for storage in [Storage::F16, Storage::Native] {
+            nvfp4().remove(name).plan(storage).unwrap();
+        }
+    }
 }

@@ -48,6 +48,7 @@ fn every_dimension_comes_from_the_file() {
     assert_eq!(config.rope.original_context, Some(4096));
     assert_eq!(config.rope.attn_factor, Some(1.190_238_1));
     assert_eq!((config.rope.scaling, config.rope.scaling_factor), (None, None));
+    assert!(config.rope.factors);
     assert_eq!(config.attention().kind(), AttentionKind::GroupedQuery);
     assert_eq!(config.attention().scale, 0.125);
 }
@@ -138,6 +139,9 @@ fn a_window_of_zero_and_one_that_is_not_given_are_the_same_none() {
 fn counts_that_cannot_be_are_refused_quickly() {
     for count in [0, 65_537, 1_000_000_000, u32::MAX] {
         assert_invalid("phi3.block_count", count);
+    }
+    for count in [1025, 11_000, 65_536] {
+        assert_unsupported("phi3.block_count", count);
     }
     assert_invalid("phi3.block_count", u64::MAX);
     assert_invalid("phi3.block_count", -1_i32);
@@ -297,6 +301,7 @@ fn absurd_rope_is_refused() {
     }
     for factor in [-1.0, f32::NAN, f32::INFINITY] {
         assert_invalid("phi3.rope.scaling.factor", factor);
+        assert_invalid("phi3.rope.scale_linear", factor);
     }
     assert_invalid("phi3.rope.scaling.original_context_length", 0_u32);
     assert_unsupported("phi3.rope.scaling.type", "dynamic");
@@ -304,6 +309,75 @@ fn absurd_rope_is_refused() {
         tiny_with("phi3.rope.scaling.type", "yarn").unwrap().rope.scaling,
         Some(RopeScaling::Yarn)
     );
+}
+
+#[test]
+fn a_factor_without_a_type_is_linear_and_has_two_names() {
+    let (factor, linear) = ("phi3.rope.scaling.factor", "phi3.rope.scale_linear");
+    let scaling = |keys: &[(&str, f32)]| {
+        let mut file = TestFile::tiny();
+        for (key, value) in keys {
+            file.set(key, *value);
+        }
+        let rope = file.config().unwrap().rope;
+        (rope.scaling, rope.scaling_factor)
+    };
+    assert_eq!(scaling(&[(factor, 2.0)]), (Some(RopeScaling::Linear), Some(2.0)));
+    assert_eq!(scaling(&[(linear, 4.0)]), (Some(RopeScaling::Linear), Some(4.0)));
+    assert_eq!(scaling(&[(linear, 4.0), (factor, 2.0)]).1, Some(2.0));
+    assert_eq!(scaling(&[(linear, 0.0)]), (None, Some(0.0)));
+    let mut named = TestFile::tiny();
+    named.set("phi3.rope.scaling.type", "yarn").set(linear, 4.0_f32);
+    let rope = named.config().unwrap().rope;
+    assert_eq!((rope.scaling, rope.scaling_factor), (Some(RopeScaling::Yarn), Some(4.0)));
+}
+
+/// The tiny preset without its RoPE factors and what else speaks of a long context.
+fn short_context() -> TestFile {
+    let mut file = TestFile::tiny();
+    file.remove("rope_factors_long.weight").remove("rope_factors_short.weight");
+    file.unset("phi3.rope.scaling.attn_factor").set("phi3.context_length", 4096_u32);
+    file
+}
+
+#[test]
+fn a_long_context_without_factors_is_warned_of() {
+    let warnings = |file: &TestFile| file.config().unwrap().warnings();
+    assert_eq!(warnings(&TestFile::tiny()), []);
+    assert_eq!(warnings(&short_context()), []);
+    let (context, original) = ("phi3.context_length", "phi3.rope.scaling.original_context_length");
+    let attn_factor = "phi3.rope.scaling.attn_factor";
+
+    let mut long = short_context();
+    long.set(context, 131_072_u32);
+    let [warning] = &warnings(&long)[..] else { panic!("one warning") };
+    assert_eq!(warning.code(), "PHI3_ROPE_FACTORS_MISSING");
+    assert_eq!(
+        warning.to_string(),
+        "RoPE factors for long contexts are missing: phi3.context_length is 131072, \
+         phi3.rope.scaling.original_context_length is 4096, but the file has no \
+         rope_factors_long.weight, no rope_factors_short.weight and no other RoPE scaling"
+    );
+
+    let mut factor_alone = short_context();
+    factor_alone.set(attn_factor, 1.19_f32).unset(original);
+    let text = warnings(&factor_alone)[0].to_string();
+    assert!(text.contains("attn_factor is 1.19") && !text.contains(original), "{text}");
+
+    // A type alone scales nothing.
+    for scaling in ["none", "linear", "yarn"] {
+        long.set("phi3.rope.scaling.type", scaling);
+        assert_eq!(warnings(&long).len(), 1, "{scaling}");
+    }
+    for scaling in ["linear", "yarn"] {
+        let mut scaled = long.clone();
+        scaled.set("phi3.rope.scaling.type", scaling).set("phi3.rope.scaling.factor", 32.0_f32);
+        assert_eq!(warnings(&scaled), [], "{scaling}");
+        scaled.set("phi3.rope.scaling.factor", 1.0_f32);
+        assert_eq!(warnings(&scaled).len(), 1, "{scaling}");
+    }
+    long.unset("phi3.rope.scaling.type").set("phi3.rope.scale_linear", 32.0_f32);
+    assert_eq!(warnings(&long), []);
 }
 
 #[test]

@@ -12,15 +12,15 @@ fn provoked() -> Vec<Error> {
         config.layers = 2;
         LoadPlan::new(&config, &tiny().bind().unwrap(), Storage::F16)
     };
-    let mut integers = tiny();
-    integers.tensor("output.weight").ggml_type = GgmlType::I8;
+    let mut activations = tiny();
+    activations.tensor("output.weight").ggml_type = GgmlType::Q8_K;
     vec![
         tiny().set("general.architecture", "qwen2").config().unwrap_err(),
         tiny().set("phi3.block_count", 0_u32).config().unwrap_err(),
         tiny().set("phi3.expert_count", 8_u32).config().unwrap_err(),
         tiny().remove("output_norm.weight").bind().unwrap_err(),
         tiny().add("output.bias", &[1024], GgmlType::F32).bind().unwrap_err(),
-        integers.plan(Storage::F16).unwrap_err(),
+        activations.plan(Storage::F16).unwrap_err(),
         Error::TooLarge { what: "the model" },
         other_layers.unwrap_err(),
         tiny().set("general.type", "adapter").config().unwrap_err(),

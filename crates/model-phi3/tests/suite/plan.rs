@@ -25,6 +25,7 @@ fn published_shape(slot: Slot, config: &Phi3Config) -> Vec<u64> {
         Slot::RopeFactorsLong | Slot::RopeFactorsShort => {
             vec![u64::from(config.rope.dimension_count) / 2]
         }
+        Slot::Scale(_) | Slot::InputScale(_) => vec![1],
     }
 }
 
@@ -53,10 +54,33 @@ fn check(file: &TestFile, storage: Storage) {
         .iter()
         .map(|op| (op.source.range.start, op.source.range.end, op.tensor.to_string()))
         .collect();
-    let stored: BTreeSet<(u64, u64, String)> = file.with_parsed(|gguf| {
+    let (scales, mut stored): (BTreeSet<_>, BTreeSet<_>) = file.with_parsed(|gguf| {
         let tensors = gguf.tensors().iter();
-        tensors.map(|t| (t.range().start, t.range().end, t.name().to_owned())).collect()
+        tensors
+            .map(|t| (t.range().start, t.range().end, t.name().to_owned()))
+            .partition(|(_, _, name)| name.ends_with("scale"))
     });
+    let folded: BTreeSet<(u64, u64, String)> = plan
+        .ops()
+        .iter()
+        .filter_map(|op| op.scale.as_ref())
+        .map(|scale| (scale.source.range.start, scale.source.range.end, scale.name.to_string()))
+        .collect();
+    let left_out: Vec<&str> = plan.left_out().iter().map(|name| &**name).collect();
+    match storage {
+        Storage::F16 => {
+            let is_input = |name: &str| name.ends_with(".input_scale");
+            let (inputs, factors): (BTreeSet<_>, BTreeSet<_>) =
+                scales.into_iter().partition(|(_, _, name)| is_input(name));
+            assert_eq!(folded, factors);
+            assert_eq!(left_out.len(), inputs.len());
+            assert!(inputs.iter().all(|(_, _, name)| left_out.contains(&name.as_str())));
+        }
+        _ => {
+            stored.extend(scales);
+            assert!(folded.is_empty() && left_out.is_empty());
+        }
+    }
     assert_eq!(read, stored, "every tensor of the file is read once, whole");
     assert_eq!(plan.source_bytes(), stored.iter().map(|(start, end, _)| end - start).sum::<u64>());
     assert!(plan.ops().is_sorted_by_key(|op| (op.unit, op.source.range.start)));
@@ -65,6 +89,17 @@ fn check(file: &TestFile, storage: Storage) {
     if file.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight") {
         expected.extend([Slot::RopeFactorsLong, Slot::RopeFactorsShort]);
     }
+    if storage == Storage::Native {
+        let matrices: Vec<_> = expected.iter().filter_map(|slot| slot.matrix()).collect();
+        for matrix in matrices {
+            let tensor = &plan.slot(matrix.slot()).unwrap().tensor;
+            let stem = tensor.strip_suffix(".weight").unwrap();
+            let has = |suffix| file.tensors.iter().any(|t| t.name == format!("{stem}.{suffix}"));
+            expected.extend(has("scale").then_some(Slot::Scale(matrix)));
+            expected.extend(has("input_scale").then_some(Slot::InputScale(matrix)));
+        }
+        expected.sort();
+    }
     assert!(plan.slots().iter().map(|planned| planned.slot).eq(expected));
 
     let mut tiles: Vec<&PlannedSlot> = Vec::new();
@@ -72,7 +107,7 @@ fn check(file: &TestFile, storage: Storage) {
         check_slot(&plan, planned, &config);
         if planned.slot == Slot::Output && config.tied_output {
             assert_eq!(planned.dest, plan.slot(Slot::TokenEmbedding).unwrap().dest);
-        } else {
+        } else if !planned.slot.is_scale() || !tiles.iter().any(|tile| tile.dest == planned.dest) {
             tiles.push(planned);
         }
     }
@@ -94,6 +129,7 @@ fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
     assert_eq!(planned.shape, published_shape(planned.slot, config), "{}", planned.slot);
     let format = match plan.storage() {
         Storage::F16 if !planned.slot.is_rope_factors() => GgmlType::F16,
+        _ if planned.slot.is_scale() => GgmlType::F32,
         _ => planned.source_type,
     };
     assert_eq!(planned.format.ggml_type(), format);
@@ -107,10 +143,14 @@ fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
         Conversion::ToF16(planned.source_type)
     };
     assert_eq!(op.conversion, conversion);
-    let unit = match planned.slot.layer() {
+    let matrix = match planned.slot {
+        Slot::Scale(matrix) | Slot::InputScale(matrix) => matrix.slot(),
+        slot => slot,
+    };
+    let unit = match matrix.layer() {
         Some(layer) => layer + 2,
-        None if planned.slot == Slot::OutputNorm => plan.units(),
-        None if planned.slot == Slot::Output && !config.tied_output => plan.units(),
+        None if matrix == Slot::OutputNorm => plan.units(),
+        None if matrix == Slot::Output && !config.tied_output => plan.units(),
         None => 1,
     };
     assert_eq!(op.unit, unit, "{}", planned.slot);
@@ -226,9 +266,11 @@ fn storage_names_round_trip() {
     assert!("q4".parse::<Storage>().is_err());
 }
 
-/// The types of which whole blocks make every row of a generated model.
+/// The types that weights can have, of which whole blocks make every row of a generated model.
 fn any_type() -> impl Strategy<Value = GgmlType> {
+    let integers = [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64];
     proptest::sample::select(GgmlType::ALL)
+        .prop_filter("no integer", move |t| !integers.contains(t))
 }
 
 fn convertible_type() -> impl Strategy<Value = GgmlType> {
@@ -250,13 +292,13 @@ fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value
         proptest::sample::select(vec![(4, 64), (8, 32), (2, 256), (6, 128), (16, 80)]),
         proptest::sample::select(vec![1_u32, 2]),
         (1..4_u64, 1..5_u64, 1..700_u64),
-        any::<[bool; 3]>(),
+        any::<[bool; 5]>(),
         proptest::collection::vec(tensor_type, 50),
         any::<u64>(),
     )
         .prop_map(|(layers, (heads, head_dim), sharing, sizes, flags, types, seed)| {
             let (hidden, ffn, vocab) = (sizes.0 * 256, sizes.1 * 256, sizes.2);
-            let [llama, tied, factors] = flags;
+            let [llama, tied, factors, scales, input_scales] = flags;
             let prefix = if llama { "llama" } else { "phi3" };
             let kv_heads = heads / sharing;
             let mut file = TestFile::default();
@@ -278,7 +320,14 @@ fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value
 
             let mut types = types.into_iter().cycle();
             let mut matrix = |name: &str, cols, rows| {
-                file.add(name, &[cols, rows], types.next().unwrap());
+                let ggml_type = types.next().unwrap();
+                file.add(name, &[cols, rows], ggml_type);
+                let stem = name.strip_suffix(".weight").unwrap();
+                for (suffix, there) in [("scale", scales), ("input_scale", input_scales)] {
+                    if there && ggml_type == GgmlType::NVFP4 {
+                        file.add(&format!("{stem}.{suffix}"), &[1], GgmlType::F32);
+                    }
+                }
             };
             matrix("token_embd.weight", hidden, vocab);
             if !tied {
@@ -326,6 +375,13 @@ proptest! {
     #[test]
     fn any_file_decodes_to_halves(file in any_file(convertible_type())) {
         check(&file, Storage::F16);
+    }
+
+    /// NVFP4 alone, so that every matrix can have scales.
+    #[test]
+    fn any_file_of_nvfp4_is_planned(file in any_file(Just(GgmlType::NVFP4))) {
+        check(&file, Storage::F16);
+        check(&file, Storage::Native);
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! What may be wrong with a model that can be loaded.
+
+use std::fmt;
+
+use gguf_format::TensorInfo;
+
+use crate::binding::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
+use crate::config::Phi3Config;
+use crate::rope::RopeScaling;
+
+pub(crate) const CONTEXT_LENGTH: &str = "context_length";
+pub(crate) const ORIGINAL_CONTEXT: &str = "rope.scaling.original_context_length";
+pub(crate) const ATTN_FACTOR: &str = "rope.scaling.attn_factor";
+
+/// Something about a model that a user should know: it loads, and its answers may be wrong.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Keys speak of long-context scaling, and the file has no RoPE factors and no other scaling:
+    /// known of converters that dropped the factors.
+    #[non_exhaustive]
+    RopeFactorsMissing {
+        /// The keys that speak of it, in full, with their values.
+        keys: Vec<(String, String)>,
+    },
+}
+
+impl Warning {
+    /// A stable name for the kind of warning.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::RopeFactorsMissing { .. } => "PHI3_ROPE_FACTORS_MISSING",
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::RopeFactorsMissing { .. } => {
+                "convert the model again with a current llama.cpp, or fetch a file that has the \
+                 factors; as it is, the model is right for short contexts at most"
+            }
+        }
+    }
+}
+
+/// One line; keys and values need no escaping.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RopeFactorsMissing { keys } => {
+                f.write_str("RoPE factors for long contexts are missing: ")?;
+                for (key, value) in keys {
+                    write!(f, "{key} is {value}, ")?;
+                }
+                write!(
+                    f,
+                    "but the file has no {ROPE_FACTORS_LONG}, no {ROPE_FACTORS_SHORT} and no other \
+                     RoPE scaling"
+                )
+            }
+        }
+    }
+}
+
+/// Whether the file has any tensor of RoPE factors.
+pub(crate) fn has_rope_factors(tensors: &[TensorInfo<'_>]) -> bool {
+    tensors.iter().any(|tensor| [ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT].contains(&tensor.name()))
+}
+
+impl Phi3Config {
+    /// What may be wrong with the model although it can be loaded.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.rope_factors_missing().into_iter().collect()
+    }
+
+    fn rope_factors_missing(&self) -> Option<Warning> {
+        let rope = &self.rope;
+        let is_scaled = matches!(rope.scaling, Some(RopeScaling::Linear | RopeScaling::Yarn))
+            && rope.scaling_factor.is_some_and(|factor| factor != 0.0 && factor != 1.0);
+        if rope.factors || is_scaled {
+            return None;
+        }
+        let original = rope.original_context.filter(|&original| self.context_length > original);
+        if original.is_none() && rope.attn_factor.is_none() {
+            return None;
+        }
+        let context = (CONTEXT_LENGTH, Some(self.context_length.to_string()));
+        let original = (ORIGINAL_CONTEXT, rope.original_context.map(|tokens| tokens.to_string()));
+        let attn_factor = (ATTN_FACTOR, rope.attn_factor.map(|factor| factor.to_string()));
+        let keys = [context, original, attn_factor];
+        let keys = keys.into_iter().filter_map(|(suffix, value)| Some((self.key(suffix), value?)));
+        Some(Warning::RopeFactorsMissing { keys: keys.collect() })
+    }
+}
