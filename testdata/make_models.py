@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Writes the small models of models/ and what each of their weight slots must become.
 
-usage: python3 testdata/make_models.py        (needs gguf 0.19 and numpy from PyPI)
+usage: python3 testdata/make_models.py        (needs what make_decode_goldens.py needs)
 
-The oracle is gguf-py, llama.cpp's own writer, reader and dequantiser: expected.json holds, for each
-slot, its shape and the sha256 of its bytes as f16 (round to nearest even) and as stored. The values
+The oracle is gguf-py, llama.cpp's own writer, reader and dequantiser, and ggml itself for the types
+that it cannot decode: expected.json holds, for each slot, its shape and the sha256 of its bytes as f16
+(round to nearest even) and as stored. A slot that is there under one storage only has only one of the
+two. The values
 are random with a fixed seed; block scales are kept small so that no value is infinite or NaN (those
 are the decode goldens' business).
 """
@@ -16,13 +18,25 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
-from gguf.quants import dequantize
+
+from make_decode_goldens import GGML_ONLY, oracle_values
+
 
 OUT = Path(__file__).parent / "models"
 RNG = np.random.default_rng(20261122)
 
+
+class UnknownToGgufPy(int):
+    """The number of such a type, as gguf-py's writer takes types."""
+
+    name = "Q2_0"
+
+
+Q2_0 = UnknownToGgufPy(GGML_ONLY["Q2_0"][0])
+gguf.GGML_QUANT_SIZES[Q2_0] = GGML_ONLY["Q2_0"][1:]
+
 # Bytes of each block that hold f16 scales.
-SCALES = {T.Q4_0: [0], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
+SCALES = {Q2_0: [0], T.Q1_0: [0], T.Q4_0: [0], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
 
 
 def raw(kind, rows, cols):
@@ -36,7 +50,10 @@ def raw(kind, rows, cols):
         return bits.astype(np.uint16).view(np.uint8)
     block_len, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     blocks = RNG.integers(0, 256, (rows * cols // block_len, block_bytes), dtype=np.uint8)
-    for at in SCALES[kind]:
+    if kind == T.NVFP4:
+        # Scales from 2^-7 to 2^-4.
+        blocks[:, :4] = RNG.integers(0, 32, (len(blocks), 4), dtype=np.uint8)
+    for at in SCALES.get(kind, []):
         scales = RNG.uniform(2.0**-9, 2.0**-6, len(blocks)).astype(np.float16)
         blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(rows, cols // block_len * block_bytes)
@@ -48,10 +65,11 @@ def sha256(array):
 
 class Model:
     def __init__(self, name, arch, *, hidden, ffn, heads, kv_heads, head_dim, vocab, layers, rope_dim, types, split=False,
-                 tied=False, factors=False, alignment=None):
+                 tied=False, factors=False, alignment=None, input_scales=()):
         self.path = OUT / f"{name}.gguf"
         self.writer = gguf.GGUFWriter(self.path, arch)
         self.types = types
+        self.input_scales = input_scales
         self.slots = {}
         self.stored = {}
         writer = self.writer
@@ -112,16 +130,39 @@ class Model:
         kind = self.kind_of(name)
         data = raw(kind, rows, cols)
         self.writer.add_tensor(name, data, raw_dtype=kind)
+        stem = name.removesuffix(".weight")
+        scale = None
+        if kind == T.NVFP4:
+            scale = self.scale(f"{stem}.scale", [f"{slot}.scale" for slot in slots])
+            if stem.split(".")[-1] in self.input_scales:
+                self.scale(f"{stem}.input_scale", [f"{slot}.input_scale" for slot in slots])
         for slot, (low, high) in slots.items():
-            self.expect(slot, name, kind, data[low:high])
+            self.expect(slot, name, kind, data[low:high], scale=scale)
+
+    def scale(self, name, slots):
+        data = RNG.uniform(0.5, 2, 1).astype(np.float32)
+        self.writer.add_tensor(name, data, raw_dtype=T.F32)
+        for slot in slots:
+            self.slots[slot] = {
+                "shape": [1],
+                "dtype": "F32",
+                "file_tensor": name,
+                "file_type": "F32",
+                "native_sha256": sha256(data),
+            }
+        return data[0]
 
     def vector(self, name, length, slot, keep_f32=False):
         data = RNG.uniform(0.5, 2, length).astype(np.float32)
         self.writer.add_tensor(name, data, raw_dtype=T.F32)
         self.expect(slot, name, T.F32, data, keep_f32)
 
-    def expect(self, slot, tensor, kind, data, keep_f32=False):
-        values = dequantize(data, kind).astype(np.float32)
+    def expect(self, slot, tensor, kind, data, keep_f32=False, scale=None):
+        values = oracle_values(kind.name, data)
+        if data.ndim > 1:
+            values = values.reshape(len(data), -1)
+        if scale is not None:
+            values = values * scale
         decoded = values if keep_f32 else values.astype(np.float16)
         self.slots[slot] = {
             "shape": list(decoded.shape),
@@ -146,6 +187,10 @@ def main():
               types={"default": T.BF16, "ffn_down": T.F32}, tied=True, factors=True, alignment=64),
         Model("split-phi3-f16", "phi3", hidden=32, ffn=48, heads=2, kv_heads=2, head_dim=16, vocab=13, layers=1, rope_dim=16,
               types={"default": T.F16}, split=True, alignment=8),
+        Model("nvfp4-scales", "phi3", hidden=64, ffn=128, heads=2, kv_heads=1, head_dim=32, vocab=17, layers=1, rope_dim=32,
+              types={"default": T.NVFP4, "token_embd": T.F16}, input_scales=("attn_qkv", "ffn_down")),
+        Model("one-and-two-bits", "phi3", hidden=128, ffn=128, heads=2, kv_heads=2, head_dim=64, vocab=9, layers=1, rope_dim=64,
+              types={"default": Q2_0, "ffn_up": T.Q1_0, "output": T.Q1_0}),
     ]
     expected = {model.path.name: model.slots for model in models}
     (OUT / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

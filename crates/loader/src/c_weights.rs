@@ -1,9 +1,13 @@
 //! The weights as `include/phi3_weights.h` declares them.
 
 use crate::model::LoadedModel;
+use crate::model::view;
 use cuda_sys::DeviceKind;
-use model_phi3::{PlannedSlot, RopeStyle, Slot};
+use model_phi3::{PlannedSlot, RopeScaling, RopeStyle, Slot};
 use std::ffi::c_void;
+
+/// `PHI3_WEIGHTS_ABI` of the C header.
+pub const ABI_VERSION: u32 = 1;
 
 /// `Phi3Tensor` of the C header.
 #[repr(C)]
@@ -11,6 +15,8 @@ use std::ffi::c_void;
 #[allow(missing_docs, reason = "the header documents the fields")]
 pub struct CTensor {
     pub data: *const c_void,
+    pub scale: *const f32,
+    pub input_scale: *const f32,
     pub bytes: u64,
     pub rows: u64,
     pub cols: u64,
@@ -21,6 +27,8 @@ pub struct CTensor {
 
 const ABSENT: CTensor = CTensor {
     data: std::ptr::null(),
+    scale: std::ptr::null(),
+    input_scale: std::ptr::null(),
     bytes: 0,
     rows: 0,
     cols: 0,
@@ -50,13 +58,16 @@ pub struct CLayerWeights {
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the header documents the fields")]
 pub struct CModelWeights {
+    pub abi_version: u32,
+    pub struct_size: u32,
+    pub layer_size: u32,
+    pub layer_count: u32,
     pub token_embedding: CTensor,
     pub output_norm: CTensor,
     pub output: CTensor,
     pub rope_factors_long: CTensor,
     pub rope_factors_short: CTensor,
     pub layers: *const CLayerWeights,
-    pub layer_count: u32,
     pub cuda_ordinal: i32,
     pub q_heads: u32,
     pub kv_heads: u32,
@@ -66,6 +77,8 @@ pub struct CModelWeights {
     pub rope_dim: u32,
     pub rope_freq_base: f32,
     pub rope_attn_factor: f32,
+    pub rope_scaling: u32,
+    pub rope_scaling_factor: f32,
     pub rope_original_context: u32,
     pub context_length: u32,
     pub sliding_window: u32,
@@ -107,6 +120,10 @@ impl LoadedModel {
         let config = self.config();
         let attention = config.attention();
         let weights = CModelWeights {
+            abi_version: ABI_VERSION,
+            struct_size: size_of::<CModelWeights>() as u32,
+            layer_size: size_of::<CLayerWeights>() as u32,
+            layer_count: config.layers,
             token_embedding: tensor(Slot::TokenEmbedding),
             output_norm: tensor(Slot::OutputNorm),
             output: tensor(Slot::Output),
@@ -114,7 +131,6 @@ impl LoadedModel {
             rope_factors_short: tensor(Slot::RopeFactorsShort),
             // The vector's heap memory stays where it is when the vector moves into the result.
             layers: layers.as_ptr(),
-            layer_count: config.layers,
             cuda_ordinal: match self.device() {
                 DeviceKind::Host => -1,
                 DeviceKind::Cuda(ordinal) => ordinal,
@@ -130,6 +146,14 @@ impl LoadedModel {
             rope_dim: config.rope.dimension_count,
             rope_freq_base: config.rope.freq_base,
             rope_attn_factor: config.rope.attn_factor.unwrap_or(0.0),
+            rope_scaling: match config.rope.scaling {
+                Some(RopeScaling::Linear) => 1,
+                Some(RopeScaling::Yarn) => 2,
+                Some(RopeScaling::LongRope) => 3,
+                None if config.rope.factors => 3,
+                _ => 0,
+            },
+            rope_scaling_factor: config.rope.scaling_factor.unwrap_or(0.0),
             rope_original_context: config.rope.original_context.unwrap_or(0),
             context_length: config.context_length,
             sliding_window: config.sliding_window.unwrap_or(0),
@@ -143,11 +167,17 @@ impl LoadedModel {
             [rows, cols] => (rows, cols),
             _ => (1, planned.shape.iter().product()),
         };
-        let address = self.buffer.address() + planned.dest.start;
+        let view = view(&self.plan, &self.buffer, planned);
+        // Addresses on the device: nothing here ever reads through them.
+        let scale = |address: Option<u64>| {
+            address
+                .map_or(std::ptr::null(), |address| std::ptr::without_provenance(address as usize))
+        };
         CTensor {
-            // An address on the device: nothing here ever reads through it.
-            data: std::ptr::without_provenance(address as usize),
-            bytes: planned.dest.end - planned.dest.start,
+            data: std::ptr::without_provenance(view.address as usize),
+            scale: scale(view.scale),
+            input_scale: scale(view.input_scale),
+            bytes: view.bytes,
             rows,
             cols,
             row_bytes: planned.row_bytes,

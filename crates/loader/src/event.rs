@@ -2,6 +2,7 @@
 
 use crate::model::LoadStats;
 use crate::residency::Residency;
+use crate::warning::Warning;
 use cuda_sys::DeviceKind;
 use model_phi3::{LoadPlan, Phi3Config};
 use std::ops::ControlFlow;
@@ -18,6 +19,12 @@ pub enum LoadEvent<'a> {
         path: &'a Path,
         /// Its model.
         config: &'a Phi3Config,
+    },
+    /// Something may be wrong with the file, which is loaded all the same. Once for each warning.
+    #[non_exhaustive]
+    Warned {
+        /// What may be wrong.
+        warning: &'a Warning,
     },
     /// What will be moved where is decided.
     #[non_exhaustive]

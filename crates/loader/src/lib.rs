@@ -53,12 +53,14 @@ mod model;
 mod options;
 mod readback;
 mod residency;
+mod scales;
 mod source;
 #[cfg(feature = "synth")]
 pub mod synth;
 #[cfg(test)]
 mod test_plan;
 mod transfer;
+mod warning;
 
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -78,12 +80,13 @@ pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
+pub use crate::warning::Warning;
 pub use cuda_sys::{
     DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, Span, SpanKind,
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{
-    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Phi3Config, Phi3Weights, Slot,
+    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Matrix, Phi3Config, Phi3Weights, Slot,
     SlotFormat, Storage,
 };
 // For whatever a header, a configuration or a plan speaks of in its turn.

@@ -11,6 +11,7 @@ use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
 use crate::source::Source;
 use crate::transfer::How;
+use crate::warning::Warning;
 use crate::{checks, readback, residency, transfer};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
 use gguf_format::GgufFile;
@@ -72,6 +73,8 @@ pub struct Planned {
     pub config: Phi3Config,
     /// The plan.
     pub plan: LoadPlan,
+    /// What may be wrong with the file although it can be loaded.
+    pub warnings: Vec<Warning>,
 }
 
 impl Loader {
@@ -164,10 +167,14 @@ impl Loader {
         parse_seconds: f64,
     ) -> Result<LoadedModel, Error> {
         let planning = Instant::now();
-        let Planned { config, plan } = plan(source, self.options.storage)?;
+        let Planned { config, plan, warnings } = plan(source, self.options.storage)?;
         let plan_seconds = planning.elapsed().as_secs_f64();
         log_model(source.path(), &config, &plan);
         emit(observer, &LoadEvent::Opened { path: source.path(), config: &config })?;
+        for warning in &warnings {
+            tracing::warn!(code = warning.code(), "{warning}");
+            emit(observer, &LoadEvent::Warned { warning })?;
+        }
         emit(observer, &LoadEvent::Planned { plan: &plan })?;
 
         let (session, opening) = match self.session.take() {
@@ -227,7 +234,7 @@ impl Loader {
         emit(observer, &LoadEvent::Verified { residency: &residency })?;
 
         let weights = plan
-            .weights(|slot| Ok(view(&buffer, slot)))
+            .weights(|slot| Ok(view(&plan, &buffer, slot)))
             .map_err(|error| Error::Model { path: source.path().to_owned(), source: error })?;
         let stats = LoadStats {
             device: session.device.kind(),
@@ -251,6 +258,7 @@ impl Loader {
             chunks: moved.chunks,
             pinned: moved.pinned,
             non_finite,
+            warnings,
             timeline: moved.timeline,
             residency,
             memory,
@@ -418,7 +426,8 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
         let map = TensorMap::bind(&config, gguf.tensors())?;
         // Which proves the plan before it returns it.
         let plan = LoadPlan::new(&config, &map, storage)?;
-        Ok(Planned { config, plan })
+        let warnings = Warning::of(gguf, Some(&config));
+        Ok(Planned { config, plan, warnings })
     };
     plan().map_err(|source_error| Error::Model {
         path: source.path().to_owned(),

@@ -4,8 +4,9 @@ use crate::error::{Error, NonFiniteTensor};
 use crate::fingerprint::Fingerprint;
 use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
+use crate::warning::Warning;
 use cuda_sys::{DeviceBuffer, DeviceKind, Io, Span};
-use model_phi3::{LoadPlan, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
+use model_phi3::{LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
 
 /// Figures of a load. Rates are in bytes of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +57,8 @@ pub struct LoadStats {
     pub pinned: bool,
     /// Tensors with weights that are infinite or NaN as f16.
     pub non_finite: Vec<NonFiniteTensor>,
+    /// What may be wrong with the file.
+    pub warnings: Vec<Warning>,
     /// What was done when; empty where it was not asked for.
     pub timeline: Vec<Span>,
     /// What the residency check looked at.
@@ -87,6 +90,11 @@ pub struct TensorView {
     pub shape: Vec<u64>,
     /// What the bytes are.
     pub format: SlotFormat,
+    /// Address of the one `f32` that all values are multiplied by: of NVFP4 weights under native
+    /// storage, where the file has it. It is [`Slot::Scale`] as well.
+    pub scale: Option<u64>,
+    /// Address of the `f32` scale of the activations, likewise: [`Slot::InputScale`].
+    pub input_scale: Option<u64>,
 }
 
 /// The weights of one model, resident in one allocation on one device until dropped.
@@ -130,7 +138,7 @@ impl LoadedModel {
 
     /// One weight; `None` where the model has no such slot.
     pub fn slot(&self, slot: Slot) -> Option<TensorView> {
-        self.plan.slot(slot).map(|planned| view(&self.buffer, planned))
+        self.plan.slot(slot).map(|planned| view(&self.plan, &self.buffer, planned))
     }
 
     /// All weights, by their place in the model.
@@ -181,11 +189,17 @@ impl LoadedModel {
     }
 }
 
-pub(crate) fn view(buffer: &DeviceBuffer, planned: &PlannedSlot) -> TensorView {
+pub(crate) fn view(plan: &LoadPlan, buffer: &DeviceBuffer, planned: &PlannedSlot) -> TensorView {
+    let scale = |of: fn(Matrix) -> Slot| {
+        let planned = plan.slot(of(planned.slot.matrix()?))?;
+        Some(buffer.address() + planned.dest.start)
+    };
     TensorView {
         address: buffer.address() + planned.dest.start,
         bytes: planned.dest.end - planned.dest.start,
         shape: planned.shape.clone(),
         format: planned.format,
+        scale: scale(Slot::Scale),
+        input_scale: scale(Slot::InputScale),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
+use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::copy_op;
 use cuda_sys::{
@@ -35,8 +36,8 @@ pub(crate) fn compare(
 
 /// The operation, cut into ones of `piece_bytes` of the device. Their destinations are positions in
 /// the tensor.
-fn pieces(op: &PlanOp, piece_bytes: u64) -> impl Iterator<Item = CopyOp> {
-    let whole = copy_op(op, false);
+fn pieces(op: &PlanOp, scale: Option<f32>, piece_bytes: u64) -> impl Iterator<Item = CopyOp> {
+    let whole = copy_op(op, scale, false);
     let source_bytes = match op.conversion {
         Conversion::Copy => piece_bytes,
         Conversion::ToF16(from) => piece_bytes / 2 / from.block_len() * from.block_bytes(),
@@ -84,8 +85,8 @@ impl<'a> Comparison<'a> {
         buffer: &DeviceBuffer,
         token: &CancelToken,
     ) -> Result<(), Error> {
-        for op in plan.ops() {
-            for piece in pieces(op, self.piece_bytes) {
+        for (op, scale) in plan.ops().iter().zip(Scales::read(plan, self.source)?.iter()) {
+            for piece in pieces(op, scale, self.piece_bytes) {
                 token.check()?;
                 if let Some(at) = self.first_difference(op, piece, buffer, token)? {
                     return Err(Error::Verification {
@@ -165,7 +166,7 @@ mod tests {
         let plan = test_plan::mini();
         for op in plan.ops() {
             let (mut source, mut dest) = (op.source.range.start, 0);
-            for piece in pieces(op, PIECE_BYTES) {
+            for piece in pieces(op, None, PIECE_BYTES) {
                 assert_eq!((piece.source_offset, piece.dest_offset), (source, dest));
                 assert!((1..=PIECE_BYTES).contains(&piece.dest_bytes));
                 source += piece.source_bytes;

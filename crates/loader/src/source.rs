@@ -5,7 +5,9 @@ use crate::error::Error;
 use crate::file_identity::{Facts, FileIdentity};
 use cuda_sys::SourceFile;
 use gguf_format::{GgufFile, Limits};
+use model_phi3::SourceRange;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -105,6 +107,23 @@ impl Source {
             .iter()
             .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() })
             .collect()
+    }
+
+    /// Bytes of a range that is as long as the result.
+    pub(crate) fn read_at<const N: usize>(&self, range: &SourceRange) -> Result<[u8; N], Error> {
+        let mut bytes = [0; N];
+        let shards = self.gguf.shards();
+        let Some(shard) = shards.get(range.shard) else {
+            return Err(Error::Verification { what: "the plan is of another file".to_owned() });
+        };
+        match shard.file().read_exact_at(&mut bytes, range.range.start) {
+            Ok(()) => Ok(bytes),
+            Err(source) => {
+                self.check_unchanged()?;
+                let path = shard.path().to_owned();
+                Err(Error::Gguf(gguf_format::Error::Io { path, source }))
+            }
+        }
     }
 
     /// What a failed load is told to have failed of. A file that changed explains bytes that are

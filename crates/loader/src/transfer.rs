@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
 use crate::options::{IoChoice, LoadOptions, Verify};
+use crate::scales::Scales;
 use crate::source::Source;
 use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Request, Stats};
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
@@ -10,26 +11,30 @@ use std::ops::ControlFlow;
 
 /// The engine's operations, in the order of the plan's. Those whose slots are halves have their
 /// infinities counted.
-fn copy_ops(plan: &LoadPlan) -> Vec<CopyOp> {
+fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
     let mut halves = vec![false; plan.ops().len()];
     for slot in plan.slots() {
         halves[slot.op] |= slot.format == SlotFormat::F16;
     }
-    plan.ops().iter().zip(halves).map(|(op, halves)| copy_op(op, halves)).collect()
+    let ops = plan.ops().iter().zip(scales.iter());
+    ops.zip(halves).map(|((op, scale), halves)| copy_op(op, scale, halves)).collect()
 }
 
 /// The engine knows ggml types by number and units from 0.
-pub(crate) fn copy_op(op: &PlanOp, halves: bool) -> CopyOp {
+pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, halves: bool) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
         source_offset: op.source.range.start,
         source_bytes: op.source.range.end - op.source.range.start,
         dest_offset: op.dest.start,
         dest_bytes: op.dest.end - op.dest.start,
-        conversion: match op.conversion {
-            model_phi3::Conversion::Copy => Conversion::Copy,
-            model_phi3::Conversion::ToF16(ggml_type) => {
+        conversion: match (op.conversion, scale) {
+            (model_phi3::Conversion::Copy, _) => Conversion::Copy,
+            (model_phi3::Conversion::ToF16(ggml_type), None) => {
                 Conversion::ToF16 { ggml_type: ggml_type.id() }
+            }
+            (model_phi3::Conversion::ToF16(ggml_type), Some(scale)) => {
+                Conversion::ScaledToF16 { ggml_type: ggml_type.id(), scale }
             }
         },
         unit: op.unit - 1,
@@ -69,7 +74,7 @@ pub(crate) fn run(
     buffer: &mut DeviceBuffer,
     observer: &mut dyn Observer,
 ) -> Result<Stats, Error> {
-    let ops: Vec<_> = copy_ops(plan);
+    let ops = copy_ops(plan, &Scales::read(plan, source)?);
     let mut reporter = UnitReporter { plan, observer, reported: 0 };
     engine
         .execute(

@@ -2,12 +2,13 @@
 
 use super::args::Inspect;
 use super::failure::Failure;
-use super::json::{self, InspectDocument, TensorDocument};
-use super::plan::{config_document, write_config};
+use super::json::{self, InspectDocument, TensorDocument, WarningDocument};
+use super::plan::{config_document, write_config, write_warnings};
 use super::text::{bytes, shape};
 use crate::error::Error;
 use crate::loader::Loader;
 use crate::options::LoadOptions;
+use crate::warning::Warning;
 use gguf_format::{GgufFile, Metadata, TensorInfo, Value, escape};
 use model_phi3::{Phi3Config, TensorMap};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -59,6 +60,7 @@ fn print_json(
     gguf: &GgufFile,
     model: Result<Phi3Config, String>,
 ) -> Result<(), Failure> {
+    let warnings = Warning::of(gguf, model.as_ref().ok());
     let (config, model_note) = match model {
         Ok(config) => (Some(config_document(&config)), None),
         Err(note) => (None, Some(note)),
@@ -76,6 +78,7 @@ fn print_json(
         architecture: architecture(gguf),
         config,
         model_note,
+        warnings: warnings.iter().map(WarningDocument::new).collect(),
         tensor_count: gguf.tensors().len(),
         tensors: gguf.tensors(),
         metadata: gguf.metadata(),
@@ -163,10 +166,12 @@ fn print_text(
     if let [_, _, ..] = gguf.shards() {
         writeln!(out, "shards    {}", gguf.shards().len())?;
     }
+    let warnings = Warning::of(gguf, model.as_ref().ok());
     match model {
         Ok(config) => write_config(&mut out, &config)?,
         Err(note) => writeln!(out, "model     no Phi-3 model that can be loaded: {note}")?,
     }
+    write_warnings(&mut out, &warnings)?;
     writeln!(out, "\nmetadata")?;
     for (key, value) in gguf.metadata().iter() {
         writeln!(out, "  {} = {}", escape(key), value_text(&value))?;

@@ -1,6 +1,7 @@
 //! The documents and events that `--json` prints. Fields are append-only.
 
 use super::failure::Failure;
+use crate::warning::Warning;
 use gguf_format::{Metadata, TensorInfo};
 use serde::Serialize;
 use std::io::Write;
@@ -29,6 +30,7 @@ pub(super) struct InspectDocument<'a> {
     /// `None` where the file holds no Phi-3 model; `model_note` then says why.
     pub(super) config: Option<ConfigDocument>,
     pub(super) model_note: Option<String>,
+    pub(super) warnings: Vec<WarningDocument>,
     pub(super) tensor_count: usize,
     /// [`TensorDocument`]s.
     #[serde(serialize_with = "super::inspect::serialize_tensors")]
@@ -60,6 +62,8 @@ pub(super) struct ConfigDocument {
     pub(super) rope_attn_factor: Option<f32>,
     pub(super) rope_scaling: Option<String>,
     pub(super) rope_scaling_factor: Option<f32>,
+    /// Whether the file has long and short factors.
+    pub(super) rope_factors: bool,
     pub(super) sliding_window: Option<u32>,
     pub(super) tied_output: bool,
     pub(super) file_type: Option<u32>,
@@ -91,8 +95,25 @@ pub(super) struct PlanDocument<'a> {
     /// Weights, key-value cache and reserve; `None` where 64 bits do not hold it.
     pub(super) total_bytes: Option<u64>,
     pub(super) config: ConfigDocument,
+    pub(super) warnings: Vec<WarningDocument>,
     pub(super) slots: Vec<SlotDocument>,
     pub(super) operations: Vec<OperationDocument<'a>>,
+    /// Tensors of the file that are not loaded.
+    pub(super) left_out: Vec<&'a str>,
+}
+
+/// Something that may be wrong with a file that can be loaded.
+#[derive(Serialize)]
+pub(super) struct WarningDocument {
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) help: &'static str,
+}
+
+impl WarningDocument {
+    pub(super) fn new(warning: &Warning) -> Self {
+        Self { code: warning.code(), message: warning.to_string(), help: warning.help() }
+    }
 }
 
 #[derive(Serialize)]
@@ -131,6 +152,8 @@ pub(super) struct OperationDocument<'a> {
     pub(super) dest_bytes: u64,
     /// `copy`, or the type that is decoded to f16.
     pub(super) conversion: String,
+    /// The tensor whose value all decoded values are multiplied by.
+    pub(super) scale: Option<&'a str>,
     pub(super) unit: u32,
 }
 
@@ -177,6 +200,10 @@ pub(super) enum EventKind<'a> {
         file: String,
         config: ConfigDocument,
     },
+    Warning {
+        #[serde(flatten)]
+        warning: WarningDocument,
+    },
     Planned {
         storage: &'static str,
         vram_bytes: u64,
@@ -222,6 +249,8 @@ pub(super) enum EventKind<'a> {
         memory: MemoryDocument,
         /// Tensors with weights that are infinite or NaN as f16.
         non_finite: Vec<NonFiniteDocument<'a>>,
+        /// What may be wrong with the file.
+        warnings: Vec<WarningDocument>,
     },
     Failed {
         code: &'static str,

@@ -3,7 +3,9 @@
 use super::args::Load;
 use super::dump;
 use super::failure::Failure;
-use super::json::{self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument};
+use super::json::{
+    self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument, WarningDocument,
+};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::signals::cancelled_by_signal;
@@ -84,6 +86,9 @@ fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
         LoadEvent::Opened { path, config } => {
             EventKind::Opened { file: path.display().to_string(), config: config_document(config) }
         }
+        LoadEvent::Warned { warning } => {
+            EventKind::Warning { warning: WarningDocument::new(warning) }
+        }
         LoadEvent::Planned { plan } => EventKind::Planned {
             storage: storage_name(plan.storage()),
             vram_bytes: plan.device_bytes(),
@@ -142,6 +147,7 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
                 nan: tensor.nan,
             })
             .collect(),
+        warnings: stats.warnings.iter().map(WarningDocument::new).collect(),
     }
 }
 

@@ -4,11 +4,13 @@ use super::args::Plan;
 use super::failure::Failure;
 use super::json::{
     self, ConfigDocument, KvCacheDocument, OperationDocument, PlanDocument, SlotDocument,
+    WarningDocument,
 };
 use super::text::{bytes, shape};
 use crate::loader::{Loader, Planned};
 use crate::options::LoadOptions;
-use model_phi3::{Conversion, Phi3Config, SlotFormat, Storage};
+use crate::warning::Warning;
+use model_phi3::{Conversion, Phi3Config, Rope, RopeScaling, SlotFormat, Storage};
 use std::io::Write;
 
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
@@ -31,7 +33,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn new(arguments: &Plan, Planned { config, plan }: &Planned) -> Self {
+    fn new(arguments: &Plan, Planned { config, plan, .. }: &Planned) -> Self {
         let context = u64::from(arguments.context.unwrap_or(config.context_length));
         let batch = u64::from(arguments.batch);
         let bytes = config.kv_cache_bytes(context, batch, arguments.kv_type);
@@ -49,7 +51,7 @@ impl Needs {
 
 fn print_json(
     file: String,
-    Planned { config, plan }: &Planned,
+    Planned { config, plan, warnings }: &Planned,
     needs: Needs,
 ) -> Result<(), Failure> {
     json::print(&PlanDocument {
@@ -63,6 +65,7 @@ fn print_json(
         reserve_bytes: needs.reserve,
         total_bytes: needs.total,
         config: config_document(config),
+        warnings: warnings.iter().map(WarningDocument::new).collect(),
         slots: plan
             .slots()
             .iter()
@@ -89,15 +92,17 @@ fn print_json(
                 dest_offset: op.dest.start,
                 dest_bytes: op.dest.end - op.dest.start,
                 conversion: conversion_name(op.conversion).to_owned(),
+                scale: op.scale.as_ref().map(|scale| &*scale.name),
                 unit: op.unit,
             })
             .collect(),
+        left_out: plan.left_out().iter().map(|name| &**name).collect(),
     })
 }
 
 fn print_text(
     file: &str,
-    Planned { config, plan }: &Planned,
+    Planned { config, plan, warnings }: &Planned,
     needs: &Needs,
 ) -> Result<(), Failure> {
     let or_more = |count: Option<u64>| count.map_or("over 2^64 bytes".to_owned(), bytes);
@@ -105,6 +110,7 @@ fn print_text(
     let mut out = std::io::stdout().lock();
     writeln!(out, "file      {file}")?;
     write_config(&mut out, config)?;
+    write_warnings(&mut out, warnings)?;
     writeln!(out, "storage   {}", storage_name(plan.storage()))?;
     writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
     writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
@@ -113,6 +119,15 @@ fn print_text(
     }
     writeln!(out, "in all    {}", or_more(needs.total))?;
     writeln!(out, "to read   {}", bytes(plan.source_bytes()))?;
+    let folded = plan.ops().iter().filter(|op| op.scale.is_some()).count();
+    if folded != 0 || !plan.left_out().is_empty() {
+        let left_out = plan.left_out().len();
+        writeln!(
+            out,
+            "scales    {folded} tensor scales become part of the weights, {left_out} input scales \
+             are not loaded"
+        )?;
+    }
     writeln!(out)?;
     writeln!(
         out,
@@ -159,13 +174,36 @@ pub(super) fn write_config(out: &mut impl Write, config: &Phi3Config) -> std::io
     )?;
     writeln!(
         out,
-        "rope      {}, {} dimensions, base {}, context {}{}",
+        "rope      {}, {} dimensions, base {}, context {}",
         config.rope.style,
         config.rope.dimension_count,
         config.rope.freq_base,
-        config.context_length,
-        config.rope.scaling.map(|scaling| format!(", {scaling} scaling")).unwrap_or_default()
-    )
+        config.context_length
+    )?;
+    writeln!(out, "scaling   {}", scaling_text(&config.rope))
+}
+
+/// What maps positions beyond the original context.
+fn scaling_text(rope: &Rope) -> String {
+    let kind = match rope.scaling {
+        None if rope.factors => RopeScaling::LongRope,
+        None => RopeScaling::None,
+        Some(scaling) => scaling,
+    };
+    let mut parts = vec![kind.to_string()];
+    parts.extend(rope.scaling_factor.map(|factor| format!("factor {factor}")));
+    parts.extend(rope.original_context.map(|tokens| format!("original context {tokens}")));
+    parts.extend(rope.attn_factor.map(|factor| format!("attention factor {factor}")));
+    parts.push(if rope.factors { "long and short factors" } else { "no factors" }.to_owned());
+    parts.join(", ")
+}
+
+pub(super) fn write_warnings(out: &mut impl Write, warnings: &[Warning]) -> std::io::Result<()> {
+    for warning in warnings {
+        writeln!(out, "warning   {}: {warning}", warning.code())?;
+        writeln!(out, "          help: {}", warning.help())?;
+    }
+    Ok(())
 }
 
 pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
@@ -191,6 +229,7 @@ pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
         rope_attn_factor: config.rope.attn_factor,
         rope_scaling: config.rope.scaling.map(|scaling| scaling.to_string()),
         rope_scaling_factor: config.rope.scaling_factor,
+        rope_factors: config.rope.factors,
         sliding_window: config.sliding_window,
         tied_output: config.tied_output,
         file_type: config.file_type,

@@ -2,7 +2,7 @@
 
 use crate::common::{go_on, model_path};
 use loader::c_weights::{CLayerWeights, CModelWeights, CTensor};
-use loader::{DeviceChoice, LoadOptions, Loader, Slot};
+use loader::{DeviceChoice, LoadOptions, Loader, Matrix, Slot, Storage};
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
@@ -24,14 +24,16 @@ macro_rules! layout {
 #[test]
 fn layouts_agree() {
     let (program, rust) = layout! {
-        Phi3Tensor = CTensor { data, bytes, rows, cols, row_bytes, ggml_type, reserved }
+        Phi3Tensor = CTensor {
+            data, scale, input_scale, bytes, rows, cols, row_bytes, ggml_type, reserved
+        }
         Phi3LayerWeights = CLayerWeights {
             attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down
         }
         Phi3Weights = CModelWeights {
-            token_embedding, output_norm, output, rope_factors_long, rope_factors_short, layers,
-            layer_count, cuda_ordinal, q_heads, kv_heads, head_dim, attention_scale, rope_style,
-            rope_dim, rope_freq_base, rope_attn_factor, rope_original_context, context_length,
+            abi_version, struct_size, layer_size, layer_count, token_embedding, output_norm, output,
+            rope_factors_long, rope_factors_short, layers, cuda_ordinal, q_heads, kv_heads, head_dim, attention_scale, rope_style,
+            rope_dim, rope_freq_base, rope_attn_factor, rope_scaling, rope_scaling_factor, rope_original_context, context_length,
             sliding_window, rms_epsilon
         }
     };
@@ -77,4 +79,43 @@ fn the_struct_points_at_the_weights() {
     let weights = model.c_weights();
     assert_eq!(weights.get().rope_style, 1);
     assert!(weights.get().rope_factors_short.data.is_null());
+    assert!(weights.get().output.scale.is_null());
+}
+
+#[test]
+fn the_struct_says_how_it_is_to_be_read() {
+    let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
+    let model = loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
+    let weights = model.c_weights();
+    let c = weights.get();
+    let header =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/include/phi3_weights.h"));
+    let abi = format!("#define PHI3_WEIGHTS_ABI {}u\n", c.abi_version);
+    assert!(header.unwrap().contains(&abi), "{abi}");
+    assert_eq!(c.struct_size as usize, size_of::<CModelWeights>());
+    assert_eq!(c.layer_size as usize, size_of::<CLayerWeights>());
+    assert_eq!((offset_of!(CModelWeights, abi_version), c.layer_count), (0, 3));
+}
+
+#[test]
+fn nvfp4_tensors_point_at_their_scales() {
+    let options = LoadOptions::new().device(DeviceChoice::Host).storage(Storage::Native);
+    let model = Loader::new(options).load(model_path("nvfp4-scales.gguf"), &mut go_on).unwrap();
+    let weights = model.c_weights();
+    let layer = &weights.layers()[0];
+    for (tensor, matrix) in [
+        (layer.attn_q, Matrix::AttnQ(0)),
+        (layer.attn_k, Matrix::AttnK(0)),
+        (layer.ffn_up, Matrix::FfnUp(0)),
+        (weights.get().output, Matrix::Output),
+    ] {
+        let view = model.slot(matrix.slot()).unwrap();
+        let address = |slot| model.slot(slot).map(|scale| scale.address);
+        assert_eq!(view.scale, address(Slot::Scale(matrix)));
+        assert_eq!(view.input_scale, address(Slot::InputScale(matrix)));
+        assert_eq!(tensor.scale as u64, view.scale.unwrap());
+        assert_eq!(tensor.input_scale as u64, view.input_scale.unwrap_or(0));
+    }
+    assert_eq!(layer.attn_q.scale, layer.attn_v.scale);
+    assert!(layer.attn_norm.scale.is_null());
 }

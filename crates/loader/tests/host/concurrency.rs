@@ -13,15 +13,14 @@ fn options() -> LoadOptions {
 /// Every slot of a golden model must hold what the oracle says.
 fn is_golden(model: &LoadedModel, name: &str) {
     let slots = &expected()[name];
-    assert_eq!(model.plan().slots().len(), slots.len());
+    let mut found = 0;
     for (slot, expected) in slots {
+        let Some(want) = expected.sha256(model.plan().storage()) else { continue };
         let bytes = model.read_slot(slot.parse().unwrap()).unwrap().unwrap();
-        let want = match model.plan().storage() {
-            Storage::Native => &expected.native_sha256,
-            _ => &expected.sha256,
-        };
-        assert_eq!(&sha256(&bytes), want, "{name}: {slot}");
+        assert_eq!(sha256(&bytes), want, "{name}: {slot}");
+        found += 1;
     }
+    assert_eq!(model.plan().slots().len(), found);
 }
 
 #[test]

@@ -1,0 +1,43 @@
+//! What may be wrong with a file that can be loaded.
+
+use gguf_format::GgufFile;
+use model_phi3::Phi3Config;
+
+/// Something that a user should know of a file that can be loaded: its model may answer wrongly.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Keys or tensors of the model do not go together.
+    Model(model_phi3::Warning),
+}
+
+impl Warning {
+    /// What may be wrong with a file and, where it holds one, with its model.
+    pub fn of(_gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
+        let of_model = config.map(Phi3Config::warnings).unwrap_or_default();
+        of_model.into_iter().map(Self::Model).collect()
+    }
+
+    /// A stable name for the kind of warning.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Model(warning) => warning.code(),
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Model(warning) => warning.help(),
+        }
+    }
+}
+
+/// One line; text from the file is escaped.
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Model(warning) => warning.fmt(f),
+        }
+    }
+}
