@@ -129,19 +129,20 @@ fn print_text(
         )?;
     }
     writeln!(out)?;
+    let names: Vec<_> = plan.slots().iter().map(|slot| slot.slot.to_string()).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0);
     writeln!(
         out,
-        "{:>14} {:>12}  {:<8} {:<22} {:<18} tensor",
+        "{:>14} {:>12}  {:<8} {:<width$} {:<18} tensor",
         "offset", "bytes", "format", "slot", "shape"
     )?;
-    for slot in plan.slots() {
+    for (slot, name) in plan.slots().iter().zip(&names) {
         writeln!(
             out,
-            "{:>14} {:>12}  {:<8} {:<22} {:<18} {}",
+            "{:>14} {:>12}  {:<8} {name:<width$} {:<18} {}",
             slot.dest.start,
             slot.dest.end - slot.dest.start,
             format_name(slot.format),
-            slot.slot.to_string(),
             shape(&slot.shape),
             gguf_format::escape(slot.tensor.as_ref())
         )?;
