@@ -20,3 +20,4 @@ mod small_model;
 mod stderr;
 mod tables;
 mod verifying;
+mod warnings;
