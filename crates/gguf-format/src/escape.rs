@@ -81,11 +81,18 @@ fn write_char(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
         '\n' => f.write_str("\\n"),
         '\r' => f.write_str("\\r"),
         '\t' => f.write_str("\\t"),
-        c if c.is_control() || is_invisible_control(c) => {
+        c if is_unprintable(c) => {
             write!(f, "\\u{{{:x}}}", u32::from(c))
         }
         c => f.write_char(c),
     }
+}
+
+/// Whether [`escape`] prints a character as `\u{..}`, other than for a backslash: a control, or one that
+/// would not be seen. For output that has escapes of its own, such as JSON.
+#[must_use]
+pub fn is_unprintable(c: char) -> bool {
+    c.is_control() || is_invisible_control(c)
 }
 
 /// Format characters that reorder, hide or break what is printed, and the separators that end a

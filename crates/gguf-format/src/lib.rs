@@ -124,7 +124,7 @@ pub mod write;
 
 pub use codes::CodeFacts;
 pub use error::{Error, ErrorClass, Item, MalformedKind, ShardKind, UnsupportedKind};
-pub use escape::{Escaped, escape};
+pub use escape::{Escaped, escape, is_unprintable};
 pub use file::{GgufFile, Shard};
 pub use ggml_type::{GgmlType, UnknownGgmlType};
 pub use gguf::Gguf;

@@ -1,6 +1,7 @@
 //! What can go wrong, with stable codes.
 
 use crate::codes::{self, CodeFacts};
+use crate::path_text::path_text;
 use cuda_sys::{DeviceKind, ErrorCode};
 use std::path::PathBuf;
 
@@ -77,7 +78,7 @@ pub enum Error {
     #[error(transparent)]
     Gguf(#[from] gguf_format::Error),
     /// The file is sound and holds no Phi-3 model that can be loaded.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = path_text(path))]
     #[non_exhaustive]
     Model {
         /// The file.
@@ -86,7 +87,7 @@ pub enum Error {
         r#source: model_phi3::Error,
     },
     /// The file was changed by somebody during the load.
-    #[error("{path}: file changed while it was being loaded: {what}", path = path.display())]
+    #[error("{path}: file changed while it was being loaded: {what}", path = path_text(path))]
     #[non_exhaustive]
     FileChanged {
         /// The file.
@@ -95,7 +96,7 @@ pub enum Error {
         what: String,
     },
     /// Reading the file's data failed.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = path_text(path))]
     #[non_exhaustive]
     Read {
         /// The file.
@@ -104,7 +105,7 @@ pub enum Error {
         r#source: cuda_sys::Error,
     },
     /// Writing an output file failed.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = path_text(path))]
     #[non_exhaustive]
     Write {
         /// The file.
@@ -190,7 +191,8 @@ impl Error {
         self.facts().code
     }
 
-    /// The process exit code for this failure, from 1 to 9, or 130.
+    /// The process exit code for this failure, from 1 to 9, or 130. (The program exits with 143 where
+    /// SIGTERM cancelled it.)
     pub fn exit_code(&self) -> u8 {
         self.facts().exit_code
     }

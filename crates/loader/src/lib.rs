@@ -51,6 +51,9 @@ mod loader;
 mod memory_account;
 mod model;
 mod options;
+#[cfg(feature = "synth")]
+mod output_file;
+mod path_text;
 mod readback;
 mod residency;
 mod scales;

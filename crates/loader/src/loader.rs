@@ -9,6 +9,7 @@ use crate::event::{LoadEvent, Observer};
 use crate::memory_account::MemoryAccount;
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
+use crate::path_text::path_text;
 use crate::source::Source;
 use crate::transfer::How;
 use crate::warning::Warning;
@@ -127,7 +128,7 @@ impl Loader {
     /// # Errors
     ///
     /// Every variant of [`Error`].
-    #[tracing::instrument(level = "info", skip_all, fields(path = %path.as_ref().display()))]
+    #[tracing::instrument(level = "info", skip_all, fields(path = %path_text(path.as_ref())))]
     pub fn load_cancellable(
         &mut self,
         path: impl AsRef<Path>,
@@ -437,7 +438,7 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
 
 fn log_model(path: &Path, config: &Phi3Config, plan: &LoadPlan) {
     tracing::info!(
-        path = %path.display(),
+        path = %path_text(path),
         layers = config.layers,
         hidden = config.hidden,
         vocab = config.vocab,

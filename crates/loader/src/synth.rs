@@ -1,6 +1,7 @@
 //! Valid files with a model's real shapes and random weights.
 
 use crate::error::Error;
+use crate::output_file::OutputFile;
 use gguf_format::GgmlType;
 use gguf_format::write::Layout as FileLayout;
 use model_phi3::preset::{Blueprint, TensorSpec};
@@ -47,47 +48,42 @@ const PIECE_BYTES: u64 = 4 << 20;
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Writes the file on all cores, replacing what stands at `path`, and returns its length in bytes.
+/// Writes the file on all cores and returns its length in bytes.
 ///
 /// `observe` hears of bytes written and in all, some ten times a second; [`ControlFlow::Break`]
-/// cancels. The header, without which it is no GGUF file, is written last. Where this fails, nothing of
-/// the file stays, but where the path is a symbolic link: then the file it leads to stays, and is empty.
-/// What is no file, such as a device, stays as it is.
+/// cancels. The file appears at `path` when it is whole. Until then, and where this fails, what stood
+/// there stays as it was. Symbolic links are followed, and a file that is replaced keeps its
+/// permission bits. Writers of one path at the same time do not mix: the last one to end counts.
 ///
 /// # Errors
 ///
-/// [`Error::Write`] or [`Error::Cancelled`].
+/// [`Error::Write`], also where something other than a regular file stands at `path`, such as a
+/// folder, a pipe or a device; [`Error::Cancelled`].
 pub fn write(
     path: &Path,
     options: &SynthOptions,
     observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let blueprint = Blueprint::new(options.preset, options.layout, options.type_mix);
-    let layout =
-        blueprint.writer().layout().map_err(|error| failed(std::io::Error::other(error)))?;
-    let file = File::create(path).map_err(failed)?;
-    let job = Job { file: &file, pieces: pieces(&blueprint.tensors, &layout), seed: options.seed };
-    let error = match write_file(&job, &layout, observe) {
-        Ok(ControlFlow::Continue(())) => return Ok(layout.file_len()),
-        Ok(ControlFlow::Break(())) => Error::Cancelled,
-        Err(error) => failed(error),
-    };
-    // Where this fails too, the first error says more.
-    let _ = discard(&file, path);
-    Err(error)
+    write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// Empties the file, which others may hold or have links to, and removes its name where that is its
-/// own: through a symbolic link only the link would go.
-fn discard(file: &File, path: &Path) -> std::io::Result<()> {
-    if file.metadata()?.is_file() {
-        file.set_len(0)?;
-        if std::fs::symlink_metadata(path)?.is_file() {
-            std::fs::remove_file(path)?;
+/// What [`write`] does, where it has been found out what stands there.
+pub(crate) fn write_to(
+    target: &OutputFile,
+    options: &SynthOptions,
+    observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<u64, Error> {
+    let blueprint = Blueprint::new(options.preset, options.layout, options.type_mix);
+    let layout =
+        blueprint.writer().layout().map_err(|error| target.failed(std::io::Error::other(error)))?;
+    target.write(|file| {
+        let job = Job { file, pieces: pieces(&blueprint.tensors, &layout), seed: options.seed };
+        match write_file(&job, &layout, observe) {
+            Ok(ControlFlow::Continue(())) => Ok(layout.file_len()),
+            Ok(ControlFlow::Break(())) => Err(Error::Cancelled),
+            Err(error) => Err(target.failed(error)),
         }
-    }
-    Ok(())
+    })
 }
 
 fn write_file(
@@ -98,7 +94,7 @@ fn write_file(
     job.file.set_len(layout.file_len())?;
     let flow = job.run(observe)?;
     if flow.is_continue() {
-        // Last, so that a file whose writing was interrupted passes for no model.
+        // Last: where every file has a name from the start, one that a killed process left is no model.
         job.file.write_all_at(layout.header(), 0)?;
     }
     Ok(flow)
@@ -251,38 +247,51 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_model_before_it_is_whole() {
+    fn a_file_appears_when_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
-        let magic = || {
-            let mut magic = [0; 4];
-            File::open(&path).unwrap().read_exact_at(&mut magic, 0).unwrap();
-            magic
-        };
         let mut looks = 0;
         write_while(&path, || {
             looks += 1;
-            magic() == [0; 4]
+            !path.exists()
         })
         .unwrap();
         assert!(looks > 0);
-        assert_eq!(&magic(), b"GGUF");
+        gguf_format::GgufFile::open(&path).unwrap();
     }
 
     #[test]
-    fn a_cancelled_file_is_removed_and_emptied_behind_links() {
+    fn a_cancelled_file_leaves_the_one_before_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, hard) = (dir.path().join("tiny.gguf"), dir.path().join("hard"));
-        std::fs::write(&hard, "the one before").unwrap();
-        std::fs::hard_link(&hard, &path).unwrap();
-        assert!(matches!(write_while(&path, || false), Err(Error::Cancelled)));
-        assert!(!path.exists());
-        assert_eq!(std::fs::read(&hard).unwrap(), b"");
-
-        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
-        symlink("target", &link).unwrap();
+        let (path, link) = (dir.path().join("tiny.gguf"), dir.path().join("link"));
+        symlink("tiny.gguf", &link).unwrap();
         assert!(matches!(write_while(&link, || false), Err(Error::Cancelled)));
-        assert!(link.is_symlink());
-        assert_eq!(std::fs::read(&target).unwrap(), b"");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        std::fs::write(&path, "the one before").unwrap();
+        for path in [&path, &link] {
+            assert!(matches!(write_while(path, || false), Err(Error::Cancelled)));
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"the one before");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn writers_of_one_path_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let write_seed = |name: &str, seed| {
+            let options = SynthOptions { seed, ..SynthOptions::default() };
+            let path = dir.path().join(name);
+            write(&path, &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            path
+        };
+        let alone = [1, 2].map(|seed| std::fs::read(write_seed("alone", seed)).unwrap());
+        for _ in 0..8 {
+            let written = std::thread::scope(|scope| {
+                let writers = [1, 2].map(|seed| scope.spawn(move || write_seed("both", seed)));
+                writers.map(|writer| writer.join().unwrap())
+            });
+            assert!(alone.contains(&std::fs::read(&written[0]).unwrap()));
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -1,12 +1,14 @@
 //! What the command line accepts.
 
 use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
-use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, Resettable, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, Storage};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -21,7 +23,8 @@ Examples:
 
 Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
-  6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed, 130 cancelled";
+  6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed,
+  130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM";
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
@@ -35,6 +38,25 @@ pub(super) struct Arguments {
     pub(super) quiet: bool,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// Parses the command line of this process. An empty variable counts as absent, as in a shell script
+/// that sets all of them.
+pub(super) fn parse() -> Result<Arguments, clap::Error> {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let without_empty = |arg: Arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    let mut command =
+        Arguments::command().mut_subcommands(|command| command.mut_args(without_empty));
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The error of options that do not go together.
+pub(super) fn wrong_use(message: String) -> clap::Error {
+    Arguments::command().error(ErrorKind::ArgumentConflict, message)
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,7 +77,7 @@ pub(super) enum Command {
     Completions(Completions),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
     /// GGUF file; of a split file, any shard
     pub(super) file: PathBuf,
@@ -64,7 +86,7 @@ pub(super) struct Inspect {
     pub(super) json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Plan {
     /// GGUF file; of a split file, any shard
     pub(super) file: PathBuf,
@@ -238,7 +260,7 @@ impl Load {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Devices {
     /// Print one JSON document
     #[arg(long)]
@@ -354,7 +376,18 @@ fn parse_device(text: &str) -> Result<DeviceChoice, String> {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    parse_size::parse_size(text).map_err(|error| format!("{error}; expected such as 4MiB or 8GB"))
+    let bytes = parse_size::parse_size(text)
+        .map_err(|error| format!("{error}; expected such as 4MiB or 8GB"))?;
+    let number = text.strip_suffix(['b', 'B']).unwrap_or(text);
+    let number = number.strip_suffix(['i', 'I']).unwrap_or(number);
+    let has_unit = number.ends_with(|c: char| c.is_ascii_alphabetic());
+    // The exponent of a number may be negative, too.
+    let is_fraction = text.contains(['.', '-']);
+    let is_less_than_half = bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9'));
+    if is_fraction && (!has_unit || is_less_than_half) {
+        return Err("a fraction of a byte; expected such as 4MiB or 1.5GiB".to_owned());
+    }
+    Ok(bytes)
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {
@@ -388,7 +421,6 @@ fn parse_shape(text: &str) -> Result<EngineConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {
@@ -400,8 +432,38 @@ mod tests {
         assert_eq!(parse_size("4MiB"), Ok(4 << 20));
         assert_eq!(parse_size("8GB"), Ok(8_000_000_000));
         assert_eq!(parse_size("123"), Ok(123));
-        assert!(parse_size("much").is_err());
-        assert!(parse_size("99999999999EiB").is_err());
+        assert_eq!(parse_size("1.5GiB"), Ok(3 << 29));
+        assert_eq!(parse_size("0.5kB"), Ok(500));
+        assert_eq!(parse_size("0.0GiB"), Ok(0));
+        assert_eq!(parse_size("1.5E"), Ok(1_500_000_000_000_000_000));
+        assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
+        for wrong in [
+            "",
+            " ",
+            "B",
+            "GiB",
+            "much",
+            "-1",
+            "+1",
+            "0.5",
+            "1.5",
+            "1.0",
+            "1.",
+            ".5",
+            "0.3B",
+            "1.5 b",
+            "5e-1",
+            "1e-9KiB",
+            "0.0001KiB",
+            "-1GiB",
+            "0x10",
+            "18446744073709551616",
+            "16EiB",
+            "1e20",
+            "99999999999EiB",
+        ] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
         assert!(parse_chunk("0").is_err());
         assert!(parse_chunk("2GiB").is_err());
     }

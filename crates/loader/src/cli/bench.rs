@@ -1,6 +1,7 @@
 //! `bench`: loads beside the limits of the machine, all from one run.
 
 mod chart;
+mod child;
 mod document;
 mod health;
 mod kernels;
@@ -17,28 +18,44 @@ mod table;
 use super::args::{Bench, name_of};
 use super::failure::Failure;
 use super::json;
+use super::outputs::{self, Named, Output, Prints};
+use super::stdout;
+use crate::cancel::CancelToken;
 use crate::device_choice;
 use crate::error::Error;
 use crate::loader::Loader;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Settings};
 use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
-pub(super) fn run(arguments: &Bench) -> Result<(), Failure> {
-    let document = measure(arguments)?;
+pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
+    let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
+    let outputs: Vec<_> = svg.iter().collect();
+    let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
+    let programs = [
+        ("--python", Some(&arguments.python)),
+        ("--safetensors", arguments.safetensors.as_ref()),
+        ("--llama-bench", arguments.llama_bench.as_ref()),
+    ];
+    let inputs = programs.into_iter().filter_map(|(option, path)| Named::input(option, path?));
+    outputs::check_inputs(inputs, &outputs)?;
+    outputs::check_model(&arguments.file, &outputs)?;
+
+    let document = measure(arguments, token)?;
     // What took minutes to measure is told first: the chart may not be writable.
     let printed = if arguments.json {
         json::print(&document)
+    } else if reports {
+        stdout::print(|out| table::write(out, &arguments.file, &document)).map_err(Failure::from)
     } else {
-        table::print(&document).map_err(Failure::from)
+        Ok(())
     };
-    if let Some(path) = &arguments.svg {
-        let drawn = chart::draw(&document).map_err(std::io::Error::other);
-        drawn
-            .and_then(|svg| std::fs::write(path, svg))
-            .map_err(|source| Error::Write { path: path.clone(), source })?;
+    if let Some(Output { file, .. }) = &svg {
+        let svg = chart::draw(&document).map_err(|error| file.failed(io::Error::other(error)))?;
+        file.write(|mut out| out.write_all(svg.as_bytes()).map_err(|error| file.failed(error)))?;
     }
     printed
 }
@@ -61,7 +78,7 @@ fn load_command(
 
 /// The order matters. Loads come before anything here opens the device, so that their processes find
 /// it as users' processes do; cold loads come last of what needs the page cache.
-fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
+fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
     // What is wrong with the file is said here, and not by the first load.
     let loader = Loader::new(options.clone());
@@ -70,32 +87,32 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
     let read_failed = |error| Failure::Read(arguments.file.clone(), error);
 
-    page_cache::fill(&files).map_err(read_failed)?;
-    let mut loads = loads::warm(arguments, &files)?;
+    page_cache::fill(&files, token).map_err(read_failed)?;
+    let mut loads = loads::warm(arguments, &files, token)?;
     let warm = loads.len();
     let mut from_storage = loads::FromStorage::default();
     let mut storage = limits::StorageReads::open(arguments, &files).map_err(read_failed)?;
     for run in 0..arguments.repeat {
         if arguments.cold {
-            from_storage.add(arguments, &files)?;
+            from_storage.add(arguments, &files, token)?;
         }
-        storage.add(run).map_err(read_failed)?;
+        storage.add(run, token).map_err(read_failed)?;
     }
     if arguments.cold {
         loads.extend(from_storage.figures(&arguments.choices));
     }
     let mut limits = storage.limits();
-    page_cache::fill(&files).map_err(read_failed)?;
-    loads.splice(warm..warm, loads::reused(arguments, &files)?);
-    let health = health::measure(arguments)?;
-    limits.extend(limits::page_cache(arguments, &files).map_err(read_failed)?);
+    page_cache::fill(&files, token).map_err(read_failed)?;
+    loads.splice(warm..warm, loads::reused(arguments, &files, token)?);
+    let health = health::measure(arguments, token)?;
+    limits.extend(limits::page_cache(arguments, &files, token).map_err(read_failed)?);
 
     let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
-    limits.extend(limits::device(arguments, &device)?);
-    let small_tensors = small_tensors::measure(arguments, &device, &files[0])?;
-    let shapes = shapes::measure(arguments, &device, &planned.plan)?;
+    limits.extend(limits::device(arguments, &device, token)?);
+    let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
+    let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;
     let kernels =
-        if arguments.kernels { kernels::measure(arguments, &device)? } else { Vec::new() };
+        if arguments.kernels { kernels::measure(arguments, &device, token)? } else { Vec::new() };
     let machine = machine::describe(&device)?;
     let kind = device.kind();
     drop(device);
@@ -106,7 +123,7 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
     }
     let transfer = loads[0].seconds_of("transfer");
     let peers = if arguments.peers {
-        peers::measure(arguments, kind, planned.plan.source_bytes(), transfer)
+        peers::measure(arguments, kind, planned.plan.source_bytes(), transfer, token)?
     } else {
         Vec::new()
     };
@@ -114,7 +131,8 @@ fn measure(arguments: &Bench) -> Result<BenchDocument, Failure> {
         schema_version: json::SCHEMA_VERSION,
         machine,
         file: FileFacts {
-            path: arguments.file.display().to_string(),
+            path: json::path_string(&arguments.file),
+            path_hex: json::path_hex(&arguments.file),
             file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
             source_bytes: planned.plan.source_bytes(),
             vram_bytes: planned.plan.device_bytes(),

@@ -2,13 +2,12 @@
 
 use super::args::{Arguments, Completions};
 use super::failure::Failure;
+use super::stdout;
 use clap::CommandFactory;
-use std::io::Write;
 
 pub(super) fn run(arguments: &Completions) -> Result<(), Failure> {
     let mut command = Arguments::command();
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "phi3-loader", &mut script);
-    std::io::stdout().write_all(&script)?;
-    Ok(())
+    Ok(stdout::print(|out| out.write_all(&script))?)
 }

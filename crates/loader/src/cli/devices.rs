@@ -3,6 +3,7 @@
 use super::args::Devices;
 use super::failure::Failure;
 use super::json::{self, DeviceDocument, DevicesDocument};
+use super::stdout;
 use super::text::bytes;
 use cuda_sys::{Device, DeviceKind};
 use std::io::Write;
@@ -12,7 +13,10 @@ pub(super) fn run(arguments: &Devices) -> Result<(), Failure> {
     if arguments.json {
         return json::print(&document);
     }
-    let mut out = std::io::stdout().lock();
+    Ok(stdout::print(|out| write_text(out, &document))?)
+}
+
+fn write_text(out: &mut dyn Write, document: &DevicesDocument) -> std::io::Result<()> {
     for device in &document.devices {
         write!(out, "{:<8} {}", device.device, device.name)?;
         if let (Some(free), Some(total)) = (device.free_bytes, device.total_bytes) {

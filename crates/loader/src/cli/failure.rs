@@ -2,6 +2,7 @@
 
 use crate::codes::{self, CodeFacts};
 use crate::error::Error;
+use crate::path_text::path_text;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 pub(super) enum Failure {
     /// The library's answer.
     Load(Error),
+    /// The command line is wrong.
+    Usage(clap::Error),
     /// Standard output cannot be written to.
     Output(std::io::Error),
     /// A file cannot be read that is to be measured with.
@@ -28,10 +31,18 @@ pub(super) struct ProcessFailure {
     pub(super) exit_code: u8,
 }
 
+/// The exit code of a wrong command line.
+const USAGE: u8 = 2;
+
 impl Failure {
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Load(error) if error.code() == codes::CANCELLED.code)
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Load(error) => error.exit_code(),
+            Self::Usage(_) => USAGE,
             Self::Output(_) => codes::WRITE_FAILED.exit_code,
             Self::Read(..) => codes::READ_FAILED.exit_code,
             Self::Process(failure) => failure.exit_code,
@@ -42,6 +53,10 @@ impl Failure {
     /// written to, the exit code is all there is left to say it with.
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
+            Self::Usage(error) => {
+                let _ = error.print();
+                return;
+            }
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
             Self::Output(error) => {
                 let CodeFacts { code, cure, .. } = codes::WRITE_FAILED;
@@ -49,7 +64,7 @@ impl Failure {
             }
             Self::Read(path, error) => {
                 let CodeFacts { code, cure, .. } = codes::READ_FAILED;
-                (code, format!("{}: {error}", path.display()), Some(cure))
+                (code, format!("{}: {error}", path_text(path)), Some(cure))
             }
             Self::Process(failure) => {
                 (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())

@@ -2,17 +2,21 @@
 
 use super::args::Inspect;
 use super::failure::Failure;
-use super::json::{self, InspectDocument, TensorDocument, WarningDocument};
+use super::json::{self, FileName, FileNames, InspectDocument, TensorDocument, WarningDocument};
+use super::outputs::{self, Named};
 use super::plan::{config_document, write_config, write_warnings};
+use super::stdout;
 use super::text::{bytes, shape};
 use crate::error::Error;
 use crate::loader::Loader;
 use crate::options::LoadOptions;
+use crate::path_text::path_text;
 use crate::warning::Warning;
 use gguf_format::{GgufFile, Metadata, TensorInfo, Value, escape};
 use model_phi3::{Phi3Config, TensorMap};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::io::Write;
+use std::path::Path;
 
 /// Array elements shown in text; JSON names lengths only, too.
 const SHOWN_ELEMENTS: usize = 4;
@@ -25,6 +29,7 @@ const WHOLE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     let gguf = Loader::new(LoadOptions::new()).inspect(&arguments.file)?;
+    outputs::check_inputs(Named::shards(&gguf), &[])?;
     let model = match read_model(&gguf) {
         Ok(config) => Ok(config),
         // The file contradicts itself: that is no matter of which models are supported.
@@ -33,8 +38,14 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
         }
         Err(error) => Err(error.to_string()),
     };
-    let file = arguments.file.display().to_string();
-    if arguments.json { print_json(file, &gguf, model) } else { print_text(&file, &gguf, model) }
+    Ok(stdout::print(|out| {
+        if arguments.json {
+            // Written as it is made: a document of a large header would take several times its memory.
+            json::write_line(out, &document(&arguments.file, &gguf, model))
+        } else {
+            write_text(out, &arguments.file, &gguf, model)
+        }
+    })?)
 }
 
 /// Keys that are there and wrong, as opposed to keys and tensors that a file of another kind, a
@@ -55,26 +66,24 @@ fn read_model(gguf: &GgufFile) -> Result<Phi3Config, model_phi3::Error> {
     Ok(config)
 }
 
-fn print_json(
-    file: String,
-    gguf: &GgufFile,
+fn document<'a>(
+    file: &Path,
+    gguf: &'a GgufFile,
     model: Result<Phi3Config, String>,
-) -> Result<(), Failure> {
+) -> InspectDocument<'a> {
     let warnings = Warning::of(gguf, model.as_ref().ok());
     let (config, model_note) = match model {
         Ok(config) => (Some(config_document(&config)), None),
         Err(note) => (None, Some(note)),
     };
-    // Written as it is made: a document of a large header would take several times its memory.
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let document = InspectDocument {
+    InspectDocument {
         schema_version: json::SCHEMA_VERSION,
-        file,
+        file: FileName::new(file),
         gguf_version: gguf.version(),
         alignment: gguf.alignment(),
         data_offset: gguf.shards().first().map_or(0, gguf_format::Shard::data_offset),
         file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
-        shards: gguf.shards().iter().map(|shard| shard.path().display().to_string()).collect(),
+        shards: FileNames::new(gguf.shards().iter().map(gguf_format::Shard::path)),
         architecture: architecture(gguf),
         config,
         model_note,
@@ -82,11 +91,7 @@ fn print_json(
         tensor_count: gguf.tensors().len(),
         tensors: gguf.tensors(),
         metadata: gguf.metadata(),
-    };
-    serde_json::to_writer(&mut out, &document).map_err(std::io::Error::from)?;
-    writeln!(out)?;
-    out.flush()?;
-    Ok(())
+    }
 }
 
 pub(super) fn serialize_tensors<S: Serializer>(
@@ -148,13 +153,13 @@ impl Serialize for ValueDocument<'_> {
     }
 }
 
-fn print_text(
-    file: &str,
+fn write_text(
+    out: &mut dyn Write,
+    file: &Path,
     gguf: &GgufFile,
     model: Result<Phi3Config, String>,
-) -> Result<(), Failure> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    writeln!(out, "file      {}", escape(file))?;
+) -> std::io::Result<()> {
+    writeln!(out, "file      {}", path_text(file))?;
     writeln!(
         out,
         "format    GGUF v{}, alignment {}, {} tensors, {}",
@@ -168,10 +173,10 @@ fn print_text(
     }
     let warnings = Warning::of(gguf, model.as_ref().ok());
     match model {
-        Ok(config) => write_config(&mut out, &config)?,
+        Ok(config) => write_config(out, &config)?,
         Err(note) => writeln!(out, "model     no Phi-3 model that can be loaded: {note}")?,
     }
-    write_warnings(&mut out, &warnings)?;
+    write_warnings(out, &warnings)?;
     writeln!(out, "\nmetadata")?;
     for (key, value) in gguf.metadata().iter() {
         writeln!(out, "  {} = {}", escape(key), value_text(&value))?;
@@ -189,7 +194,6 @@ fn print_text(
             range.end - range.start
         )?;
     }
-    out.flush()?;
     Ok(())
 }
 

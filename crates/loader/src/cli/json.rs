@@ -1,31 +1,117 @@
 //! The documents and events that `--json` prints. Fields are append-only.
 
 use super::failure::Failure;
+use super::stdout;
+use crate::path_text::path_text;
 use crate::warning::Warning;
 use gguf_format::{Metadata, TensorInfo};
 use serde::Serialize;
-use std::io::Write;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+use std::io::{self, Write};
+use std::path::Path;
 
 /// Stands in every document and event as `schema_version`.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// Prints a value as one line of JSON on standard output.
 pub(super) fn print(value: &impl Serialize) -> Result<(), Failure> {
-    let mut line = serde_json::to_vec(value).map_err(std::io::Error::other)?;
-    line.push(b'\n');
-    std::io::stdout().lock().write_all(&line)?;
-    Ok(())
+    Ok(stdout::print(|out| write_line(out, value))?)
+}
+
+pub(super) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    write(out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Writes JSON that shows as it is: characters that a terminal would act on, or that nobody would
+/// see, are escaped.
+pub(super) fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    Ok(value.serialize(&mut Serializer::with_formatter(out, Printable))?)
+}
+
+/// Compact, as the default of `serde_json`, which escapes only what JSON itself demands.
+struct Printable;
+
+impl Formatter for Printable {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(gguf_format::is_unprintable) {
+            let (shown, hidden) = rest.split_at(at);
+            out.write_all(shown.as_bytes())?;
+            let mut chars = hidden.chars();
+            if let Some(c) = chars.next() {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(out, "\\u{unit:04x}")?;
+                }
+            }
+            rest = chars.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+/// The path of a file. What is not UTF-8 cannot be a string of JSON.
+#[derive(Serialize)]
+pub(super) struct FileName {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_hex: Option<String>,
+}
+
+impl FileName {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { file: path_string(path), file_hex: path_hex(path) }
+    }
+}
+
+/// The paths of a model's files. Where any is not UTF-8, all are given as bytes, too.
+#[derive(Serialize)]
+pub(super) struct FileNames {
+    shards: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards_hex: Option<Vec<String>>,
+}
+
+impl FileNames {
+    pub(super) fn new<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Self {
+        let all_utf8 = paths.clone().all(|path| path.to_str().is_some());
+        Self {
+            shards: paths.clone().map(path_string).collect(),
+            shards_hex: (!all_utf8).then(|| paths.map(hex).collect()),
+        }
+    }
+}
+
+/// The path itself; of one that is not UTF-8, what messages show.
+pub(super) fn path_string(path: &Path) -> String {
+    path.to_str().map_or_else(|| path_text(path).to_string(), str::to_owned)
+}
+
+/// The bytes of a path that is not UTF-8, two hexadecimal digits each.
+pub(super) fn path_hex(path: &Path) -> Option<String> {
+    path.to_str().is_none().then(|| hex(path))
+}
+
+fn hex(path: &Path) -> String {
+    path.as_os_str().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Serialize)]
 pub(super) struct InspectDocument<'a> {
     pub(super) schema_version: u32,
-    pub(super) file: String,
+    #[serde(flatten)]
+    pub(super) file: FileName,
     pub(super) gguf_version: u32,
     pub(super) alignment: u64,
     pub(super) data_offset: u64,
     pub(super) file_bytes: u64,
-    pub(super) shards: Vec<String>,
+    #[serde(flatten)]
+    pub(super) shards: FileNames,
     pub(super) architecture: Option<&'a str>,
     /// `None` where the file holds no Phi-3 model; `model_note` then says why.
     pub(super) config: Option<ConfigDocument>,
@@ -84,7 +170,8 @@ pub(super) struct TensorDocument<'a> {
 #[derive(Serialize)]
 pub(super) struct PlanDocument<'a> {
     pub(super) schema_version: u32,
-    pub(super) file: String,
+    #[serde(flatten)]
+    pub(super) file: FileName,
     pub(super) storage: &'static str,
     pub(super) vram_bytes: u64,
     pub(super) source_bytes: u64,
@@ -197,7 +284,8 @@ impl<'a> Event<'a> {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum EventKind<'a> {
     Opened {
-        file: String,
+        #[serde(flatten)]
+        file: FileName,
         config: ConfigDocument,
     },
     Warning {
@@ -281,4 +369,46 @@ pub(super) struct MemoryDocument {
     pub(super) free_before_bytes: u64,
     pub(super) free_after_bytes: u64,
     pub(super) total_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn written(value: &impl Serialize) -> String {
+        let mut out = Vec::new();
+        write(&mut out, value).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_would_see_is_escaped_and_comes_back() {
+        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let text = format!("a{c}b");
+            let json = written(&text);
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            assert!(!json.contains(gguf_format::is_unprintable), "{json:?}");
+        }
+        assert_eq!(
+            written(&"\u{9b}2J \u{202e}\u{7f}\u{e0041}"),
+            r#""\u009b2J \u202e\u007f\udb40\udc41""#
+        );
+        assert_eq!(written(&"\"模型\" \\ \n😀"), r#""\"模型\" \\ \n😀""#);
+        let key = std::collections::BTreeMap::from([("\u{202e}", 1)]);
+        assert_eq!(written(&key), r#"{"\u202e":1}"#);
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_given_as_bytes_too() {
+        let path = |bytes: &'static [u8]| Path::new(OsStr::from_bytes(bytes));
+        let plain = written(&FileName::new(path(b"a\\xff.gguf")));
+        assert_eq!(plain, r#"{"file":"a\\xff.gguf"}"#);
+        let bytes = written(&FileName::new(path(b"a\xff.gguf")));
+        assert_eq!(bytes, r#"{"file":"a\\xff.gguf","file_hex":"61ff2e67677566"}"#);
+        let shards = [path(b"a"), path(b"\xfe")];
+        let shards = written(&FileNames::new(shards.into_iter()));
+        assert_eq!(shards, r#"{"shards":["a","\\xfe"],"shards_hex":["61","fe"]}"#);
+    }
 }

@@ -4,30 +4,46 @@ use super::args::Load;
 use super::dump;
 use super::failure::Failure;
 use super::json::{
-    self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument, WarningDocument,
+    self, Event, EventKind, FileName, MemoryDocument, NonFiniteDocument, ResidencyDocument,
+    WarningDocument,
 };
+use super::outputs::{self, Output, Prints};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
-use super::signals::cancelled_by_signal;
+use super::signals::Interrupt;
+use super::stdout;
 use super::text::bytes;
 use super::timeline;
+use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::event::LoadEvent;
 use crate::loader::Loader;
 use crate::model::{LoadStats, LoadedModel};
+use crate::path_text::path_text;
 use cuda_sys::Io;
 use indicatif::MultiProgress;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
+pub(super) fn run(
+    arguments: &Load,
+    quiet: bool,
+    bars: &MultiProgress,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
     let mut events = Events { printed: Ok(()), wanted: arguments.json };
-    match load(arguments, quiet, bars, &mut events) {
-        Ok(model) if arguments.json => events.print(finished(model.stats())),
-        Ok(model) => report(&model, arguments)?,
-        Err(error) => {
-            events.print(failed(&error));
-            return Err(error.into());
+    match load(arguments, quiet, bars, interrupt.token(), &mut events) {
+        Ok(Loaded { model, .. }) if arguments.json => events.print(finished(model.stats())),
+        Ok(Loaded { model, reports: true }) => {
+            stdout::print(|out| write_report(out, &model, arguments))?;
+        }
+        Ok(_) => {}
+        Err(failure) => {
+            if let Failure::Load(error) = &failure {
+                events.print(failed(error, interrupt.exit_code(&failure)));
+            }
+            return Err(failure);
         }
     }
     events.printed
@@ -48,16 +64,30 @@ impl Events {
     }
 }
 
+struct Loaded {
+    model: LoadedModel,
+    /// Whether standard output is for results, and no output file.
+    reports: bool,
+}
+
 fn load(
     arguments: &Load,
     quiet: bool,
     bars: &MultiProgress,
+    token: &CancelToken,
     events: &mut Events,
-) -> Result<LoadedModel, Error> {
-    let token = cancelled_by_signal();
+) -> Result<Loaded, Failure> {
+    // What is wrong with the outputs is said before anything is loaded.
+    let output = |option, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| Output::find(option, path)).transpose()
+    };
+    let dump = output("--dump", &arguments.dump)?;
+    let timeline = output("--timeline", &arguments.timeline)?;
+    let outputs: Vec<_> = dump.iter().chain(&timeline).collect();
+    let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
+    outputs::check_model(&arguments.file, &outputs)?;
+
     let bar = LoadBar::new(bars, quiet || arguments.json);
-    // What is wrong with it is said before anything is loaded.
-    let dump_target = arguments.dump.as_deref().map(dump::Target::find).transpose()?;
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
         if let Some(kind) = event_json(event) {
@@ -65,26 +95,23 @@ fn load(
         }
         ControlFlow::Continue(())
     };
-    let model = Loader::new(arguments.options()).load_cancellable(
-        &arguments.file,
-        &mut observer,
-        &token,
-    )?;
-    if let Some(target) = &dump_target {
-        dump::write(&model, target, &token)?;
+    let model =
+        Loader::new(arguments.options()).load_cancellable(&arguments.file, &mut observer, token)?;
+    if let Some(output) = &dump {
+        dump::write(&model, &output.file, token)?;
     }
-    if let Some(path) = &arguments.timeline {
-        timeline::write(&model.stats().timeline, path)?;
+    if let Some(output) = &timeline {
+        timeline::write(&model.stats().timeline, &output.file)?;
     }
     token.check()?;
-    Ok(model)
+    Ok(Loaded { model, reports })
 }
 
 /// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.
 fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
     Some(match *event {
         LoadEvent::Opened { path, config } => {
-            EventKind::Opened { file: path.display().to_string(), config: config_document(config) }
+            EventKind::Opened { file: FileName::new(path), config: config_document(config) }
         }
         LoadEvent::Warned { warning } => {
             EventKind::Warning { warning: WarningDocument::new(warning) }
@@ -151,14 +178,14 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
     }
 }
 
-fn failed(error: &Error) -> EventKind<'_> {
+fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
     EventKind::Failed {
         code: error.code(),
         class: error.class().name(),
         message: error.to_string(),
         retriable: error.retriable(),
         help: error.help(),
-        exit_code: error.exit_code(),
+        exit_code,
     }
 }
 
@@ -171,10 +198,9 @@ pub(super) fn io_name(io: Io) -> &'static str {
     }
 }
 
-fn report(model: &LoadedModel, arguments: &Load) -> Result<(), Failure> {
+fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> std::io::Result<()> {
     let stats = model.stats();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "loaded    {}", arguments.file.display())?;
+    writeln!(out, "loaded    {}", path_text(&arguments.file))?;
     writeln!(out, "device    {} ({})", stats.device, stats.device_name)?;
     writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
     writeln!(
@@ -199,7 +225,7 @@ fn report(model: &LoadedModel, arguments: &Load) -> Result<(), Failure> {
         stats.residency.pointers_checked, stats.device
     )?;
     if let Some(path) = &arguments.dump {
-        writeln!(out, "dumped    {}", path.display())?;
+        writeln!(out, "dumped    {}", path_text(path))?;
     }
     Ok(())
 }

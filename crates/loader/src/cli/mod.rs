@@ -10,39 +10,39 @@ mod inspect;
 mod json;
 mod load;
 mod logging;
+mod outputs;
 mod plan;
 mod progress;
 mod signals;
+mod stdout;
 mod synth;
 mod text;
 mod timeline;
 
-use args::{Arguments, Command};
-use clap::Parser;
+use args::Command;
 use failure::Failure;
 use indicatif::MultiProgress;
+use signals::Interrupt;
 use std::process::ExitCode;
+
+/// What the program finds when it starts, before the standard library changes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Whether the process has a standard output.
+    pub stdout_is_open: bool,
+}
 
 /// Runs the command line of this process and returns its exit code.
 ///
 /// Results go to standard output, everything else to standard error. Installs a `tracing` subscriber
-/// and, for commands that can be cancelled, handlers of SIGINT and SIGTERM: this is a program, not a
-/// library.
-pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let bars = MultiProgress::new();
-    logging::init(arguments.verbose, arguments.quiet, &bars);
-    let quiet = arguments.quiet;
-    let result = match arguments.command {
-        Command::Inspect(command) => inspect::run(&command),
-        Command::Plan(command) => plan::run(&command),
-        Command::Load(command) => load::run(&command, quiet, &bars),
-        Command::Bench(command) => bench::run(&command),
-        Command::Devices(command) => devices::run(&command),
-        Command::Synth(command) => synth::run(&command, quiet, &bars),
-        Command::Completions(command) => completions::run(&command),
-    };
-    match result {
+/// and handlers of SIGINT, SIGTERM and SIGXFSZ: this is a program, not a library.
+pub fn main(start: Start) -> ExitCode {
+    if !start.stdout_is_open {
+        stdout::was_closed();
+    }
+    signals::survive_size_limits();
+    let interrupt = Interrupt::install();
+    match run(&interrupt) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
@@ -50,7 +50,27 @@ pub fn main() -> ExitCode {
         }
         Err(failure) => {
             failure.print();
-            ExitCode::from(failure.exit_code())
+            ExitCode::from(interrupt.exit_code(&failure))
         }
+    }
+}
+
+fn run(interrupt: &Interrupt) -> Result<(), Failure> {
+    let arguments = match args::parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return Err(Failure::Usage(error)),
+        Err(help) => return Ok(stdout::print_styled(&help.render())?),
+    };
+    let bars = MultiProgress::new();
+    logging::init(arguments.verbose, arguments.quiet, &bars);
+    let quiet = arguments.quiet;
+    match arguments.command {
+        Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
+        Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
+        Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
+        Command::Bench(command) => bench::run(&command, quiet, interrupt.token()),
+        Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
+        Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
+        Command::Completions(command) => completions::run(&command),
     }
 }

@@ -3,25 +3,29 @@
 use super::args::Plan;
 use super::failure::Failure;
 use super::json::{
-    self, ConfigDocument, KvCacheDocument, OperationDocument, PlanDocument, SlotDocument,
+    self, ConfigDocument, FileName, KvCacheDocument, OperationDocument, PlanDocument, SlotDocument,
     WarningDocument,
 };
+use super::outputs;
+use super::stdout;
 use super::text::{bytes, shape};
 use crate::loader::{Loader, Planned};
 use crate::options::LoadOptions;
+use crate::path_text::path_text;
 use crate::warning::Warning;
 use model_phi3::{Conversion, Phi3Config, Rope, RopeScaling, SlotFormat, Storage};
 use std::io::Write;
+use std::path::Path;
 
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     let loader = Loader::new(LoadOptions::new().storage(arguments.storage.into()));
+    outputs::check_model(&arguments.file, &[])?;
     let planned = loader.plan(&arguments.file)?;
     let needs = Needs::new(arguments, &planned);
-    let file = arguments.file.display().to_string();
     if arguments.json {
-        print_json(file, &planned, needs)
+        print_json(&arguments.file, &planned, needs)
     } else {
-        print_text(&file, &planned, &needs)
+        Ok(stdout::print(|out| write_text(out, &arguments.file, &planned, &needs))?)
     }
 }
 
@@ -50,13 +54,13 @@ impl Needs {
 }
 
 fn print_json(
-    file: String,
+    file: &Path,
     Planned { config, plan, warnings }: &Planned,
     needs: Needs,
 ) -> Result<(), Failure> {
     json::print(&PlanDocument {
         schema_version: json::SCHEMA_VERSION,
-        file,
+        file: FileName::new(file),
         storage: storage_name(plan.storage()),
         vram_bytes: plan.device_bytes(),
         source_bytes: plan.source_bytes(),
@@ -100,17 +104,17 @@ fn print_json(
     })
 }
 
-fn print_text(
-    file: &str,
+fn write_text(
+    out: &mut dyn Write,
+    file: &Path,
     Planned { config, plan, warnings }: &Planned,
     needs: &Needs,
-) -> Result<(), Failure> {
+) -> std::io::Result<()> {
     let or_more = |count: Option<u64>| count.map_or("over 2^64 bytes".to_owned(), bytes);
     let KvCacheDocument { context, batch, dtype, bytes: kv_bytes } = needs.kv_cache;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "file      {file}")?;
-    write_config(&mut out, config)?;
-    write_warnings(&mut out, warnings)?;
+    writeln!(out, "file      {}", path_text(file))?;
+    write_config(out, config)?;
+    write_warnings(out, warnings)?;
     writeln!(out, "storage   {}", storage_name(plan.storage()))?;
     writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
     writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
@@ -150,7 +154,7 @@ fn print_text(
     Ok(())
 }
 
-pub(super) fn write_config(out: &mut impl Write, config: &Phi3Config) -> std::io::Result<()> {
+pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io::Result<()> {
     let attention = config.attention();
     if let Some(name) = &config.name {
         writeln!(out, "model     {}", gguf_format::escape(name))?;
@@ -199,7 +203,7 @@ fn scaling_text(rope: &Rope) -> String {
     parts.join(", ")
 }
 
-pub(super) fn write_warnings(out: &mut impl Write, warnings: &[Warning]) -> std::io::Result<()> {
+pub(super) fn write_warnings(out: &mut dyn Write, warnings: &[Warning]) -> std::io::Result<()> {
     for warning in warnings {
         writeln!(out, "warning   {}: {warning}", warning.code())?;
         writeln!(out, "          help: {}", warning.help())?;

@@ -1,11 +1,11 @@
 //! `load --timeline`: spans in the trace event format, which Perfetto and Chrome open.
 
+use super::json;
 use crate::error::Error;
+use crate::output_file::OutputFile;
 use cuda_sys::{Span, SpanKind};
 use serde::Serialize;
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
 
 #[derive(Serialize)]
 struct Trace<'a> {
@@ -49,7 +49,7 @@ fn place(kind: SpanKind) -> (&'static str, u32) {
     }
 }
 
-pub(super) fn write(spans: &[Span], path: &Path) -> Result<(), Error> {
+pub(super) fn write(spans: &[Span], target: &OutputFile) -> Result<(), Error> {
     let groups = (0..).zip(GROUPS).map(|(pid, name)| Event::Metadata {
         name: "process_name",
         pid,
@@ -67,8 +67,9 @@ pub(super) fn write(spans: &[Span], path: &Path) -> Result<(), Error> {
         }
     });
     let trace = Trace { events: groups.chain(spans).collect(), unit: "ms" };
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    serde_json::to_writer(&mut file, &trace).map_err(|error| failed(error.into()))?;
-    file.flush().map_err(failed)
+    target.write(|file| {
+        let mut file = BufWriter::new(file);
+        let written = json::write(&mut file, &trace).and_then(|()| file.flush());
+        written.map_err(|error| target.failed(error))
+    })
 }

@@ -1,5 +1,6 @@
 //! `bench`: that a run says all it should. What it says of time is nobody's contract.
 
+use crate::program::{Ran, below_shell};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -227,12 +228,16 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
 fn a_chart_that_cannot_be_written_costs_no_results() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
-    let svg = folder.path().join("nowhere/chart.svg");
+    let svg = folder.path().join("chart.svg");
     let [model, svg] = [&model, &svg].map(|path| path.to_str().unwrap());
-    let ran = run(&["bench", model, "--device=host", "--repeat=1", "--json", "--svg", svg]);
-    assert_eq!(ran.status.code(), Some(7));
-    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
-    assert_eq!(document["loads"][0]["name"], "warm");
+    let bench = ["bench", model, "--device=host", "--repeat=1", "--json", "--svg", svg];
+    let ran = Ran::of(&mut below_shell("ulimit -f 1", bench));
+    assert_eq!(ran.code(), 7, "{}", ran.stderr());
+    assert_eq!(ran.json_lines()[0]["loads"][0]["name"], "warm");
+
+    let ran = run(&["bench", model, "--device=host", "--svg", "/no/such/folder/chart.svg"]);
+    assert_eq!(ran.status.code(), Some(7), "it is told before anything is measured");
+    assert!(ran.stdout.is_empty());
 }
 
 #[test]

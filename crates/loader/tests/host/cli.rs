@@ -1,6 +1,7 @@
 //! The program: results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
+use crate::program::{Ran, run};
 use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
@@ -10,41 +11,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use tempfile::TempDir;
-
-struct Ran {
-    output: Output,
-}
-
-impl Ran {
-    fn stdout(&self) -> &str {
-        std::str::from_utf8(&self.output.stdout).unwrap()
-    }
-
-    fn stderr(&self) -> &str {
-        std::str::from_utf8(&self.output.stderr).unwrap()
-    }
-
-    /// The exit code, after a look that nothing panicked.
-    fn code(&self) -> i32 {
-        assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
-        self.output.status.code().expect("ended by a signal")
-    }
-
-    fn json_lines(&self) -> Vec<Value> {
-        self.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap();
-    Ran { output }
-}
 
 fn load(file: &Path, more: &[&str]) -> Ran {
     let mut arguments = vec!["load", file.to_str().unwrap(), "--device", "host"];
@@ -169,34 +137,6 @@ fn a_timeline_has_reads_of_every_chunk() {
     assert!(reads.clone().count() > 10);
     assert!(reads.clone().all(|event| event["dur"].as_f64().unwrap() >= 0.0));
     assert!(events.iter().any(|event| event["ph"] == "M" && event["args"]["name"] == "readers"));
-}
-
-#[test]
-fn a_dump_that_cannot_be_written_is_an_io_error() {
-    let ran =
-        load(&model_path("fused-f16.gguf"), &["--json", "--dump", "/no/such/folder/x.safetensors"]);
-    assert_eq!(ran.code(), 7);
-    let events = ran.json_lines();
-    assert_eq!(events.last().unwrap()["event"], "failed");
-    assert!(ran.stderr().contains("/no/such/folder"), "{}", ran.stderr());
-}
-
-#[test]
-fn a_dump_that_does_not_fit_leaves_the_one_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = write(&dir, "dump.safetensors", b"the one before");
-    let dump = format!("--dump={}", path.display());
-    // A block of a file and no more, as on a full disk; without the signal that would kill.
-    let limited = "trap '' XFSZ && ulimit -f 1 && exec \"$0\" \"$@\"";
-    let output = Command::new("sh")
-        .args(["-c", limited, env!("CARGO_BIN_EXE_phi3-loader"), "load", "--device=host", &dump])
-        .arg(model_path("fused-f16.gguf"))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(7));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.starts_with("error[WRITE_FAILED]") && stderr.contains("dump.safetensors"));
-    assert_eq!(std::fs::read(&path).unwrap(), b"the one before");
 }
 
 #[test]
@@ -518,77 +458,4 @@ fn logs_go_to_stderr_and_results_to_stdout() {
     }
     assert!(!ran.stdout().contains("INFO"));
     assert_eq!(load(&model_path("fused-f16.gguf"), &[]).stderr(), "");
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_standard_output_is_an_io_error_and_a_closed_one_is_not() {
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let status = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["devices", "--json"])
-        .stdout(full)
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(status.code(), Some(7));
-
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let status = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["devices", "--json"])
-        .stdout(writer)
-        .status()
-        .unwrap();
-    assert_eq!(status.code(), Some(0));
-}
-
-/// A load whose standard output nobody reads, or that has no room.
-fn load_unheard(stdout: impl Into<std::process::Stdio>, file: &Path, more: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["load", "--device=host", "--json", file.to_str().unwrap()])
-        .args(more)
-        .env_remove("RUST_LOG")
-        .stdout(stdout)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap()
-        .wait_with_output()
-        .unwrap();
-    Ran { output }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn what_a_load_does_does_not_depend_on_who_listens() {
-    let dir = tempfile::tempdir().unwrap();
-    let closed = || {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        writer
-    };
-    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-
-    let absent = dir.path().join("absent.gguf");
-    for ran in [load_unheard(closed(), &absent, &[]), load_unheard(full(), &absent, &[])] {
-        assert_eq!(ran.code(), 7);
-        assert!(ran.stderr().starts_with("error[GGUF_IO]"), "{}", ran.stderr());
-    }
-    let path = model_path("fused-f16.gguf");
-    assert_eq!(load_unheard(closed(), &path, &["--vram-limit=0"]).code(), 6);
-
-    let whole = |name: &str| {
-        let dump = dir.path().join(name);
-        let argument = format!("--dump={}", dump.display());
-        let written = move || SafeTensors::deserialize(&std::fs::read(&dump).unwrap()).is_ok();
-        (argument, written)
-    };
-    let (dump, written) = whole("closed.safetensors");
-    let ran = load_unheard(closed(), &path, &[&dump]);
-    assert_eq!((ran.code(), ran.stderr()), (0, ""));
-    assert!(written());
-    let (dump, written) = whole("full.safetensors");
-    let ran = load_unheard(full(), &path, &[&dump]);
-    assert_eq!(ran.code(), 7);
-    assert!(ran.stderr().contains("standard output"), "{}", ran.stderr());
-    assert!(written());
 }

@@ -304,7 +304,7 @@ fn rows() -> Vec<Row> {
             "WRITE_FAILED",
             (7, "MODEL_LOAD_FAILED", false),
             Load(|_| (model_path("fused-f16.gguf"), vec!["--timeline=/dev/full".to_owned()])),
-            &["/dev/full", "No space left"],
+            &["/dev/full", "not a regular file"],
         ),
         row(
             "INSUFFICIENT_VRAM",

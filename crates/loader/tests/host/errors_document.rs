@@ -21,7 +21,8 @@ tensor or key, and the numbers.
 *Retry* says whether the same load can succeed later with nothing else done. An error with figures knows better: an
 `INSUFFICIENT_VRAM` whose demand exceeds the whole device, or the caller's own limit, cannot be helped by waiting.
 
-Exit code 2 is a wrong command line, and has no code here. `crates/loader/tests/host/codes.rs` provokes every code, or
+Exit code 2 is a wrong command line, and has no code here. A command that is cancelled exits with 130 after Ctrl-C (SIGINT),
+and with 143 after SIGTERM. `crates/loader/tests/host/codes.rs` provokes every code, or
 says which tests do.
 ";
 

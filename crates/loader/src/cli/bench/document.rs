@@ -39,6 +39,8 @@ pub(super) struct Machine {
 #[derive(Serialize)]
 pub(super) struct FileFacts {
     pub(super) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path_hex: Option<String>,
     pub(super) file_bytes: u64,
     pub(super) source_bytes: u64,
     pub(super) vram_bytes: u64,

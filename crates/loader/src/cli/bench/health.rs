@@ -1,6 +1,7 @@
 //! What it costs to look whether a model is still what it was.
 
 use super::document::{Health, Spread};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::error::Error;
 use crate::event::Unobserved;
@@ -8,13 +9,15 @@ use crate::loader::Loader;
 use std::time::Instant;
 
 /// Of a model that stays loaded meanwhile.
-pub(super) fn measure(arguments: &Bench) -> Result<Health, Error> {
-    let model = Loader::new(arguments.choices.options()).load(&arguments.file, &mut Unobserved)?;
+pub(super) fn measure(arguments: &Bench, token: &CancelToken) -> Result<Health, Error> {
+    let mut loader = Loader::new(arguments.choices.options());
+    let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
     let timed = |look: &dyn Fn() -> Result<(), Error>| -> Result<Spread, Error> {
         // The first loads code and makes memory.
         look()?;
         let seconds: Result<Vec<_>, Error> = (0..arguments.repeat)
             .map(|_| {
+                token.check()?;
                 let start = Instant::now();
                 look()?;
                 Ok(start.elapsed().as_secs_f64())

@@ -2,6 +2,7 @@
 
 use super::document::{KernelFigures, Spread};
 use super::{cores, is_gpu};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::error::Error;
 use cuda_sys::Device;
@@ -14,17 +15,21 @@ const GPU_RUNS: u32 = 20;
 /// Of each thread: 16 MiB of halves, more than a core's own caches.
 const HOST_ELEMENTS: u64 = 8 << 20;
 
-pub(super) fn measure(arguments: &Bench, device: &Device) -> Result<Vec<KernelFigures>, Error> {
+pub(super) fn measure(
+    arguments: &Bench,
+    device: &Device,
+    token: &CancelToken,
+) -> Result<Vec<KernelFigures>, Error> {
     if is_gpu(device.kind()) {
         let shape = WorkShape { elements: GPU_ELEMENTS, threads: 1 };
-        return table(device, shape, arguments.repeat.max(GPU_RUNS), None);
+        return table(device, shape, arguments.repeat.max(GPU_RUNS), None, token);
     }
     let mut figures = Vec::new();
     let mut counts = vec![1, cores()];
     counts.dedup();
     for threads in counts {
         let shape = WorkShape { elements: HOST_ELEMENTS, threads };
-        figures.extend(table(device, shape, arguments.repeat, Some(threads))?);
+        figures.extend(table(device, shape, arguments.repeat, Some(threads), token)?);
     }
     Ok(figures)
 }
@@ -34,6 +39,7 @@ fn table(
     shape: WorkShape,
     runs: u32,
     threads: Option<u32>,
+    token: &CancelToken,
 ) -> Result<Vec<KernelFigures>, Error> {
     let mut works = vec![("copy".to_owned(), Work::Copy)];
     works.extend(
@@ -47,6 +53,7 @@ fn table(
     works
         .into_iter()
         .map(|(name, work)| {
+            token.check()?;
             let gb_per_s = Spread::from(measure::work(device, work, shape, runs)?);
             let copy = *copy.get_or_insert(gb_per_s.median);
             Ok(KernelFigures { name, threads, gb_per_s, share_of_copy: gb_per_s.median / copy })

@@ -4,6 +4,7 @@ use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::page_cache;
 use super::reading::{self, Bytes, Read, Readers};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::error::Error;
 use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
@@ -33,7 +34,12 @@ const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
 const COPIED_HALVES: u64 = 32 << 20;
 
 /// Copies to the device from pinned memory; on the host, copies within memory.
-pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<Vec<Limit>, Error> {
+pub(super) fn device(
+    arguments: &Bench,
+    device: &Device,
+    token: &CancelToken,
+) -> std::result::Result<Vec<Limit>, Error> {
+    token.check()?;
     match device.kind() {
         DeviceKind::Host => [
             (LimitKind::MemoryCopy, "memory copy", Work::Copy),
@@ -48,6 +54,7 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
+                    token.check()?;
                     let shape =
                         UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
                     let rate = measure::upload(device, shape, arguments.repeat)?;
@@ -86,7 +93,11 @@ fn memory_copy(
 }
 
 /// The file out of the page cache, by ever more threads.
-pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Limit>> {
+pub(super) fn page_cache(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<Vec<Limit>> {
     let file = File::open(largest(files)?)?;
     let part = Bytes { start: 0, bytes: file.metadata()?.len().min(RUN_BYTES) };
     let all = cores();
@@ -97,7 +108,7 @@ pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Lim
         .map(|threads| {
             let readers = Readers::of_large_chunks(threads);
             let rates: Result<Vec<_>> = (0..arguments.repeat)
-                .map(|_| Ok(reading::read(&file, part, readers, None)?.gb_per_s()))
+                .map(|_| Ok(reading::read(&file, part, readers, None, token)?.gb_per_s()))
                 .collect();
             Ok(Limit {
                 kind: LimitKind::PageCache,
@@ -144,10 +155,10 @@ impl<'a> StorageReads<'a> {
     }
 
     /// Reads the part of this run, the one after the last run's.
-    pub(super) fn add(&mut self, run: u32) -> Result<()> {
+    pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> Result<()> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
-            match self.read(direct, part) {
+            match self.read(direct, part, token) {
                 Ok(read) => self.direct_reads.push(read),
                 // Some file systems accept the flag and refuse the read.
                 Err(error) => self.direct = Err(error),
@@ -155,7 +166,7 @@ impl<'a> StorageReads<'a> {
         }
         if self.cold {
             page_cache::drop_pages(self.files)?;
-            self.buffered_reads.push(self.read(&self.file, part)?);
+            self.buffered_reads.push(self.read(&self.file, part, token)?);
         }
         Ok(())
     }
@@ -168,8 +179,8 @@ impl<'a> StorageReads<'a> {
         Ok(Bytes { start, bytes: bytes.min(len.saturating_sub(start)) })
     }
 
-    fn read(&self, file: &File, part: Bytes) -> Result<Read> {
-        reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs))
+    fn read(&self, file: &File, part: Bytes, token: &CancelToken) -> Result<Read> {
+        reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs), token)
     }
 
     pub(super) fn limits(self) -> Vec<Limit> {

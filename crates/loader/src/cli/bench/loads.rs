@@ -1,18 +1,19 @@
 //! Loads, timed phase by phase.
 
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
-use super::load_command;
 use super::page_cache::{self, Moment};
+use super::{child, load_command};
+use crate::cancel::CancelToken;
 use crate::cli::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
 use crate::cli::failure::{Failure, ProcessFailure};
 use crate::cli::json::Event;
 use crate::cli::load::finished;
+use crate::error::Error;
 use crate::event::Unobserved;
 use crate::loader::Loader;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Display;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -58,7 +59,11 @@ const PHASES: [Phase; 9] = [
 
 /// Loads of a file that the page cache holds, each by a new process: what somebody gets who starts the
 /// program. Variants take turns with them, so that what else the machine does meets all alike.
-pub(super) fn warm(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<LoadFigures>, Failure> {
+pub(super) fn warm(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<Vec<LoadFigures>, Failure> {
     let plain = &arguments.choices;
     let mut turns = vec![("warm", "a new process each, the file in the page cache", plain.clone())];
     if arguments.variants {
@@ -70,7 +75,7 @@ pub(super) fn warm(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<LoadFigur
     let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
     for _ in 0..arguments.repeat {
         for ((_, _, choices), samples) in turns.iter().zip(&mut samples) {
-            samples.add_process(&arguments.file, choices, files)?;
+            samples.add_process(&arguments.file, choices, files, token)?;
         }
     }
     let named = turns.iter().zip(samples);
@@ -86,12 +91,17 @@ pub(super) struct FromStorage {
 
 impl FromStorage {
     /// Loads once of either kind.
-    pub(super) fn add(&mut self, arguments: &Bench, files: &[PathBuf]) -> Result<(), Failure> {
+    pub(super) fn add(
+        &mut self,
+        arguments: &Bench,
+        files: &[PathBuf],
+        token: &CancelToken,
+    ) -> Result<(), Failure> {
         let read_failed = |error| Failure::Read(arguments.file.clone(), error);
-        page_cache::fill_half(files).map_err(read_failed)?;
-        self.half_cached.add_process(&arguments.file, &arguments.choices, files)?;
+        page_cache::fill_half(files, token).map_err(read_failed)?;
+        self.half_cached.add_process(&arguments.file, &arguments.choices, files, token)?;
         page_cache::drop_pages(files).map_err(read_failed)?;
-        self.cold.add_process(&arguments.file, &arguments.choices, files)
+        self.cold.add_process(&arguments.file, &arguments.choices, files, token)
     }
 
     pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
@@ -106,15 +116,19 @@ impl FromStorage {
 
 /// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
 /// after the model before was dropped, and immediately after.
-pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigures; 2], Failure> {
+pub(super) fn reused(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<[LoadFigures; 2], Failure> {
     let mut loader = Loader::new(arguments.choices.options());
-    drop(loader.load(&arguments.file, &mut Unobserved)?);
+    drop(loader.load_cancellable(&arguments.file, &mut Unobserved, token)?);
     let mut samples = |pause: Duration| -> Result<Samples, Failure> {
         let mut samples = Samples::default();
         for _ in 0..arguments.repeat {
             samples.cached.extend(page_cache::cached_share(files, Moment::Before));
             std::thread::sleep(pause);
-            let model = loader.load(&arguments.file, &mut Unobserved)?;
+            let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
             let event = serde_json::to_value(Event::new(finished(model.stats())))
                 .map_err(|error| broken_load(&error))?;
             samples.finished.push(finished_of(event)?);
@@ -131,19 +145,22 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
 }
 
 /// What a load by a process of its own says in the end, and the seconds from its start to that.
-fn load_in_process(file: &Path, choices: &Choices) -> Result<(Finished, f64), Failure> {
+fn load_in_process(
+    file: &Path,
+    choices: &Choices,
+    token: &CancelToken,
+) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
     let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
     let mut command = load_command(file, options).map_err(failed)?;
     let start = Instant::now();
     // Its last event says what goes wrong; warnings would come once a load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(failed)?;
     let mut last = None;
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        last = Some((line.map_err(failed)?, start.elapsed().as_secs_f64()));
-    }
-    let status = child.wait().map_err(failed)?;
+    let ended = child::run(&mut command, token, &mut |_, line| {
+        last = Some((line.to_owned(), start.elapsed().as_secs_f64()));
+    });
+    let status = ended.map_err(failed)?.ok_or(Error::Cancelled)?;
     let (line, seconds) = last.ok_or_else(|| broken_load(&status))?;
     Ok((outcome(&line, status)?, seconds))
 }
@@ -196,9 +213,10 @@ impl Samples {
         file: &Path,
         choices: &Choices,
         files: &[PathBuf],
+        token: &CancelToken,
     ) -> Result<(), Failure> {
         self.cached.extend(page_cache::cached_share(files, Moment::Before));
-        let (finished, seconds) = load_in_process(file, choices)?;
+        let (finished, seconds) = load_in_process(file, choices, token)?;
         self.cached_after.extend(page_cache::cached_share(files, Moment::After));
         self.finished.push(finished);
         self.ready.push(seconds);

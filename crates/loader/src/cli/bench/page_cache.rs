@@ -1,6 +1,7 @@
 //! Getting files into the page cache, out of it, and asking what it holds.
 
 use super::reading::{self, Bytes, Readers};
+use crate::cancel::CancelToken;
 use rustix::fs::{Advice, fadvise, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
@@ -11,29 +12,29 @@ use std::path::PathBuf;
 const PROBES: u64 = 64;
 
 /// Reads the files once.
-pub(super) fn fill(files: &[PathBuf]) -> Result<()> {
+pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<()> {
     for path in files {
         let file = File::open(path)?;
-        read_first(&file, file.metadata()?.len())?;
+        read_first(&file, file.metadata()?.len(), token)?;
     }
     Ok(())
 }
 
 /// Leaves the first half of each file in the page cache and nothing else of it.
-pub(super) fn fill_half(files: &[PathBuf]) -> Result<()> {
+pub(super) fn fill_half(files: &[PathBuf], token: &CancelToken) -> Result<()> {
     drop_pages(files)?;
     for path in files {
         let file = File::open(path)?;
         // Without reading ahead of the half.
         fadvise(&file, 0, None, Advice::Random)?;
-        read_first(&file, file.metadata()?.len() / 2)?;
+        read_first(&file, file.metadata()?.len() / 2, token)?;
     }
     Ok(())
 }
 
-fn read_first(file: &File, bytes: u64) -> Result<()> {
+fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<()> {
     let readers = Readers::of_large_chunks(super::cores());
-    reading::read(file, Bytes { start: 0, bytes }, readers, None)?;
+    reading::read(file, Bytes { start: 0, bytes }, readers, None, token)?;
     Ok(())
 }
 

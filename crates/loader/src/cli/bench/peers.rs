@@ -3,10 +3,15 @@
 mod llama_bench;
 mod safetensors;
 
+use super::child::{self, Stream};
 use super::document::{Peer, Spread, gb_per_s};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
+use crate::error::Error;
+use crate::path_text::path_text;
 use cuda_sys::DeviceKind;
-use std::process::{Command, Output};
+use gguf_format::escape;
+use std::process::Command;
 
 /// What a peer did.
 struct Measured {
@@ -23,14 +28,14 @@ pub(super) fn measure(
     device: DeviceKind,
     source_bytes: u64,
     transfer: f64,
-) -> Vec<Peer> {
-    [
-        ("safetensors", safetensors::measure(arguments, device)),
-        ("llama.cpp", llama_bench::measure(arguments, device, source_bytes)),
-    ]
-    .into_iter()
-    .map(|(name, result)| describe(name, result, transfer))
-    .collect()
+    token: &CancelToken,
+) -> Result<Vec<Peer>, Error> {
+    let safetensors = safetensors::measure(arguments, device, token);
+    token.check()?;
+    let llama_cpp = llama_bench::measure(arguments, device, source_bytes, token);
+    token.check()?;
+    let measured = [("safetensors", safetensors), ("llama.cpp", llama_cpp)];
+    Ok(measured.into_iter().map(|(name, result)| describe(name, result, transfer)).collect())
 }
 
 fn describe(name: &str, result: Result<Measured, String>, transfer: f64) -> Peer {
@@ -60,15 +65,23 @@ fn describe(name: &str, result: Result<Measured, String>, transfer: f64) -> Peer
     }
 }
 
-/// What a program printed to standard output, or why it did not.
-fn output_of(command: &mut Command) -> Result<String, String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let Output { status, stdout, stderr } =
-        command.output().map_err(|error| format!("{program}: {error}"))?;
-    if status.success() {
-        return Ok(String::from_utf8_lossy(&stdout).into_owned());
+/// Runs a program to its end, which must be a good one; hands on every line that it prints.
+fn run(
+    command: &mut Command,
+    token: &CancelToken,
+    line: &mut dyn FnMut(Stream, &str),
+) -> Result<(), String> {
+    let program = path_text(command.get_program().as_ref()).to_string();
+    let mut last = String::new();
+    let ended = child::run(command, token, &mut |stream, text| {
+        line(stream, text);
+        if stream == Stream::Err && !text.trim().is_empty() {
+            last = escape(text).to_string();
+        }
+    });
+    match ended.map_err(|error| format!("{program}: {error}"))? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(format!("{program} ended with {status}: {last}")),
+        None => Err(Error::Cancelled.to_string()),
     }
-    let stderr = String::from_utf8_lossy(&stderr);
-    let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    Err(format!("{program} ended with {status}: {last}"))
 }

@@ -1,6 +1,7 @@
 //! Positioned reads of a part of a file by several threads.
 
 use super::document::gb_per_s;
+use crate::cancel::CancelToken;
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::FileExt;
@@ -47,13 +48,14 @@ impl Read {
     }
 }
 
-/// Reads a part of the file into buffers that the threads already have, until its end or until the
-/// time is over.
+/// Reads a part of the file into buffers that the threads already have, until its end, until the time
+/// is over, or until the token is cancelled: then the figures mean nothing.
 pub(super) fn read(
     file: &File,
     part: Bytes,
     readers: Readers,
     limit: Option<Duration>,
+    token: &CancelToken,
 ) -> Result<Read> {
     let next = AtomicU64::new(0);
     let ready = Barrier::new(readers.threads as usize);
@@ -66,7 +68,7 @@ pub(super) fn read(
                     let aligned = memory.as_ptr().align_offset(ALIGNMENT);
                     let buffer = &mut memory[aligned..aligned + chunk_bytes];
                     ready.wait();
-                    (Instant::now(), read_chunks(file, part, &next, buffer, limit))
+                    (Instant::now(), read_chunks(file, part, &next, buffer, limit, token))
                 })
             })
             .collect();
@@ -93,10 +95,11 @@ fn read_chunks(
     next: &AtomicU64,
     buffer: &mut [u8],
     limit: Option<Duration>,
+    token: &CancelToken,
 ) -> Result<u64> {
     let start = Instant::now();
     let mut total = 0;
-    while limit.is_none_or(|limit| start.elapsed() < limit) {
+    while limit.is_none_or(|limit| start.elapsed() < limit) && !token.is_cancelled() {
         let offset = next.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         if offset >= part.bytes {
             break;

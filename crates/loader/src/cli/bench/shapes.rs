@@ -1,6 +1,7 @@
 //! The same transfer in several divisions of the work: what the defaults are chosen by.
 
 use super::document::{ShapeFigures, Spread, gb_per_s};
+use crate::cancel::{CancelToken, Cancellable};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use crate::event::Unobserved;
@@ -20,6 +21,7 @@ pub(super) fn measure(
     arguments: &Bench,
     device: &Device,
     plan: &LoadPlan,
+    token: &CancelToken,
 ) -> Result<Vec<ShapeFigures>, Error> {
     if arguments.shapes.is_empty() {
         return Ok(Vec::new());
@@ -40,7 +42,8 @@ pub(super) fn measure(
     for turn in 0..=arguments.repeat {
         for shape in &mut shapes {
             let engine = &mut shape.engine;
-            let stats = transfer::run(engine, &source, how, plan, &mut dest, &mut Unobserved)?;
+            let observer = &mut Cancellable { observer: &mut Unobserved, token };
+            let stats = transfer::run(engine, &source, how, plan, &mut dest, observer)?;
             if turn != 0 {
                 shape.seconds.push(stats.seconds);
             }

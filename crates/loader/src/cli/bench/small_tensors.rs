@@ -1,6 +1,7 @@
 //! Many small tensors beside one of as many bytes: what a tensor costs beyond its bytes.
 
 use super::document::{SmallTensors, Spread};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::cli::failure::Failure;
 use crate::error::Error;
@@ -9,7 +10,6 @@ use cuda_sys::{
     Conversion, CopyOp, Device, DeviceBuffer, Engine, Io, Request, SourceFile, StagingRing,
 };
 use std::fs::File;
-use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -22,6 +22,7 @@ pub(super) fn measure(
     arguments: &Bench,
     device: &Device,
     path: &Path,
+    token: &CancelToken,
 ) -> Result<SmallTensors, Failure> {
     let read_failed = |source| Failure::Read(path.to_owned(), source);
     let file = File::open(path).map_err(read_failed)?;
@@ -37,9 +38,10 @@ pub(super) fn measure(
     let mut transfer = |ops: &[CopyOp]| -> Result<Spread, Error> {
         let source = SourceFile { file: file.as_fd(), bytes };
         // The first loads code and makes the device's memory.
-        run(&mut engine, source, ops, &mut dest)?;
-        let seconds: Result<Vec<_>, _> =
-            (0..arguments.repeat).map(|_| run(&mut engine, source, ops, &mut dest)).collect();
+        run(&mut engine, source, ops, &mut dest, token)?;
+        let seconds: Result<Vec<_>, _> = (0..arguments.repeat)
+            .map(|_| run(&mut engine, source, ops, &mut dest, token))
+            .collect();
         Ok(Spread::of(seconds?))
     };
     Ok(SmallTensors {
@@ -68,11 +70,12 @@ fn run(
     source: SourceFile<'_>,
     ops: &[CopyOp],
     dest: &mut DeviceBuffer,
+    token: &CancelToken,
 ) -> Result<f64, Error> {
     let stats = engine.execute(
         Request { sources: &[source], io: Io::Read, ops, units: 1, digest: false, timeline: false },
         dest,
-        &mut |_| ControlFlow::Continue(()),
+        &mut |_| token.flow(),
     )?;
     Ok(stats.seconds)
 }

@@ -4,27 +4,28 @@ use super::document::{
     BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,
 };
 use crate::cli::text::bytes;
+use crate::path_text::path_text;
 use std::io::{Result, Write};
+use std::path::Path;
 
-pub(super) fn print(document: &BenchDocument) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    print_facts(&mut out, document)?;
-    print_limits(&mut out, document)?;
+pub(super) fn write(out: &mut dyn Write, file: &Path, document: &BenchDocument) -> Result<()> {
+    print_facts(out, file, document)?;
+    print_limits(out, document)?;
     for load in &document.loads {
-        print_load(&mut out, load, document)?;
+        print_load(out, load, document)?;
     }
-    print_small_tensors(&mut out, &document.small_tensors)?;
+    print_small_tensors(out, &document.small_tensors)?;
     if !document.shapes.is_empty() {
-        print_shapes(&mut out, &document.shapes)?;
+        print_shapes(out, &document.shapes)?;
     }
-    print_health(&mut out, &document.health)?;
+    print_health(out, &document.health)?;
     if !document.kernels.is_empty() {
-        print_kernels(&mut out, &document.kernels)?;
+        print_kernels(out, &document.kernels)?;
     }
-    print_peers(&mut out, document)
+    print_peers(out, document)
 }
 
-fn print_facts(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Result<()> {
     let BenchDocument { machine, file, settings, .. } = document;
     writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
     let cpu = machine.cpu.as_deref().unwrap_or("unnamed processor");
@@ -40,7 +41,7 @@ fn print_facts(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
         }
     }
     writeln!(out)?;
-    writeln!(out, "file      {}, {} tensors", file.path, file.tensors)?;
+    writeln!(out, "file      {}, {} tensors", path_text(path), file.tensors)?;
     writeln!(out, "to read   {}", bytes(file.source_bytes))?;
     writeln!(out, "VRAM      {}", bytes(file.vram_bytes))?;
     writeln!(
@@ -50,7 +51,7 @@ fn print_facts(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
     )
 }
 
-fn print_limits(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+fn print_limits(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
     writeln!(out, "\n{:<34} {:>28}", "limit", "GB/s")?;
     for limit in &document.limits {
         let rate = limit.gb_per_s.map_or_else(|| "-".to_owned(), |rate| spread(rate, 1));
@@ -60,7 +61,7 @@ fn print_limits(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
     Ok(())
 }
 
-fn print_load(out: &mut impl Write, load: &LoadFigures, document: &BenchDocument) -> Result<()> {
+fn print_load(out: &mut dyn Write, load: &LoadFigures, document: &BenchDocument) -> Result<()> {
     writeln!(
         out,
         "\n{:<34} {:>28}  {}",
@@ -97,7 +98,7 @@ fn print_load(out: &mut impl Write, load: &LoadFigures, document: &BenchDocument
     writeln!(out)
 }
 
-fn print_small_tensors(out: &mut impl Write, small: &SmallTensors) -> Result<()> {
+fn print_small_tensors(out: &mut dyn Write, small: &SmallTensors) -> Result<()> {
     let SmallTensors { tensors, tensor_bytes, seconds, seconds_as_one } = small;
     let milliseconds = |seconds: &Spread| spread(seconds.map(|s| s * 1e3), 3);
     let bytes = tensors * tensor_bytes;
@@ -107,7 +108,7 @@ fn print_small_tensors(out: &mut impl Write, small: &SmallTensors) -> Result<()>
     writeln!(out, "{:<34} {:>28}", format!("  one of {bytes} bytes"), milliseconds(seconds_as_one))
 }
 
-fn print_shapes(out: &mut impl Write, shapes: &[ShapeFigures]) -> Result<()> {
+fn print_shapes(out: &mut dyn Write, shapes: &[ShapeFigures]) -> Result<()> {
     writeln!(out, "\n{:<34} {:>28} {:>28}", "division of the work", "milliseconds", "GB/s")?;
     for shape in shapes {
         let ShapeFigures { threads, depth, chunk_bytes, read_bytes, seconds, gb_per_s } = shape;
@@ -122,14 +123,14 @@ fn print_shapes(out: &mut impl Write, shapes: &[ShapeFigures]) -> Result<()> {
     Ok(())
 }
 
-fn print_health(out: &mut impl Write, health: &Health) -> Result<()> {
+fn print_health(out: &mut dyn Write, health: &Health) -> Result<()> {
     let milliseconds = |seconds: Spread| spread(seconds.map(|s| s * 1e3), 3);
     writeln!(out, "\n{:<34} {:>28}", "health of a resident model", "milliseconds")?;
     writeln!(out, "{:<34} {:>28}", "  residency", milliseconds(health.residency_seconds))?;
     writeln!(out, "{:<34} {:>28}", "  fingerprint", milliseconds(health.fingerprint_seconds))
 }
 
-fn print_kernels(out: &mut impl Write, kernels: &[KernelFigures]) -> Result<()> {
+fn print_kernels(out: &mut dyn Write, kernels: &[KernelFigures]) -> Result<()> {
     writeln!(out, "\n{:<22} {:>11} {:>28}  share of copy", "kernel", "threads", "GB/s")?;
     for kernel in kernels {
         let threads = kernel.threads.map_or_else(|| "-".to_owned(), |count| count.to_string());
@@ -140,7 +141,7 @@ fn print_kernels(out: &mut impl Write, kernels: &[KernelFigures]) -> Result<()> 
     Ok(())
 }
 
-fn print_peers(out: &mut impl Write, document: &BenchDocument) -> Result<()> {
+fn print_peers(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
     if document.peers.is_empty() {
         return Ok(());
     }

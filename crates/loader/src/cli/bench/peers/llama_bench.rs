@@ -6,10 +6,11 @@
 //! the path is spelt in another way each time. The first load, with the device's context, is not
 //! counted.
 
-use super::Measured;
+use super::{Measured, run};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
+use crate::path_text::path_text;
 use cuda_sys::DeviceKind;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -20,6 +21,7 @@ pub(super) fn measure(
     arguments: &Bench,
     device: DeviceKind,
     source_bytes: u64,
+    token: &CancelToken,
 ) -> Result<Measured, String> {
     let program = arguments.llama_bench.as_ref().ok_or("--llama-bench does not say where it is")?;
     let mut command = Command::new(program);
@@ -33,10 +35,9 @@ pub(super) fn measure(
     for spelling in spellings(&arguments.file, arguments.repeat + 1)? {
         command.arg("-m").arg(spelling);
     }
-    let seconds =
-        load_times(&mut command).map_err(|why| format!("{}: {why}", program.display()))?;
+    let seconds = load_times(&mut command, token)?;
     let [_, counted @ ..] = &seconds[..] else {
-        return Err(format!("{} told of no loads", program.display()));
+        return Err(format!("{} told of no loads", path_text(program)));
     };
     Ok(Measured { version: None, seconds: counted.to_vec(), bytes: source_bytes, note: NOTE })
 }
@@ -50,25 +51,12 @@ fn spellings(file: &Path, count: u32) -> Result<Vec<PathBuf>, String> {
     Ok((0..count as usize).map(|index| folder.join("./".repeat(index)).join(name)).collect())
 }
 
-fn load_times(command: &mut Command) -> Result<Vec<f64>, String> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
+fn load_times(command: &mut Command, token: &CancelToken) -> Result<Vec<f64>, String> {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut times = LoadTimes::default();
-    let mut last = String::new();
     let start = Instant::now();
-    for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        let line = line.map_err(|error| error.to_string())?;
-        times.line(&line, start.elapsed().as_secs_f64());
-        if !line.trim().is_empty() {
-            last = line;
-        }
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if status.success() { Ok(times.seconds) } else { Err(format!("{status}: {last}")) }
+    run(command, token, &mut |_, line| times.line(line, start.elapsed().as_secs_f64()))?;
+    Ok(times.seconds)
 }
 
 /// Reads times out of lines like `llama-bench: benchmark 1/6: starting` and `llama-bench: benchmark

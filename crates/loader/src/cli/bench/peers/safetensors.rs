@@ -1,36 +1,50 @@
 //! safetensors through PyTorch.
 
-use super::{Measured, output_of};
+use super::{Measured, Stream, run};
+use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::cli::bench::{load_command, page_cache};
+use crate::path_text::path_text;
 use cuda_sys::DeviceKind;
+use gguf_format::escape;
 use serde_json::Value;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
 
 const SCRIPT: &str = include_str!("safetensors.py");
 
 const NOTE: &str = "load_file to the device, warm, in one process after its first load";
 
-pub(super) fn measure(arguments: &Bench, device: DeviceKind) -> Result<Measured, String> {
+pub(super) fn measure(
+    arguments: &Bench,
+    device: DeviceKind,
+    token: &CancelToken,
+) -> Result<Measured, String> {
     let DeviceKind::Cuda(ordinal) = device else {
         return Err("it maps the file where the device is the host".to_owned());
     };
     // Before gigabytes are written for it.
-    let found = run_script(&arguments.python, &[])?;
+    let found = run_script(&arguments.python, &[], token)?;
     if found["cuda"] != true {
         return Err("its PyTorch has no CUDA device".to_owned());
     }
+    // Removed with what is in it, on every way out.
+    let folder;
     let weights = match &arguments.safetensors {
-        Some(path) => Weights { path: path.clone(), ours: false },
-        None => Weights::dump(arguments)?,
+        Some(path) => path.clone(),
+        None => {
+            folder = beside(&arguments.file)?;
+            dump(arguments, folder.path(), token)?
+        }
     };
-    let failed = |error: std::io::Error| format!("{}: {error}", weights.path.display());
-    page_cache::fill(std::slice::from_ref(&weights.path)).map_err(failed)?;
-    let bytes = std::fs::metadata(&weights.path).map_err(failed)?.len();
-    let (path, runs) = (weights.path.display().to_string(), arguments.repeat.to_string());
-    let answer = run_script(&arguments.python, &[&path, &format!("cuda:{ordinal}"), &runs])?;
+    let failed = |error: std::io::Error| format!("{}: {error}", path_text(&weights));
+    page_cache::fill(std::slice::from_ref(&weights), token).map_err(failed)?;
+    let bytes = std::fs::metadata(&weights).map_err(failed)?.len();
+    let (place, runs) = (format!("cuda:{ordinal}"), arguments.repeat.to_string());
+    let script_arguments = [weights.as_os_str(), place.as_ref(), runs.as_ref()];
+    let answer = run_script(&arguments.python, &script_arguments, token)?;
     let seconds = answer["seconds"].as_array().ok_or("it told no times")?;
     Ok(Measured {
         version: answer["version"].as_str().map(str::to_owned),
@@ -40,39 +54,38 @@ pub(super) fn measure(arguments: &Bench, device: DeviceKind) -> Result<Measured,
     })
 }
 
-fn run_script(python: &Path, arguments: &[&str]) -> Result<Value, String> {
-    let printed = output_of(Command::new(python).arg("-c").arg(SCRIPT).args(arguments))?;
+fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Result<Value, String> {
+    let mut script = Command::new(python);
+    script.arg("-c").arg(SCRIPT).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Libraries may print before it.
-    let line = printed.lines().last().unwrap_or_default();
-    serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))
-}
-
-/// A safetensors file; removed on drop where it was written for this run.
-struct Weights {
-    path: PathBuf,
-    ours: bool,
-}
-
-impl Weights {
-    /// Writes what a load of the file gives, beside it, since it takes as much room.
-    fn dump(arguments: &Bench) -> Result<Self, String> {
-        let mut path = arguments.file.clone().into_os_string();
-        path.push(format!(".{}.safetensors", std::process::id()));
-        let weights = Self { path: path.into(), ours: true };
-        let mut dump = OsString::from("--dump=");
-        dump.push(&weights.path);
-        let options = ["--quiet", "--device=host", "--storage=f16"].map(OsString::from);
-        let load = load_command(&arguments.file, options.into_iter().chain([dump]));
-        output_of(&mut load.map_err(|error| error.to_string())?)?;
-        Ok(weights)
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        if self.ours {
-            // There may be none, where writing it failed; else it stays, and its name says whose it is.
-            let _ = std::fs::remove_file(&self.path);
+    let mut last = String::new();
+    run(&mut script, token, &mut |stream, line| {
+        if stream == Stream::Out {
+            last = line.to_owned();
         }
-    }
+    })?;
+    serde_json::from_str(&last).map_err(|error| format!("{error}: {}", escape(&last)))
+}
+
+/// A new folder in the one of the model: what is written to it takes as much room as the model.
+fn beside(model: &Path) -> Result<TempDir, String> {
+    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".phi3-loader-bench-")
+        .tempdir_in(folder)
+        .map_err(|error| format!("{}: {error}", path_text(folder)))
+}
+
+/// Writes what a load of the file gives.
+fn dump(arguments: &Bench, folder: &Path, token: &CancelToken) -> Result<PathBuf, String> {
+    let weights = folder.join("weights.safetensors");
+    let mut dump = OsString::from("--dump=");
+    dump.push(&weights);
+    let options = ["--quiet", "--device=host", "--storage=f16"].map(OsString::from);
+    let options = options.into_iter().chain([dump]);
+    let mut load = load_command(&arguments.file, options).map_err(|error| error.to_string())?;
+    load.stdout(Stdio::null()).stderr(Stdio::piped());
+    run(&mut load, token, &mut |_, _| ())?;
+    Ok(weights)
 }

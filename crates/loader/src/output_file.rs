@@ -1,0 +1,323 @@
+//! Output files that stand at their place only when they are whole.
+
+use crate::error::Error;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use tempfile::TempPath;
+
+/// Symbolic links that are followed from one to the next, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
+/// How the name of a file starts that is not whole yet. What follows is random.
+const PREFIX: &str = ".phi3-loader-";
+
+/// Before the umask.
+const FRESH_MODE: u32 = 0o666;
+
+/// Where an output file goes.
+#[derive(Debug)]
+pub(crate) struct OutputFile {
+    /// As the caller names it.
+    named: PathBuf,
+    folder: PathBuf,
+    /// In the folder, and no symbolic link.
+    path: PathBuf,
+    /// Permission bits of the file that stands there, where one does.
+    mode: Option<u32>,
+}
+
+impl OutputFile {
+    /// Follows symbolic links, also one to a file that does not exist yet. Only a regular file that the
+    /// caller may write can be replaced: a device, a pipe or a folder is refused.
+    pub(crate) fn find(named: &Path) -> Result<Self, Error> {
+        Self::resolve(named).map_err(|source| write_error(named, source))
+    }
+
+    fn resolve(named: &Path) -> io::Result<Self> {
+        let (target, mode) = match fs::metadata(named) {
+            Ok(metadata) if metadata.is_file() => {
+                // The replacement needs the folder's permission only. The file's own counts, too.
+                OpenOptions::new().write(true).open(named)?;
+                (fs::canonicalize(named)?, Some(metadata.permissions().mode() & 0o777))
+            }
+            Ok(_) => return Err(refused("it is not a regular file, and only such are replaced")),
+            Err(error) if error.kind() == ErrorKind::NotFound => (end_of_links(named), None),
+            Err(error) => return Err(error),
+        };
+        let bytes = target.as_os_str().as_bytes();
+        let name = match target.file_name() {
+            Some(name) if bytes.ends_with(name.as_bytes()) => name,
+            _ => return Err(refused("it has no file name at its end")),
+        };
+        let folder = fs::canonicalize(folder_of(&target))?;
+        Ok(Self { named: named.to_owned(), path: folder.join(name), folder, mode })
+    }
+
+    /// The folder that the file is in.
+    #[cfg(feature = "cli")]
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The path of the file itself, behind all symbolic links.
+    #[cfg(feature = "cli")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The error of a failed write to the file.
+    pub(crate) fn failed(&self, source: io::Error) -> Error {
+        write_error(&self.named, source)
+    }
+
+    /// Makes a new file of what `fill` writes, and moves it to its place when it is whole and stored.
+    /// A file that stood there keeps its permission bits, and stays as it was where this fails.
+    pub(crate) fn write<T>(
+        &self,
+        fill: impl FnOnce(&File) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let unfinished = self.create().map_err(|error| self.failed(error))?;
+        self.finish(unfinished, fill)
+    }
+
+    fn finish<T>(
+        &self,
+        unfinished: Unfinished,
+        fill: impl FnOnce(&File) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let result = fill(&unfinished.file)?;
+        self.replace(unfinished).map_err(|error| self.failed(error))?;
+        Ok(result)
+    }
+
+    fn create(&self) -> io::Result<Unfinished> {
+        let unfinished = Unfinished::without_name(&self.folder)
+            .or_else(|_| Unfinished::with_name(&self.folder))?;
+        if let Some(mode) = self.mode {
+            unfinished.file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(unfinished)
+    }
+
+    fn replace(&self, unfinished: Unfinished) -> io::Result<()> {
+        // Some file systems report only here that they are full.
+        unfinished.file.sync_data()?;
+        unfinished.into_name(&self.folder)?.persist(&self.path).map_err(|error| error.error)
+    }
+}
+
+/// A file in the folder of its place, which is removed where it is not finished.
+struct Unfinished {
+    file: File,
+    name: Option<TempPath>,
+}
+
+impl Unfinished {
+    /// A file that is in no folder yet: nothing of it stays where the process is killed. Not every file
+    /// system has such.
+    fn without_name(folder: &Path) -> io::Result<Self> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(FRESH_MODE);
+        let file = File::from(rustix::fs::open(folder, flags, mode)?);
+        // It could get no name without this.
+        fs::metadata(descriptor_path(&file))?;
+        Ok(Self { file, name: None })
+    }
+
+    fn with_name(folder: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(FRESH_MODE);
+        let (file, name) = names().make_in(folder, |path| options.open(path))?.into_parts();
+        Ok(Self { file, name: Some(name) })
+    }
+
+    /// The name by which it can be moved to its place.
+    fn into_name(self, folder: &Path) -> io::Result<TempPath> {
+        let Self { file, name } = self;
+        if let Some(name) = name {
+            return Ok(name);
+        }
+        let link = |path: &Path| {
+            let file = descriptor_path(&file);
+            Ok(rustix::fs::linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+        };
+        Ok(names().make_in(folder, link)?.into_temp_path())
+    }
+}
+
+fn names() -> tempfile::Builder<'static, 'static> {
+    let mut names = tempfile::Builder::new();
+    names.prefix(PREFIX);
+    names
+}
+
+fn descriptor_path(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// What a chain of symbolic links leads to, where it leads to nothing that exists.
+fn end_of_links(named: &Path) -> PathBuf {
+    let mut path = named.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(link) = fs::read_link(&path) else { break };
+        path = folder_of(&path).join(link);
+    }
+    path
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, why)
+}
+
+fn write_error(path: &Path, source: io::Error) -> Error {
+    Error::Write { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    const CREATE: [fn(&Path) -> io::Result<Unfinished>; 2] =
+        [Unfinished::without_name, Unfinished::with_name];
+
+    fn write(path: &Path, text: &str) -> Result<(), Error> {
+        let target = OutputFile::find(path)?;
+        target.write(|mut file| file.write_all(text.as_bytes()).map_err(|e| target.failed(e)))
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_that_fails_leaves_the_one_before_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (before, left) in [(None, &[][..]), (Some("the one before"), &["file"])] {
+            if let Some(before) = before {
+                fs::write(&path, before).unwrap();
+            }
+            for create in CREATE {
+                let target = OutputFile::find(&path).unwrap();
+                let unfinished = create(dir.path()).unwrap();
+                let failed: Result<(), Error> = target.finish(unfinished, |mut file| {
+                    file.write_all(b"half").unwrap();
+                    Err(Error::Cancelled)
+                });
+                assert!(matches!(failed, Err(Error::Cancelled)));
+                assert_eq!(fs::read_to_string(&path).ok().as_deref(), before);
+                assert_eq!(names(dir.path()), left);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_appears_whole_also_where_every_file_has_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for create in CREATE {
+            for before in [false, true] {
+                let target = OutputFile::find(&path).unwrap();
+                let unfinished = create(dir.path()).unwrap();
+                let written = target.finish(unfinished, |mut file| {
+                    file.write_all(b"whole").unwrap();
+                    assert_eq!(path.exists(), before);
+                    Ok(5)
+                });
+                assert_eq!(written.unwrap(), 5);
+                assert_eq!(fs::read(&path).unwrap(), b"whole");
+                assert_eq!(names(dir.path()), ["file"]);
+            }
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_has_the_mode_of_the_one_before_or_of_a_fresh_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, fresh) = (dir.path().join("file"), dir.path().join("fresh"));
+        File::create(&fresh).unwrap();
+        for create in CREATE {
+            OutputFile::find(&path)
+                .unwrap()
+                .finish(create(dir.path()).unwrap(), |_| Ok(()))
+                .unwrap();
+            assert_eq!(mode(&path), mode(&fresh));
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, "the one before").unwrap();
+        for before in [0o640, 0o604] {
+            fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
+            write(&path, "new").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(mode(&path), before);
+        }
+    }
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("old"), "the one before").unwrap();
+        for file in ["old", "new"] {
+            let (first, second) = (dir.path().join(file), folder.join(format!("to-{file}")));
+            symlink(Path::new("folder").join(format!("to-{file}")), &first).unwrap();
+            symlink(file, &second).unwrap();
+            write(&first, "through links").unwrap();
+            assert!(first.is_symlink() && second.is_symlink());
+            assert!(!folder.join(file).is_symlink());
+            assert_eq!(fs::read(folder.join(file)).unwrap(), b"through links");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        symlink("pipe", &link).unwrap();
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [&pipe, &link, &socket, dir.path(), Path::new("/dev/null")] {
+            let error = OutputFile::find(path).unwrap_err();
+            assert!(matches!(&error, Error::Write { path: named, .. } if named == path));
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(names(dir.path()), ["link", "pipe", "socket"]);
+    }
+
+    #[test]
+    fn a_place_where_no_file_can_be_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        for name in ["folder/file", "new/", "new/.", "new/..", "file/", "file/new"] {
+            let path = dir.path().join(name);
+            assert!(matches!(OutputFile::find(&path), Err(Error::Write { .. })), "{name}");
+        }
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+}

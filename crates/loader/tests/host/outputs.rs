@@ -1,0 +1,306 @@
+//! Output files: what they may replace, and what they leave.
+
+use crate::common::model_path;
+use crate::program::{Ran, below_shell, program, run};
+use crate::small_model::{TENSORS, phi3_keys};
+use gguf_format::write::GgufWriter;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// A folder with a model in one file, and another in three shards.
+struct Models {
+    dir: TempDir,
+}
+
+impl Models {
+    fn new() -> Self {
+        let models = Self { dir: tempfile::tempdir().unwrap() };
+        fs::copy(model_path("fused-f16.gguf"), models.path("model.gguf")).unwrap();
+        for no in 0..3 {
+            let mut writer = if no == 0 { phi3_keys() } else { GgufWriter::new() };
+            writer.split(no as u16, 3, TENSORS.len() as i32);
+            for (name, dims, ggml_type) in &TENSORS[no * 3..(no + 1) * 3] {
+                writer.tensor(*name, dims, *ggml_type);
+            }
+            let bytes = writer.to_bytes(|_, data| data.fill(0x11)).unwrap();
+            fs::write(models.path(&format!("m-{:05}-of-00003.gguf", no + 1)), bytes).unwrap();
+        }
+        models
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Name and content of every file here.
+    fn contents(&self) -> Vec<(OsString, Vec<u8>)> {
+        let entries = fs::read_dir(self.dir.path()).unwrap().map(Result::unwrap);
+        let mut contents: Vec<_> = entries
+            .filter(|entry| entry.path().is_file())
+            .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+            .collect();
+        contents.sort();
+        contents
+    }
+
+    /// Runs in this folder a command that must be refused as wrong use, and change nothing.
+    #[track_caller]
+    fn refuses(&self, command: &mut Command) {
+        let before = self.contents();
+        let ran = Ran::of(command.current_dir(self.dir.path()));
+        assert_eq!(ran.code(), 2, "{command:?}: {}", ran.stderr());
+        assert!(ran.stderr().starts_with("error: "), "{}", ran.stderr());
+        assert!(ran.stderr().contains("are the same file"), "{}", ran.stderr());
+        assert_eq!(ran.stdout(), "", "{command:?}");
+        assert!(self.contents() == before, "{command:?} changed a file");
+    }
+}
+
+/// The outputs that a command can have onto its model.
+fn writers(model: &str, output: &str) -> [Command; 4] {
+    [
+        program(["load", model, "--device=host", "--dump", output]),
+        program(["load", model, "--device=host", "--json", "--dump", output]),
+        program(["load", model, "--device=host", "--quiet", "--timeline", output]),
+        program(["bench", model, "--device=host", "--repeat=1", "--svg", output]),
+    ]
+}
+
+#[test]
+fn no_output_replaces_the_model_that_is_read() {
+    let models = Models::new();
+    let folder = models.path("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::hard_link(models.path("model.gguf"), folder.join("hard")).unwrap();
+    symlink("model.gguf", models.path("link")).unwrap();
+    symlink("../link", folder.join("link-to-link")).unwrap();
+    symlink(models.dir.path(), models.path("other-folder")).unwrap();
+    let absolute = models.path("model.gguf");
+    for output in [
+        "model.gguf",
+        "./model.gguf",
+        "folder/../model.gguf",
+        absolute.to_str().unwrap(),
+        "folder/hard",
+        "link",
+        "folder/link-to-link",
+        "other-folder/model.gguf",
+    ] {
+        for mut command in writers("model.gguf", output) {
+            models.refuses(&mut command);
+        }
+    }
+    for mut command in writers("link", "model.gguf") {
+        models.refuses(&mut command);
+    }
+}
+
+#[test]
+fn no_output_replaces_a_shard_whichever_is_named() {
+    let models = Models::new();
+    symlink("m-00003-of-00003.gguf", models.path("link")).unwrap();
+    for named in ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"] {
+        for output in ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "link"] {
+            for mut command in writers(named, output) {
+                models.refuses(&mut command);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_read_is_not_replaced_either() {
+    let models = Models::new();
+    fs::write(models.path("model.gguf"), "this is no model").unwrap();
+    for mut command in writers("model.gguf", "model.gguf") {
+        models.refuses(&mut command);
+    }
+}
+
+#[test]
+fn two_outputs_are_two_files() {
+    let models = Models::new();
+    fs::create_dir(models.path("folder")).unwrap();
+    symlink("folder", models.path("other")).unwrap();
+    symlink("other/new", models.path("dangling")).unwrap();
+    fs::write(models.path("old"), "the one before").unwrap();
+    fs::hard_link(models.path("old"), models.path("hard")).unwrap();
+    for (dump, timeline) in [
+        ("new", "new"),
+        ("new", "./folder/../new"),
+        ("folder/new", "other/new"),
+        ("dangling", "folder/new"),
+        ("old", "old"),
+        ("old", "hard"),
+    ] {
+        let load = ["load", "model.gguf", "--device=host", "--dump", dump, "--timeline", timeline];
+        models.refuses(&mut program(load));
+    }
+    let load = ["load", "model.gguf", "--device=host", "--dump", "old", "--timeline", "new"];
+    let ran = Ran::of(program(load).current_dir(models.dir.path()));
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+}
+
+#[test]
+fn no_chart_replaces_another_file_of_the_run() {
+    let models = Models::new();
+    fs::write(models.path("weights"), "weights").unwrap();
+    fs::write(models.path("peer"), "#!/bin/sh\n").unwrap();
+    let bench = ["bench", "model.gguf", "--device=host", "--repeat=1", "--peers"];
+    models.refuses(program(bench).args(["--safetensors=weights", "--svg=./weights"]));
+    models.refuses(program(bench).args(["--llama-bench=./peer", "--svg=peer"]));
+    models.refuses(program(bench).args(["--python=./peer", "--svg=peer"]));
+}
+
+#[test]
+fn what_is_printed_does_not_go_into_a_file_that_is_read_or_written() {
+    let models = Models::new();
+    let in_shell = |redirection: &str, arguments: &[&str]| {
+        below_shell(&format!("exec {redirection}"), arguments)
+    };
+    fs::write(models.path("out"), "").unwrap();
+    let load = ["load", "model.gguf", "--device=host"];
+    for arguments in [&load[..], &["inspect", "model.gguf"], &["plan", "model.gguf", "--json"]] {
+        models.refuses(&mut in_shell(">>model.gguf", arguments));
+    }
+    models.refuses(&mut in_shell(">>m-00003-of-00003.gguf", &["plan", "m-00001-of-00003.gguf"]));
+    for stdout in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-", "out"] {
+        for option in ["--dump", "--timeline"] {
+            for more in [&[][..], &["--json"], &["--json", "--quiet"]] {
+                let load = [&load[..], &[option, stdout], more].concat();
+                models.refuses(&mut in_shell(">out", &load));
+            }
+        }
+        models.refuses(&mut in_shell(">out", &["synth", stdout]));
+        models.refuses(&mut in_shell(">out", &["bench", "model.gguf", "--svg", stdout]));
+    }
+    models.refuses(&mut in_shell(">out", &[&load[..], &["--dump=-", "--timeline=-"]].concat()));
+    let to_stderr = [&load[..], &["--quiet", "--dump", "/proc/self/fd/2"]].concat();
+    let ran = Ran::of(in_shell("2>err", &to_stderr).current_dir(models.dir.path()));
+    assert_eq!(ran.output.status.code(), Some(2));
+    assert!(fs::read_to_string(models.path("err")).unwrap().contains("are the same file"));
+}
+
+#[test]
+fn standard_output_is_an_output_file_where_nothing_else_is_printed_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model_path("fused-f16.gguf");
+    let load = ["load", model.to_str().unwrap(), "--device=host", "--quiet"];
+    let path = dir.path().join("out");
+    let plain = dir.path().join("plain");
+    assert_eq!(run([&load[..], &["--dump", plain.to_str().unwrap()]].concat()).code(), 0);
+    for stdout in ["/dev/stdout", "-"] {
+        let dump = [&load[..], &["--dump", stdout]].concat();
+        let ran = Ran::with_stdout(&mut program(&dump), File::create(&path).unwrap());
+        assert_eq!((ran.code(), ran.stderr()), (0, ""));
+        assert!(fs::read(&path).unwrap() == fs::read(&plain).unwrap());
+    }
+    let synth = ["synth", "-", "--quiet"];
+    assert_eq!(Ran::with_stdout(&mut program(synth), File::create(&path).unwrap()).code(), 0);
+    assert_eq!(run(["inspect", path.to_str().unwrap()]).code(), 0);
+    // A pipe is no regular file.
+    let ran = run([&load[..], &["--dump", "-"]].concat());
+    assert_eq!((ran.code(), ran.stdout()), (7, ""));
+}
+
+#[test]
+fn only_regular_files_are_replaced() {
+    let models = Models::new();
+    let pipe = models.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let socket = models.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    symlink("pipe", models.path("link")).unwrap();
+    let folder = models.dir.path();
+    let outputs = [&pipe, &socket, &models.path("link"), folder, Path::new("/dev/null")];
+    for output in outputs.map(|path| path.to_str().unwrap()) {
+        let mut commands = Vec::from(writers("model.gguf", output));
+        commands.push(program(["synth", output]));
+        for mut command in commands {
+            let ran = Ran::of(command.current_dir(folder));
+            assert_eq!(ran.code(), 7, "{command:?}: {}", ran.stderr());
+            assert!(ran.stderr().starts_with("error[WRITE_FAILED]: "), "{}", ran.stderr());
+            assert!(ran.stderr().contains("not a regular file"), "{}", ran.stderr());
+        }
+    }
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_told_before_anything_is_loaded() {
+    let model = model_path("fused-f16.gguf");
+    for option in ["--dump", "--timeline"] {
+        let load = ["load", model.to_str().unwrap(), "--device=host", "--json"];
+        let ran = run([&load[..], &[option, "/no/such/folder/file"]].concat());
+        assert_eq!(ran.code(), 7);
+        let events = ran.json_lines();
+        assert_eq!(events.len(), 1);
+        assert_eq!((&events[0]["event"], &events[0]["exit_code"]), (&"failed".into(), &7.into()));
+        assert!(ran.stderr().contains("/no/such/folder"), "{}", ran.stderr());
+    }
+}
+
+#[test]
+fn an_output_that_runs_full_leaves_the_one_before_or_nothing() {
+    let models = Models::new();
+    for before in [None, Some("the one before")] {
+        for mut command in [
+            below_shell("ulimit -f 1", ["load", "model.gguf", "--device=host", "--dump=out"]),
+            below_shell(
+                "ulimit -f 1",
+                [
+                    "load",
+                    "model.gguf",
+                    "--device=host",
+                    "--chunk=4096",
+                    "--read-size=4096",
+                    "--timeline=out",
+                ],
+            ),
+            below_shell("ulimit -f 1", ["synth", "out"]),
+            below_shell("ulimit -f 1", ["bench", "model.gguf", "--repeat=1", "--svg=out"]),
+        ] {
+            if let Some(before) = before {
+                fs::write(models.path("out"), before).unwrap();
+            }
+            let contents = models.contents();
+            let ran = Ran::of(command.current_dir(models.dir.path()));
+            assert_eq!(ran.code(), 7, "{command:?}: {}", ran.stderr());
+            assert!(
+                ran.stderr().starts_with("error[WRITE_FAILED]: out: File too large"),
+                "{}",
+                ran.stderr()
+            );
+            assert!(models.contents() == contents, "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn two_programs_that_write_one_file_do_not_mix() {
+    let models = Models::new();
+    let alone = ["1", "2"].map(|seed| {
+        assert_eq!(run(["synth", models.path(seed).to_str().unwrap(), "--seed", seed]).code(), 0);
+        fs::read(models.path(seed)).unwrap()
+    });
+    for _ in 0..5 {
+        let start = |seed| {
+            let mut synth = program(["synth", "both", "--seed", seed]);
+            synth
+                .current_dir(models.dir.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let both = ["1", "2"].map(start);
+        for mut synth in both {
+            assert!(synth.wait().unwrap().success());
+        }
+        assert!(alone.contains(&fs::read(models.path("both")).unwrap()));
+    }
+}

@@ -1,0 +1,65 @@
+//! The program as a process.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+/// A command of the program without the variables of whoever runs the tests.
+pub(crate) fn program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
+    program.args(arguments).env_remove("RUST_LOG");
+    program
+}
+
+/// The same below a shell, which first does what `prelude` says.
+pub(crate) fn below_shell<S: AsRef<OsStr>>(
+    prelude: &str,
+    arguments: impl IntoIterator<Item = S>,
+) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        &format!("{prelude} && exec \"$0\" \"$@\""),
+        env!("CARGO_BIN_EXE_phi3-loader"),
+    ]);
+    shell.args(arguments).env_remove("RUST_LOG");
+    shell
+}
+
+/// A program that has ended.
+pub(crate) struct Ran {
+    pub(crate) output: Output,
+}
+
+impl Ran {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self { output: command.output().unwrap() }
+    }
+
+    /// Where the command says where standard output goes.
+    pub(crate) fn with_stdout(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
+        Self::of(command.stdout(stdout).stderr(Stdio::piped()))
+    }
+
+    pub(crate) fn stdout(&self) -> &str {
+        std::str::from_utf8(&self.output.stdout).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> &str {
+        std::str::from_utf8(&self.output.stderr).unwrap()
+    }
+
+    /// The exit code, after a look that nothing panicked.
+    pub(crate) fn code(&self) -> i32 {
+        assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
+        self.output.status.code().expect("ended by a signal")
+    }
+
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
+        self.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+pub(crate) fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
+    Ran::of(&mut program(arguments))
+}

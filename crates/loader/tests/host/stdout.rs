@@ -1,0 +1,138 @@
+//! Standard output that cannot be written to.
+
+use crate::common::model_path;
+use crate::program::{Ran, below_shell, program};
+use safetensors::SafeTensors;
+use std::fs::File;
+use std::io::PipeWriter;
+use std::path::Path;
+use std::process::Command;
+
+/// Commands that print, one of each kind.
+fn commands() -> Vec<Vec<String>> {
+    let model = model_path("fused-f16.gguf").to_str().unwrap().to_owned();
+    let to_host = "--device=host".to_owned();
+    [
+        &["--version"][..],
+        &["--help"],
+        &["-h"],
+        &["help"],
+        &["load", "--help"],
+        &["completions", "bash"],
+        &["devices"],
+        &["devices", "--json"],
+        &["inspect", &model],
+        &["inspect", &model, "--json"],
+        &["plan", &model],
+        &["plan", &model, "--json"],
+        &["load", &model, &to_host],
+        &["load", &model, &to_host, "--json"],
+    ]
+    .iter()
+    .map(|arguments| arguments.iter().map(|&argument| argument.to_owned()).collect())
+    .collect()
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// A pipe from which nobody reads any more.
+fn abandoned() -> PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+#[track_caller]
+fn is_write_error(ran: &Ran, arguments: &[String], why: &str) {
+    assert_eq!(ran.code(), 7, "{arguments:?}: {}", ran.stderr());
+    let start = format!("error[WRITE_FAILED]: standard output: {why}");
+    assert!(ran.stderr().starts_with(&start), "{arguments:?}: {}", ran.stderr());
+}
+
+#[test]
+fn a_full_standard_output_is_an_io_error() {
+    for arguments in commands() {
+        let ran = Ran::with_stdout(&mut program(&arguments), full());
+        is_write_error(&ran, &arguments, "No space left");
+    }
+}
+
+#[test]
+fn a_closed_standard_output_is_an_io_error() {
+    for arguments in commands() {
+        let ran = Ran::of(&mut below_shell("exec >&-", &arguments));
+        is_write_error(&ran, &arguments, "it is closed");
+    }
+    let arguments = ["--version".to_owned()];
+    for (prelude, why) in
+        [("exec <&- >&-", "it is closed"), ("exec 1</dev/null", "Bad file descriptor")]
+    {
+        is_write_error(&Ran::of(&mut below_shell(prelude, &arguments)), &arguments, why);
+    }
+    let status = below_shell("exec <&- >&- 2>&-", &arguments).status().unwrap();
+    assert_eq!(status.code(), Some(7));
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_io_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = || File::create(dir.path().join("out")).unwrap();
+    for arguments in commands() {
+        let ran = Ran::with_stdout(&mut below_shell("ulimit -f 0", &arguments), file());
+        is_write_error(&ran, &arguments, "File too large");
+    }
+}
+
+#[test]
+fn nobody_who_reads_any_more_is_no_error() {
+    for arguments in commands() {
+        let ran = Ran::with_stdout(&mut program(&arguments), abandoned());
+        assert_eq!((ran.code(), ran.stderr()), (0, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_null_device_takes_everything_however_it_was_opened() {
+    for options in [File::options().write(true), File::options().read(true).write(true)] {
+        let null = options.open("/dev/null").unwrap();
+        let ran = Ran::with_stdout(&mut program(["--version"]), null);
+        assert_eq!((ran.code(), ran.stderr()), (0, ""));
+    }
+}
+
+fn load(file: &Path, more: &[&str]) -> Command {
+    let mut load = program(["load", "--device=host", "--json", file.to_str().unwrap()]);
+    load.args(more);
+    load
+}
+
+#[test]
+fn what_a_load_does_does_not_depend_on_who_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("absent.gguf");
+    for ran in [
+        Ran::with_stdout(&mut load(&absent, &[]), abandoned()),
+        Ran::with_stdout(&mut load(&absent, &[]), full()),
+    ] {
+        assert_eq!(ran.code(), 7);
+        assert!(ran.stderr().starts_with("error[GGUF_IO]"), "{}", ran.stderr());
+    }
+    let path = model_path("fused-f16.gguf");
+    assert_eq!(Ran::with_stdout(&mut load(&path, &["--vram-limit=0"]), abandoned()).code(), 6);
+
+    let whole = |name: &str| {
+        let dump = dir.path().join(name);
+        let argument = format!("--dump={}", dump.display());
+        let written = move || SafeTensors::deserialize(&std::fs::read(&dump).unwrap()).is_ok();
+        (argument, written)
+    };
+    let (dump, written) = whole("abandoned.safetensors");
+    let ran = Ran::with_stdout(&mut load(&path, &[&dump]), abandoned());
+    assert_eq!((ran.code(), ran.stderr()), (0, ""));
+    assert!(written());
+    let (dump, written) = whole("full.safetensors");
+    let ran = Ran::with_stdout(&mut load(&path, &[&dump]), full());
+    assert_eq!(ran.code(), 7);
+    assert!(ran.stderr().contains("standard output"), "{}", ran.stderr());
+    assert!(written());
+}
