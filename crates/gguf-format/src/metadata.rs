@@ -5,12 +5,16 @@ use std::collections::hash_map::Entry;
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::limits::Limits;
+use crate::memory::{push, reserve_one_in};
 use crate::reader::Reader;
 use crate::skip;
 use crate::value::{Array, ByteStrings, Element, Elements, Strings, Value, ValueType};
 
 /// Bytes that a key-value pair takes at least: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
+
+/// What the memory of the pairs is for.
+const KEYS: &str = "the list of keys";
 
 /// The key-value pairs of a file: unique keys, in file order, found in constant time.
 ///
@@ -83,14 +87,15 @@ impl<'a> Metadata<'a> {
         if key.is_empty() {
             return Err(malformed(MalformedKind::EmptyKey { index }));
         }
+        reserve_one_in(&mut self.index, KEYS)?;
         match self.index.entry(key) {
             Entry::Occupied(_) => {
                 return Err(malformed(MalformedKind::DuplicateKey { key: key.to_owned() }));
             }
             Entry::Vacant(vacant) => vacant.insert(self.pairs.len()),
         };
-        self.pairs.push(Pair { key, value: parse_value(reader, key, limits)?, offset });
-        Ok(())
+        let value = parse_value(reader, key, limits)?;
+        push(&mut self.pairs, Pair { key, value, offset }, KEYS)
     }
 
     /// The value of `key`, as it is in the file.

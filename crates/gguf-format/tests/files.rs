@@ -365,3 +365,128 @@ fn models_can_cross_threads() {
     cross(&model);
     assert!(format!("{model:?}").contains(&*Path::new("model.gguf").to_string_lossy()));
 }
+
+#[test]
+fn shards_that_were_joined_are_refused_under_any_name() {
+    let split = Split::new();
+    let mut joined = Vec::new();
+    for no in 0..3 {
+        joined.extend(fs::read(split.path(no)).unwrap());
+    }
+    let first = fs::read(split.path(0)).unwrap().len() as u64;
+    let path = split.folder.path().join("joined.gguf");
+    for path in [path, split.path(0)] {
+        fs::write(&path, &joined).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(
+            matches!(&error, Error::Shard { path: named, kind: ShardKind::Joined { no: 1, count: 3, at } }
+                if *named == path && *at == first),
+            "{error:?}"
+        );
+        assert!(error.help().unwrap().contains("llama-gguf-split --merge"));
+    }
+    assert!(matches!(split.shard_refusal(2, 0), ShardKind::Joined { .. }));
+}
+
+#[test]
+fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = valid().bytes();
+    let end = bytes.len();
+    let warnings = |bytes: &[u8]| {
+        let model = GgufFile::open(write(&folder, "model.gguf", bytes)).unwrap();
+        model.warnings().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(&bytes), []);
+    // The padding of the last tensor may be there, and must be zeros.
+    bytes.resize(end.next_multiple_of(32), 0);
+    let padded = bytes.len();
+    assert!(padded > end);
+    assert_eq!(warnings(&bytes), []);
+    bytes[padded - 1] = 1;
+    let [padding] = &warnings(&bytes)[..] else { panic!("one warning") };
+    assert_eq!(padding.code(), "GGUF_NONZERO_PADDING");
+    assert!(padding.to_string().ends_with(&format!(
+        "model.gguf: the padding after tensor \"scale\" is not zero at byte {}",
+        padded - 1
+    )));
+    bytes[padded - 1] = 0;
+    bytes.push(0);
+    let [trailing] = &warnings(&bytes)[..] else { panic!("one warning") };
+    assert_eq!(trailing.code(), "GGUF_TRAILING_DATA");
+    let text = trailing.to_string();
+    assert!(
+        text.ends_with(&format!(
+            "1 bytes follow the last tensor: \"scale\" ends at byte {padded}, the file at byte {}",
+            padded + 1
+        )),
+        "{text}"
+    );
+    assert!(!trailing.help().is_empty());
+}
+
+#[test]
+fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
+    let split = Split::new();
+    let mut writer = GgufWriter::new();
+    writer.tensor("blk.2.a", &[1], GgmlType::F32).tensor("blk.2.b", &[8], GgmlType::F32);
+    writer.split(2, 3, 4);
+    let mut bytes = writer.to_bytes(|_, data| data.fill(7)).unwrap();
+    let place = writer.layout().unwrap().ranges()[0].end;
+    fs::write(split.path(2), &bytes).unwrap();
+    assert_eq!(GgufFile::open(split.path(0)).unwrap().warnings().count(), 0);
+    bytes[place as usize + 3] = 9;
+    fs::write(split.path(2), &bytes).unwrap();
+    let model = GgufFile::open(split.path(0)).unwrap();
+    let [warning] = &model.warnings().collect::<Vec<_>>()[..] else { panic!("one warning") };
+    let text = warning.to_string();
+    assert!(text.contains("-00003-of-00003.gguf: the padding after tensor \"blk.2.a\""), "{text}");
+    assert!(text.ends_with(&format!("at byte {}", place + 3)));
+}
+
+/// A hundred thousand tensors with padding behind each are not looked at one by one for ever.
+#[test]
+fn warnings_and_looks_at_padding_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = GgufWriter::new();
+    for i in 0..100_000 {
+        writer.tensor(format!("{i}"), &[1], GgmlType::F32);
+    }
+    let mut bytes = writer.to_bytes(|_, _| ()).unwrap();
+    let start = writer.layout().unwrap().data_offset() as usize;
+    bytes[start..].fill(1);
+    let model = GgufFile::open(write(&folder, "model.gguf", &bytes)).unwrap();
+    assert_eq!(model.warnings().count(), 16);
+}
+
+/// Forty sparse shards that each claim a header near the limit: their headers count together.
+#[test]
+fn the_headers_of_all_shards_have_one_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |no: u16| folder.path().join(format!("m-{:05}-of-00040.gguf", no + 1));
+    let write = |no: u16, text_len: u64| {
+        let mut head = Raw::default()
+            .kv("split.count", 2, 40u16.to_le_bytes())
+            .kv("split.no", 2, no.to_le_bytes())
+            .kv("k", STRING, text_len.to_le_bytes());
+        head.kv_count = Some(3);
+        let bytes = head.bytes();
+        let len = bytes.len() as u64 + text_len;
+        fs::write(path(no), bytes).unwrap();
+        fs::File::options().write(true).open(path(no)).unwrap().set_len(len).unwrap();
+    };
+    for no in 0..40 {
+        write(no, 47 << 20);
+    }
+    let error = GgufFile::open(path(0)).unwrap_err();
+    assert!(
+        matches!(error.without_path(), Error::Limit { what, limit, .. }
+            if what.contains("all shards") && *limit == 48 << 20),
+        "{error:?}"
+    );
+    assert_eq!(error.path(), Some(&*path(1)));
+    for no in 0..40 {
+        write(no, 1 << 20);
+    }
+    assert_eq!(GgufFile::open(path(39)).unwrap().shards().len(), 40);
+}

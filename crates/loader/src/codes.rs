@@ -105,9 +105,11 @@ impl From<gguf_format::CodeFacts> for CodeFacts {
         let exit_code = match class {
             gguf_format::ErrorClass::Io => 7,
             gguf_format::ErrorClass::Unsupported => 4,
+            gguf_format::ErrorClass::Memory => 6,
             _ => 3,
         };
-        Self { code, exit_code, retriable: false, cause, cure }
+        let retriable = class == gguf_format::ErrorClass::Memory;
+        Self { code, exit_code, retriable, cause, cure }
     }
 }
 

@@ -159,7 +159,7 @@ fn rows() -> Vec<Row> {
             "GGUF_OVERLAPPING_TENSORS",
             MALFORMED,
             Load(|_| corpus("GGUF_OVERLAPPING_TENSORS")),
-            &["tensors \"", "\" overlap"],
+            &["tensor \"b\" (F32)", "offset 32", "expected at offset 64"],
         ),
         row(
             "GGUF_UNSUPPORTED_VERSION",
@@ -177,7 +177,7 @@ fn rows() -> Vec<Row> {
             "GGUF_UNKNOWN_TENSOR_TYPE",
             UNSUPPORTED,
             Load(|_| corpus("GGUF_UNKNOWN_TENSOR_TYPE.43")),
-            &["tensor \"", "ggml type 42"],
+            &["tensor \"", "ggml type 43"],
         ),
         row(
             "GGUF_REMOVED_TENSOR_TYPE",
@@ -235,6 +235,38 @@ fn rows() -> Vec<Row> {
             &["model-00002-of-00002.gguf", "split.no is 0", "must have 1"],
         ),
         row(
+            "GGUF_MISPLACED_TENSOR",
+            MALFORMED,
+            Load(|_| corpus("GGUF_MISPLACED_TENSOR.gaps-and-order")),
+            &["tensor \"", "expected at offset 0, where the data starts"],
+        ),
+        row(
+            "GGUF_HEADER_PADDING",
+            MALFORMED,
+            Load(|_| corpus("GGUF_HEADER_PADDING.count-too-small")),
+            &["number of tensors, 1, is too small"],
+        ),
+        row(
+            "GGUF_SHARDS_JOINED",
+            MALFORMED,
+            Load(|dir| {
+                let (first, more) = shard(dir, "model-00001-of-00002.gguf", 0);
+                let (second, _) = shard(dir, "model-00002-of-00002.gguf", 1);
+                let joined = [first, second].map(|path| std::fs::read(path).unwrap()).concat();
+                (written(dir, &joined).0, more)
+            }),
+            &["model.gguf", "shard 1 of 2", "joined"],
+        ),
+        row(
+            "GGUF_OUT_OF_MEMORY",
+            (6, "INSUFFICIENT_VRAM", true),
+            // What provokes it takes all memory of a process: the fault tests do.
+            Library(|_| {
+                gguf_format::Error::OutOfMemory { what: "the list of keys", bytes: 96 }.into()
+            }),
+            &["the list of keys", "96 bytes"],
+        ),
+        row(
             "PHI3_UNSUPPORTED_ARCHITECTURE",
             UNSUPPORTED,
             Load(|dir| {
@@ -275,10 +307,10 @@ fn rows() -> Vec<Row> {
             UNSUPPORTED,
             Load(|dir| {
                 let mut tensors = TENSORS;
-                tensors[3].2 = GgmlType::I8;
+                tensors[3].2 = GgmlType::F64;
                 written(dir, &zeroed(&model(&tensors)))
             }),
-            &["model.gguf", "blk.0.attn_output.weight", "I8"],
+            &["model.gguf", "blk.0.attn_output.weight", "F64"],
         ),
         row("PHI3_TOO_LARGE", MALFORMED, Model(larger_than_64_bits), &["2^64 - 1 bytes"]),
         row("PHI3_INVALID_PLAN", BUG, Model(plan_of_another_model), &["load plan"]),
