@@ -173,14 +173,15 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
     request.ops.reserve(ops.size());
     for (const CopyOp& op : ops) {
       request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
-                             op.dest_bytes, op.decoder, op.unit, op.halves});
+                             op.dest_bytes, op.decoder, op.unit,
+                             static_cast<FloatFormat>(op.floats)});
     }
     const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
       return observer.on_progress(progress.units_done, progress.bytes_done);
     });
     rust::Vec<OpReport> operations;
     for (const transfer::OpReport& report : stats.operations) {
-      operations.push_back({report.non_finite.infinite, report.non_finite.nan,
+      operations.push_back({report.non_finite.infinite, report.non_finite.nan, report.all_zero,
                             digest_of(report.source), digest_of(report.device)});
     }
     rust::Vec<TimelineSpan> spans;

@@ -109,8 +109,8 @@ class HostQueue final : public Queue {
   }
 
   void await(std::uint32_t) override {}
-  // Counted in submit(), while the halves are in the cache.
-  void landed(const std::vector<Halves>&) override {}
+  // Counted in submit(), while the floats are in the cache.
+  void landed(const std::vector<Floats>&) override {}
   void finish() override {}
   // All work is the readers' own.
   void start_timeline(const CallClock&, std::size_t) override {}
@@ -127,9 +127,9 @@ class HostQueue final : public Queue {
   static void tally(const Segment& segment, const Batch& batch, const std::byte* source,
                     const std::byte* dest) {
     OpTally& tally = batch.tallies[segment.op];
-    if (segment.halves) {
+    if (segment.floats != FloatFormat::kNone) {
       const NonFinite found =
-          count_non_finite(reinterpret_cast<const std::uint16_t*>(dest), segment.dest_bytes / 2);
+          count_non_finite(segment.floats, dest, segment.dest_bytes / float_bytes(segment.floats));
       add(tally.non_finite.infinite, found.infinite);
       add(tally.non_finite.nan, found.nan);
     }

@@ -77,8 +77,8 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
                             reinterpret_cast<std::uint16_t*>(share.dest), shape.elements);
       break;
     case Work::kCountNonFinite:
-      result = sink(
-          count_non_finite(reinterpret_cast<const std::uint16_t*>(share.source), shape.elements));
+      result = sink(count_non_finite(
+          FloatFormat::kF16, reinterpret_cast<const std::byte*>(share.source), shape.elements));
       break;
     case Work::kDigest:
       result = sink(digest_piece(share.source, bytes.read, 0));

@@ -21,7 +21,7 @@ pub(crate) mod ffi {
         dest_bytes: u64,
         decoder: u32,
         unit: u32,
-        halves: bool,
+        floats: u32,
     }
 
     struct ByteRange {
@@ -38,6 +38,7 @@ pub(crate) mod ffi {
     struct OpReport {
         infinite: u64,
         nan: u64,
+        all_zero: bool,
         source: Digest,
         device: Digest,
     }

@@ -39,7 +39,7 @@
 //!             dest_bytes: 17,
 //!             conversion: Conversion::Copy,
 //!             unit: 0,
-//!             halves: false,
+//!             floats: None,
 //!         }],
 //!         units: 1,
 //!         digest: false,
@@ -73,7 +73,8 @@ pub use device::{
 };
 pub use digest::{Digest, digest_piece_by_each_isa};
 pub use engine::{
-    Conversion, CopyOp, Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats,
+    Conversion, CopyOp, Engine, EngineConfig, FloatFormat, Io, OpReport, Request, SourceFile,
+    StagingRing, Stats,
 };
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;

@@ -2,6 +2,7 @@
 
 use crate::codes::{self, CodeFacts};
 use cuda_sys::{DeviceKind, ErrorCode};
+use model_phi3::SlotFormat;
 use std::path::PathBuf;
 
 /// The worker's coarse view of a failure.
@@ -125,7 +126,7 @@ pub enum Error {
         /// The slot or figure that is wrong, expected and found.
         what: String,
     },
-    /// Weights are infinite or NaN as f16, and the caller does not want such.
+    /// Weights are infinite or NaN as they were loaded, and the caller does not want such.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
     /// The observer or a [`CancelToken`](crate::CancelToken) asked to stop.
@@ -133,13 +134,15 @@ pub enum Error {
     Cancelled,
 }
 
-/// A tensor with weights that are no finite number once they are f16.
+/// A tensor with weights that are no finite number as they were loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NonFiniteTensor {
     /// The file's tensor.
     pub tensor: String,
-    /// How many are infinite: too large for f16, or so in the file.
+    /// What its weights were loaded as.
+    pub format: SlotFormat,
+    /// How many are infinite: so in the file, or too large for the format.
     pub infinite: u64,
     /// How many are NaN.
     pub nan: u64,
@@ -147,8 +150,10 @@ pub struct NonFiniteTensor {
 
 impl std::fmt::Display for NonFiniteTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tensor = gguf_format::escape(&self.tensor);
-        write!(f, "{tensor} has {} infinite and {} NaN weights as f16", self.infinite, self.nan)
+        let Self { tensor, format, infinite, nan } = self;
+        let tensor = gguf_format::escape(tensor);
+        let format = format.ggml_type().name().to_ascii_lowercase();
+        write!(f, "{tensor} has {infinite} infinite and {nan} NaN weights as {format}")
     }
 }
 

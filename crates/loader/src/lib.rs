@@ -75,7 +75,7 @@ pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
-pub use crate::model::{LoadStats, LoadedModel, TensorView};
+pub use crate::model::{AllZeroTensor, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use cuda_sys::{

@@ -222,6 +222,10 @@ impl Loader {
         for tensor in &non_finite {
             tracing::warn!("{tensor}");
         }
+        let all_zero = checks::all_zero(&plan, &moved.operations);
+        for tensor in &all_zero {
+            tracing::warn!("{tensor}");
+        }
         // Last, so that whatever was read above was read from the file that was opened.
         source.check_unchanged()?;
         emit(observer, &LoadEvent::Verified { residency: &residency })?;
@@ -251,6 +255,7 @@ impl Loader {
             chunks: moved.chunks,
             pinned: moved.pinned,
             non_finite,
+            all_zero,
             timeline: moved.timeline,
             residency,
             memory,

@@ -36,7 +36,7 @@ pub(crate) fn compare(
 /// The operation, cut into ones of `piece_bytes` of the device. Their destinations are positions in
 /// the tensor.
 fn pieces(op: &PlanOp, piece_bytes: u64) -> impl Iterator<Item = CopyOp> {
-    let whole = copy_op(op, false);
+    let whole = copy_op(op, None);
     let source_bytes = match op.conversion {
         Conversion::Copy => piece_bytes,
         Conversion::ToF16(from) => piece_bytes / 2 / from.block_len() * from.block_bytes(),

@@ -2,9 +2,9 @@
 //! other. Compiling this is the test.
 
 use loader::{
-    CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error, GgufError,
-    GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions, LoadPlan,
-    LoadStats, LoadedModel, Loader, MemoryAccount, ModelError, NonFiniteTensor, Observer,
+    AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,
+    GgufError, GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions,
+    LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount, ModelError, NonFiniteTensor, Observer,
     Phi3Config, Phi3Weights, Planned, Residency, Slot, SlotFormat, Span, SpanKind, Storage,
     TensorView,
 };
@@ -22,8 +22,8 @@ const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
 const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
 
 const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.io);
-const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
-    |stats| (&stats.non_finite, &stats.timeline);
+const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[AllZeroTensor], &[Span]) =
+    |stats| (&stats.non_finite, &stats.all_zero, &stats.timeline);
 const _: fn(&LoadStats) -> (&Residency, &MemoryAccount) = |stats| (&stats.residency, &stats.memory);
 const _: fn(&Span) -> SpanKind = |span| span.kind;
 

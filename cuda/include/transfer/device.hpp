@@ -76,9 +76,10 @@ class DeviceBuffer {
   virtual PointerInfo locate(std::uint64_t offset) const = 0;
 };
 
-// Halves of one operation at their destination, and where to count infinities and NaNs.
-struct Halves {
-  const std::uint16_t* data;
+// The floats of one operation at their destination, and where to count infinities and NaNs.
+struct Floats {
+  FloatFormat format;
+  const std::byte* data;
   std::uint64_t count;
   NonFinite* counters;  // in the device's memory
 };
@@ -140,7 +141,7 @@ class Queue {
 
   // Queues what is to be done with operations once all of their bytes have landed: counting
   // infinities, where submit() has not. Does not wait. Throws Error{kDeviceFailure}.
-  virtual void landed(const std::vector<Halves>& halves) = 0;
+  virtual void landed(const std::vector<Floats>& floats) = 0;
 
   // Waits for all that is queued. Throws Error{kDeviceFailure}.
   virtual void finish() = 0;
@@ -177,9 +178,9 @@ class Device {
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
 
-  // Loads the code that a call's chunks, and tallies, need, which the first use would do. Throws
-  // Error{kDeviceFailure, kDeviceUnavailable}.
-  virtual void load_code(const Schedule& schedule, bool tallies) const = 0;
+  // Loads the code that a call's chunks need, and its digests where there are any, which the first
+  // use would do. Throws Error{kDeviceFailure, kDeviceUnavailable}.
+  virtual void load_code(const Schedule& schedule, bool digest) const = 0;
 
   virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 

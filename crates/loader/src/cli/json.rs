@@ -220,8 +220,10 @@ pub(super) enum EventKind<'a> {
         pinned: bool,
         residency: ResidencyDocument,
         memory: MemoryDocument,
-        /// Tensors with weights that are infinite or NaN as f16.
+        /// Tensors with weights that are infinite or NaN as they were loaded.
         non_finite: Vec<NonFiniteDocument<'a>>,
+        /// Tensors whose bytes in the file are all zero.
+        all_zero: Vec<AllZeroDocument<'a>>,
     },
     Failed {
         code: &'static str,
@@ -238,6 +240,14 @@ pub(super) struct NonFiniteDocument<'a> {
     pub(super) tensor: &'a str,
     pub(super) infinite: u64,
     pub(super) nan: u64,
+    /// What the weights were loaded as.
+    pub(super) format: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct AllZeroDocument<'a> {
+    pub(super) tensor: &'a str,
+    pub(super) bytes: u64,
 }
 
 #[derive(Serialize)]

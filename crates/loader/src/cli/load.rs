@@ -3,7 +3,9 @@
 use super::args::Load;
 use super::dump;
 use super::failure::Failure;
-use super::json::{self, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument};
+use super::json::{
+    self, AllZeroDocument, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument,
+};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::signals::cancelled_by_signal;
@@ -140,7 +142,13 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
                 tensor: &tensor.tensor,
                 infinite: tensor.infinite,
                 nan: tensor.nan,
+                format: tensor.format.ggml_type().name(),
             })
+            .collect(),
+        all_zero: stats
+            .all_zero
+            .iter()
+            .map(|tensor| AllZeroDocument { tensor: &tensor.tensor, bytes: tensor.bytes })
             .collect(),
     }
 }

@@ -502,7 +502,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
         dest_bytes: bytes,
         conversion: Conversion::Copy,
         unit: 0,
-        halves: false,
+        floats: None,
     };
     let request = Request {
         sources: &[SourceFile { file: source.as_fd(), bytes: 1 }],

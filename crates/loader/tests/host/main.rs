@@ -18,5 +18,6 @@ mod restricted;
 mod shards;
 mod small_model;
 mod stderr;
+mod suspect_weights;
 mod tables;
 mod verifying;
