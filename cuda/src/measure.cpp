@@ -103,7 +103,7 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
     for (std::uint32_t index = 1; index < threads; ++index) running.emplace_back(run, index);
   } catch (const std::system_error& error) {
     call_off();
-    throw Error(Code::kInternal, error.code().value(),
+    throw Error(Code::kHostOutOfMemory, error.code().value(),
                 "a thread to measure with cannot be started");
   } catch (...) {
     call_off();
