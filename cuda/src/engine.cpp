@@ -312,7 +312,9 @@ std::uint64_t EngineConfig::slot_bytes() const noexcept {
   return round_up(std::max(chunk_bytes, kMinChunkBytes), kSourceAlignment) + 2 * kSourceAlignment;
 }
 
-std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * depth; }
+std::uint64_t EngineConfig::ring_bytes() const noexcept {
+  return StagingRing::size_for(slot_bytes() * depth);
+}
 
 Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
                const EngineConfig& config)

@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "transfer/decode_host.hpp"
 #include "transfer/device.hpp"
 #include "transfer/error.hpp"
+#include "transfer/host_memory.hpp"
 
 namespace transfer {
 namespace {
@@ -146,27 +146,16 @@ class HostQueue final : public Queue {
   std::vector<OpTally> tallies_;
 };
 
-// A field of /proc/meminfo in bytes; 0 where there is none.
-std::uint64_t meminfo(const std::string& field) {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  std::uint64_t kib = 0;
-  while (file >> name >> kib) {
-    if (name == field + ":") return kib * 1024;
-    std::getline(file, unit);
-  }
-  return 0;
-}
-
 class HostDevice final : public Device {
  public:
   DeviceKind kind() const noexcept override { return DeviceKind::kHost; }
   std::int32_t ordinal() const noexcept override { return 0; }
   std::string name() const override { return "host memory"; }
 
-  MemoryInfo memory() const override { return {meminfo("MemAvailable"), meminfo("MemTotal")}; }
+  std::optional<MemoryInfo> memory() const override { return host_memory(); }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
+    check_host_memory(bytes, Code::kOutOfMemory, "host memory");
     return std::make_unique<HostBuffer>(bytes);
   }
 

@@ -85,8 +85,16 @@ pub(crate) mod ffi {
     }
 
     struct Memory {
+        known: bool,
         free_bytes: u64,
         total_bytes: u64,
+        bound: u32,
+    }
+
+    #[allow(dead_code, reason = "as host_memory_below")]
+    struct ProcessLimits {
+        address_space: u64,
+        data: u64,
     }
 
     struct Rate {
@@ -142,6 +150,8 @@ pub(crate) mod ffi {
         fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
+        #[allow(dead_code, reason = "for tests: the engine asks below no root")]
+        fn host_memory_below(root: &str, limits: &ProcessLimits) -> Result<Memory>;
 
         fn open_host() -> Result<UniquePtr<Device>>;
         fn open_cuda(ordinal: i32) -> Result<UniquePtr<Device>>;

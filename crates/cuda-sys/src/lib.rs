@@ -62,14 +62,16 @@ mod device;
 mod digest;
 mod engine;
 mod error;
+#[cfg(test)]
+mod host_memory;
 pub mod measure;
 mod observer;
 mod timeline;
 
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
-    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
-    cuda_devices,
+    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
+    cuda_compiled, cuda_devices,
 };
 pub use digest::{Digest, digest_piece_by_each_isa};
 pub use engine::{

@@ -79,7 +79,8 @@ pub use crate::model::{AllZeroTensor, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use cuda_sys::{
-    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, Span, SpanKind,
+    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, MemoryBound, MemoryInfo,
+    Span, SpanKind,
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{

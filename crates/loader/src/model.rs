@@ -63,8 +63,8 @@ pub struct LoadStats {
     pub timeline: Vec<Span>,
     /// What the residency check looked at.
     pub residency: Residency,
-    /// The device's free memory around the allocation.
-    pub memory: MemoryAccount,
+    /// The device's free memory around the allocation; `None` where the system does not tell.
+    pub memory: Option<MemoryAccount>,
 }
 
 /// A tensor whose bytes in the file are all zero.

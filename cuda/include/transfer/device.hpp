@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,18 @@ class StagingRing;
 
 enum class DeviceKind : std::uint32_t { kHost = 0, kCuda = 1 };
 
+// What decides how much memory is free. Stable numbers: the Rust side decodes them.
+enum class MemoryBound : std::uint32_t {
+  kDevice = 0,        // the device's own memory
+  kCgroup = 1,        // on the host: a memory control group of the process
+  kAddressSpace = 2,  // on the host: RLIMIT_AS
+  kData = 3,          // on the host: RLIMIT_DATA
+};
+
 struct MemoryInfo {
   std::uint64_t free_bytes;
   std::uint64_t total_bytes;
+  MemoryBound bound;  // of what is free
 };
 
 // Where a pointer lives, as the driver reports it (not as this library remembers it).
@@ -168,7 +178,9 @@ class Device {
   virtual DeviceKind kind() const noexcept = 0;
   virtual std::int32_t ordinal() const noexcept = 0;
   virtual std::string name() const = 0;
-  virtual MemoryInfo memory() const = 0;
+
+  // Nothing where the system does not tell.
+  virtual std::optional<MemoryInfo> memory() const = 0;
 
   // Throws Error{kOutOfMemory} where the device cannot hold `bytes`.
   virtual std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const = 0;

@@ -94,12 +94,12 @@ class CudaDevice final : public Device {
   std::int32_t ordinal() const noexcept override { return ordinal_; }
   std::string name() const override { return name_; }
 
-  MemoryInfo memory() const override {
+  std::optional<MemoryInfo> memory() const override {
     const DeviceGuard guard(ordinal_);
     std::size_t free_bytes = 0;
     std::size_t total_bytes = 0;
     check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
-    return {free_bytes, total_bytes};
+    return MemoryInfo{free_bytes, total_bytes, MemoryBound::kDevice};
   }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {

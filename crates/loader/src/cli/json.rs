@@ -256,10 +256,11 @@ pub(super) struct ResidencyDocument {
     pub(super) ok: bool,
 }
 
-/// The device's free memory around the allocation of the weights, as its driver reports it.
+/// The device's free memory around the allocation of the weights; `None` where the system does not
+/// tell.
 #[derive(Serialize)]
 pub(super) struct MemoryDocument {
-    pub(super) free_before_bytes: u64,
-    pub(super) free_after_bytes: u64,
-    pub(super) total_bytes: u64,
+    pub(super) free_before_bytes: Option<u64>,
+    pub(super) free_after_bytes: Option<u64>,
+    pub(super) total_bytes: Option<u64>,
 }

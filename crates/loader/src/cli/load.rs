@@ -131,9 +131,9 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
             ok: true,
         },
         memory: MemoryDocument {
-            free_before_bytes: stats.memory.free_before,
-            free_after_bytes: stats.memory.free_after,
-            total_bytes: stats.memory.total,
+            free_before_bytes: stats.memory.map(|memory| memory.free_before),
+            free_after_bytes: stats.memory.map(|memory| memory.free_after),
+            total_bytes: stats.memory.map(|memory| memory.total),
         },
         non_finite: stats
             .non_finite

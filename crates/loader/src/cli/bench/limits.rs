@@ -44,7 +44,8 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
         .collect(),
         DeviceKind::Cuda(_) => {
             // Devices with little memory get shorter runs.
-            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(LARGEST_PINNED_CHUNK);
+            let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
+            let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
