@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::json::{
     self, AllZeroDocument, Event, EventKind, MemoryDocument, NonFiniteDocument, ResidencyDocument,
 };
+use super::out_of_memory;
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
 use super::signals::cancelled_by_signal;
@@ -21,6 +22,9 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 pub(super) fn run(arguments: &Load, quiet: bool, bars: &MultiProgress) -> Result<(), Failure> {
+    if arguments.json {
+        out_of_memory::expect_events();
+    }
     let mut events = Events { printed: Ok(()), wanted: arguments.json };
     match load(arguments, quiet, bars, &mut events) {
         Ok(model) if arguments.json => events.print(finished(model.stats())),
