@@ -75,8 +75,9 @@ codes! {
         "Something happened that cannot happen.",
         "this is a bug: please report it with this message";
     NON_FINITE_WEIGHTS: 9, false,
-        "Weights are infinite or NaN as f16, and the load was told to refuse such.",
-        "load without --deny-overflow to get them as IEEE infinities, or with native storage";
+        "Weights are infinite or NaN as they were loaded, and the load was told to refuse such.",
+        "load without --deny-overflow to get them as they are; weights that are only too large for f16 \
+         are finite with native storage";
 }
 
 impl CodeFacts {

@@ -37,7 +37,7 @@ pub(crate) fn compare(
 /// The operation, cut into ones of `piece_bytes` of the device. Their destinations are positions in
 /// the tensor.
 fn pieces(op: &PlanOp, scale: Option<f32>, piece_bytes: u64) -> impl Iterator<Item = CopyOp> {
-    let whole = copy_op(op, scale, false);
+    let whole = copy_op(op, scale, None);
     let source_bytes = match op.conversion {
         Conversion::Copy => piece_bytes,
         Conversion::ToF16(from) => piece_bytes / 2 / from.block_len() * from.block_bytes(),

@@ -10,6 +10,7 @@ mod inspect;
 mod json;
 mod load;
 mod logging;
+mod out_of_memory;
 mod plan;
 mod progress;
 mod signals;
@@ -22,6 +23,8 @@ use clap::Parser;
 use failure::Failure;
 use indicatif::MultiProgress;
 use std::process::ExitCode;
+
+pub use out_of_memory::out_of_memory;
 
 /// Runs the command line of this process and returns its exit code.
 ///

@@ -227,9 +227,10 @@ fn too_small_a_limit_names_required_and_available_bytes() {
 fn a_reserve_that_does_not_fit_names_every_figure() {
     let path = model_path("fused-f16.gguf");
     let plan = run(["plan", path.to_str().unwrap(), "--json"]);
-    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap();
+    // A staging ring of one huge page.
+    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap() + (2 << 20);
 
-    let ran = load(&path, &["--json", "--reserve", "1000PB"]);
+    let ran = load(&path, &["--json", "--reserve", "1000PB", "--chunk=4KiB", "--depth=1"]);
     assert_eq!(ran.code(), 6);
     let events = ran.json_lines();
     assert!(events.iter().all(|event| event["event"] != "allocated"), "nothing was allocated");
@@ -238,9 +239,10 @@ fn a_reserve_that_does_not_fit_names_every_figure() {
     assert_eq!(failed["retriable"], false, "there is no such host");
     let message = failed["message"].as_str().unwrap();
     for figure in [
-        format!("{required} bytes required, 1000000000000000000 bytes reserved"),
+        format!("{required} bytes required, 2097152 bytes of them for staging, "),
+        "1000000000000000000 bytes reserved beside them, ".to_owned(),
         " bytes free of ".to_owned(),
-        " bytes total".to_owned(),
+        " bytes total, limited by ".to_owned(),
     ] {
         assert!(message.contains(&figure), "{figure}: {message}");
     }

@@ -18,6 +18,7 @@ mod restricted;
 mod shards;
 mod small_model;
 mod stderr;
+mod suspect_weights;
 mod tables;
 mod verifying;
 mod warnings;

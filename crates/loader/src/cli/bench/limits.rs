@@ -3,7 +3,7 @@
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::page_cache;
-use super::reading::{self, Bytes, Read, Readers};
+use super::reading::{self, Bytes, Read, Readers, Unread};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
@@ -44,7 +44,8 @@ pub(super) fn device(arguments: &Bench, device: &Device) -> std::result::Result<
         .collect(),
         DeviceKind::Cuda(_) => {
             // Devices with little memory get shorter runs.
-            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(LARGEST_PINNED_CHUNK);
+            let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
+            let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
@@ -86,7 +87,10 @@ fn memory_copy(
 }
 
 /// The file out of the page cache, by ever more threads.
-pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Limit>> {
+pub(super) fn page_cache(
+    arguments: &Bench,
+    files: &[PathBuf],
+) -> std::result::Result<Vec<Limit>, Unread> {
     let file = File::open(largest(files)?)?;
     let part = Bytes { start: 0, bytes: file.metadata()?.len().min(RUN_BYTES) };
     let all = cores();
@@ -96,7 +100,7 @@ pub(super) fn page_cache(arguments: &Bench, files: &[PathBuf]) -> Result<Vec<Lim
         .into_iter()
         .map(|threads| {
             let readers = Readers::of_large_chunks(threads);
-            let rates: Result<Vec<_>> = (0..arguments.repeat)
+            let rates: std::result::Result<Vec<_>, Unread> = (0..arguments.repeat)
                 .map(|_| Ok(reading::read(&file, part, readers, None)?.gb_per_s()))
                 .collect();
             Ok(Limit {
@@ -144,13 +148,14 @@ impl<'a> StorageReads<'a> {
     }
 
     /// Reads the part of this run, the one after the last run's.
-    pub(super) fn add(&mut self, run: u32) -> Result<()> {
+    pub(super) fn add(&mut self, run: u32) -> std::result::Result<(), Unread> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
             match self.read(direct, part) {
                 Ok(read) => self.direct_reads.push(read),
                 // Some file systems accept the flag and refuse the read.
-                Err(error) => self.direct = Err(error),
+                Err(Unread::File(error)) => self.direct = Err(error),
+                Err(unread) => return Err(unread),
             }
         }
         if self.cold {
@@ -168,7 +173,7 @@ impl<'a> StorageReads<'a> {
         Ok(Bytes { start, bytes: bytes.min(len.saturating_sub(start)) })
     }
 
-    fn read(&self, file: &File, part: Bytes) -> Result<Read> {
+    fn read(&self, file: &File, part: Bytes) -> std::result::Result<Read, Unread> {
         reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs))
     }
 

@@ -3,6 +3,7 @@
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::load_command;
 use super::page_cache::{self, Moment};
+use super::reading::Unread;
 use crate::cli::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
 use crate::cli::failure::{Failure, ProcessFailure};
 use crate::cli::json::Event;
@@ -87,10 +88,10 @@ pub(super) struct FromStorage {
 impl FromStorage {
     /// Loads once of either kind.
     pub(super) fn add(&mut self, arguments: &Bench, files: &[PathBuf]) -> Result<(), Failure> {
-        let read_failed = |error| Failure::Read(arguments.file.clone(), error);
-        page_cache::fill_half(files).map_err(read_failed)?;
+        let unread = |error: Unread| error.of(&arguments.file);
+        page_cache::fill_half(files).map_err(unread)?;
         self.half_cached.add_process(&arguments.file, &arguments.choices, files)?;
-        page_cache::drop_pages(files).map_err(read_failed)?;
+        page_cache::drop_pages(files).map_err(|error| unread(error.into()))?;
         self.cold.add_process(&arguments.file, &arguments.choices, files)
     }
 
@@ -134,11 +135,12 @@ pub(super) fn reused(arguments: &Bench, files: &[PathBuf]) -> Result<[LoadFigure
 fn load_in_process(file: &Path, choices: &Choices) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
     let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
-    let mut command = load_command(file, options).map_err(failed)?;
+    let unstarted = |error| Failure::Start("a load to be measured", error);
+    let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
     // Its last event says what goes wrong; warnings would come once a load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().map_err(unstarted)?;
     let mut last = None;
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         last = Some((line.map_err(failed)?, start.elapsed().as_secs_f64()));

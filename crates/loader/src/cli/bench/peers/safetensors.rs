@@ -2,6 +2,7 @@
 
 use super::{Measured, output_of};
 use crate::cli::args::Bench;
+use crate::cli::bench::reading::Unread;
 use crate::cli::bench::{load_command, page_cache};
 use cuda_sys::DeviceKind;
 use serde_json::Value;
@@ -27,7 +28,9 @@ pub(super) fn measure(arguments: &Bench, device: DeviceKind) -> Result<Measured,
         None => Weights::dump(arguments)?,
     };
     let failed = |error: std::io::Error| format!("{}: {error}", weights.path.display());
-    page_cache::fill(std::slice::from_ref(&weights.path)).map_err(failed)?;
+    page_cache::fill(std::slice::from_ref(&weights.path)).map_err(|error| match error {
+        Unread::Threads(error) | Unread::File(error) => failed(error),
+    })?;
     let bytes = std::fs::metadata(&weights.path).map_err(failed)?.len();
     let (path, runs) = (weights.path.display().to_string(), arguments.repeat.to_string());
     let answer = run_script(&arguments.python, &[&path, &format!("cuda:{ordinal}"), &runs])?;
