@@ -29,6 +29,9 @@ const FIRST_READ: u64 = 256 << 10;
 /// are kept.
 const FIRST_READ_OF_SIBLING: u64 = 16 << 10;
 
+/// Bytes of a tensor description beside its name, at most.
+const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
+
 /// The bytes a header was parsed from.
 pub(crate) enum HeaderBytes {
     /// The start of the file, as it was when it was read.
@@ -191,8 +194,9 @@ fn read_header(
     limits: &Limits,
     first_read: u64,
 ) -> Result<OwnedGguf, ParseFileError> {
-    // With the padding behind the longest header, and what a description there would take.
-    let room = limits.max_header_bytes.saturating_add(limits.max_alignment).saturating_add(4096);
+    // With the padding behind the longest header, or a description in its place.
+    let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
+    let room = limits.max_header_bytes.saturating_add(after);
     let most = len.min(room);
     let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
     let mut wanted = first_read;

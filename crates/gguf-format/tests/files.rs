@@ -144,6 +144,25 @@ fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
     );
 }
 
+/// Where there is no padding, the data are looked at as a description, whose name may be as long as
+/// the limit in force: what is asked for must be within what can be read.
+#[test]
+fn data_that_look_like_a_long_name_are_not_read_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Raw::default().tensor("t", &[1 << 20], 24, 0).data(1 << 20);
+    let len = file.header().len();
+    file = file.kv("k".repeat(32 - (len + 8 + 4 + 1) % 32), U8, [1]);
+    file.data[..8].copy_from_slice(&900_000u64.to_le_bytes());
+    file.data[8..].fill(b'n');
+    let header = file.header().len() as u64;
+    let path = write(&folder, "model.gguf", &file.bytes());
+    let limits = Limits::default()
+        .with_max_header_bytes(header)
+        .with_max_alignment(32)
+        .with_max_name_len(1 << 20);
+    assert!(in_time(move || GgufFile::open_with(path, &limits)).is_ok());
+}
+
 #[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
