@@ -234,7 +234,7 @@ pub enum MalformedKind {
         /// The tensor's position, from 0.
         index: u64,
     },
-    /// A key, tensor name or string that is no UTF-8.
+    /// A tensor's name, or a string that is asked for as text, that is not UTF-8.
     #[error("{item} is not valid UTF-8")]
     InvalidUtf8 {
         /// What it is.
