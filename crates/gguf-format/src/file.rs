@@ -246,9 +246,12 @@ self_cell! {
 ///
 /// A file whose `split.count` is 2 or more is a shard. Its name must end in
 /// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
-/// siblings in the same folder. Metadata are those of the first shard. `split.tensors.count` is
-/// checked where present. Without `split.count`, or with 0 or 1, a file is a model by itself,
-/// whatever its name.
+/// siblings in the same folder. The rest of the name is any bytes. Metadata are those of the first
+/// shard. `split.tensors.count` is checked where present.
+///
+/// Without `split.count`, or with 0 or 1, a file is a model by itself. It is refused where its name or
+/// `split.no` says that it is one of several shards. The name is the one that it was opened by, also
+/// where that is a symbolic link.
 pub struct GgufFile {
     model: Model,
 }
@@ -289,7 +292,10 @@ impl GgufFile {
         let opened = Shard::open(path, limits, FIRST_READ, parse)?;
         let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
         let shards = match keys {
-            None => vec![opened],
+            None => {
+                shards::check_whole(path, opened.gguf())?;
+                vec![opened]
+            }
             Some(keys) => {
                 opened.check_not_joined(keys)?;
                 open_siblings(opened, keys, limits, parse)?
