@@ -17,7 +17,7 @@ pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {
     let code = match &whole {
         Ok(gguf) => {
             check_catalogue(gguf, bytes.len() as u64);
-            gguf.metadata().iter().for_each(|(_, value)| exhaust(value));
+            check_metadata(gguf);
             None
         }
         Err(error) => {
@@ -51,6 +51,20 @@ fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
     }
     assert!(gguf.data_end() <= file_len);
     assert_eq!(gguf.trailing_bytes(), file_len.saturating_sub(padded(gguf.data_end())));
+}
+
+/// Keys and strings need not be UTF-8; what is printed of them is one line without control characters.
+fn check_metadata(gguf: &Gguf<'_>) {
+    for (key, value) in gguf.metadata().iter() {
+        assert!(!format!("{key} = {value}").chars().any(char::is_control));
+        if let Ok(key) = key.as_str() {
+            assert!(gguf.metadata().contains(key));
+            let text = gguf.metadata().optional::<&str>(key);
+            let is_text = value.as_text().is_some_and(|text| text.as_str().is_ok());
+            assert_eq!(text.is_ok(), is_text);
+        }
+        exhaust(value);
+    }
 }
 
 /// Reads everything in a value; no array may end early.

@@ -234,7 +234,7 @@ pub enum MalformedKind {
         /// The tensor's position, from 0.
         index: u64,
     },
-    /// A key, tensor name or string that is no UTF-8.
+    /// A tensor's name, or a string that is asked for as text, that is not UTF-8.
     #[error("{item} is not valid UTF-8")]
     InvalidUtf8 {
         /// What it is.
@@ -444,6 +444,22 @@ pub enum ShardKind {
         /// Where the next file starts in this one.
         at: u64,
     },
+    /// A number that no shard of the model has.
+    #[error("split.no is {no}, but the {count} shards have numbers from 0")]
+    NoBeyondCount {
+        /// What `split.no` says.
+        no: u64,
+        /// Shards of the model, by the metadata.
+        count: u64,
+    },
+    /// The file name is that of one shard of several, but the metadata make it a model by itself.
+    #[error("the file is named as shard {no} of {count}, but is a model by itself by its metadata")]
+    Whole {
+        /// The number in the file name.
+        no: u64,
+        /// Shards by the file name.
+        count: u64,
+    },
     /// A key says otherwise than the file's place in the model.
     #[error("{key} is {found}, but this shard of the model must have {expected}")]
     Mismatch {
@@ -545,7 +561,9 @@ impl Error {
                 ShardKind::Missing { .. } => codes::SHARD_MISSING,
                 ShardKind::BadName { .. } => codes::SHARD_NAME,
                 ShardKind::Joined { .. } => codes::SHARDS_JOINED,
-                ShardKind::Mismatch { .. }
+                ShardKind::NoBeyondCount { .. }
+                | ShardKind::Whole { .. }
+                | ShardKind::Mismatch { .. }
                 | ShardKind::Foreign { .. }
                 | ShardKind::TensorCount { .. } => codes::SHARD_MISMATCH,
                 ShardKind::DuplicateTensor { .. } => codes::DUPLICATE_TENSOR,
@@ -583,6 +601,10 @@ impl Error {
                 kind: MalformedKind::BadMagic { looks_like: Some(format), .. },
                 ..
             } => Some(format.cure),
+            Self::Shard { kind: ShardKind::Whole { .. }, .. } => Some(
+                "where the file is a whole model, give it a name that does not end in \
+                 -00001-of-0000N.gguf; where it is a shard, fetch it again, as it is damaged",
+            ),
             _ => Some(self.facts().cure),
         }
     }
@@ -739,6 +761,8 @@ mod tests {
             shard(ShardKind::Joined { no: 1, count: 2, at: 64 }),
             Error::OutOfMemory { what: "x", bytes: 1 },
             shard(ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 }),
+            shard(ShardKind::NoBeyondCount { no: 2, count: 2 }),
+            shard(ShardKind::Whole { no: 1, count: 2 }),
             shard(ShardKind::Foreign { why: "x" }),
             shard(ShardKind::TensorCount { expected: 1, found: 2 }),
             shard(ShardKind::DuplicateTensor { name: name() }),

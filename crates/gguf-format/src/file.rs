@@ -29,6 +29,9 @@ const FIRST_READ: u64 = 256 << 10;
 /// are kept.
 const FIRST_READ_OF_SIBLING: u64 = 16 << 10;
 
+/// Bytes of a tensor description beside its name, at most.
+const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
+
 /// The bytes a header was parsed from.
 pub(crate) enum HeaderBytes {
     /// The start of the file, as it was when it was read.
@@ -191,8 +194,9 @@ fn read_header(
     limits: &Limits,
     first_read: u64,
 ) -> Result<OwnedGguf, ParseFileError> {
-    // With the padding behind the longest header, and what a description there would take.
-    let room = limits.max_header_bytes.saturating_add(limits.max_alignment).saturating_add(4096);
+    // With the padding behind the longest header, or a description in its place.
+    let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
+    let room = limits.max_header_bytes.saturating_add(after);
     let most = len.min(room);
     let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
     let mut wanted = first_read;
@@ -242,9 +246,12 @@ self_cell! {
 ///
 /// A file whose `split.count` is 2 or more is a shard. Its name must end in
 /// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
-/// siblings in the same folder. Metadata are those of the first shard. `split.tensors.count` is
-/// checked where present. Without `split.count`, or with 0 or 1, a file is a model by itself,
-/// whatever its name.
+/// siblings in the same folder. The rest of the name is any bytes. Metadata are those of the first
+/// shard. `split.tensors.count` is checked where present.
+///
+/// Without `split.count`, or with 0 or 1, a file is a model by itself. It is refused where its name or
+/// `split.no` says that it is one of several shards. The name is the one that it was opened by, also
+/// where that is a symbolic link.
 pub struct GgufFile {
     model: Model,
 }
@@ -285,7 +292,10 @@ impl GgufFile {
         let opened = Shard::open(path, limits, FIRST_READ, parse)?;
         let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
         let shards = match keys {
-            None => vec![opened],
+            None => {
+                shards::check_whole(path, opened.gguf())?;
+                vec![opened]
+            }
             Some(keys) => {
                 opened.check_not_joined(keys)?;
                 open_siblings(opened, keys, limits, parse)?

@@ -245,16 +245,8 @@ fn check_counted(
     limits: &Limits,
     tensors: u64,
 ) -> Result<(), Error> {
-    /// Length and bytes of a name as ggml has them at most, number of dimensions, four of them, type
-    /// and offset.
-    const LONGEST: u64 = 8 + 64 + 4 + 4 * 8 + 4 + 8;
     let offset = reader.offset();
-    // All of it, or what is left of the file, so that a prefix has the same answer as the whole.
-    let longest = LONGEST.min(reader.left_in_file());
-    if let Err(shortage) = reader.clone().take(longest) {
-        return Err(shortage.while_reading(Item::TensorInfos { count: tensors.saturating_add(1) }));
-    }
-    match tensor::description_at(&mut reader, expected, alignment, limits) {
+    match tensor::description_at(&mut reader, expected, alignment, limits)? {
         None => Ok(()),
         Some(name) => Err(Error::Malformed {
             offset,

@@ -289,14 +289,22 @@ impl<'a> Catalogue<'a> {
 /// The name of the tensor whose description starts at the reader's place, where there is one that
 /// would be the next: with a known type, whole blocks, and exactly the offset `expected`. Such bytes
 /// are no accident.
+///
+/// # Errors
+///
+/// [`Error::Incomplete`] where the bytes at hand end before that is known. Most data are no
+/// description by their first eight bytes, which would be the length of a name.
 pub(crate) fn description_at<'a>(
     reader: &mut Reader<'a>,
     expected: u64,
     alignment: u64,
     limits: &Limits,
-) -> Option<&'a str> {
-    let tensor = parse_tensor(reader, 0, alignment, limits).ok()?;
-    (tensor.range.start == expected).then_some(tensor.name)
+) -> Result<Option<&'a str>, Error> {
+    match parse_tensor(reader, 0, alignment, limits) {
+        Ok(tensor) => Ok((tensor.range.start == expected).then_some(tensor.name)),
+        Err(error @ Error::Incomplete { .. }) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 fn parse_tensor<'a>(

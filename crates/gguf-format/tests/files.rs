@@ -4,6 +4,7 @@
 mod raw;
 
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -144,6 +145,25 @@ fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
     );
 }
 
+/// Where there is no padding, the data are looked at as a description, whose name may be as long as
+/// the limit in force: what is asked for must be within what can be read.
+#[test]
+fn data_that_look_like_a_long_name_are_not_read_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Raw::default().tensor("t", &[1 << 20], 24, 0).data(1 << 20);
+    let len = file.header().len();
+    file = file.kv("k".repeat(32 - (len + 8 + 4 + 1) % 32), U8, [1]);
+    file.data[..8].copy_from_slice(&900_000u64.to_le_bytes());
+    file.data[8..].fill(b'n');
+    let header = file.header().len() as u64;
+    let path = write(&folder, "model.gguf", &file.bytes());
+    let limits = Limits::default()
+        .with_max_header_bytes(header)
+        .with_max_alignment(32)
+        .with_max_name_len(1 << 20);
+    assert!(in_time(move || GgufFile::open_with(path, &limits)).is_ok());
+}
+
 #[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -253,8 +273,112 @@ fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
     let split = Split::new();
     fs::write(split.path(1), valid().bytes()).unwrap();
     assert!(matches!(split.shard_refusal(0, 1), ShardKind::Foreign { .. }));
-    // By itself it is a model, whatever its name.
-    assert_eq!(GgufFile::open(split.path(1)).unwrap().shards().len(), 1);
+    // Nor is it a model by itself under that name.
+    assert_eq!(split.shard_refusal(1, 1), ShardKind::Whole { no: 2, count: 3 });
+    assert!(split.refusal(1).help().unwrap().contains("a name that does not end in"));
+}
+
+/// The number of a file in its name, in its metadata and among its siblings is one.
+#[test]
+fn a_number_that_no_shard_has_is_never_replaced_by_its_siblings() {
+    for no in 0..3 {
+        for (wrong_no, wrong_count) in [(0, 3), (4, 3), (no + 1, 0), (no + 1, 2), (no + 1, 4)] {
+            let split = Split::new();
+            let name = format!("model-{wrong_no:05}-of-{wrong_count:05}.gguf");
+            let path = split.folder.path().join(name);
+            // Also beside all of its siblings, as a copy, a hard link and a symbolic link.
+            for way in 0..3 {
+                match way {
+                    0 => drop(fs::copy(split.path(no), &path).unwrap()),
+                    1 => fs::hard_link(split.path(no), &path).unwrap(),
+                    _ => std::os::unix::fs::symlink(split.path(no), &path).unwrap(),
+                }
+                let error = GgufFile::open(&path).unwrap_err();
+                assert!(matches!(&error, Error::Shard { path: named, .. } if *named == path));
+                assert!(["GGUF_SHARD_NAME", "GGUF_SHARD_MISMATCH"].contains(&error.code()));
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_number_beyond_the_count_is_refused_under_any_name() {
+    for no in [3, 4, u16::MAX] {
+        let split = Split::new();
+        let mut writer = GgufWriter::new();
+        let bytes = writer.split(no, 3, 4).to_bytes(|_, _| ()).unwrap();
+        for name in ["m-00001-of-00003.gguf", "m-00004-of-00003.gguf", "m.gguf"] {
+            let error = GgufFile::open(write(&split.folder, name, &bytes)).unwrap_err();
+            let kind = ShardKind::NoBeyondCount { no: no.into(), count: 3 };
+            assert!(matches!(error, Error::Shard { kind: found, .. } if found == kind));
+        }
+    }
+}
+
+/// As where one bit of `split.count`, or of its key, is damaged.
+#[test]
+fn a_shard_that_lost_its_count_is_no_model_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let no = |no: u16| Raw::default().kv("split.no", 2, no.to_le_bytes());
+    for count in [None, Some(0u16), Some(1)] {
+        let with_count = |file: Raw| match count {
+            Some(count) => file.kv("split.count", 2, count.to_le_bytes()),
+            None => file,
+        };
+        let first = with_count(no(0)).bytes();
+        let second = with_count(no(1)).bytes();
+        for name in ["m-00000-of-00002.gguf", "m-00001-of-00002.gguf", "m-00001-of-00000.gguf"] {
+            let error = GgufFile::open(write(&folder, name, &first)).unwrap_err();
+            assert!(matches!(error, Error::Shard { kind: ShardKind::Whole { .. }, .. }), "{name}");
+        }
+        for name in ["m.gguf", "m-00001-of-00001.gguf"] {
+            assert_eq!(GgufFile::open(write(&folder, name, &first)).unwrap().shards().len(), 1);
+            let error = GgufFile::open(write(&folder, name, &second)).unwrap_err();
+            let kind = ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 };
+            assert!(matches!(error, Error::Shard { kind: found, .. } if found == kind), "{name}");
+        }
+    }
+}
+
+/// As the hub's cache has them: files under their hashes, and links under their names.
+#[test]
+fn shards_are_found_beside_the_link_that_was_opened() {
+    let split = Split::new();
+    let cache = tempfile::tempdir().unwrap();
+    let link = |no: u16| cache.path().join(split.path(no).file_name().unwrap());
+    for no in 0..3 {
+        let blob = split.folder.path().join(format!("blob-{no}"));
+        fs::rename(split.path(no), &blob).unwrap();
+        std::os::unix::fs::symlink(blob, link(no)).unwrap();
+    }
+    for opened in 0..3 {
+        let model = GgufFile::open(link(opened)).unwrap();
+        assert_eq!((model.shards().len(), model.tensors().len()), (3, 4));
+        assert_eq!(model.shards()[2].path(), link(2));
+    }
+}
+
+#[test]
+fn names_of_shards_need_not_be_utf8() {
+    let split = Split::new();
+    let renamed = |no: u16| {
+        let name = [&b"\xff\xfe"[..], format!("-{:05}-of-00003.gguf", no + 1).as_bytes()].concat();
+        split.folder.path().join(std::ffi::OsString::from_vec(name))
+    };
+    for no in 0..3 {
+        fs::rename(split.path(no), renamed(no)).unwrap();
+    }
+    for opened in 0..3 {
+        let model = GgufFile::open(renamed(opened)).unwrap();
+        let paths: Vec<_> = model.shards().iter().map(|shard| shard.path().to_owned()).collect();
+        assert_eq!(paths, [renamed(0), renamed(1), renamed(2)]);
+        assert_eq!(model.tensors().len(), 4);
+    }
+    fs::remove_file(renamed(1)).unwrap();
+    let error = GgufFile::open(renamed(2)).unwrap_err();
+    assert_eq!(error.code(), "GGUF_SHARD_MISSING");
+    assert!(error.to_string().contains("\\xff\\xfe-00002-of-00003.gguf"), "{error}");
 }
 
 #[test]

@@ -420,6 +420,40 @@ fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
     }
 }
 
+/// Nothing of a load depends on these strings: they are shown, escaped, and refuse no file.
+#[test]
+fn text_that_is_not_utf8_refuses_no_file_and_is_shown_escaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = phi3_keys();
+    writer.kv("general.name", "n?").kv("general.author", "a?").kv("k?", 7_u32);
+    for (name, dims, ggml_type) in TENSORS {
+        writer.tensor(name, dims, ggml_type);
+    }
+    let mut bytes = zeroed(&writer);
+    for text in [b"n?", b"a?", b"k?"] {
+        let at = bytes.windows(2).position(|pair| pair == text).unwrap();
+        bytes[at + 1] = 0xe9;
+    }
+    let path = write(&dir, "model.gguf", &bytes);
+    let path = path.to_str().unwrap();
+    for command in [&["inspect", path][..], &["plan", path], &["load", path, "--device", "host"]] {
+        let json = [command, &["--json"]].concat();
+        for arguments in [command.to_vec(), json] {
+            let ran = run(&arguments);
+            assert_eq!(ran.code(), 0, "{arguments:?}: {}", ran.stderr());
+        }
+    }
+    let text = run(["inspect", path]);
+    for shown in ["k\\xe9 = 7", "general.author = \"a\\xe9\"", "general.name = \"n\\xe9\""] {
+        assert!(text.stdout().contains(shown), "{}", text.stdout());
+    }
+    let document = run(["inspect", path, "--json"]);
+    let document = &document.json_lines()[0];
+    assert_eq!(document["metadata"]["k\\xe9"], 7);
+    assert_eq!(document["metadata"]["general.author"], "a\\xe9");
+    assert_eq!(document["config"]["name"], "n\u{fffd}");
+}
+
 #[test]
 fn synth_writes_the_same_loadable_file_for_the_same_seed() {
     let dir = tempfile::tempdir().unwrap();

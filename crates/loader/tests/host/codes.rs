@@ -551,7 +551,9 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
 
 fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     let limits = Limits::default();
-    let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+    // With the first bytes of the data, which the parser wants to see where there is no padding.
+    let prefix = [layout.header(), &[0; 8]].concat();
+    let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
     let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
     (config, tensors)
