@@ -127,6 +127,15 @@ std::optional<std::uint64_t> number_in(const std::string& path) {
   return text ? first_number(*text) : std::nullopt;
 }
 
+// What the kernel charges a group for that uses all of its limit: page tables, an eight-byte entry
+// for each page of memory and of a mapped file, and stacks and descriptors of threads. Without it,
+// who uses the rest is killed.
+std::uint64_t kernel_bytes(std::uint64_t limit) {
+  constexpr std::uint64_t kThreads = std::uint64_t{2} << 20;
+  constexpr std::uint64_t kBytesOfTables = 4096 / 8;
+  return std::min(limit, limit / kBytesOfTables * 2 + kThreads);
+}
+
 std::optional<CgroupMemory> look_at(const std::string& folder, const Version& version) {
   std::optional<std::uint64_t> limit = number_in(folder + version.limit);
   if (version.slow_limit != nullptr) {
@@ -139,7 +148,7 @@ std::optional<CgroupMemory> look_at(const std::string& folder, const Version& ve
   for (const char* pages : version.file_pages) {
     used -= std::min(used, number_of(stat, pages).value_or(0));
   }
-  return CgroupMemory{*limit, used};
+  return CgroupMemory{*limit, used + kernel_bytes(*limit)};
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ mod error;
 mod event;
 mod file_identity;
 mod fingerprint;
+mod host_memory;
 mod loader;
 mod memory_account;
 mod model;

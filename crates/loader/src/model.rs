@@ -2,6 +2,7 @@
 
 use crate::error::{Error, NonFiniteTensor};
 use crate::fingerprint::Fingerprint;
+use crate::host_memory;
 use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
 use crate::warning::Warning;
@@ -170,11 +171,12 @@ impl LoadedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] where the copy fails.
+    /// [`Error::Engine`] where the copy fails, [`Error::HostMemory`] where there is no room for it.
     pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
         let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
         let range = &planned.dest;
-        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+        let purpose = format!("reading {slot} back");
+        let mut bytes = host_memory::zeroed(range.end - range.start, &purpose)?;
         self.buffer.read(range.start, &mut bytes)?;
         Ok(Some(bytes))
     }

@@ -9,7 +9,9 @@ namespace transfer {
 
 struct CgroupMemory {
   std::uint64_t limit;
-  std::uint64_t used;  // without file pages, which the kernel drops when it needs room
+  // Without file pages, which the kernel drops when it needs room; with what it takes itself where
+  // all of the limit is used.
+  std::uint64_t used;
 };
 
 // Each group with a limit, of version 1 or 2, from the process's own up to the outermost that can
