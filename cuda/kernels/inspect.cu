@@ -61,8 +61,28 @@ __device__ __forceinline__ void count_float(typename FloatBits<kFormat>::Word wo
   found.nan += magnitude > kInfinity;
 }
 
+// Whether any float of a unit is infinite or NaN, told 32 bits at a time: adding what an infinity
+// lacks to its sign bit makes the exponent of ones, and no other, carry into that bit.
+template <FloatFormat kFormat>
+__device__ __forceinline__ bool any_non_finite(const uint4& unit) {
+  using Word = typename FloatBits<kFormat>::Word;
+  constexpr std::uint32_t kBits = 8 * sizeof(Word);
+  constexpr std::uint32_t kRepeat = kBits == 16 ? 0x00010001 : 1;
+  // Of a double, its upper half has the exponent.
+  constexpr std::uint64_t kInfinity = std::uint64_t{FloatBits<kFormat>::kInfinity};
+  constexpr std::uint32_t kUpper =
+      static_cast<std::uint32_t>(kBits == 64 ? kInfinity >> 32 : kInfinity) * kRepeat;
+  constexpr std::uint32_t kSign = (kBits == 16 ? 0x8000u : 0x80000000u) * kRepeat;
+  const auto carries = [](std::uint32_t word) { return (word & ~kSign) + (kSign - kUpper); };
+  std::uint32_t carried = carries(unit.y) | carries(unit.w);
+  if constexpr (kBits != 64) carried |= carries(unit.x) | carries(unit.z);
+  return (carried & kSign) != 0;
+}
+
 template <FloatFormat kFormat>
 __device__ __forceinline__ void count_unit(const uint4& unit, NonFinite& found) {
+  // Nearly always.
+  if (!any_non_finite<kFormat>(unit)) return;
   typename FloatBits<kFormat>::Word words[kFloatsPerUnit<kFormat>];
   memcpy(words, &unit, sizeof words);
   for (const auto word : words) count_float<kFormat>(word, found);
