@@ -1,4 +1,4 @@
-// Kernels that only look: counting non-finite halves, and digests.
+// Kernels that only look: counting floats that are not finite, and digests.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -9,7 +9,6 @@
 namespace transfer::kernels {
 namespace {
 
-constexpr std::uint32_t kHalvesPerUnit = 8;
 constexpr std::uint32_t kBytesPerUnit = 16;
 constexpr unsigned kWholeWarp = 0xffffffff;
 
@@ -49,30 +48,62 @@ __device__ __forceinline__ void add_from_block(std::uint64_t a, std::uint64_t b,
   }
 }
 
-__device__ __forceinline__ void count_half(std::uint32_t half, NonFinite& found) {
-  const std::uint32_t magnitude = half & 0x7fff;
-  found.infinite += magnitude == 0x7c00;
-  found.nan += magnitude > 0x7c00;
+template <FloatFormat kFormat>
+constexpr std::uint32_t kFloatsPerUnit = kBytesPerUnit / sizeof(typename FloatBits<kFormat>::Word);
+
+template <FloatFormat kFormat>
+__device__ __forceinline__ void count_float(typename FloatBits<kFormat>::Word word,
+                                            NonFinite& found) {
+  using Word = typename FloatBits<kFormat>::Word;
+  constexpr Word kInfinity = FloatBits<kFormat>::kInfinity;
+  const Word magnitude = word & static_cast<Word>(static_cast<Word>(~Word{0}) >> 1);
+  found.infinite += magnitude == kInfinity;
+  found.nan += magnitude > kInfinity;
 }
 
+// Whether any float of a unit is infinite or NaN, told 32 bits at a time: adding what an infinity
+// lacks to its sign bit makes the exponent of ones, and no other, carry into that bit.
+template <FloatFormat kFormat>
+__device__ __forceinline__ bool any_non_finite(const uint4& unit) {
+  using Word = typename FloatBits<kFormat>::Word;
+  constexpr std::uint32_t kBits = 8 * sizeof(Word);
+  constexpr std::uint32_t kRepeat = kBits == 16 ? 0x00010001 : 1;
+  // Of a double, its upper half has the exponent.
+  constexpr std::uint64_t kInfinity = std::uint64_t{FloatBits<kFormat>::kInfinity};
+  constexpr std::uint32_t kUpper =
+      static_cast<std::uint32_t>(kBits == 64 ? kInfinity >> 32 : kInfinity) * kRepeat;
+  constexpr std::uint32_t kSign = (kBits == 16 ? 0x8000u : 0x80000000u) * kRepeat;
+  const auto carries = [](std::uint32_t word) { return (word & ~kSign) + (kSign - kUpper); };
+  std::uint32_t carried = carries(unit.y) | carries(unit.w);
+  if constexpr (kBits != 64) carried |= carries(unit.x) | carries(unit.z);
+  return (carried & kSign) != 0;
+}
+
+template <FloatFormat kFormat>
+__device__ __forceinline__ void count_unit(const uint4& unit, NonFinite& found) {
+  // Nearly always.
+  if (!any_non_finite<kFormat>(unit)) return;
+  typename FloatBits<kFormat>::Word words[kFloatsPerUnit<kFormat>];
+  memcpy(words, &unit, sizeof words);
+  for (const auto word : words) count_float<kFormat>(word, found);
+}
+
+template <FloatFormat kFormat>
 __global__ void __launch_bounds__(kThreads)
     count_tile(const __grid_constant__ TiledBatch<CountSegment> tiled) {
   const Tile tile = this_tile(tiled);
   const CountSegment& segment = tiled.batch.segments[tile.segment];
-  const std::uint64_t units = segment.elements / kHalvesPerUnit;
+  const std::uint64_t units = segment.elements / kFloatsPerUnit<kFormat>;
   const std::uint32_t count = units_of(tile.number, units);
-  const uint4* data = reinterpret_cast<const uint4*>(segment.halves) + tile.number * kUnitsPerTile;
+  const uint4* data = static_cast<const uint4*>(segment.floats) + tile.number * kUnitsPerTile;
   NonFinite found{0, 0};
   for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
-    const uint4 unit = data[u];
-    for (const std::uint32_t pair : {unit.x, unit.y, unit.z, unit.w}) {
-      count_half(pair & 0xffff, found);
-      count_half(pair >> 16, found);
-    }
+    count_unit<kFormat>(data[u], found);
   }
   if (count < kUnitsPerTile && threadIdx.x == 0) {
-    for (std::uint64_t i = units * kHalvesPerUnit; i < segment.elements; ++i) {
-      count_half(segment.halves[i], found);
+    const auto* words = static_cast<const typename FloatBits<kFormat>::Word*>(segment.floats);
+    for (std::uint64_t i = units * kFloatsPerUnit<kFormat>; i < segment.elements; ++i) {
+      count_float<kFormat>(words[i], found);
     }
   }
   if (__syncthreads_or(found.infinite != 0 || found.nan != 0) != 0) {
@@ -122,19 +153,41 @@ __global__ void __launch_bounds__(kThreads)
   add_from_block(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
 }
 
+// What `use` gives of the format's kernel and of the floats that it takes as a unit.
+template <class Use>
+int with_counter(FloatFormat format, Use&& use) noexcept {
+  switch (format) {
+    case FloatFormat::kNone:
+      break;
+    case FloatFormat::kF16:
+      return use(count_tile<FloatFormat::kF16>, kFloatsPerUnit<FloatFormat::kF16>);
+    case FloatFormat::kBf16:
+      return use(count_tile<FloatFormat::kBf16>, kFloatsPerUnit<FloatFormat::kBf16>);
+    case FloatFormat::kF32:
+      return use(count_tile<FloatFormat::kF32>, kFloatsPerUnit<FloatFormat::kF32>);
+    case FloatFormat::kF64:
+      return use(count_tile<FloatFormat::kF64>, kFloatsPerUnit<FloatFormat::kF64>);
+  }
+  return cudaErrorInvalidValue;
+}
+
 }  // namespace
 
-int launch_count_non_finite(const Batch<CountSegment>& batch, cudaStream_t stream) noexcept {
-  return launch_tiles(count_tile, batch, kHalvesPerUnit, stream);
+int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
+                            cudaStream_t stream) noexcept {
+  return with_counter(format, [&](auto kernel, std::uint32_t floats_per_unit) {
+    return launch_tiles(kernel, batch, floats_per_unit, stream);
+  });
 }
 
 int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept {
   return launch_tiles(digest_tile, batch, kBytesPerUnit, stream);
 }
 
-int load_inspectors() noexcept {
-  const int status = load(count_tile);
-  return status == cudaSuccess ? load(digest_tile) : status;
+int load_counter(FloatFormat format) noexcept {
+  return with_counter(format, [](auto kernel, std::uint32_t) { return load(kernel); });
 }
+
+int load_digest() noexcept { return load(digest_tile); }
 
 }  // namespace transfer::kernels

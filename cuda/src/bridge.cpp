@@ -8,6 +8,7 @@
 #include "cuda-sys/src/bridge.rs.h"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
+#include "transfer/host_memory.hpp"
 #include "transfer/measure.hpp"
 #ifdef TRANSFER_WITH_CUDA
 #include "transfer/cuda_device.hpp"
@@ -41,6 +42,11 @@ rust::Vec<Digest> digests_of(const std::vector<transfer::Digest>& digests) {
   rust::Vec<Digest> out;
   for (const transfer::Digest& digest : digests) out.push_back(digest_of(digest));
   return out;
+}
+
+Memory memory_of(const std::optional<MemoryInfo>& info) {
+  if (!info) return {false, 0, 0, 0};
+  return {true, info->free_bytes, info->total_bytes, static_cast<std::uint32_t>(info->bound)};
 }
 
 EngineConfig config_of(const RingShape& shape) {
@@ -105,6 +111,12 @@ rust::Vec<DeviceInfo> cuda_devices() {
 
 std::uint64_t ring_bytes(const RingShape& shape) noexcept { return config_of(shape).ring_bytes(); }
 
+Memory host_memory_below(rust::Str root, const ProcessLimits& limits) {
+  return guarded([&] {
+    return memory_of(host_memory(std::string(root), {limits.address_space, limits.data}));
+  });
+}
+
 std::uint32_t Device::kind() const noexcept { return static_cast<std::uint32_t>(device_->kind()); }
 
 std::int32_t Device::ordinal() const noexcept { return device_->ordinal(); }
@@ -114,10 +126,7 @@ rust::String Device::name() const {
 }
 
 Memory Device::memory() const {
-  return guarded([&]() -> Memory {
-    const MemoryInfo info = device_->memory();
-    return {info.free_bytes, info.total_bytes};
-  });
+  return guarded([&]() -> Memory { return memory_of(device_->memory()); });
 }
 
 std::uint64_t Buffer::address() const noexcept {
@@ -174,14 +183,15 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
     request.ops.reserve(ops.size());
     for (const CopyOp& op : ops) {
       request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
-                             op.dest_bytes, op.decoder, op.unit, op.halves, op.scale});
+                             op.dest_bytes, op.decoder, op.unit,
+                             static_cast<FloatFormat>(op.floats), op.scale});
     }
     const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
       return observer.on_progress(progress.units_done, progress.bytes_done);
     });
     rust::Vec<OpReport> operations;
     for (const transfer::OpReport& report : stats.operations) {
-      operations.push_back({report.non_finite.infinite, report.non_finite.nan,
+      operations.push_back({report.non_finite.infinite, report.non_finite.nan, report.all_zero,
                             digest_of(report.source), digest_of(report.device)});
     }
     rust::Vec<TimelineSpan> spans;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <optional>
 #include <string>
 
@@ -22,27 +23,33 @@ constexpr std::uint32_t kMaxReaders = 256;
 constexpr std::uint32_t kMaxDepth = 1024;
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
 
-// The tallies of a call, in device memory, and the digests of what was read.
+// Whether any of these bytes, of which there is one at least, is not zero.
+bool has_nonzero(const std::byte* bytes, std::uint64_t count) {
+  // Where each byte is as the one before it, all are as the first.
+  return bytes[0] != std::byte{0} || std::memcmp(bytes, bytes + 1, count - 1) != 0;
+}
+
+// What a call finds out about each operation: the tallies in device memory, and what readers see.
 class Ledger {
  public:
   Ledger(Queue& queue, const Request& request, const Schedule& schedule, const DeviceBuffer& dest)
       : queue_(queue),
         digest_(request.digest),
+        nonzero_(request.ops.size()),
         source_(request.digest ? request.ops.size() : 0),
         unit_left_(schedule.unit_bytes.size()),
-        unit_halves_(schedule.unit_bytes.size()) {
-    const bool counts = std::any_of(request.ops.begin(), request.ops.end(),
-                                    [](const CopyOp& op) { return op.halves; });
-    if (!counts && !digest_) return;
+        unit_floats_(schedule.unit_bytes.size()) {
+    if (schedule.floats.empty() && !digest_) return;
     tallies_ = queue.open_tallies(request.ops.size());
     for (std::size_t unit = 0; unit < unit_left_.size(); ++unit) {
       unit_left_[unit] = schedule.unit_bytes[unit];
     }
     for (std::size_t i = 0; i < request.ops.size(); ++i) {
       const CopyOp& op = request.ops[i];
-      if (!op.halves || op.dest_bytes == 0) continue;
-      const auto* data = reinterpret_cast<const std::uint16_t*>(dest.data() + op.dest_offset);
-      unit_halves_[op.unit].push_back({data, op.dest_bytes / 2, &tallies_[i].non_finite});
+      if (op.floats == FloatFormat::kNone || op.dest_bytes == 0) continue;
+      unit_floats_[op.unit].push_back({op.floats, dest.data() + op.dest_offset,
+                                       op.dest_bytes / float_bytes(op.floats),
+                                       &tallies_[i].non_finite});
     }
   }
 
@@ -51,21 +58,35 @@ class Ledger {
   void landed(const Segment& segment) {
     if (tallies_ == nullptr) return;
     const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
-    if (before == segment.source_bytes) queue_.landed(unit_halves_[segment.unit]);
+    if (before == segment.source_bytes) queue_.landed(unit_floats_[segment.unit]);
   }
 
   bool digest() const { return digest_; }
 
   OpTally* tallies() const { return tallies_; }
 
-  void read(const Segment& segment, const Digest& digest) {
+  // Looks at bytes of a segment, from `offset` of its operation on, that a reader has just read:
+  // they are in its core's cache.
+  void read(const Segment& segment, const std::byte* bytes, std::uint64_t count,
+            std::uint64_t offset) {
+    // Once an operation has shown a byte that is not zero, the rest of it need not be looked at.
+    std::atomic<bool>& nonzero = nonzero_[segment.op];
+    if (!nonzero.load(std::memory_order_relaxed) && has_nonzero(bytes, count)) {
+      nonzero.store(true, std::memory_order_relaxed);
+    }
+    if (!digest_) return;
+    const Digest digest = digest_piece(reinterpret_cast<const std::uint8_t*>(bytes), count, offset);
     source_[segment.op].sum.fetch_add(digest.sum, std::memory_order_relaxed);
     source_[segment.op].mix.fetch_add(digest.mix, std::memory_order_relaxed);
   }
 
   // After all has landed.
-  std::vector<OpReport> reports(std::size_t operations) const {
+  std::vector<OpReport> reports(const std::vector<CopyOp>& ops) const {
+    const std::size_t operations = ops.size();
     std::vector<OpReport> out(operations, OpReport{});
+    for (std::size_t i = 0; i < operations; ++i) {
+      out[i].all_zero = ops[i].source_bytes != 0 && !nonzero_[i].load();
+    }
     if (tallies_ == nullptr) return out;
     const std::vector<OpTally> tallies = queue_.read_tallies(operations);
     for (std::size_t i = 0; i < operations; ++i) {
@@ -84,10 +105,11 @@ class Ledger {
 
   Queue& queue_;
   bool digest_;
+  std::vector<std::atomic<bool>> nonzero_;  // one an operation
   std::vector<SharedDigest> source_;
   OpTally* tallies_ = nullptr;
   std::vector<std::atomic<std::uint64_t>> unit_left_;  // source bytes that have not landed
-  std::vector<std::vector<Halves>> unit_halves_;
+  std::vector<std::vector<Floats>> unit_floats_;
 };
 
 struct Work {
@@ -201,7 +223,6 @@ class Call {
     const Batch batch = batch_of(share.chunk);
     std::byte* bytes = landing(share.chunk, batch);
     timed(reader, SpanKind::kRead, share.chunk, [&] { fill(share, batch, bytes + share.offset); });
-    // What a stopped read left behind are not the file's bytes.
     if (stopped() || !turns_.filled(share.chunk)) return;
     timed(reader, SpanKind::kQueue, share.chunk,
           [&] { work_.queue.submit(turns_.slot_of(share.chunk), batch, bytes); });
@@ -212,21 +233,19 @@ class Call {
     const Chunk& chunk = work_.schedule.chunks[share.chunk];
     work_.source.read(chunk.file, chunk.source_offset + share.offset, share.bytes, out,
                       board_.stop());
-    if (work_.ledger.digest()) digest(share, batch, out);
+    // What a stopped read left behind are not the file's bytes.
+    if (!stopped()) look_at(share, batch, out);
   }
 
-  // While the bytes are in this core's cache.
-  void digest(const Share& share, const Batch& batch, const std::byte* bytes) {
+  void look_at(const Share& share, const Batch& batch, const std::byte* bytes) {
     for (const Segment* segment = batch.segments; segment != batch.segments + batch.count;
          ++segment) {
       const std::uint64_t begin = std::max(share.offset, segment->chunk_offset);
       const std::uint64_t end =
           std::min(share.offset + share.bytes, segment->chunk_offset + segment->source_bytes);
       if (begin >= end) continue;
-      work_.ledger.read(
-          *segment,
-          digest_piece(reinterpret_cast<const std::uint8_t*>(bytes + (begin - share.offset)),
-                       end - begin, segment->op_offset + (begin - segment->chunk_offset)));
+      work_.ledger.read(*segment, bytes + (begin - share.offset), end - begin,
+                        segment->op_offset + (begin - segment->chunk_offset));
     }
   }
 
@@ -293,7 +312,9 @@ std::uint64_t EngineConfig::slot_bytes() const noexcept {
   return round_up(std::max(chunk_bytes, kMinChunkBytes), kSourceAlignment) + 2 * kSourceAlignment;
 }
 
-std::uint64_t EngineConfig::ring_bytes() const noexcept { return slot_bytes() * depth; }
+std::uint64_t EngineConfig::ring_bytes() const noexcept {
+  return StagingRing::size_for(slot_bytes() * depth);
+}
 
 Engine::Engine(std::shared_ptr<const Device> device, std::unique_ptr<StagingRing> ring,
                const EngineConfig& config)
@@ -338,7 +359,7 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
                     source->look_ahead();
                   });
   Ledger ledger(*queue_, request, schedule, dest);
-  device_->load_code(schedule, ledger.tallies() != nullptr);
+  device_->load_code(schedule, request.digest);
   if (schedule.converts) queue_->prepare_conversions();
   const CallClock clock;
   std::optional<QueueTimeline> noting;
@@ -362,14 +383,16 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
     throw;
   }
   call.board().rethrow();
-  return {schedule.source_bytes,
-          schedule.chunks.size(),
-          wanted,
-          end - start,
-          source->io(),
-          pinned_,
-          std::move(timeline),
-          ledger.reports(request.ops.size())};
+  return {
+      schedule.source_bytes,
+      schedule.chunks.size(),
+      wanted,
+      end - start,
+      source->io(),
+      pinned_,
+      std::move(timeline),
+      ledger.reports(request.ops),
+  };
 }
 
 }  // namespace transfer

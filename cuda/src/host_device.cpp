@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "transfer/decode_host.hpp"
 #include "transfer/device.hpp"
 #include "transfer/error.hpp"
+#include "transfer/host_memory.hpp"
 
 namespace transfer {
 namespace {
@@ -110,8 +110,8 @@ class HostQueue final : public Queue {
   }
 
   void await(std::uint32_t) override {}
-  // Counted in submit(), while the halves are in the cache.
-  void landed(const std::vector<Halves>&) override {}
+  // Counted in submit(), while the floats are in the cache.
+  void landed(const std::vector<Floats>&) override {}
   void finish() override {}
   // All work is the readers' own.
   void start_timeline(const CallClock&, std::size_t) override {}
@@ -128,9 +128,9 @@ class HostQueue final : public Queue {
   static void tally(const Segment& segment, const Batch& batch, const std::byte* source,
                     const std::byte* dest) {
     OpTally& tally = batch.tallies[segment.op];
-    if (segment.halves) {
+    if (segment.floats != FloatFormat::kNone) {
       const NonFinite found =
-          count_non_finite(reinterpret_cast<const std::uint16_t*>(dest), segment.dest_bytes / 2);
+          count_non_finite(segment.floats, dest, segment.dest_bytes / float_bytes(segment.floats));
       add(tally.non_finite.infinite, found.infinite);
       add(tally.non_finite.nan, found.nan);
     }
@@ -147,27 +147,16 @@ class HostQueue final : public Queue {
   std::vector<OpTally> tallies_;
 };
 
-// A field of /proc/meminfo in bytes; 0 where there is none.
-std::uint64_t meminfo(const std::string& field) {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  std::uint64_t kib = 0;
-  while (file >> name >> kib) {
-    if (name == field + ":") return kib * 1024;
-    std::getline(file, unit);
-  }
-  return 0;
-}
-
 class HostDevice final : public Device {
  public:
   DeviceKind kind() const noexcept override { return DeviceKind::kHost; }
   std::int32_t ordinal() const noexcept override { return 0; }
   std::string name() const override { return "host memory"; }
 
-  MemoryInfo memory() const override { return {meminfo("MemAvailable"), meminfo("MemTotal")}; }
+  std::optional<MemoryInfo> memory() const override { return host_memory(); }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
+    check_host_memory(bytes, Code::kOutOfMemory, "host memory");
     return std::make_unique<HostBuffer>(bytes);
   }
 

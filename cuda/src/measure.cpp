@@ -77,8 +77,8 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
                             reinterpret_cast<std::uint16_t*>(share.dest), shape.elements, 1.0f);
       break;
     case Work::kCountNonFinite:
-      result = sink(
-          count_non_finite(reinterpret_cast<const std::uint16_t*>(share.source), shape.elements));
+      result = sink(count_non_finite(
+          FloatFormat::kF16, reinterpret_cast<const std::byte*>(share.source), shape.elements));
       break;
     case Work::kDigest:
       result = sink(digest_piece(share.source, bytes.read, 0));
@@ -103,7 +103,7 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
     for (std::uint32_t index = 1; index < threads; ++index) running.emplace_back(run, index);
   } catch (const std::system_error& error) {
     call_off();
-    throw Error(Code::kInternal, error.code().value(),
+    throw Error(Code::kHostOutOfMemory, error.code().value(),
                 "a thread to measure with cannot be started");
   } catch (...) {
     call_off();

@@ -65,7 +65,8 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
   }
   // NaN is no 1 either.
   if (!geometry.has_tensor_scale && !(op.scale == 1.0f)) refuse(index, "a scale without effect");
-  if (op.halves && op.dest_bytes % 2 != 0) refuse(index, "half a half at the destination");
+  if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) refuse(index, "no such floats");
+  if (op.dest_bytes % float_bytes(op.floats) != 0) refuse(index, "destination is not whole floats");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
 }
@@ -104,6 +105,11 @@ std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t room) {
   return 0;
 }
 
+template <class Value>
+void add_once(std::vector<Value>& values, Value value) {
+  if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+}
+
 class Cutter {
  public:
   Cutter(std::uint64_t chunk_bytes, std::uint32_t units) : chunk_bytes_(chunk_bytes) {
@@ -123,11 +129,8 @@ class Cutter {
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
-    auto& decoders = schedule_.decoders;
-    if (op.decoder != kCopyBytes &&
-        std::find(decoders.begin(), decoders.end(), op.decoder) == decoders.end()) {
-      decoders.push_back(op.decoder);
-    }
+    if (op.decoder != kCopyBytes) add_once(schedule_.decoders, op.decoder);
+    if (op.floats != FloatFormat::kNone) add_once(schedule_.floats, op.floats);
     schedule_.unit_bytes[op.unit] += op.source_bytes;
     schedule_.source_bytes += op.source_bytes;
   }
@@ -175,7 +178,7 @@ class Cutter {
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
          blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.halves, op.scale});
+         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.floats, op.scale});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
   }

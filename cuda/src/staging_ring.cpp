@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "transfer/error.hpp"
+#include "transfer/host_memory.hpp"
 #include "transfer/rounding.hpp"
 
 namespace transfer {
@@ -41,9 +42,14 @@ void populate(std::byte* data, std::uint64_t bytes) noexcept {
 
 }  // namespace
 
+std::uint64_t StagingRing::size_for(std::uint64_t bytes) noexcept {
+  return round_up(bytes, kHugePage);
+}
+
 StagingRing::StagingRing(std::uint64_t bytes) {
   if (bytes == 0) return;
-  const std::uint64_t size = round_up(bytes, kHugePage);
+  const std::uint64_t size = size_for(bytes);
+  check_host_memory(size, Code::kHostOutOfMemory, "staging memory");
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;

@@ -18,7 +18,7 @@ const GPU: DeviceKind = DeviceKind::Cuda(0);
 
 fn run() {
     let rows: Vec<_> = cuda_runtime::rows().into_iter().chain(c_library::rows()).collect();
-    let free_memory = || Device::open(GPU).unwrap().memory().unwrap().free;
+    let free_memory = || Device::open(GPU).unwrap().memory().unwrap().unwrap().free;
     matrix::run(GPU, &rows, &cuda_runtime::WITHOUT_ROW, free_memory);
 }
 

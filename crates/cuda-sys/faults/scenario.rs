@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use cuda_sys::{
-    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, HostIsa, Io, Request,
-    SourceFile, StagingRing, cuda_devices, decode_to_f16, decoders,
+    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, FloatFormat, HostIsa, Io,
+    Request, SourceFile, StagingRing, cuda_devices, decode_to_f16, decoders,
 };
 
 use crate::calls::{self, Stage};
@@ -59,15 +59,15 @@ impl Scenario {
     pub(crate) fn new(device: DeviceKind) -> Self {
         let mut builder = Builder::default();
         // Longer than a chunk, and not of whole words.
-        builder.copy(0, 40_013, 0, false);
+        builder.copy(0, 40_013, 0, None);
         builder.decode(1, Q8_0, 600, 0);
         builder.decode(1, Q4_K, 100, 1);
-        // Small ones, which share a chunk; halves that are counted, among them an infinity.
+        // Small ones, which share a chunk; floats of two formats that are counted.
         for _ in 0..5 {
-            builder.copy(0, 70, 1, false);
+            builder.copy(0, 70, 1, None);
         }
-        builder.copy(1, 512, 2, true);
-        builder.copy(0, 9_000, 3, false);
+        builder.copy(1, 512, 2, Some(FloatFormat::F16));
+        builder.copy(0, 9_000, 3, Some(FloatFormat::F32));
         Self {
             device,
             files: builder.files.map(|bytes| file_of(&bytes)),
@@ -87,7 +87,7 @@ impl Scenario {
         }
         let device = Device::open(self.device)?;
         let memory = device.memory()?;
-        assert!(memory.free > 0 && memory.free <= memory.total, "{memory:?}");
+        assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
 
         calls::at(Stage::Ring);
         let large = StagingRing::new(LARGE_RING)?;
@@ -169,10 +169,10 @@ struct Builder {
 }
 
 impl Builder {
-    fn copy(&mut self, file: usize, bytes: usize, unit: u32, halves: bool) {
+    fn copy(&mut self, file: usize, bytes: usize, unit: u32, floats: Option<FloatFormat>) {
         let source = self.append(file, bytes);
         let content = self.files[file][source..].to_vec();
-        self.push(file, source, bytes, Conversion::Copy, unit, halves, &content);
+        self.push(file, source, bytes, Conversion::Copy, unit, floats, &content);
     }
 
     fn decode(&mut self, file: usize, ggml_type: u32, blocks: usize, unit: u32) {
@@ -186,7 +186,8 @@ impl Builder {
         decode_to_f16(ggml_type, &self.files[file][source..], &mut halves, 1.0, HostIsa::Best)
             .unwrap();
         let content: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-        self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, true, &content);
+        let floats = Some(FloatFormat::F16);
+        self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
     }
 
     /// Appends noise to a file; where it starts.
@@ -210,7 +211,7 @@ impl Builder {
         source_bytes: usize,
         conversion: Conversion,
         unit: u32,
-        halves: bool,
+        floats: Option<FloatFormat>,
         content: &[u8],
     ) {
         let dest = self.want.len().next_multiple_of(256);
@@ -224,7 +225,7 @@ impl Builder {
             dest_bytes: content.len() as u64,
             conversion,
             unit,
-            halves,
+            floats,
         });
     }
 }

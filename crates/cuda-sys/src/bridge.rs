@@ -21,7 +21,7 @@ pub(crate) mod ffi {
         dest_bytes: u64,
         decoder: u32,
         unit: u32,
-        halves: bool,
+        floats: u32,
         scale: f32,
     }
 
@@ -39,6 +39,7 @@ pub(crate) mod ffi {
     struct OpReport {
         infinite: u64,
         nan: u64,
+        all_zero: bool,
         source: Digest,
         device: Digest,
     }
@@ -86,8 +87,16 @@ pub(crate) mod ffi {
     }
 
     struct Memory {
+        known: bool,
         free_bytes: u64,
         total_bytes: u64,
+        bound: u32,
+    }
+
+    #[allow(dead_code, reason = "as host_memory_below")]
+    struct ProcessLimits {
+        address_space: u64,
+        data: u64,
     }
 
     struct Rate {
@@ -148,6 +157,8 @@ pub(crate) mod ffi {
         fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
+        #[allow(dead_code, reason = "for tests: the engine asks below no root")]
+        fn host_memory_below(root: &str, limits: &ProcessLimits) -> Result<Memory>;
 
         fn open_host() -> Result<UniquePtr<Device>>;
         fn open_cuda(ordinal: i32) -> Result<UniquePtr<Device>>;

@@ -30,7 +30,34 @@ impl std::fmt::Display for DeviceKind {
     }
 }
 
-/// Free and total memory of a device, in bytes, as its driver reports them.
+/// What decides how much memory is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemoryBound {
+    /// The device's own memory: of the host, what the machine has available.
+    Device,
+    /// On the host, a memory control group that the process is in.
+    Cgroup,
+    /// On the host, the process's limit on its address space (`ulimit -v`).
+    AddressSpace,
+    /// On the host, the process's limit on its data (`ulimit -d`).
+    Data,
+}
+
+/// What limits the host's memory, for people.
+impl std::fmt::Display for MemoryBound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Device => "the machine's memory",
+            Self::Cgroup => "the memory cgroup",
+            Self::AddressSpace => "RLIMIT_AS",
+            Self::Data => "RLIMIT_DATA",
+        })
+    }
+}
+
+/// Free and total memory of a device, in bytes. Of a GPU, as its driver reports them; of the host,
+/// the least of what the machine, the process's memory cgroups and its limits allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryInfo {
@@ -38,6 +65,20 @@ pub struct MemoryInfo {
     pub free: u64,
     /// Bytes there are.
     pub total: u64,
+    /// What decides how many are free.
+    pub bound: MemoryBound,
+}
+
+impl MemoryInfo {
+    pub(crate) fn from_ffi(memory: &ffi::Memory) -> Option<Self> {
+        let bound = match memory.bound {
+            1 => MemoryBound::Cgroup,
+            2 => MemoryBound::AddressSpace,
+            3 => MemoryBound::Data,
+            _ => MemoryBound::Device,
+        };
+        memory.known.then_some(Self { free: memory.free_bytes, total: memory.total_bytes, bound })
+    }
 }
 
 /// A GPU that the CUDA runtime sees.
@@ -115,21 +156,21 @@ impl Device {
         Ok(self.inner.name()?)
     }
 
-    /// Free and total memory now.
+    /// Free and total memory now; `None` where the system does not tell, as a host without `/proc`.
     ///
     /// # Errors
     ///
     /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the driver does not answer.
-    pub fn memory(&self) -> Result<MemoryInfo, Error> {
-        let ffi::Memory { free_bytes, total_bytes } = self.inner.memory()?;
-        Ok(MemoryInfo { free: free_bytes, total: total_bytes })
+    pub fn memory(&self) -> Result<Option<MemoryInfo>, Error> {
+        Ok(MemoryInfo::from_ffi(&self.inner.memory()?))
     }
 
     /// Allocates `bytes` of device memory in one piece. Its content is unspecified.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) where the device cannot hold it.
+    /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) where the device cannot hold it; of the host,
+    /// where that is more than [`memory`](Self::memory) says is free.
     pub fn allocate(&self, bytes: u64) -> Result<DeviceBuffer, Error> {
         Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
     }

@@ -59,6 +59,32 @@ pub enum Conversion {
     },
 }
 
+/// Floats at a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FloatFormat {
+    /// IEEE half precision.
+    F16,
+    /// The upper half of IEEE single precision.
+    BF16,
+    /// IEEE single precision.
+    F32,
+    /// IEEE double precision.
+    F64,
+}
+
+impl FloatFormat {
+    /// As the C++ side numbers it.
+    fn number(self) -> u32 {
+        match self {
+            Self::F16 => 1,
+            Self::BF16 => 2,
+            Self::F32 => 3,
+            Self::F64 => 4,
+        }
+    }
+}
+
 /// One byte range to move. Ranges of different operations must not overlap at the destination.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CopyOp {
@@ -76,18 +102,21 @@ pub struct CopyOp {
     pub conversion: Conversion,
     /// Progress unit, from 0. Units finish in order.
     pub unit: u32,
-    /// Whether the destination holds IEEE halves, whose infinities and NaNs are counted.
-    pub halves: bool,
+    /// The floats that the destination holds, whose infinities and NaNs are counted; `None` where it
+    /// holds something else, or nothing is to be counted.
+    pub floats: Option<FloatFormat>,
 }
 
 /// What a call found out about one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpReport {
-    /// Infinities among the halves at the destination.
+    /// Infinities among the floats at the destination.
     pub infinite: u64,
     /// NaNs among them.
     pub nan: u64,
+    /// Whether every byte that was read is zero. `false` for an operation of no bytes.
+    pub all_zero: bool,
     /// Digest of the operation's bytes as they were read; zero where none was asked for.
     pub source: Digest,
     /// Digest of the same bytes as they are on the device.
@@ -287,6 +316,7 @@ impl Engine {
                 .map(|report| OpReport {
                     infinite: report.infinite,
                     nan: report.nan,
+                    all_zero: report.all_zero,
                     source: report.source.into(),
                     device: report.device.into(),
                 })
@@ -323,7 +353,7 @@ fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
         dest_bytes: op.dest_bytes,
         decoder,
         unit: op.unit,
-        halves: op.halves,
+        floats: op.floats.map_or(0, FloatFormat::number),
         scale,
     })
 }

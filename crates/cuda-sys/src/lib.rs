@@ -39,7 +39,7 @@
 //!             dest_bytes: 17,
 //!             conversion: Conversion::Copy,
 //!             unit: 0,
-//!             halves: false,
+//!             floats: None,
 //!         }],
 //!         units: 1,
 //!         digest: false,
@@ -62,18 +62,21 @@ mod device;
 mod digest;
 mod engine;
 mod error;
+#[cfg(test)]
+mod host_memory;
 pub mod measure;
 mod observer;
 mod timeline;
 
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
-    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryInfo, cuda_compiled,
-    cuda_devices,
+    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
+    cuda_compiled, cuda_devices,
 };
 pub use digest::{Digest, digest_piece_by_each_isa};
 pub use engine::{
-    Conversion, CopyOp, Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats,
+    Conversion, CopyOp, Engine, EngineConfig, FloatFormat, Io, OpReport, Request, SourceFile,
+    StagingRing, Stats,
 };
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;

@@ -23,10 +23,10 @@ fn ordinals_beyond_the_last_gpu_are_unavailable() {
 fn freeing_gives_the_memory_back() {
     let device = Device::open(DeviceKind::Cuda(0)).unwrap();
     drop(device.allocate(1 << 30).unwrap());
-    let before = device.memory().unwrap().free;
+    let before = device.memory().unwrap().unwrap().free;
     let buffer = device.allocate(1 << 30).unwrap();
-    let during = device.memory().unwrap().free;
+    let during = device.memory().unwrap().unwrap().free;
     drop(buffer);
     assert!(before - during >= 1 << 30);
-    assert_eq!(device.memory().unwrap().free, before);
+    assert_eq!(device.memory().unwrap().unwrap().free, before);
 }

@@ -39,7 +39,7 @@ fn list(path: &std::ffi::OsStr) -> Result<(), Box<dyn Error>> {
 
     writeln!(out, "\n{} keys", model.metadata().len())?;
     for (key, value) in model.metadata().iter() {
-        writeln!(out, "{} = {value}", escape(key))?;
+        writeln!(out, "{key} = {value}")?;
     }
 
     writeln!(out, "\n{} tensors", model.tensors().len())?;

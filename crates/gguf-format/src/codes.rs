@@ -33,6 +33,8 @@ macro_rules! codes {
 
 const DAMAGED: &str = "the file is damaged or was written wrongly: fetch it again, or convert the \
                        model with a current llama.cpp";
+const MISPLACED: &str = "a type has blocks of another size in this file, as a fork of ggml writes it, or the \
+                         header is damaged: fetch the file again, or convert the model with a current llama.cpp";
 const CONVERTED_WRONGLY: &str = "the file is damaged or from an unknown converter: fetch it \
                                  again, or convert the model with a current llama.cpp";
 
@@ -49,12 +51,12 @@ codes! {
         "give the parser the bytes that the message asks for: the file has them";
     BAD_MAGIC: Malformed, "GGUF_BAD_MAGIC",
         "The file does not start with the bytes `GGUF`.",
-        "give a .gguf file; convert other formats with llama.cpp's convert_hf_to_gguf.py";
+        "give a .gguf file, and make sure that it was fetched whole and by its own link";
     EMPTY_NAME: Malformed, "GGUF_EMPTY_NAME",
         "A key or a tensor has a name of no bytes.",
         DAMAGED;
     INVALID_UTF8: Malformed, "GGUF_INVALID_UTF8",
-        "A key or a tensor's name is not valid UTF-8, or a string is not that is asked for as text.",
+        "A tensor's name is not valid UTF-8, or a string that is asked for as text is not.",
         DAMAGED;
     UNKNOWN_VALUE_TYPE: Malformed, "GGUF_UNKNOWN_VALUE_TYPE",
         "A key has a value of a type that GGUF does not have.",
@@ -85,8 +87,8 @@ codes! {
         "A tensor does not start on a multiple of the file's alignment.",
         DAMAGED;
     OVERLAPPING_TENSORS: Malformed, "GGUF_OVERLAPPING_TENSORS",
-        "Two tensors share bytes.",
-        DAMAGED;
+        "A tensor starts before the one before it ends.",
+        MISPLACED;
     UNSUPPORTED_VERSION: Unsupported, "GGUF_UNSUPPORTED_VERSION",
         "The file has another version of GGUF than 2 and 3.",
         "of version 1: convert the model again with a current llama.cpp; of a later version: the \
@@ -101,7 +103,7 @@ codes! {
         "A tensor has a type that ggml has removed.",
         "quantise the model again with a current llama.cpp";
     LIMIT_EXCEEDED: Limit, "GGUF_LIMIT_EXCEEDED",
-        "The header asks for more than the limits in force allow.",
+        "The header, or the headers of all shards together, ask for more than the limits in force allow.",
         "the file is damaged, or made to do harm; a program that trusts it can raise the limit";
     MISSING_KEY: Malformed, "GGUF_MISSING_KEY",
         "A key that every such model has is not there.",
@@ -121,4 +123,17 @@ codes! {
     SHARD_MISMATCH: Malformed, "GGUF_SHARD_MISMATCH",
         "A file of a split model belongs to another model or another place in it.",
         "the shards must come from one model, under their published names";
+    MISPLACED_TENSOR: Malformed, "GGUF_MISPLACED_TENSOR",
+        "A tensor does not start where the one before it ends: there is a gap that no tool leaves.",
+        MISPLACED;
+    HEADER_PADDING: Malformed, "GGUF_HEADER_PADDING",
+        "Between the header and the data there is something else than zeros.",
+        "the header is damaged, likely its number of tensors: fetch the file again";
+    SHARDS_JOINED: Malformed, "GGUF_SHARDS_JOINED",
+        "The shards of a split model were joined into one file, which makes no model.",
+        "give the shards as they were published, or merge them with llama.cpp's \
+         `llama-gguf-split --merge`";
+    OUT_OF_MEMORY: Memory, "GGUF_OUT_OF_MEMORY",
+        "There is no memory for the lists of keys and tensors of a header.",
+        "free memory on the machine, or raise the limit that the process has";
 }

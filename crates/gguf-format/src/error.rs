@@ -31,7 +31,8 @@ pub enum Error {
 
     /// The file ends before what it announces.
     #[error(
-        "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file"
+        "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file{}",
+        missing_text(.item, offset.saturating_add(*available))
     )]
     Truncated {
         /// What was being read.
@@ -121,6 +122,15 @@ pub enum Error {
         kind: ShardKind,
     },
 
+    /// There is no memory for what the header lists.
+    #[error("there is no memory for {what} of the header: {bytes} bytes more are needed")]
+    OutOfMemory {
+        /// What it is for.
+        what: &'static str,
+        /// Bytes that could not be had, at least.
+        bytes: u64,
+    },
+
     /// Any of the above, in a file with a name.
     #[error("{}: {error}", path_text(.path))]
     InFile {
@@ -173,6 +183,8 @@ pub enum Item {
     TensorData {
         /// The tensor.
         name: String,
+        /// Where the last tensor of the file ends: the length that the file must have.
+        file_end: u64,
     },
     /// An element of a string array.
     ArrayElement {
@@ -192,7 +204,7 @@ impl fmt::Display for Item {
             Self::Value { key } => write!(f, "the value of key {}", quoted(key)),
             Self::TensorName { index } => write!(f, "the name of tensor number {index}"),
             Self::TensorInfo { name } => write!(f, "the description of tensor {}", quoted(name)),
-            Self::TensorData { name } => write!(f, "the data of tensor {}", quoted(name)),
+            Self::TensorData { name, .. } => write!(f, "the data of tensor {}", quoted(name)),
             Self::ArrayElement { index } => write!(f, "array element number {index}"),
         }
     }
@@ -203,12 +215,12 @@ impl fmt::Display for Item {
 #[non_exhaustive]
 pub enum MalformedKind {
     /// The file does not start with `GGUF`.
-    #[error("not a GGUF file: it starts with {}{}", quoted(.found), looks_like_text(.looks_like))]
+    #[error("not a GGUF file: it starts with {}{}", quoted(.found), looks_like_text(*.looks_like))]
     BadMagic {
         /// The first four bytes.
         found: [u8; 4],
         /// What the file seems to be instead.
-        looks_like: Option<&'static str>,
+        looks_like: Option<&'static OtherFormat>,
     },
     /// A key of no bytes.
     #[error("key number {index} is empty")]
@@ -222,7 +234,7 @@ pub enum MalformedKind {
         /// The tensor's position, from 0.
         index: u64,
     },
-    /// A key, tensor name or string that is no UTF-8.
+    /// A tensor's name, or a string that is asked for as text, that is not UTF-8.
     #[error("{item} is not valid UTF-8")]
     InvalidUtf8 {
         /// What it is.
@@ -312,14 +324,54 @@ pub enum MalformedKind {
         /// The file's alignment.
         alignment: u64,
     },
-    /// Two tensors that share bytes.
-    #[error("tensors {} and {} overlap", quoted(.first), quoted(.second))]
-    OverlappingTensors {
-        /// The one that starts first.
-        first: String,
-        /// The other.
-        second: String,
+    /// A tensor that does not start where the one before it ends, padded to the alignment.
+    #[error(
+        "tensor {} ({ggml_type}) is at offset {offset} in the data, expected at offset {expected}, {}",
+        quoted(.name), place_text(.before)
+    )]
+    MisplacedTensor {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        ggml_type: GgmlType,
+        /// Its offset in the data section.
+        offset: u64,
+        /// Where the tensors before it end.
+        expected: u64,
+        /// Name and type of the tensor before it, whose size decides the place.
+        before: Option<Box<(String, GgmlType)>>,
     },
+    /// Bytes between the descriptions of the tensors and their data that are not zero.
+    #[error(
+        "the padding between the header and the data is not zero: likely the number of tensors, \
+         {tensors}, is too small, or the header is damaged"
+    )]
+    HeaderPadding {
+        /// The number of tensors that the file announces.
+        tensors: u64,
+    },
+    /// Where the data should start there is the description of one more tensor.
+    #[error(
+        "tensor {} follows the last of the {tensors} tensors that the file announces: likely that \
+         number is too small",
+        quoted(.name)
+    )]
+    UncountedTensor {
+        /// The tensor.
+        name: String,
+        /// The number of tensors that the file announces.
+        tensors: u64,
+    },
+}
+
+/// What a file is that is not GGUF.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherFormat {
+    /// In words, with an article.
+    pub what: &'static str,
+    /// What the user can do about it.
+    pub cure: &'static str,
 }
 
 /// What this reader does not read.
@@ -380,6 +432,34 @@ pub enum ShardKind {
         /// Shards of the model, by the metadata.
         count: u64,
     },
+    /// The file holds one shard, and other files follow in it.
+    #[error(
+        "the file holds shard {no} of {count}, and another GGUF file follows at byte {at}: the shards were joined"
+    )]
+    Joined {
+        /// The number of the shard in file names, from 1.
+        no: u64,
+        /// Shards of the model, by the metadata.
+        count: u64,
+        /// Where the next file starts in this one.
+        at: u64,
+    },
+    /// A number that no shard of the model has.
+    #[error("split.no is {no}, but the {count} shards have numbers from 0")]
+    NoBeyondCount {
+        /// What `split.no` says.
+        no: u64,
+        /// Shards of the model, by the metadata.
+        count: u64,
+    },
+    /// The file name is that of one shard of several, but the metadata make it a model by itself.
+    #[error("the file is named as shard {no} of {count}, but is a model by itself by its metadata")]
+    Whole {
+        /// The number in the file name.
+        no: u64,
+        /// Shards by the file name.
+        count: u64,
+    },
     /// A key says otherwise than the file's place in the model.
     #[error("{key} is {found}, but this shard of the model must have {expected}")]
     Mismatch {
@@ -427,6 +507,8 @@ pub enum ErrorClass {
     Limit,
     /// The caller gave too few bytes; see [`Error::Incomplete`].
     Incomplete,
+    /// The machine has too little memory for the header.
+    Memory,
 }
 
 impl Error {
@@ -457,7 +539,13 @@ impl Error {
                 }
                 MalformedKind::PartialBlock { .. } => codes::PARTIAL_BLOCK,
                 MalformedKind::MisalignedTensor { .. } => codes::MISALIGNED_TENSOR,
-                MalformedKind::OverlappingTensors { .. } => codes::OVERLAPPING_TENSORS,
+                MalformedKind::MisplacedTensor { offset, expected, .. } if offset < expected => {
+                    codes::OVERLAPPING_TENSORS
+                }
+                MalformedKind::MisplacedTensor { .. } => codes::MISPLACED_TENSOR,
+                MalformedKind::HeaderPadding { .. } | MalformedKind::UncountedTensor { .. } => {
+                    codes::HEADER_PADDING
+                }
             },
             Self::Unsupported { kind, .. } => match kind {
                 UnsupportedKind::Version { .. } => codes::UNSUPPORTED_VERSION,
@@ -472,11 +560,15 @@ impl Error {
             Self::Shard { kind, .. } => match kind {
                 ShardKind::Missing { .. } => codes::SHARD_MISSING,
                 ShardKind::BadName { .. } => codes::SHARD_NAME,
-                ShardKind::Mismatch { .. }
+                ShardKind::Joined { .. } => codes::SHARDS_JOINED,
+                ShardKind::NoBeyondCount { .. }
+                | ShardKind::Whole { .. }
+                | ShardKind::Mismatch { .. }
                 | ShardKind::Foreign { .. }
                 | ShardKind::TensorCount { .. } => codes::SHARD_MISMATCH,
                 ShardKind::DuplicateTensor { .. } => codes::DUPLICATE_TENSOR,
             },
+            Self::OutOfMemory { .. } => codes::OUT_OF_MEMORY,
             Self::InFile { error, .. } => error.facts(),
         }
     }
@@ -496,8 +588,23 @@ impl Error {
     /// What the user can do about it; `None` where only the calling program can do something.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
-        match self.class() {
-            ErrorClass::Incomplete => None,
+        let is_part = self.path().is_some_and(is_part_name);
+        match self.without_path() {
+            Self::Incomplete { .. } => None,
+            Self::Truncated { .. }
+            | Self::Malformed { kind: MalformedKind::BadMagic { .. }, .. }
+                if is_part =>
+            {
+                Some(JOIN_PARTS)
+            }
+            Self::Malformed {
+                kind: MalformedKind::BadMagic { looks_like: Some(format), .. },
+                ..
+            } => Some(format.cure),
+            Self::Shard { kind: ShardKind::Whole { .. }, .. } => Some(
+                "where the file is a whole model, give it a name that does not end in \
+                 -00001-of-0000N.gguf; where it is a shard, fetch it again, as it is damaged",
+            ),
             _ => Some(self.facts().cure),
         }
     }
@@ -532,12 +639,63 @@ impl Error {
     }
 }
 
-fn path_text(path: &Path) -> impl fmt::Display + '_ {
+pub(crate) fn path_text(path: &Path) -> impl fmt::Display + '_ {
     crate::escape(path.as_os_str().as_encoded_bytes())
 }
 
-fn looks_like_text(looks_like: &Option<&'static str>) -> String {
-    looks_like.map_or_else(String::new, |what| format!(", like {what}"))
+fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
+    looks_like.map_or_else(String::new, |format| format!(", like {}", format.what))
+}
+
+/// How much is missing of a file of `file_len` bytes, where that is known.
+fn missing_text(item: &Item, file_len: u64) -> String {
+    let Item::TensorData { file_end, .. } = item else { return String::new() };
+    let missing = file_end.saturating_sub(file_len);
+    format!("; {missing} bytes are missing: the file has {file_len}, its header wants {file_end}")
+}
+
+fn place_text(before: &Option<Box<(String, GgmlType)>>) -> String {
+    before.as_deref().map_or_else(
+        || "where the data starts".to_owned(),
+        |(name, ggml_type)| {
+            format!(
+                "where tensor {} ({ggml_type}) ends: likely one of the two types has blocks of \
+                 another size in this file, or the header is damaged",
+                quoted(name)
+            )
+        },
+    )
+}
+
+const JOIN_PARTS: &str = "by its name this is one part of a file that was cut in pieces: join all \
+                          parts in their order, such as with `cat`, and give the result";
+
+/// Whether a file is named as one part of several that tools cut files into: `x.gguf.part1of2`,
+/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`.
+fn is_part_name(path: &Path) -> bool {
+    let Some(name) = path.file_name() else { return false };
+    let name = name.as_encoded_bytes().to_ascii_lowercase();
+    let after = |marker: &[u8]| {
+        let at = name.windows(marker.len()).rposition(|window| window == marker)?;
+        name.get(at.saturating_add(marker.len())..)
+    };
+    let is_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
+    let is_label = |rest: &[u8]| {
+        let is_letters = (1..=3).contains(&rest.len()) && rest.iter().all(u8::is_ascii_lowercase);
+        is_letters || is_number(rest)
+    };
+    let is_counted = |rest: &[u8]| match rest.split_first() {
+        Some((b'.' | b'-' | b'_', label)) => is_label(label),
+        _ => is_number(rest),
+    };
+    let is_gguf_ending = after(b".gguf.").is_some_and(|rest| {
+        let is_number = rest.len() >= 2 && rest.iter().all(u8::is_ascii_digit);
+        let is_pair = rest.len() == 2 && rest.iter().all(u8::is_ascii_lowercase);
+        is_number || is_pair
+    });
+    is_gguf_ending
+        || [&b".part"[..], b"-part", b"_part"].iter().any(|m| after(m).is_some_and(is_counted))
+        || [&b"-split-"[..], b".split-"].iter().any(|m| after(m).is_some_and(is_label))
 }
 
 #[cfg(test)]
@@ -554,11 +712,21 @@ mod tests {
         let shard = |kind| Error::Shard { path: "a\n.gguf".into(), kind };
         let item = || Item::Key { index: 3 };
         let ggml_type = GgmlType::Q4_K;
+        let misplaced = |offset, expected| MalformedKind::MisplacedTensor {
+            name: name(),
+            ggml_type,
+            offset,
+            expected,
+            before: Some(Box::new((name(), ggml_type))),
+        };
         vec![
             Error::Io { path: "a.gguf".into(), source: io::ErrorKind::NotFound.into() },
             Error::Truncated { item: item(), offset: 1, needed: 2, available: 1 },
             Error::Incomplete { needed: 3 },
-            malformed(MalformedKind::BadMagic { found: *b"\x1b[2J", looks_like: Some("x") }),
+            malformed(MalformedKind::BadMagic {
+                found: *b"\x1b[2J",
+                looks_like: Some(&OtherFormat { what: "x", cure: "y" }),
+            }),
             malformed(MalformedKind::EmptyKey { index: 0 }),
             malformed(MalformedKind::EmptyTensorName { index: 0 }),
             malformed(MalformedKind::InvalidUtf8 { item: item() }),
@@ -572,7 +740,10 @@ mod tests {
             malformed(MalformedKind::PartialBlock { name: name(), ggml_type, row_len: 1 }),
             malformed(MalformedKind::TensorOverflow { name: name(), offset: 0 }),
             malformed(MalformedKind::MisalignedTensor { name: name(), offset: 1, alignment: 32 }),
-            malformed(MalformedKind::OverlappingTensors { first: name(), second: name() }),
+            malformed(misplaced(0, 32)),
+            malformed(misplaced(64, 32)),
+            malformed(MalformedKind::HeaderPadding { tensors: 1 }),
+            malformed(MalformedKind::UncountedTensor { name: name(), tensors: 1 }),
             unsupported(UnsupportedKind::Version { version: 1 }),
             unsupported(UnsupportedKind::BigEndian { version: 3 }),
             unsupported(UnsupportedKind::UnknownTensorType { name: name(), id: 99 }),
@@ -587,7 +758,11 @@ mod tests {
             Error::OutOfRange { key: key(), expected: "u32", value: -1 },
             shard(ShardKind::Missing { no: 1, count: 2 }),
             shard(ShardKind::BadName { no: 1, count: 2 }),
+            shard(ShardKind::Joined { no: 1, count: 2, at: 64 }),
+            Error::OutOfMemory { what: "x", bytes: 1 },
             shard(ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 }),
+            shard(ShardKind::NoBeyondCount { no: 2, count: 2 }),
+            shard(ShardKind::Whole { no: 1, count: 2 }),
             shard(ShardKind::Foreign { why: "x" }),
             shard(ShardKind::TensorCount { expected: 1, found: 2 }),
             shard(ShardKind::DuplicateTensor { name: name() }),
@@ -600,6 +775,44 @@ mod tests {
         assert_eq!(listed.len(), Error::ALL_CODES.len());
         assert_eq!(all().iter().map(Error::code).collect::<BTreeSet<_>>(), listed);
         assert!(listed.iter().all(|code| code.starts_with("GGUF_")));
+    }
+
+    #[test]
+    fn parts_of_a_file_are_known_by_their_names() {
+        for name in [
+            "x.gguf.part1of2",
+            "x.gguf.part2of2",
+            "X.GGUF-split-a",
+            "x.gguf-split-b",
+            "x.gguf.split-aa",
+            "x.gguf.part-aa",
+            "x.gguf.part.1",
+            "x.gguf.part01",
+            "x.part1.gguf",
+            "x-part-a.gguf.aa",
+            "x.gguf.001",
+            "x.gguf.aa",
+        ] {
+            assert!(is_part_name(Path::new(name)), "{name}");
+        }
+        for name in [
+            "x.gguf",
+            "x-00001-of-00002.gguf",
+            "x.gguf.bak",
+            "x.gguf.1",
+            "department.gguf",
+            "x.particle.gguf",
+            "x-split-attention.gguf",
+            "x.partial",
+            "",
+        ] {
+            assert!(!is_part_name(Path::new(name)), "{name}");
+        }
+        let truncated =
+            || Error::Truncated { item: Item::Magic, offset: 0, needed: 4, available: 0 };
+        let help = |name| truncated().in_file(Path::new(name)).help().unwrap();
+        assert!(help("x.gguf.part1of2").contains("join all parts"));
+        assert!(help("x.gguf").contains("incomplete"));
     }
 
     #[test]

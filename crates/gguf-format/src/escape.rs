@@ -14,8 +14,10 @@ pub struct Escaped<'a> {
 }
 
 /// Displays `text` with control characters, bidirectional and invisible controls, line separators
-/// and backslashes as `\n`, `\u{1b}`, `\\` and so on, and bytes that are no UTF-8 as `\xff`.
-/// Everything else prints as it is. The result is one line.
+/// and backslashes as `\n`, `\u{1b}`, `\\` and so on, and bytes that are no UTF-8 as `\xff`. So are
+/// characters that print as nothing or blank: Unicode's default-ignorable ones, with its variation
+/// selectors, and all spaces but that of ASCII. Everything else prints as it is. The result is one
+/// line.
 ///
 /// ```
 /// use gguf_format::escape;
@@ -88,23 +90,42 @@ fn write_char(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
     }
 }
 
-/// Whether [`escape`] prints a character as `\u{..}`, other than for a backslash: a control, or one that
-/// would not be seen. For output that has escapes of its own, such as JSON.
+/// Whether [`escape`] shows a character as `\u{..}`: a control, or one that reorders, hides or breaks what
+/// is printed, or prints as nothing. For output that has escapes of its own, such as JSON, where
+/// line ends and tabs are among them.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
-    c.is_control() || is_invisible_control(c)
+    c.is_control() || is_invisible(c)
 }
 
-/// Format characters that reorder, hide or break what is printed, and the separators that end a
-/// line without being control characters.
-fn is_invisible_control(c: char) -> bool {
+/// Characters that reorder, hide or break what is printed, and those that print as nothing or as an
+/// empty space: one name must not look like another. Only the space of ASCII is printed as it is.
+fn is_invisible(c: char) -> bool {
+    is_ignorable(c) || is_blank(c) || is_control_of_script(c)
+}
+
+/// Unicode's `Default_Ignorable_Code_Point`: shown as nothing where they are not supported.
+fn is_ignorable(c: char) -> bool {
     matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-        | '\u{e0000}'..='\u{e007f}')
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Spaces and separators outside of ASCII, and letters and symbols without ink.
+fn is_blank(c: char) -> bool {
+    matches!(c,
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}'..='\u{2029}'
+        | '\u{202f}' | '\u{205f}' | '\u{2800}' | '\u{3000}'
+        | '\u{13441}'..='\u{13442}' | '\u{16fe4}' | '\u{1d159}')
+}
+
+/// Interlinear annotations, and the joiners of Egyptian hieroglyphs.
+fn is_control_of_script(c: char) -> bool {
+    matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{13430}'..='\u{1343f}')
 }
 
 /// `"text"`, escaped.
@@ -136,9 +157,69 @@ mod tests {
         }
     }
 
+    /// `Default_Ignorable_Code_Point` of DerivedCoreProperties.txt of Unicode 16.0.0,
+    /// <https://www.unicode.org/Public/16.0.0/ucd/DerivedCoreProperties.txt>.
+    const DEFAULT_IGNORABLE: [(u32, u32); 17] = [
+        (0x00ad, 0x00ad),
+        (0x034f, 0x034f),
+        (0x061c, 0x061c),
+        (0x115f, 0x1160),
+        (0x17b4, 0x17b5),
+        (0x180b, 0x180f),
+        (0x200b, 0x200f),
+        (0x202a, 0x202e),
+        (0x2060, 0x206f),
+        (0x3164, 0x3164),
+        (0xfe00, 0xfe0f),
+        (0xfeff, 0xfeff),
+        (0xffa0, 0xffa0),
+        (0xfff0, 0xfff8),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0000, 0xe0fff),
+    ];
+
+    /// `General_Category` Zs, Zl and Zp of DerivedGeneralCategory.txt of Unicode 16.0.0,
+    /// <https://www.unicode.org/Public/16.0.0/ucd/extracted/DerivedGeneralCategory.txt>, without U+0020.
+    const SEPARATORS: [(u32, u32); 7] = [
+        (0x00a0, 0x00a0),
+        (0x1680, 0x1680),
+        (0x2000, 0x200a),
+        (0x2028, 0x2029),
+        (0x202f, 0x202f),
+        (0x205f, 0x205f),
+        (0x3000, 0x3000),
+    ];
+
+    /// By their names in UnicodeData.txt of Unicode 16.0.0: braille pattern blank, interlinear
+    /// annotations, joiners and blanks of Egyptian hieroglyphs, a filler of Khitan, a notehead of none.
+    const OTHERS: [(u32, u32); 6] = [
+        (0x2800, 0x2800),
+        (0xfff9, 0xfffb),
+        (0x13430, 0x1343f),
+        (0x13441, 0x13442),
+        (0x16fe4, 0x16fe4),
+        (0x1d159, 0x1d159),
+    ];
+
+    #[test]
+    fn every_character_that_shows_nothing_is_escaped_and_no_other() {
+        let ranges = DEFAULT_IGNORABLE.iter().chain(&SEPARATORS).chain(&OTHERS);
+        for c in '\0'..=char::MAX {
+            let code = u32::from(c);
+            let shows_nothing = c.is_control()
+                || ranges.clone().any(|&(first, last)| (first..=last).contains(&code));
+            let printed = escape(c.encode_utf8(&mut [0; 4])).to_string();
+            let is_escaped = printed.starts_with('\\') && printed.len() > 1;
+            assert_eq!(is_escaped, shows_nothing || c == '\\', "U+{code:04X} prints as {printed}");
+        }
+    }
+
     #[test]
     fn ordinary_text_of_any_script_is_kept() {
-        for text in ["token_embd.weight", "Ġthe", "模型", "naïve – ok", "\u{1f600}"] {
+        for text in
+            ["token_embd.weight", "Ġthe", "模型", "naïve – ok", "한국어", "हिन्दी", "\u{1f600}"]
+        {
             assert_eq!(escape(text).to_string(), text);
         }
     }

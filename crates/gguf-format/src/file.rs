@@ -4,21 +4,33 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use self_cell::self_cell;
 
 use crate::error::{Error, ShardKind};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, padded};
 use crate::limits::Limits;
+use crate::magic;
+use crate::memory::push;
 use crate::metadata::Metadata;
 use crate::prefix::Prefix;
+use crate::reader::HEADER_SIZE;
 use crate::shards::{self, SplitKeys};
-use crate::tensor::{NameIndex, TensorInfo};
+use crate::tensor::{NameIndex, TENSORS, TensorInfo};
+use crate::warning::{self, Warning};
 
 /// Bytes of a file that are read first. Enough for most files without a vocabulary; each further
 /// read takes four times as much.
 const FIRST_READ: u64 = 256 << 10;
+
+/// The same of every further shard, whose headers hold little but tensor descriptions: a thousand of them
+/// are kept.
+const FIRST_READ_OF_SIBLING: u64 = 16 << 10;
+
+/// Bytes of a tensor description beside its name, at most.
+const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
 
 /// The bytes a header was parsed from.
 pub(crate) enum HeaderBytes {
@@ -54,6 +66,7 @@ pub struct Shard {
     file: File,
     opened_as: std::fs::Metadata,
     gguf: OwnedGguf,
+    warnings: Vec<Warning>,
 }
 
 impl Shard {
@@ -97,6 +110,12 @@ impl Shard {
         self.gguf.borrow_dependent()
     }
 
+    /// What may be wrong with this file although it is read.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
     /// The whole file, where it was [mapped](GgufFile::map).
     #[must_use]
     pub fn mapped(&self) -> Option<&[u8]> {
@@ -107,7 +126,12 @@ impl Shard {
     }
 
     /// Opens one file; `parse` reads or maps its header.
-    fn open(path: &Path, limits: &Limits, parse: &ParseFile<'_>) -> Result<Self, Error> {
+    fn open(
+        path: &Path,
+        limits: &Limits,
+        first_read: u64,
+        parse: &ParseFile<'_>,
+    ) -> Result<Self, Error> {
         let io_error = |source| Error::Io { path: path.to_owned(), source };
         // Asked before opening: opening a pipe waits for its other end.
         if !std::fs::metadata(path).map_err(io_error)?.is_file() {
@@ -116,11 +140,18 @@ impl Shard {
         }
         let file = File::open(path).map_err(io_error)?;
         let opened_as = file.metadata().map_err(io_error)?;
-        let gguf = parse(&file, opened_as.len(), limits).map_err(|error| match error {
-            ParseFileError::Io(source) => io_error(source),
-            ParseFileError::Gguf(error) => error.in_file(path),
-        })?;
-        Ok(Self { path: path.to_owned(), file, opened_as, gguf })
+        let gguf =
+            parse(&file, opened_as.len(), limits, first_read).map_err(|error| match error {
+                ParseFileError::Io(source) if source.kind() == io::ErrorKind::OutOfMemory => {
+                    let what = "the bytes";
+                    Error::OutOfMemory { what, bytes: opened_as.len().min(limits.max_header_bytes) }
+                        .in_file(path)
+                }
+                ParseFileError::Io(source) => io_error(source),
+                ParseFileError::Gguf(error) => error.in_file(path),
+            })?;
+        let warnings = warning::of_file(path, &file, gguf.borrow_dependent()).map_err(io_error)?;
+        Ok(Self { path: path.to_owned(), file, opened_as, gguf, warnings })
     }
 }
 
@@ -133,9 +164,10 @@ impl fmt::Debug for Shard {
     }
 }
 
-/// How a file of a length becomes a header: by [`read_header`] or by mapping.
+/// How a file of a length becomes a header, by [`read_header`] or by mapping: the last figure is the number
+/// of bytes that are read first.
 pub(crate) type ParseFile<'f> =
-    dyn Fn(&File, u64, &Limits) -> Result<OwnedGguf, ParseFileError> + 'f;
+    dyn Fn(&File, u64, &Limits, u64) -> Result<OwnedGguf, ParseFileError> + 'f;
 
 /// An error that does not name its file yet.
 pub(crate) enum ParseFileError {
@@ -156,17 +188,25 @@ impl OwnedGguf {
 }
 
 /// Reads as much of the file as its header turns out to take.
-fn read_header(file: &File, len: u64, limits: &Limits) -> Result<OwnedGguf, ParseFileError> {
-    let most = len.min(limits.max_header_bytes);
+fn read_header(
+    file: &File,
+    len: u64,
+    limits: &Limits,
+    first_read: u64,
+) -> Result<OwnedGguf, ParseFileError> {
+    // With the padding behind the longest header, or a description in its place.
+    let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
+    let room = limits.max_header_bytes.saturating_add(after);
+    let most = len.min(room);
     let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
-    let mut wanted = FIRST_READ;
+    let mut wanted = first_read;
     loop {
         prefix.read_until(file, wanted.min(most)).map_err(ParseFileError::Io)?;
         match OwnedGguf::parse(HeaderBytes::Read(prefix), len, limits) {
             Ok(gguf) => return Ok(gguf),
             Err((HeaderBytes::Read(read), Error::Incomplete { needed })) => {
-                let more = (read.len() as u64).saturating_mul(4);
-                wanted = more.max(needed.saturating_add(FIRST_READ));
+                let more = (read.len() as u64).saturating_mul(4).min(limits.max_header_bytes);
+                wanted = more.max(needed.saturating_add(first_read));
                 prefix = read;
             }
             Err((_, error)) => return Err(ParseFileError::Gguf(error)),
@@ -206,9 +246,12 @@ self_cell! {
 ///
 /// A file whose `split.count` is 2 or more is a shard. Its name must end in
 /// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
-/// siblings in the same folder. Metadata are those of the first shard. `split.tensors.count` is
-/// checked where present. Without `split.count`, or with 0 or 1, a file is a model by itself,
-/// whatever its name.
+/// siblings in the same folder. The rest of the name is any bytes. Metadata are those of the first
+/// shard. `split.tensors.count` is checked where present.
+///
+/// Without `split.count`, or with 0 or 1, a file is a model by itself. It is refused where its name or
+/// `split.no` says that it is one of several shards. The name is the one that it was opened by, also
+/// where that is a symbolic link.
 pub struct GgufFile {
     model: Model,
 }
@@ -226,9 +269,11 @@ impl GgufFile {
     /// Opens a model: reads the header of the file, and of its sibling shards, into memory.
     ///
     /// Safe whatever others do to the file meanwhile: the header is parsed from a private copy,
-    /// and the file is not mapped. No more is read than the header takes, in steps of four times
-    /// the last, and never more than [`Limits::max_header_bytes`], for which addresses are reserved
-    /// but no memory.
+    /// and the file is not mapped. Not much more is read than the header takes: the first 256 KiB (of
+    /// further shards 16 KiB), then up to four times as much as before, as long as
+    /// [`Limits::max_header_bytes`] allow, which are for the headers of all shards together. Addresses
+    /// are reserved for the longest header, but no memory. Of the data, only padding between tensors is
+    /// looked at, where there is some: see [`Warning`].
     ///
     /// # Errors
     ///
@@ -244,11 +289,17 @@ impl GgufFile {
         limits: &Limits,
         parse: &ParseFile<'_>,
     ) -> Result<Self, Error> {
-        let opened = Shard::open(path, limits, parse)?;
+        let opened = Shard::open(path, limits, FIRST_READ, parse)?;
         let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
         let shards = match keys {
-            None => vec![opened],
-            Some(keys) => open_siblings(opened, keys, limits, parse)?,
+            None => {
+                shards::check_whole(path, opened.gguf())?;
+                vec![opened]
+            }
+            Some(keys) => {
+                opened.check_not_joined(keys)?;
+                open_siblings(opened, keys, limits, parse)?
+            }
         };
         Model::try_new(shards, |shards| join(shards, path)).map(|model| Self { model })
     }
@@ -295,6 +346,11 @@ impl GgufFile {
         self.first().alignment()
     }
 
+    /// What may be wrong with the files although they are read.
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.shards().iter().flat_map(Shard::warnings)
+    }
+
     /// The data of a tensor, where the files were [mapped](Self::map).
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
@@ -320,6 +376,53 @@ impl fmt::Debug for GgufFile {
     }
 }
 
+impl Shard {
+    /// Fails where another file follows in this one, which is a shard by its keys: shards that were joined
+    /// make no model.
+    fn check_not_joined(&self, keys: SplitKeys) -> Result<(), Error> {
+        let end = self.gguf().data_end();
+        for at in [end, padded(end, self.gguf().alignment())] {
+            let mut magic = [0; 4];
+            // Where there is less, nothing follows.
+            if self.file.read_exact_at(&mut magic, at).is_ok() && magic == magic::MAGIC {
+                let kind =
+                    ShardKind::Joined { no: keys.no.saturating_add(1), count: keys.count, at };
+                return Err(Error::Shard { path: self.path.clone(), kind });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the headers of the shards may still take, of a bound on all of them together.
+struct HeaderBudget<'l> {
+    limits: &'l Limits,
+    used: u64,
+}
+
+impl HeaderBudget<'_> {
+    /// Opens a further shard within what is left.
+    fn open(&mut self, path: &Path, parse: &ParseFile<'_>) -> Result<Shard, Error> {
+        let total = self.limits.max_header_bytes;
+        let left = self.limits.clone().with_max_header_bytes(total.saturating_sub(self.used));
+        let shard = Shard::open(path, &left, FIRST_READ_OF_SIBLING, parse).map_err(|error| {
+            let Error::Limit { offset, what: HEADER_SIZE, value, .. } = *error.without_path()
+            else {
+                return error;
+            };
+            let value = value.saturating_add(self.used);
+            let what = "the size of the headers of all shards in bytes";
+            Error::Limit { offset, what, value, limit: total }.in_file(path)
+        })?;
+        self.take(&shard);
+        Ok(shard)
+    }
+
+    fn take(&mut self, shard: &Shard) {
+        self.used = self.used.saturating_add(shard.gguf().header_end());
+    }
+}
+
 /// Opens the other shards of the model that `opened` belongs to; all, in order.
 fn open_siblings(
     opened: Shard,
@@ -337,6 +440,8 @@ fn open_siblings(
         };
         return Err(error.in_file(&opened.path));
     }
+    let mut budget = HeaderBudget { limits, used: 0 };
+    budget.take(&opened);
     let mut opened = Some(opened);
     let mut all = Vec::new();
     for no in 1..=name.count {
@@ -345,7 +450,7 @@ fn open_siblings(
             continue;
         }
         let path = name.sibling(no);
-        let shard = Shard::open(&path, limits, parse).map_err(|error| match error {
+        let shard = budget.open(&path, parse).map_err(|error| match error {
             Error::Io { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Error::Shard { path, kind: ShardKind::Missing { no, count: name.count } }
             }
@@ -357,6 +462,7 @@ fn open_siblings(
             return Err(Error::Shard { path, kind });
         };
         shards::check(&path, found, &name, no)?;
+        shard.check_not_joined(found)?;
         all.push(shard);
     }
     Ok(all)
@@ -377,11 +483,11 @@ fn join<'a>(shards: &'a [Shard], path: &Path) -> Result<Catalogue<'a>, Error> {
     let mut index = NameIndex::default();
     for (at, shard) in shards.iter().enumerate() {
         for tensor in shard.gguf().tensors() {
-            if !index.insert(tensor.name(), tensors.len()) {
+            if !index.insert(tensor.name(), tensors.len())? {
                 let kind = ShardKind::DuplicateTensor { name: tensor.name().to_owned() };
                 return Err(Error::Shard { path: shard.path.clone(), kind });
             }
-            tensors.push(tensor.in_shard(at));
+            push(&mut tensors, tensor.in_shard(at), TENSORS)?;
         }
     }
     Ok(Catalogue::Split { first, tensors, index })

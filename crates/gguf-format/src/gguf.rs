@@ -1,13 +1,14 @@
 //! One parsed header.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::limits::Limits;
 use crate::magic;
 use crate::metadata::Metadata;
 use crate::reader::Reader;
-use crate::tensor::{Catalogue, TensorInfo};
+use crate::tensor::{self, Catalogue, TensorInfo};
 use crate::value::Value;
 
 /// The alignment of files that do not state one, in bytes.
@@ -24,9 +25,13 @@ pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 ///
 /// Decisions where the specification and the tools leave room:
 ///
-/// * Trailing bytes after the last tensor, gaps between tensors, tensors in any order, and a last
-///   tensor without its padding are accepted. Overlaps are not; tensors without elements overlap
-///   nothing, and may lie behind padding that is missing.
+/// * Tensors lie in the order of their descriptions, each at the padded end of the one before it: all
+///   tools write them so, and ggml refuses others. A file with a gap or an overlap is refused.
+/// * The padding between the descriptions and the data is zeros. Anything else there is refused, and
+///   so is the description of one more tensor than the file announces.
+/// * Trailing bytes after the last tensor, and a last tensor without its padding, are accepted.
+///   [`trailing_bytes`](Self::trailing_bytes) tells them. Tensors without elements may lie behind
+///   padding that is missing.
 /// * The alignment is any power of two (as ggml reads it; the specification asks for a multiple of
 ///   8) up to [`Limits::max_alignment`], in a `u32`.
 /// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
@@ -37,6 +42,8 @@ pub struct Gguf<'a> {
     version: u32,
     alignment: u64,
     data_offset: u64,
+    header_end: u64,
+    file_len: u64,
     metadata: Metadata<'a>,
     catalogue: Catalogue<'a>,
 }
@@ -96,11 +103,27 @@ impl<'a> Gguf<'a> {
         let metadata = Metadata::parse(reader, kv_count, limits)?;
         let alignment = u64::from(alignment(&metadata, limits)?);
         let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
-        let data_offset = padded(reader.offset(), alignment);
-        catalogue.place(data_offset, file_len, padded(file_len, alignment))?;
+        let header_end = reader.offset();
+        let data_offset = padded(header_end, alignment);
+        check_padding(prefix, header_end..data_offset.min(file_len), file_len, tensor_count)?;
+        if header_end == data_offset {
+            let end = catalogue.tensors.last().map_or(0, |tensor| tensor.range().end);
+            let reader = Reader::beyond_header(prefix, file_len, header_end);
+            check_counted(reader, padded(end, alignment), alignment, limits, tensor_count)?;
+        }
+        catalogue.place(data_offset, file_len, alignment)?;
         // A file without data need not have the padding either.
         let data_offset = data_offset.min(file_len);
-        Ok(Self { bytes: prefix, version, alignment, data_offset, metadata, catalogue })
+        Ok(Self {
+            bytes: prefix,
+            version,
+            alignment,
+            data_offset,
+            header_end,
+            file_len,
+            metadata,
+            catalogue,
+        })
     }
 
     /// 2 or 3.
@@ -120,6 +143,35 @@ impl<'a> Gguf<'a> {
     #[must_use]
     pub const fn data_offset(&self) -> u64 {
         self.data_offset
+    }
+
+    /// Where the last tensor description ends, in bytes from the start of the file.
+    pub(crate) const fn header_end(&self) -> u64 {
+        self.header_end
+    }
+
+    /// Length of the file in bytes.
+    pub(crate) const fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Where the last tensor ends, in bytes from the start of the file, without padding after it; the
+    /// data offset where there is none.
+    #[must_use]
+    pub fn data_end(&self) -> u64 {
+        // Tensors are in order; the last ones may be empty, and lie behind missing padding.
+        let ends = self.catalogue.tensors.iter().rev().map(TensorInfo::range);
+        ends.filter(|range| !range.is_empty())
+            .map(|range| range.end)
+            .next()
+            .unwrap_or(self.data_offset)
+    }
+
+    /// Bytes of the file after the last tensor and its padding: none in a file that is as tools write
+    /// it.
+    #[must_use]
+    pub fn trailing_bytes(&self) -> u64 {
+        self.file_len.saturating_sub(padded(self.data_end(), self.alignment))
     }
 
     /// The key-value pairs.
@@ -144,8 +196,7 @@ impl<'a> Gguf<'a> {
     /// parsed.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&'a [u8]> {
-        let range = tensor.range();
-        self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+        bytes_of(self.bytes, &tensor.range())
     }
 }
 
@@ -164,6 +215,48 @@ impl fmt::Debug for Gguf<'_> {
 /// The next multiple of `alignment`. Beyond 64 bits, where no file reaches, all ones.
 pub(crate) fn padded(offset: u64, alignment: u64) -> u64 {
     offset.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
+}
+
+/// Fails where the padding after the descriptions holds anything but zeros: a number of tensors that is
+/// too small shows there.
+fn check_padding(
+    prefix: &[u8],
+    padding: Range<u64>,
+    file_len: u64,
+    tensors: u64,
+) -> Result<(), Error> {
+    let bytes = bytes_of(prefix, &padding)
+        .ok_or(Error::Incomplete { needed: padding.end.min(file_len) })?;
+    match bytes.iter().position(|&byte| byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(Error::Malformed {
+            offset: padding.start.saturating_add(at as u64),
+            kind: MalformedKind::HeaderPadding { tensors },
+        }),
+    }
+}
+
+/// Fails where the description of another tensor follows. Where there is padding it shows there; where
+/// there is none, it would pass for data.
+fn check_counted(
+    mut reader: Reader<'_>,
+    expected: u64,
+    alignment: u64,
+    limits: &Limits,
+    tensors: u64,
+) -> Result<(), Error> {
+    let offset = reader.offset();
+    match tensor::description_at(&mut reader, expected, alignment, limits)? {
+        None => Ok(()),
+        Some(name) => Err(Error::Malformed {
+            offset,
+            kind: MalformedKind::UncountedTensor { name: name.to_owned(), tensors },
+        }),
+    }
+}
+
+fn bytes_of<'a>(bytes: &'a [u8], range: &Range<u64>) -> Option<&'a [u8]> {
+    bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }
 
 fn parse_version(reader: &mut Reader<'_>) -> Result<u32, Error> {

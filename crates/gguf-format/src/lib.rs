@@ -2,8 +2,8 @@
 //!
 //! GGUF is the file format of llama.cpp and its relatives: key-value metadata, a list of tensors,
 //! and their data. This crate reads everything but the data, and proves it: after parsing, every
-//! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file,
-//! aligned and its own. What uses the catalogue need not check again.
+//! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file and
+//! follows that of the tensor before it. What uses the catalogue need not check again.
 //!
 //! It makes no difference who wrote the file. Parsing is total over any bytes: it does not panic,
 //! overflow, recurse or allocate by what the file announces, takes linear time, and costs nothing
@@ -113,17 +113,20 @@ mod limits;
 mod magic;
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature; its documentation says why")]
 mod map;
+mod memory;
 mod metadata;
 mod prefix;
 mod reader;
 mod shards;
 mod skip;
 mod tensor;
+mod text;
 mod value;
+mod warning;
 pub mod write;
 
 pub use codes::CodeFacts;
-pub use error::{Error, ErrorClass, Item, MalformedKind, ShardKind, UnsupportedKind};
+pub use error::{Error, ErrorClass, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
 pub use escape::{Escaped, escape, is_unprintable};
 pub use file::{GgufFile, Shard};
 pub use ggml_type::{GgmlType, UnknownGgmlType};
@@ -131,4 +134,6 @@ pub use gguf::Gguf;
 pub use limits::Limits;
 pub use metadata::{FromValue, Metadata};
 pub use tensor::{Shape, TensorInfo};
+pub use text::Text;
 pub use value::{Array, Arrays, ByteStrings, Element, Elements, Strings, Value, ValueType};
+pub use warning::Warning;

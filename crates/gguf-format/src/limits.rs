@@ -15,8 +15,9 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes from the start of the file to the end of the last tensor description. Default 48 MiB;
-    /// a vocabulary of 262,144 tokens with merges takes less than 20 MiB.
+    /// Bytes from the start of the file to the end of the last tensor description; of a split model,
+    /// those of all shards together. Default 48 MiB; a vocabulary of 262,144 tokens with merges takes
+    /// less than 20 MiB. What is read and kept of the files is at most some three times as much.
     pub max_header_bytes: u64,
     /// Key-value pairs. Default 262,144; real files have fewer than 100.
     pub max_kv: u64,

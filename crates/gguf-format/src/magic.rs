@@ -1,28 +1,68 @@
 //! The first four bytes, and what a file is that has others.
 
-use crate::error::{Error, Item, MalformedKind};
+use crate::error::{Error, Item, MalformedKind, OtherFormat};
 use crate::reader::Reader;
 
-const MAGIC: [u8; 4] = *b"GGUF";
+pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
+
+const CONVERT: &str =
+    "convert the model with llama.cpp's convert_hf_to_gguf.py, or give a .gguf file";
+const CONVERT_AGAIN: &str = "convert the original model again with a current llama.cpp";
+const UNPACK: &str = "unpack it first";
 
 /// Beginnings of files that people take for GGUF files.
-const OTHERS: &[(&[u8], &str)] = &[
-    (b"PK\x03\x04", "a zip archive or PyTorch checkpoint"),
-    (b"\x80\x02", "a Python pickle or old PyTorch checkpoint"),
-    (b"lmgg", "a GGML file from before GGUF"),
-    (b"fmgg", "a GGMF file from before GGUF"),
-    (b"tjgg", "a GGJT file from before GGUF"),
-    (b"algg", "a GGLA adapter from before GGUF"),
-    (b"FUGG", "GGUF with its bytes swapped"),
-    (b"version https://git-lfs", "a Git LFS pointer, whose content was not fetched"),
-    (b"<", "a web page"),
-    (b"{", "JSON"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\0\0\0\0", "an unfinished download"),
+const OTHERS: &[(&[u8], OtherFormat)] = &[
+    (b"PK\x03\x04", OtherFormat { what: "a zip archive or PyTorch checkpoint", cure: CONVERT }),
+    (b"\x80\x02", OtherFormat { what: "a Python pickle or old PyTorch checkpoint", cure: CONVERT }),
+    (b"lmgg", OtherFormat { what: "a GGML file from before GGUF", cure: CONVERT_AGAIN }),
+    (b"fmgg", OtherFormat { what: "a GGMF file from before GGUF", cure: CONVERT_AGAIN }),
+    (b"tjgg", OtherFormat { what: "a GGJT file from before GGUF", cure: CONVERT_AGAIN }),
+    (b"algg", OtherFormat { what: "a GGLA adapter from before GGUF", cure: CONVERT_AGAIN }),
+    (
+        b"FUGG",
+        OtherFormat {
+            what: "GGUF with its bytes swapped",
+            cure: "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the \
+                   little-endian one",
+        },
+    ),
+    (
+        b"version https://git-lfs",
+        OtherFormat {
+            what: "a Git LFS pointer, whose content was not fetched",
+            cure: "run `git lfs pull` in the repository that the file is from",
+        },
+    ),
+    (
+        b"<",
+        OtherFormat {
+            what: "a web page",
+            cure: "this is the hub's page and not its file: fetch the file by its download link (on \
+                   Hugging Face `/resolve/` in place of `/blob/`), and log in where it asks for it",
+        },
+    ),
+    (
+        b"{",
+        OtherFormat {
+            what: "JSON",
+            cure: "give the .gguf file; where a server answered with JSON instead of it, read what \
+                   it says",
+        },
+    ),
+    (b"\x1f\x8b", OtherFormat { what: "a gzip archive", cure: UNPACK }),
+    (b"\x28\xb5\x2f\xfd", OtherFormat { what: "a zstd archive", cure: UNPACK }),
+    (b"\xfd7zXZ", OtherFormat { what: "an xz archive", cure: UNPACK }),
+    (b"\x89HDF", OtherFormat { what: "an HDF5 file", cure: CONVERT }),
+    (
+        b"\0\0\0\0",
+        OtherFormat {
+            what: "an unfinished download",
+            cure: "the download is incomplete: fetch the file again",
+        },
+    ),
 ];
+
+const SAFETENSORS: OtherFormat = OtherFormat { what: "a safetensors file", cure: CONVERT };
 
 /// Reads and checks the magic.
 pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
@@ -51,12 +91,15 @@ pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
     })
 }
 
-fn looks_like(start: &[u8]) -> Option<&'static str> {
+fn looks_like(start: &[u8]) -> Option<&'static OtherFormat> {
     // safetensors starts with the length of a JSON object, whose brace follows.
     if start.get(8) == Some(&b'{') {
-        return Some("a safetensors file");
+        return Some(&SAFETENSORS);
     }
-    OTHERS.iter().find(|(beginning, _)| start.starts_with(beginning)).map(|&(_, what)| what)
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let starts_with =
+        |beginning: &[u8]| start.starts_with(beginning) || text.starts_with(beginning);
+    OTHERS.iter().find(|(beginning, _)| starts_with(beginning)).map(|(_, format)| format)
 }
 
 #[cfg(test)]
@@ -81,6 +124,24 @@ mod tests {
         ] {
             let message = refusal(bytes).to_string();
             assert!(message.contains("not a GGUF file") && message.contains(what), "{message}");
+        }
+    }
+
+    #[test]
+    fn each_format_has_a_cure_of_its_own() {
+        for (bytes, cure) in [
+            (&b"version https://git-lfs.github.com/spec/v1\n"[..], "git lfs pull"),
+            (b"<!DOCTYPE html>", "/resolve/"),
+            (b"\n  <html>", "/resolve/"),
+            (b"\xef\xbb\xbf<html>", "/resolve/"),
+            (b"\x48\x01\0\0\0\0\0\0{\"__metadata__\"", "convert_hf_to_gguf.py"),
+            (b"FUGG\0\0\0\x03", "gguf_convert_endian.py"),
+            (b"\x1f\x8b\x08\0", "unpack"),
+            (b"random bytes", "fetched whole"),
+        ] {
+            let help = refusal(bytes).help().unwrap();
+            assert!(help.contains(cure), "{help}");
+            assert_eq!(help.contains("convert_hf"), cure.contains("convert_hf"), "{help}");
         }
     }
 

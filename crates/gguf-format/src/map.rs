@@ -24,7 +24,7 @@ impl GgufFile {
     ///
     /// As [`open_with`](Self::open_with).
     pub unsafe fn map(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
-        Self::open_by(path.as_ref(), limits, &|file, len, limits| {
+        Self::open_by(path.as_ref(), limits, &|file, len, limits, _| {
             // SAFETY: `open_by` passes only files of the model at `path`, and keeps what it gets
             // only in the value it returns; for those and as long, the caller has promised that
             // nobody changes or truncates them.

@@ -5,14 +5,22 @@ use std::collections::hash_map::Entry;
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::limits::Limits;
+use crate::memory::{push, reserve_one_in};
 use crate::reader::Reader;
 use crate::skip;
+use crate::text::Text;
 use crate::value::{Array, ByteStrings, Element, Elements, Strings, Value, ValueType};
 
 /// Bytes that a key-value pair takes at least: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
 
+/// What the memory of the pairs is for.
+const KEYS: &str = "the list of keys";
+
 /// The key-value pairs of a file: unique keys, in file order, found in constant time.
+///
+/// Keys and strings need not be UTF-8. A key that is not is passed over: [`iter`](Self::iter) has it,
+/// and no name finds it. A string that is not is an error only where it is asked for as `&str`.
 ///
 /// ```
 /// # use gguf_format::{Error, Metadata, Strings};
@@ -30,12 +38,12 @@ pub struct Metadata<'a> {
     pairs: Vec<Pair<'a>>,
     /// Key to position in `pairs`. The hasher is keyed at random: a file cannot provoke
     /// collisions.
-    index: HashMap<&'a str, usize>,
+    index: HashMap<&'a [u8], usize>,
 }
 
 #[derive(Debug, Clone)]
 struct Pair<'a> {
-    key: &'a str,
+    key: Text<'a>,
     value: Value<'a>,
     /// Where the pair starts in the file.
     offset: u64,
@@ -78,19 +86,20 @@ impl<'a> Metadata<'a> {
             reader.string_up_to(limits.max_key_len, "the length of a key in bytes", || {
                 Item::Key { index }
             })?;
-        let key = std::str::from_utf8(key)
-            .map_err(|_| malformed(MalformedKind::InvalidUtf8 { item: Item::Key { index } }))?;
         if key.is_empty() {
             return Err(malformed(MalformedKind::EmptyKey { index }));
         }
+        reserve_one_in(&mut self.index, KEYS)?;
         match self.index.entry(key) {
             Entry::Occupied(_) => {
-                return Err(malformed(MalformedKind::DuplicateKey { key: key.to_owned() }));
+                let key = Text::from(key).to_string_lossy().into_owned();
+                return Err(malformed(MalformedKind::DuplicateKey { key }));
             }
             Entry::Vacant(vacant) => vacant.insert(self.pairs.len()),
         };
-        self.pairs.push(Pair { key, value: parse_value(reader, key, limits)?, offset });
-        Ok(())
+        let key = Text::from(key);
+        let value = parse_value(reader, key, limits)?;
+        push(&mut self.pairs, Pair { key, value, offset }, KEYS)
     }
 
     /// The value of `key`, as it is in the file.
@@ -105,15 +114,14 @@ impl<'a> Metadata<'a> {
     }
 
     fn pair(&self, key: &str) -> Option<&Pair<'a>> {
-        self.pairs.get(*self.index.get(key)?)
+        self.pairs.get(*self.index.get(key.as_bytes())?)
     }
 
     /// The value of `key` as a `T`.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] without such a key, [`Error::WrongType`] and [`Error::OutOfRange`] where
-    /// its value is no `T`: see [`FromValue`].
+    /// [`Error::Missing`] without such a key, and what [`optional`](Self::optional) answers.
     pub fn require<T: FromValue<'a>>(&self, key: &str) -> Result<T, Error> {
         self.optional(key)?.ok_or_else(|| Error::Missing { key: key.to_owned() })
     }
@@ -122,10 +130,11 @@ impl<'a> Metadata<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongType`] and [`Error::OutOfRange`] where its value is no `T`: see
-    /// [`FromValue`]. A key of the wrong type is never taken for an absent one.
+    /// [`Error::WrongType`] and [`Error::OutOfRange`] where its value is no `T`, and
+    /// [`Error::Malformed`] where `T` is `&str` and the string is not UTF-8: see [`FromValue`]. A key
+    /// of the wrong type is never taken for an absent one.
     pub fn optional<T: FromValue<'a>>(&self, key: &str) -> Result<Option<T>, Error> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(&Pair { value, offset, .. }) = self.pair(key) else { return Ok(None) };
         T::from_value(value).map(Some).map_err(|mismatch| match mismatch {
             Mismatch::Type => Error::WrongType {
                 key: key.to_owned(),
@@ -135,17 +144,22 @@ impl<'a> Metadata<'a> {
             Mismatch::Range(value) => {
                 Error::OutOfRange { key: key.to_owned(), expected: T::NAME, value }
             }
+            Mismatch::Utf8 => Error::Malformed {
+                // Behind the key, its length and the type of the value.
+                offset: offset.saturating_add(8 + 4).saturating_add(key.len() as u64),
+                kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.to_owned() } },
+            },
         })
     }
 
     /// Whether there is such a key.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
-        self.index.contains_key(key)
+        self.index.contains_key(key.as_bytes())
     }
 
     /// All pairs, in file order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a str, Value<'a>)> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Text<'a>, Value<'a>)> + '_ {
         self.pairs.iter().map(|pair| (pair.key, pair.value))
     }
 
@@ -164,7 +178,7 @@ impl<'a> Metadata<'a> {
 
 fn parse_value<'a>(
     reader: &mut Reader<'a>,
-    key: &'a str,
+    key: Text<'a>,
     limits: &Limits,
 ) -> Result<Value<'a>, Error> {
     let value_type = skip::value_type(reader, key)?;
@@ -189,18 +203,9 @@ fn parse_value<'a>(
             Ok(value) => return Err(skip::invalid_bool(key, value, offset)),
             Err(shortage) => Err(shortage),
         },
-        ValueType::String => match reader.string().map(std::str::from_utf8) {
-            Ok(Ok(text)) => Ok(Value::String(text)),
-            Ok(Err(_)) => {
-                return Err(Error::Malformed {
-                    offset,
-                    kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.to_owned() } },
-                });
-            }
-            Err(shortage) => Err(shortage),
-        },
+        ValueType::String => reader.string().map(|bytes| Value::String(bytes.into())),
     };
-    value.map_err(|shortage| shortage.while_reading(Item::Value { key: key.to_owned() }))
+    value.map_err(skip::value_of(key))
 }
 
 /// Why a [`Value`] is not what was asked for.
@@ -211,6 +216,8 @@ pub enum Mismatch {
     Type,
     /// It is an integer that does not fit.
     Range(i128),
+    /// It is a string that is not UTF-8.
+    Utf8,
 }
 
 mod sealed {
@@ -223,7 +230,8 @@ mod sealed {
 ///   fits: writers disagree on `u32` and `u64`, and the specification asks readers to take both.
 ///   A value that does not fit is [`Error::OutOfRange`], never cut off.
 /// * `f32` accepts `f32` only; `f64` accepts `f64` and `f32`. Integers are no floats.
-/// * `bool` and `&str` accept their own type only.
+/// * `bool`, `&str` and [`Text`] accept their own type only. A string that is not UTF-8 is
+///   [`Error::Malformed`] as `&str`, and no error as [`Text`].
 /// * [`Array`] accepts any array; [`Elements<T>`](Elements), [`Strings`] and [`ByteStrings`]
 ///   accept arrays of exactly that element type.
 pub trait FromValue<'a>: Sized + sealed::Sealed {
@@ -286,7 +294,15 @@ impl sealed::Sealed for &str {}
 impl<'a> FromValue<'a> for &'a str {
     const NAME: &'static str = "string";
     fn from_value(value: Value<'a>) -> Result<Self, Mismatch> {
-        value.as_str().ok_or(Mismatch::Type)
+        value.as_text().ok_or(Mismatch::Type)?.as_str().map_err(|_| Mismatch::Utf8)
+    }
+}
+
+impl sealed::Sealed for Text<'_> {}
+impl<'a> FromValue<'a> for Text<'a> {
+    const NAME: &'static str = "string";
+    fn from_value(value: Value<'a>) -> Result<Self, Mismatch> {
+        value.as_text().ok_or(Mismatch::Type)
     }
 }
 

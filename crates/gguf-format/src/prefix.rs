@@ -10,7 +10,8 @@ use memmap2::{MmapMut, MmapOptions};
 ///
 /// The header of a large vocabulary takes many megabytes, and what costs most in reading them is
 /// that the system provides fresh memory page by page. So the room for the longest header is
-/// reserved at once, as addresses without memory behind them, and asked for in huge pages.
+/// reserved at once, as addresses without memory behind them, and a long header is read into huge
+/// pages.
 pub(crate) struct Prefix {
     memory: MmapMut,
     /// Bytes that have been read. The rest was never touched and takes no memory.
@@ -22,11 +23,6 @@ impl Prefix {
     pub(crate) fn with_room_for(most: u64) -> io::Result<Self> {
         let most = usize::try_from(most).map_err(io::Error::other)?;
         let memory = MmapOptions::new().len(most).no_reserve_swap().map_anon()?;
-        #[cfg(target_os = "linux")]
-        if most >= HUGE_PAGE {
-            // A kernel without huge pages refuses, and small ones do.
-            let _ = memory.advise(memmap2::Advice::HugePage);
-        }
         Ok(Self { memory, len: 0 })
     }
 
@@ -34,6 +30,12 @@ impl Prefix {
     /// for.
     pub(crate) fn read_until(&mut self, mut file: &File, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE && self.len < HUGE_PAGE {
+            // A header of kilobytes must not take a huge page: there may be a thousand of them. A
+            // kernel without huge pages refuses, and small ones do.
+            let _ = self.memory.advise(memmap2::Advice::HugePage);
+        }
         let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
         file.read_exact(missing).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {

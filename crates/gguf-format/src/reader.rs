@@ -17,6 +17,9 @@ pub(crate) struct Reader<'a> {
     max_header_bytes: u64,
 }
 
+/// What is over the limit where a header is too long.
+pub(crate) const HEADER_SIZE: &str = "the header's size in bytes";
+
 /// Why some bytes could not be had; becomes an [`Error`] once it is known what they were.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shortage {
@@ -41,7 +44,7 @@ impl Shortage {
             Cause::EndOfFile { available } => Error::Truncated { item, offset, needed, available },
             Cause::HeaderLimit { limit } => Error::Limit {
                 offset,
-                what: "the header's size in bytes",
+                what: HEADER_SIZE,
                 value: offset.saturating_add(needed),
                 limit,
             },
@@ -60,6 +63,12 @@ impl<'a> Reader<'a> {
             file_len,
             max_header_bytes: limits.max_header_bytes,
         }
+    }
+
+    /// A reader of the same file from `offset` on, of more than a header may take.
+    pub(crate) fn beyond_header(prefix: &'a [u8], file_len: u64, offset: u64) -> Self {
+        let pos = usize::try_from(offset).unwrap_or(usize::MAX).min(prefix.len());
+        Self { bytes: prefix, pos, file_len, max_header_bytes: u64::MAX }
     }
 
     /// A reader of bytes that are all there and were proven before.

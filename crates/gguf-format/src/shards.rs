@@ -1,5 +1,7 @@
 //! Names and keys of split models, as llama.cpp's `gguf-split` writes them.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ShardKind};
@@ -34,7 +36,22 @@ impl SplitKeys {
     }
 }
 
-/// `PREFIX-00002-of-00003.gguf`, taken apart.
+/// Checks that a file whose keys make it a model by itself is not one shard of several by its name or
+/// its number: a damaged `split.count` must not make a model of a part.
+pub(crate) fn check_whole(path: &Path, gguf: &Gguf<'_>) -> Result<(), Error> {
+    let no = gguf.metadata().optional::<u64>(NO_KEY).map_err(|error| error.in_file(path))?;
+    let kind = match (no, ShardName::parse(path)) {
+        (Some(no @ 1..), _) => ShardKind::Mismatch { key: NO_KEY, expected: 0, found: no },
+        (_, Some(ShardName { no, count, .. })) if (no, count) != (1, 1) => {
+            ShardKind::Whole { no, count }
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Shard { path: path.to_owned(), kind })
+}
+
+/// `PREFIX-00002-of-00003.gguf`, taken apart. The prefix is any bytes, and the numbers are as they
+/// stand there: no file need have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardName {
     /// The folder and everything before `-00002-of-`.
@@ -46,10 +63,10 @@ pub(crate) struct ShardName {
 
 impl ShardName {
     pub(crate) fn parse(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_str()?;
-        let (rest, count) = split_number(name.strip_suffix(".gguf")?)?;
-        let (prefix, no) = split_number(rest.strip_suffix("-of")?)?;
-        Some(Self { prefix: path.with_file_name(prefix), no, count })
+        let name = path.file_name()?.as_bytes();
+        let (rest, count) = split_number(name.strip_suffix(b".gguf")?)?;
+        let (prefix, no) = split_number(rest.strip_suffix(b"-of")?)?;
+        Some(Self { prefix: path.with_file_name(OsStr::from_bytes(prefix)), no, count })
     }
 
     /// The path of another shard, by its number from 1.
@@ -61,18 +78,24 @@ impl ShardName {
 }
 
 /// Cuts `-` and five digits from the end.
-fn split_number(text: &str) -> Option<(&str, u64)> {
-    let (rest, digits) = text.rsplit_once('-')?;
-    let is_number = digits.len() == 5 && digits.bytes().all(|b| b.is_ascii_digit());
-    Some((rest, digits.parse().ok().filter(|_| is_number)?))
+fn split_number(name: &[u8]) -> Option<(&[u8], u64)> {
+    let (rest, digits) = name.split_last_chunk::<5>()?;
+    let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
+    let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some((rest.strip_suffix(b"-")?, number))
 }
 
 /// Checks that a file's name says the same as its keys, and finds the names of the others.
 pub(crate) fn name_of(path: &Path, keys: SplitKeys) -> Result<ShardName, Error> {
     let shard_error = |kind| Error::Shard { path: path.to_owned(), kind };
-    let no = keys.no.saturating_add(1);
+    let SplitKeys { no, count } = keys;
+    if no >= count {
+        return Err(shard_error(ShardKind::NoBeyondCount { no, count }));
+    }
+    // Numbers in names start at 1.
     let name = ShardName::parse(path)
-        .ok_or_else(|| shard_error(ShardKind::BadName { no, count: keys.count }))?;
+        .filter(|name| name.no > 0)
+        .ok_or_else(|| shard_error(ShardKind::BadName { no: no.saturating_add(1), count }))?;
     check(path, keys, &name, name.no)?;
     Ok(name)
 }
@@ -140,6 +163,11 @@ mod tests {
         let name = ShardName::parse(Path::new("/models/phi-3-00002-of-00003.gguf")).unwrap();
         assert_eq!((name.no, name.count), (2, 3));
         assert_eq!(name.sibling(1), Path::new("/models/phi-3-00001-of-00003.gguf"));
+        let bytes = Path::new(OsStr::from_bytes(b"/m\xff/\xfe-00001-of-00002.gguf"));
+        let sibling = ShardName::parse(bytes).unwrap().sibling(2);
+        assert_eq!(sibling.as_os_str().as_bytes(), b"/m\xff/\xfe-00002-of-00002.gguf");
+        let nameless = ShardName::parse(Path::new("-00001-of-00002.gguf")).unwrap();
+        assert_eq!(nameless.sibling(2), Path::new("-00002-of-00002.gguf"));
         let dotted = ShardName::parse(Path::new("a.b-00010-of-00010.gguf")).unwrap();
         assert_eq!(dotted.sibling(7), Path::new("a.b-00007-of-00010.gguf"));
     }
@@ -154,6 +182,8 @@ mod tests {
             "phi-0001-of-00003.gguf",
             "phi-+0001-of-00003.gguf",
             "phi-00001of-00003.gguf",
+            "phi-000001-of-00003.gguf",
+            "phi-00001-of-00003.GGUF",
             "00001-of-00003.gguf",
             "",
         ] {

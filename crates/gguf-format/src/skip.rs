@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::reader::{Reader, Shortage};
+use crate::text::Text;
 use crate::value::{Array, ValueType};
 
 /// Least bytes of an inner array: element type and count.
@@ -10,7 +11,7 @@ const MIN_ARRAY_BYTES: u64 = 12;
 /// Reads an array's element type and count, and skips its elements.
 pub(crate) fn array<'a>(
     reader: &mut Reader<'a>,
-    key: &str,
+    key: Text<'_>,
     max_depth: u64,
 ) -> Result<Array<'a>, Error> {
     let (element_type, count) = array_header(reader, key)?;
@@ -27,30 +28,36 @@ pub(crate) fn array<'a>(
     Ok(Array { element_type, len, payload, offset })
 }
 
-fn value_of(key: &str) -> impl FnOnce(Shortage) -> Error {
-    move |shortage| shortage.while_reading(Item::Value { key: key.to_owned() })
+/// The error of a value that is not all there.
+pub(crate) fn value_of(key: Text<'_>) -> impl FnOnce(Shortage) -> Error + '_ {
+    move |shortage| shortage.while_reading(Item::Value { key: owned(key) })
 }
 
-fn array_header(reader: &mut Reader<'_>, key: &str) -> Result<(ValueType, u64), Error> {
+/// A key for an error.
+fn owned(key: Text<'_>) -> String {
+    key.to_string_lossy().into_owned()
+}
+
+fn array_header(reader: &mut Reader<'_>, key: Text<'_>) -> Result<(ValueType, u64), Error> {
     let element_type = value_type(reader, key)?;
     let count = reader.u64().map_err(value_of(key))?;
     Ok((element_type, count))
 }
 
 /// Reads the number of a value type.
-pub(crate) fn value_type(reader: &mut Reader<'_>, key: &str) -> Result<ValueType, Error> {
+pub(crate) fn value_type(reader: &mut Reader<'_>, key: Text<'_>) -> Result<ValueType, Error> {
     let offset = reader.offset();
     let id = reader.u32().map_err(value_of(key))?;
     ValueType::from_id(id).ok_or_else(|| Error::Malformed {
         offset,
-        kind: MalformedKind::UnknownValueType { key: key.to_owned(), id },
+        kind: MalformedKind::UnknownValueType { key: owned(key), id },
     })
 }
 
 /// Skips the elements of an array of anything but arrays; returns their bytes.
 fn flat<'a>(
     reader: &mut Reader<'a>,
-    key: &str,
+    key: Text<'_>,
     element_type: ValueType,
     count: u64,
 ) -> Result<&'a [u8], Error> {
@@ -66,7 +73,7 @@ fn flat<'a>(
     Ok(payload)
 }
 
-fn booleans(payload: &[u8], key: &str, offset: u64) -> Result<(), Error> {
+fn booleans(payload: &[u8], key: Text<'_>, offset: u64) -> Result<(), Error> {
     match payload.iter().position(|&byte| byte > 1) {
         None => Ok(()),
         Some(at) => Err(invalid_bool(
@@ -78,13 +85,13 @@ fn booleans(payload: &[u8], key: &str, offset: u64) -> Result<(), Error> {
 }
 
 /// The error for a boolean that is neither 0 nor 1.
-pub(crate) fn invalid_bool(key: &str, value: u8, offset: u64) -> Error {
-    Error::Malformed { offset, kind: MalformedKind::InvalidBool { key: key.to_owned(), value } }
+pub(crate) fn invalid_bool(key: Text<'_>, value: u8, offset: u64) -> Error {
+    Error::Malformed { offset, kind: MalformedKind::InvalidBool { key: owned(key), value } }
 }
 
 /// Skips `count` inner arrays. Iterative: the stack holds how many arrays are left on each level,
 /// so its height is that of the nesting and is limited before it grows.
-fn nested(reader: &mut Reader<'_>, key: &str, count: u64, max_depth: u64) -> Result<(), Error> {
+fn nested(reader: &mut Reader<'_>, key: Text<'_>, count: u64, max_depth: u64) -> Result<(), Error> {
     let mut left = vec![announced(reader, key, count)?];
     while let Some(innermost) = left.last_mut() {
         let Some(fewer) = innermost.checked_sub(1) else {
@@ -114,7 +121,7 @@ fn nested(reader: &mut Reader<'_>, key: &str, count: u64, max_depth: u64) -> Res
 }
 
 /// `count`, once it is certain that so many inner arrays can be in the file at all.
-fn announced(reader: &Reader<'_>, key: &str, count: u64) -> Result<u64, Error> {
+fn announced(reader: &Reader<'_>, key: Text<'_>, count: u64) -> Result<u64, Error> {
     reader
         .ensure_in_file(count.saturating_mul(MIN_ARRAY_BYTES))
         .map(|()| count)

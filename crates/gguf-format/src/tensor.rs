@@ -7,12 +7,17 @@ use std::ops::Range;
 
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::ggml_type::GgmlType;
+use crate::gguf::padded;
 use crate::limits::Limits;
+use crate::memory::{push, reserve_one_in};
 use crate::reader::Reader;
 
 /// Bytes that a tensor description takes at least: the name's length, the number of dimensions,
 /// the type and the offset.
 const MIN_TENSOR_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
+
+/// What the memory of the catalogue is for.
+pub(crate) const TENSORS: &str = "the list of tensors";
 
 /// ggml knows no more dimensions.
 const MAX_DIMS: usize = 4;
@@ -92,8 +97,8 @@ impl fmt::Debug for Shape {
 }
 
 /// One tensor of the catalogue. Everything it says is proven: the range lies inside its file, is
-/// as long as shape and type make it, starts on a multiple of the alignment, and overlaps no other
-/// tensor. One without elements has an empty range, which is at the end of the file where the padding
+/// as long as shape and type make it, and starts where that of the tensor before it ends, padded to
+/// the alignment. One without elements has an empty range, which is at the end of the file where the padding
 /// before its place is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
@@ -153,12 +158,13 @@ pub(crate) struct NameIndex<'a>(HashMap<&'a str, usize>);
 
 impl<'a> NameIndex<'a> {
     /// `false` where the name is there already.
-    pub(crate) fn insert(&mut self, name: &'a str, position: usize) -> bool {
+    pub(crate) fn insert(&mut self, name: &'a str, position: usize) -> Result<bool, Error> {
+        reserve_one_in(&mut self.0, TENSORS)?;
         match self.0.entry(name) {
-            Entry::Occupied(_) => false,
+            Entry::Occupied(_) => Ok(false),
             Entry::Vacant(vacant) => {
                 vacant.insert(position);
-                true
+                Ok(true)
             }
         }
     }
@@ -199,26 +205,29 @@ impl<'a> Catalogue<'a> {
         for position in 0..count {
             let offset = reader.offset();
             let tensor = parse_tensor(reader, position, alignment, limits)?;
-            if !index.insert(tensor.name, tensors.len()) {
+            if !index.insert(tensor.name, tensors.len())? {
                 let name = tensor.name.to_owned();
                 return Err(Error::Malformed {
                     offset,
                     kind: MalformedKind::DuplicateTensor { name },
                 });
             }
-            tensors.push(tensor);
+            push(&mut tensors, tensor, TENSORS)?;
         }
         Ok(Self { tensors, index })
     }
 
-    /// Makes the ranges absolute, and proves that they lie inside the file and apart. `padded_len` is
-    /// the file's length with the padding that may be missing at its end.
+    /// Makes the ranges absolute, and proves that each tensor starts where the one before it ends,
+    /// padded to the alignment, and that all lie inside the file.
     pub(crate) fn place(
         &mut self,
         data_offset: u64,
         file_len: u64,
-        padded_len: u64,
+        alignment: u64,
     ) -> Result<(), Error> {
+        let data_len = self.prove_places(data_offset, alignment)?;
+        let file_end = data_offset.saturating_add(data_len);
+        let padded_len = padded(file_len, alignment);
         for tensor in &mut self.tensors {
             let relative = tensor.range.clone();
             let (Some(start), Some(end)) =
@@ -237,7 +246,7 @@ impl<'a> Catalogue<'a> {
                 // What is missing is its data or, of one without elements, what lies before it.
                 let offset = if relative.is_empty() { file_len } else { start };
                 return Err(Error::Truncated {
-                    item: Item::TensorData { name: tensor.name.to_owned() },
+                    item: Item::TensorData { name: tensor.name.to_owned(), file_end },
                     offset,
                     needed: end.saturating_sub(offset),
                     available: file_len.saturating_sub(offset),
@@ -245,28 +254,56 @@ impl<'a> Catalogue<'a> {
             }
             tensor.range = start..end;
         }
-        self.prove_disjoint()
+        Ok(())
     }
 
-    fn prove_disjoint(&self) -> Result<(), Error> {
-        let mut by_start: Vec<&TensorInfo<'_>> =
-            self.tensors.iter().filter(|tensor| !tensor.range.is_empty()).collect();
-        // Linear where the file is in order, as files that tools write are.
-        by_start.sort_by_key(|tensor| tensor.range.start);
-        for pair in by_start.windows(2) {
-            if let [first, second] = pair
-                && first.range.end > second.range.start
-            {
+    /// Bytes of the data section up to the end of the last tensor, without padding after it.
+    ///
+    /// All tools write tensors in the order of their descriptions, each at the padded sum of those
+    /// before it, and llama.cpp reads no others. A tensor elsewhere betrays a size that is not the
+    /// writer's: a type of a fork, or a damaged header.
+    fn prove_places(&self, data_offset: u64, alignment: u64) -> Result<u64, Error> {
+        let mut end = 0;
+        let mut before: Option<&TensorInfo<'_>> = None;
+        for tensor in &self.tensors {
+            let (offset, expected) = (tensor.range.start, padded(end, alignment));
+            if offset != expected {
                 return Err(Error::Malformed {
-                    offset: second.range.start,
-                    kind: MalformedKind::OverlappingTensors {
-                        first: first.name.to_owned(),
-                        second: second.name.to_owned(),
+                    offset: data_offset.saturating_add(offset),
+                    kind: MalformedKind::MisplacedTensor {
+                        name: tensor.name.to_owned(),
+                        ggml_type: tensor.ggml_type,
+                        offset,
+                        expected,
+                        before: before.map(|t| Box::new((t.name.to_owned(), t.ggml_type))),
                     },
                 });
             }
+            end = tensor.range.end;
+            before = Some(tensor);
         }
-        Ok(())
+        Ok(end)
+    }
+}
+
+/// The name of the tensor whose description starts at the reader's place, where there is one that
+/// would be the next: with a known type, whole blocks, and exactly the offset `expected`. Such bytes
+/// are no accident.
+///
+/// # Errors
+///
+/// [`Error::Incomplete`] where the bytes at hand end before that is known. Most data are no
+/// description by their first eight bytes, which would be the length of a name.
+pub(crate) fn description_at<'a>(
+    reader: &mut Reader<'a>,
+    expected: u64,
+    alignment: u64,
+    limits: &Limits,
+) -> Result<Option<&'a str>, Error> {
+    match parse_tensor(reader, 0, alignment, limits) {
+        Ok(tensor) => Ok((tensor.range.start == expected).then_some(tensor.name)),
+        Err(error @ Error::Incomplete { .. }) => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Item, MalformedKind};
 use crate::escape::quoted_in_full;
 use crate::reader::Reader;
 use crate::skip;
+use crate::text::Text;
 
 /// One table for the value types: variant, number, name, name of an array of it, size in bytes
 /// (0 where it varies).
@@ -74,7 +75,7 @@ value_types! {
     F32 = 6, "f32", 4;
     /// One byte, 0 or 1.
     Bool = 7, "bool", 1;
-    /// UTF-8 with its length in bytes.
+    /// Bytes with their number. They should be UTF-8.
     String = 8, "string", 0;
     /// Elements of one type with their count.
     Array = 9, "array", 0;
@@ -105,7 +106,7 @@ pub enum Value<'a> {
     I32(i32),
     F32(f32),
     Bool(bool),
-    String(&'a str),
+    String(Text<'a>),
     Array(Array<'a>),
     U64(u64),
     I64(i64),
@@ -158,13 +159,19 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The string, where it is one.
+    /// The string, where it is one, whether or not it is UTF-8.
     #[must_use]
-    pub const fn as_str(&self) -> Option<&'a str> {
+    pub const fn as_text(&self) -> Option<Text<'a>> {
         match self {
-            Self::String(text) => Some(text),
+            Self::String(text) => Some(*text),
             _ => None,
         }
+    }
+
+    /// The string, where it is one and is UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&'a str> {
+        self.as_text()?.as_str().ok()
     }
 
     /// The array, where it is one.
@@ -458,7 +465,7 @@ impl<'a> Iterator for Arrays<'a> {
         self.left = self.left.checked_sub(1)?;
         let mut reader = Reader::over_payload(self.rest);
         // The array was proven when the file was parsed, so no question ends it early.
-        let inner = skip::array(&mut reader, "", u64::MAX).ok()?;
+        let inner = skip::array(&mut reader, "".into(), u64::MAX).ok()?;
         let taken = reader.offset();
         self.rest = self.rest.get(usize::try_from(taken).ok()?..)?;
         let offset = self.offset.saturating_add(inner.offset);

@@ -4,6 +4,7 @@
 mod raw;
 
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -144,6 +145,25 @@ fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
     );
 }
 
+/// Where there is no padding, the data are looked at as a description, whose name may be as long as
+/// the limit in force: what is asked for must be within what can be read.
+#[test]
+fn data_that_look_like_a_long_name_are_not_read_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Raw::default().tensor("t", &[1 << 20], 24, 0).data(1 << 20);
+    let len = file.header().len();
+    file = file.kv("k".repeat(32 - (len + 8 + 4 + 1) % 32), U8, [1]);
+    file.data[..8].copy_from_slice(&900_000u64.to_le_bytes());
+    file.data[8..].fill(b'n');
+    let header = file.header().len() as u64;
+    let path = write(&folder, "model.gguf", &file.bytes());
+    let limits = Limits::default()
+        .with_max_header_bytes(header)
+        .with_max_alignment(32)
+        .with_max_name_len(1 << 20);
+    assert!(in_time(move || GgufFile::open_with(path, &limits)).is_ok());
+}
+
 #[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -253,8 +273,112 @@ fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
     let split = Split::new();
     fs::write(split.path(1), valid().bytes()).unwrap();
     assert!(matches!(split.shard_refusal(0, 1), ShardKind::Foreign { .. }));
-    // By itself it is a model, whatever its name.
-    assert_eq!(GgufFile::open(split.path(1)).unwrap().shards().len(), 1);
+    // Nor is it a model by itself under that name.
+    assert_eq!(split.shard_refusal(1, 1), ShardKind::Whole { no: 2, count: 3 });
+    assert!(split.refusal(1).help().unwrap().contains("a name that does not end in"));
+}
+
+/// The number of a file in its name, in its metadata and among its siblings is one.
+#[test]
+fn a_number_that_no_shard_has_is_never_replaced_by_its_siblings() {
+    for no in 0..3 {
+        for (wrong_no, wrong_count) in [(0, 3), (4, 3), (no + 1, 0), (no + 1, 2), (no + 1, 4)] {
+            let split = Split::new();
+            let name = format!("model-{wrong_no:05}-of-{wrong_count:05}.gguf");
+            let path = split.folder.path().join(name);
+            // Also beside all of its siblings, as a copy, a hard link and a symbolic link.
+            for way in 0..3 {
+                match way {
+                    0 => drop(fs::copy(split.path(no), &path).unwrap()),
+                    1 => fs::hard_link(split.path(no), &path).unwrap(),
+                    _ => std::os::unix::fs::symlink(split.path(no), &path).unwrap(),
+                }
+                let error = GgufFile::open(&path).unwrap_err();
+                assert!(matches!(&error, Error::Shard { path: named, .. } if *named == path));
+                assert!(["GGUF_SHARD_NAME", "GGUF_SHARD_MISMATCH"].contains(&error.code()));
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_number_beyond_the_count_is_refused_under_any_name() {
+    for no in [3, 4, u16::MAX] {
+        let split = Split::new();
+        let mut writer = GgufWriter::new();
+        let bytes = writer.split(no, 3, 4).to_bytes(|_, _| ()).unwrap();
+        for name in ["m-00001-of-00003.gguf", "m-00004-of-00003.gguf", "m.gguf"] {
+            let error = GgufFile::open(write(&split.folder, name, &bytes)).unwrap_err();
+            let kind = ShardKind::NoBeyondCount { no: no.into(), count: 3 };
+            assert!(matches!(error, Error::Shard { kind: found, .. } if found == kind));
+        }
+    }
+}
+
+/// As where one bit of `split.count`, or of its key, is damaged.
+#[test]
+fn a_shard_that_lost_its_count_is_no_model_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let no = |no: u16| Raw::default().kv("split.no", 2, no.to_le_bytes());
+    for count in [None, Some(0u16), Some(1)] {
+        let with_count = |file: Raw| match count {
+            Some(count) => file.kv("split.count", 2, count.to_le_bytes()),
+            None => file,
+        };
+        let first = with_count(no(0)).bytes();
+        let second = with_count(no(1)).bytes();
+        for name in ["m-00000-of-00002.gguf", "m-00001-of-00002.gguf", "m-00001-of-00000.gguf"] {
+            let error = GgufFile::open(write(&folder, name, &first)).unwrap_err();
+            assert!(matches!(error, Error::Shard { kind: ShardKind::Whole { .. }, .. }), "{name}");
+        }
+        for name in ["m.gguf", "m-00001-of-00001.gguf"] {
+            assert_eq!(GgufFile::open(write(&folder, name, &first)).unwrap().shards().len(), 1);
+            let error = GgufFile::open(write(&folder, name, &second)).unwrap_err();
+            let kind = ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 };
+            assert!(matches!(error, Error::Shard { kind: found, .. } if found == kind), "{name}");
+        }
+    }
+}
+
+/// As the hub's cache has them: files under their hashes, and links under their names.
+#[test]
+fn shards_are_found_beside_the_link_that_was_opened() {
+    let split = Split::new();
+    let cache = tempfile::tempdir().unwrap();
+    let link = |no: u16| cache.path().join(split.path(no).file_name().unwrap());
+    for no in 0..3 {
+        let blob = split.folder.path().join(format!("blob-{no}"));
+        fs::rename(split.path(no), &blob).unwrap();
+        std::os::unix::fs::symlink(blob, link(no)).unwrap();
+    }
+    for opened in 0..3 {
+        let model = GgufFile::open(link(opened)).unwrap();
+        assert_eq!((model.shards().len(), model.tensors().len()), (3, 4));
+        assert_eq!(model.shards()[2].path(), link(2));
+    }
+}
+
+#[test]
+fn names_of_shards_need_not_be_utf8() {
+    let split = Split::new();
+    let renamed = |no: u16| {
+        let name = [&b"\xff\xfe"[..], format!("-{:05}-of-00003.gguf", no + 1).as_bytes()].concat();
+        split.folder.path().join(std::ffi::OsString::from_vec(name))
+    };
+    for no in 0..3 {
+        fs::rename(split.path(no), renamed(no)).unwrap();
+    }
+    for opened in 0..3 {
+        let model = GgufFile::open(renamed(opened)).unwrap();
+        let paths: Vec<_> = model.shards().iter().map(|shard| shard.path().to_owned()).collect();
+        assert_eq!(paths, [renamed(0), renamed(1), renamed(2)]);
+        assert_eq!(model.tensors().len(), 4);
+    }
+    fs::remove_file(renamed(1)).unwrap();
+    let error = GgufFile::open(renamed(2)).unwrap_err();
+    assert_eq!(error.code(), "GGUF_SHARD_MISSING");
+    assert!(error.to_string().contains("\\xff\\xfe-00002-of-00003.gguf"), "{error}");
 }
 
 #[test]
@@ -364,4 +488,129 @@ fn models_can_cross_threads() {
     let model = GgufFile::open(write(&folder, "model.gguf", &valid().bytes())).unwrap();
     cross(&model);
     assert!(format!("{model:?}").contains(&*Path::new("model.gguf").to_string_lossy()));
+}
+
+#[test]
+fn shards_that_were_joined_are_refused_under_any_name() {
+    let split = Split::new();
+    let mut joined = Vec::new();
+    for no in 0..3 {
+        joined.extend(fs::read(split.path(no)).unwrap());
+    }
+    let first = fs::read(split.path(0)).unwrap().len() as u64;
+    let path = split.folder.path().join("joined.gguf");
+    for path in [path, split.path(0)] {
+        fs::write(&path, &joined).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(
+            matches!(&error, Error::Shard { path: named, kind: ShardKind::Joined { no: 1, count: 3, at } }
+                if *named == path && *at == first),
+            "{error:?}"
+        );
+        assert!(error.help().unwrap().contains("llama-gguf-split --merge"));
+    }
+    assert!(matches!(split.shard_refusal(2, 0), ShardKind::Joined { .. }));
+}
+
+#[test]
+fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = valid().bytes();
+    let end = bytes.len();
+    let warnings = |bytes: &[u8]| {
+        let model = GgufFile::open(write(&folder, "model.gguf", bytes)).unwrap();
+        model.warnings().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(&bytes), []);
+    // The padding of the last tensor may be there, and must be zeros.
+    bytes.resize(end.next_multiple_of(32), 0);
+    let padded = bytes.len();
+    assert!(padded > end);
+    assert_eq!(warnings(&bytes), []);
+    bytes[padded - 1] = 1;
+    let [padding] = &warnings(&bytes)[..] else { panic!("one warning") };
+    assert_eq!(padding.code(), "GGUF_NONZERO_PADDING");
+    assert!(padding.to_string().ends_with(&format!(
+        "model.gguf: the padding after tensor \"scale\" is not zero at byte {}",
+        padded - 1
+    )));
+    bytes[padded - 1] = 0;
+    bytes.push(0);
+    let [trailing] = &warnings(&bytes)[..] else { panic!("one warning") };
+    assert_eq!(trailing.code(), "GGUF_TRAILING_DATA");
+    let text = trailing.to_string();
+    assert!(
+        text.ends_with(&format!(
+            "1 bytes follow the last tensor: \"scale\" ends at byte {padded}, the file at byte {}",
+            padded + 1
+        )),
+        "{text}"
+    );
+    assert!(!trailing.help().is_empty());
+}
+
+#[test]
+fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
+    let split = Split::new();
+    let mut writer = GgufWriter::new();
+    writer.tensor("blk.2.a", &[1], GgmlType::F32).tensor("blk.2.b", &[8], GgmlType::F32);
+    writer.split(2, 3, 4);
+    let mut bytes = writer.to_bytes(|_, data| data.fill(7)).unwrap();
+    let place = writer.layout().unwrap().ranges()[0].end;
+    fs::write(split.path(2), &bytes).unwrap();
+    assert_eq!(GgufFile::open(split.path(0)).unwrap().warnings().count(), 0);
+    bytes[place as usize + 3] = 9;
+    fs::write(split.path(2), &bytes).unwrap();
+    let model = GgufFile::open(split.path(0)).unwrap();
+    let [warning] = &model.warnings().collect::<Vec<_>>()[..] else { panic!("one warning") };
+    let text = warning.to_string();
+    assert!(text.contains("-00003-of-00003.gguf: the padding after tensor \"blk.2.a\""), "{text}");
+    assert!(text.ends_with(&format!("at byte {}", place + 3)));
+}
+
+/// A hundred thousand tensors with padding behind each are not looked at one by one for ever.
+#[test]
+fn warnings_and_looks_at_padding_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = GgufWriter::new();
+    for i in 0..100_000 {
+        writer.tensor(format!("{i}"), &[1], GgmlType::F32);
+    }
+    let mut bytes = writer.to_bytes(|_, _| ()).unwrap();
+    let start = writer.layout().unwrap().data_offset() as usize;
+    bytes[start..].fill(1);
+    let model = GgufFile::open(write(&folder, "model.gguf", &bytes)).unwrap();
+    assert_eq!(model.warnings().count(), 16);
+}
+
+/// Forty sparse shards that each claim a header near the limit: their headers count together.
+#[test]
+fn the_headers_of_all_shards_have_one_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |no: u16| folder.path().join(format!("m-{:05}-of-00040.gguf", no + 1));
+    let write = |no: u16, text_len: u64| {
+        let mut head = Raw::default()
+            .kv("split.count", 2, 40u16.to_le_bytes())
+            .kv("split.no", 2, no.to_le_bytes())
+            .kv("k", STRING, text_len.to_le_bytes());
+        head.kv_count = Some(3);
+        let bytes = head.bytes();
+        let len = bytes.len() as u64 + text_len;
+        fs::write(path(no), bytes).unwrap();
+        fs::File::options().write(true).open(path(no)).unwrap().set_len(len).unwrap();
+    };
+    for no in 0..40 {
+        write(no, 47 << 20);
+    }
+    let error = GgufFile::open(path(0)).unwrap_err();
+    assert!(
+        matches!(error.without_path(), Error::Limit { what, limit, .. }
+            if what.contains("all shards") && *limit == 48 << 20),
+        "{error:?}"
+    );
+    assert_eq!(error.path(), Some(&*path(1)));
+    for no in 0..40 {
+        write(no, 1 << 20);
+    }
+    assert_eq!(GgufFile::open(path(39)).unwrap().shards().len(), 40);
 }

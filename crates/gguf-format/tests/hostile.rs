@@ -52,8 +52,13 @@ fn unsupported(bytes: &[u8]) -> UnsupportedKind {
 #[track_caller]
 fn truncated(bytes: &[u8]) -> Item {
     match refusal(bytes) {
-        Error::Truncated { item, needed, available, .. } => {
+        Error::Truncated { item, offset, needed, available } => {
             assert!(needed > available);
+            if let Item::TensorData { name, file_end } = item {
+                // All that the file lacks, of this tensor and of those after it.
+                assert!(file_end >= offset.saturating_add(needed));
+                return data_of(&name);
+            }
             item
         }
         other => panic!("not truncated: {other:?}"),
@@ -69,6 +74,11 @@ fn over_limit(bytes: &[u8]) -> (&'static str, u64, u64) {
         }
         other => panic!("not over limit: {other:?}"),
     }
+}
+
+/// As [`truncated`] answers, without the length that the whole file should have.
+fn data_of(name: &str) -> Item {
+    Item::TensorData { name: name.to_owned(), file_end: 0 }
 }
 
 fn one_tensor(dims: &[u64], type_id: u32, at: u64) -> Vec<u8> {
@@ -142,17 +152,58 @@ mod truncation {
     #[test]
     fn a_prefix_of_a_longer_file_asks_for_more() {
         let bytes = valid().bytes();
-        let header = valid().header().len();
+        // The padding after the header is looked at, too.
+        let start = valid().header().len().next_multiple_of(32);
         for len in 0..bytes.len() {
             let parsed = Gguf::parse_header(&bytes[..len], bytes.len() as u64, &Limits::default());
             match parsed {
-                Ok(_) => assert!(len >= header),
+                Ok(_) => assert!(len >= start),
                 Err(Error::Incomplete { needed }) => {
-                    assert!(len < header && needed > len as u64 && needed <= header as u64);
+                    assert!(len < start && needed > len as u64 && needed <= start as u64);
                 }
                 Err(other) => panic!("{len}: {other:?}"),
             }
         }
+    }
+
+    /// A file whose descriptions end on the alignment, and whose data start with these bytes.
+    fn without_padding(data: &[u8]) -> Vec<u8> {
+        let mut file = Raw::default().tensor("t", &[32], F32, 0).data(128);
+        let len = file.header().len();
+        file = file.kv("k".repeat(32 - (len + 8 + 4 + 1) % 32), U8, [1]);
+        assert_eq!(file.header().len() % 32, 0);
+        file.data[..data.len()].copy_from_slice(data);
+        file.bytes()
+    }
+
+    #[test]
+    fn where_there_is_no_padding_the_length_of_a_name_is_asked_for_and_no_more() {
+        let limits = Limits::default().with_max_name_len(100);
+        let parse = |prefix: &[u8], bytes: &[u8]| {
+            Gguf::parse_header(prefix, bytes.len() as u64, &limits).map(drop)
+        };
+        // No name is of no bytes, or as long as this.
+        for data in [[0; 8], [0xff; 8], 101u64.to_le_bytes()] {
+            let bytes = without_padding(&data);
+            let start = bytes.len() - 128;
+            assert!(matches!(
+                parse(&bytes[..start], &bytes),
+                Err(Error::Incomplete { needed }) if needed == start as u64 + 8
+            ));
+            assert!(parse(&bytes[..start + 8], &bytes).is_ok());
+        }
+        // A name longer than ggml's, within the limit in force: every prefix has the same answer.
+        let description = info("n".repeat(70), &[], F32, 128);
+        let bytes = without_padding(&description);
+        let start = bytes.len() - 128;
+        for len in start..bytes.len() {
+            match parse(&bytes[..len], &bytes) {
+                Err(Error::Incomplete { needed }) => assert!(needed > len as u64),
+                Err(error) => assert_eq!(error.code(), "GGUF_HEADER_PADDING"),
+                Ok(()) => panic!("{len}"),
+            }
+        }
+        assert!(parse(&bytes, &bytes).is_err());
     }
 
     #[test]
@@ -179,24 +230,16 @@ mod truncation {
     }
 
     #[test]
-    fn a_tensor_without_elements_has_a_place_as_well() {
-        for offset in [32, 1 << 40] {
-            let bytes = Raw::default().tensor("t", &[0], F32, offset).bytes();
-            let end = bytes.len() as u64;
-            let place = end.next_multiple_of(32) + offset;
-            assert!(matches!(
-                Gguf::parse(&bytes).unwrap_err(),
-                Error::Truncated { offset, needed, available: 0, .. }
-                    if offset == end && needed == place - end
-            ));
-        }
+    fn a_tensor_without_elements_lacks_what_lies_before_it() {
+        let file = Raw::default().tensor("a", &[9], F32, 0).tensor("b", &[0], F32, 64).data(35);
+        assert_eq!(truncated(&file.bytes()), data_of("a"));
     }
 
     #[test]
     fn the_last_tensor_may_lack_its_padding_but_no_byte_of_its_data() {
         let file = |len| Raw::default().tensor("t", &[9], F32, 0).data(len).bytes();
         assert!(Gguf::parse(&file(36)).is_ok());
-        assert_eq!(truncated(&file(35)), Item::TensorData { name: "t".into() });
+        assert_eq!(truncated(&file(35)), data_of("t"));
     }
 }
 
@@ -422,9 +465,7 @@ mod names {
     #[test]
     fn two_hundred_thousand_tensors_take_less_than_quadratic_time() {
         let mut file = Raw::default().data(200_000 * 32);
-        // In descending order, so that the check for overlaps has to sort.
-        file.infos =
-            (0..200_000u64).rev().map(|i| info(format!("{i:x}"), &[8], F32, i * 32)).collect();
+        file.infos = (0..200_000u64).map(|i| info(format!("{i:x}"), &[8], F32, i * 32)).collect();
         assert_eq!(Gguf::parse(&file.bytes()).unwrap().tensors().len(), 200_000);
         file.infos.push(info("0", &[8], F32, 0));
         assert!(matches!(malformed(&file.bytes()), MalformedKind::DuplicateTensor { .. }));
@@ -439,16 +480,12 @@ mod names {
     }
 
     #[test]
-    fn keys_names_and_strings_that_are_no_utf8() {
+    fn tensor_names_that_are_no_utf8() {
         for bad in [&b"\xff"[..], b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"] {
             let item = |bytes: &[u8]| match malformed(bytes) {
                 MalformedKind::InvalidUtf8 { item } => item,
                 other => panic!("{other:?}"),
             };
-            let bytes = Raw::default().kv(bad, U8, [1]).bytes();
-            assert_eq!(item(&bytes), Item::Key { index: 0 });
-            let bytes = Raw::default().kv("k", STRING, string(bad)).bytes();
-            assert_eq!(item(&bytes), Item::Value { key: "k".into() });
             let bytes = Raw::default().tensor(bad, &[1], F32, 0).data(4).bytes();
             assert_eq!(item(&bytes), Item::TensorName { index: 0 });
         }
@@ -516,7 +553,10 @@ mod alignment {
     fn that_pads_past_the_end_of_the_file() {
         let bytes =
             file(U32, &(1u32 << 20).to_le_bytes()).tensor("t", &[1], F32, 0).data(4096).bytes();
-        assert_eq!(truncated(&bytes), Item::TensorData { name: "t".into() });
+        // What was data is padding now.
+        assert_eq!(malformed(&bytes), MalformedKind::HeaderPadding { tensors: 1 });
+        let zeros = Raw { data: vec![0; 4096], ..file(U32, &(1u32 << 20).to_le_bytes()) };
+        assert_eq!(truncated(&zeros.tensor("t", &[1], F32, 0).bytes()), data_of("t"));
     }
 
     #[test]
@@ -607,7 +647,7 @@ mod tensors {
     #[test]
     fn exabytes_in_a_small_file() {
         for dims in [&[1 << 60][..], &[1 << 30, 1 << 30]] {
-            assert_eq!(truncated(&one_tensor(dims, 24, 0)), Item::TensorData { name: "t".into() });
+            assert_eq!(truncated(&one_tensor(dims, 24, 0)), data_of("t"));
         }
     }
 
@@ -669,7 +709,7 @@ mod tensors {
             let gguf = Gguf::parse(&file).unwrap();
             assert_eq!(gguf.tensors()[0].ggml_type(), ggml_type);
             assert_eq!(gguf.tensors()[0].byte_len(), bytes);
-            assert_eq!(truncated(&file[..file.len() - 1]), Item::TensorData { name: "t".into() });
+            assert_eq!(truncated(&file[..file.len() - 1]), data_of("t"));
         }
     }
 
@@ -685,11 +725,8 @@ mod tensors {
 
     #[test]
     fn offsets_past_the_end() {
-        for offset in [4096, 8192, 1 << 31, 1 << 32, 1 << 62, 1 << 63] {
-            assert_eq!(
-                truncated(&one_tensor(&[1], F32, offset)),
-                Item::TensorData { name: "t".into() }
-            );
+        for offset in [32, 4096, 8192, 1 << 31, 1 << 32, 1 << 62, 1 << 63] {
+            assert_eq!(malformed(&one_tensor(&[1], F32, offset)), misplaced("t", offset, 0, None));
         }
     }
 
@@ -703,34 +740,117 @@ mod tensors {
         }
     }
 
-    #[test]
-    fn overlapping_ranges_in_any_order() {
-        let file = |a, b| {
-            Raw::default().tensor("a", &[16], F32, a).tensor("b", &[16], F32, b).data(256).bytes()
-        };
-        let kind = |first: &str, second: &str| MalformedKind::OverlappingTensors {
-            first: first.into(),
-            second: second.into(),
-        };
-        assert_eq!(malformed(&file(0, 32)), kind("a", "b"));
-        assert_eq!(malformed(&file(32, 0)), kind("b", "a"));
-        assert_eq!(malformed(&file(64, 64)), kind("a", "b"));
-        assert!(Gguf::parse(&file(0, 64)).is_ok());
-        assert!(Gguf::parse(&file(64, 0)).is_ok());
+    fn misplaced(name: &str, offset: u64, expected: u64, before: Option<&str>) -> MalformedKind {
+        MalformedKind::MisplacedTensor {
+            name: name.to_owned(),
+            ggml_type: GgmlType::F32,
+            offset,
+            expected,
+            before: before.map(|name| Box::new((name.to_owned(), GgmlType::F32))),
+        }
     }
 
     #[test]
-    fn a_large_tensor_around_small_ones() {
-        let bytes = Raw::default()
-            .tensor("small", &[8], F32, 64)
-            .tensor("large", &[64], F32, 0)
-            .tensor("last", &[8], F32, 256)
-            .data(512)
-            .bytes();
-        assert_eq!(
-            malformed(&bytes),
-            MalformedKind::OverlappingTensors { first: "large".into(), second: "small".into() }
-        );
+    fn gaps_overlaps_and_other_orders() {
+        let file = |a, b| {
+            Raw::default().tensor("a", &[16], F32, a).tensor("b", &[16], F32, b).data(256).bytes()
+        };
+        assert!(Gguf::parse(&file(0, 64)).is_ok());
+        for (a, b, kind) in [
+            (0, 32, misplaced("b", 32, 64, Some("a"))),
+            (0, 0, misplaced("b", 0, 64, Some("a"))),
+            (0, 96, misplaced("b", 96, 64, Some("a"))),
+            (0, 1 << 62, misplaced("b", 1 << 62, 64, Some("a"))),
+            (32, 96, misplaced("a", 32, 0, None)),
+            (64, 0, misplaced("a", 64, 0, None)),
+        ] {
+            let bytes = file(a, b);
+            let code = if b < 64 && a == 0 { "OVERLAPPING" } else { "MISPLACED" };
+            assert_eq!(
+                refusal(&bytes).code(),
+                format!("GGUF_{code}_TENSOR{}", if code == "OVERLAPPING" { "S" } else { "" })
+            );
+            assert_eq!(malformed(&bytes), kind);
+        }
+        let text = refusal(&file(0, 96)).to_string();
+        for word in [
+            "\"b\" (F32)",
+            "offset 96",
+            "expected at offset 64",
+            "\"a\" (F32) ends",
+            "blocks of another size",
+            "header is damaged",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+
+    #[test]
+    fn blocks_of_another_size_show_at_the_next_tensor() {
+        // A fork's Q1_0 has blocks of 16 bytes: the next tensor is at 3 * 16, padded, not 3 * 18.
+        let file = Raw::default().tensor("a", &[384], 41, 0).tensor("b", &[1], F32, 64).data(96);
+        assert!(Gguf::parse(&file.bytes()).is_ok());
+        let fork = Raw::default().tensor("a", &[1280], 41, 0).tensor("b", &[1], F32, 160).data(192);
+        let kind = MalformedKind::MisplacedTensor {
+            name: "b".into(),
+            ggml_type: GgmlType::F32,
+            offset: 160,
+            expected: 192,
+            before: Some(Box::new(("a".into(), GgmlType::Q1_0))),
+        };
+        assert_eq!(malformed(&fork.bytes()), kind);
+    }
+
+    #[test]
+    fn one_description_more_than_the_count() {
+        // With each length of padding, none included, and with the next tensor's data before its own.
+        for padding in 0..40 {
+            let file = Raw::default()
+                .kv("k".repeat(padding + 1), U8, [1])
+                .tensor("a", &[16], F32, 0)
+                .tensor("b", &[16], F32, 64)
+                .data(128);
+            assert!(Gguf::parse(&file.bytes()).is_ok());
+            for count in [0, 1] {
+                let error = refusal(&Raw { tensor_count: Some(count), ..file.clone() }.bytes());
+                assert_eq!(error.code(), "GGUF_HEADER_PADDING", "{padding}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_after_the_header_that_is_not_zero() {
+        let file = Raw::default().tensor("t", &[8], F32, 0).data(32);
+        let header = file.header().len();
+        let start = header.next_multiple_of(32);
+        assert!(start > header);
+        for at in header..start {
+            let mut bytes = file.bytes();
+            bytes[at] = 1;
+            assert_eq!(malformed(&bytes), MalformedKind::HeaderPadding { tensors: 1 });
+            assert!(
+                matches!(refusal(&bytes), Error::Malformed { offset, .. } if offset == at as u64)
+            );
+        }
+        let mut without_data = Raw::default().kv("k", U8, [1]).bytes();
+        without_data.push(7);
+        assert_eq!(malformed(&without_data), MalformedKind::HeaderPadding { tensors: 0 });
+    }
+
+    #[test]
+    fn padding_of_megabytes_is_looked_at_and_no_more_is_read_than_there_is() {
+        const ALIGNMENT: u32 = 16 << 20;
+        let mut file = Raw::default()
+            .kv("general.alignment", U32, ALIGNMENT.to_le_bytes())
+            .tensor("t", &[8], F32, 0)
+            .data(32);
+        file.alignment = ALIGNMENT as usize;
+        let mut bytes = file.bytes();
+        assert!(Gguf::parse(&bytes).is_ok());
+        let limits = Limits::default().with_max_header_bytes(file.header().len() as u64);
+        assert!(Gguf::parse_with(&bytes, &limits).is_ok(), "padding is no part of the header");
+        bytes[(ALIGNMENT - 1) as usize] = 1;
+        assert_eq!(malformed(&bytes), MalformedKind::HeaderPadding { tensors: 1 });
     }
 }
 
@@ -754,23 +874,24 @@ mod edges_that_are_valid {
     }
 
     #[test]
-    fn gaps_between_tensors_and_trailing_bytes() {
-        let bytes = Raw::default()
-            .tensor("late", &[8], F32, 1024)
-            .tensor("early", &[8], F32, 64)
-            .data(2000)
-            .bytes();
-        let gguf = Gguf::parse(&bytes).unwrap();
-        assert_eq!(gguf.tensors()[0].name(), "late");
-        assert_eq!(gguf.tensors()[1].range().start, gguf.data_offset() + 64);
+    fn trailing_bytes() {
+        let file = |len| {
+            Raw::default().tensor("a", &[8], F32, 0).tensor("b", &[1], F32, 32).data(len).bytes()
+        };
+        for (len, trailing) in [(36, 0), (37, 0), (64, 0), (65, 1), (2000, 1936)] {
+            let bytes = file(len);
+            let gguf = Gguf::parse(&bytes).unwrap();
+            assert_eq!(gguf.trailing_bytes(), trailing, "{len}");
+            assert_eq!(gguf.data_end(), gguf.data_offset() + 36);
+        }
     }
 
     #[test]
-    fn tensors_without_elements_overlap_nothing() {
+    fn tensors_without_elements_take_no_place() {
         let bytes = Raw::default()
             .tensor("none", &[0], F32, 0)
             .tensor("some", &[16], F32, 0)
-            .tensor("inside", &[8, 0], F32, 32)
+            .tensor("behind", &[8, 0], F32, 64)
             .tensor("at the end", &[0], F32, 64)
             .data(64)
             .bytes();

@@ -4,9 +4,10 @@
 mod raw;
 
 use gguf_format::{
-    Array, ByteStrings, Elements, Error, ErrorClass, Gguf, Metadata, Strings, Value, ValueType,
+    Array, ByteStrings, Elements, Error, ErrorClass, Gguf, Metadata, Strings, Text, Value,
+    ValueType,
 };
-use raw::{ARRAY, Raw, array, valid};
+use raw::{ARRAY, Raw, STRING, U8, array, string, valid};
 
 fn with_metadata(test: impl FnOnce(&Metadata<'_>)) {
     test(Gguf::parse(&valid().bytes()).unwrap().metadata());
@@ -153,7 +154,8 @@ fn file_order_is_kept() {
 #[test]
 fn values_print_on_one_line() {
     for (value, text) in [
-        (Value::String("a\nb\u{1b}"), "\"a\\nb\\u{1b}\""),
+        (Value::String("a\nb\u{1b}".into()), "\"a\\nb\\u{1b}\""),
+        (Value::String((&b"Andr\xe9"[..]).into()), "\"Andr\\xe9\""),
         (Value::F32(0.25), "0.25"),
         (Value::Bool(false), "false"),
         (Value::I64(-3), "-3"),
@@ -161,6 +163,54 @@ fn values_print_on_one_line() {
         assert_eq!(value.to_string(), text);
     }
     with_metadata(|m| assert_eq!(m.get("a.tokens").unwrap().to_string(), "array of 3 string"));
+}
+
+const NO_UTF8: [&[u8]; 5] = [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"];
+
+#[test]
+fn a_string_that_is_not_utf8_is_an_error_only_where_it_is_asked_for_as_text() {
+    for bad in NO_UTF8 {
+        let file = Raw::default().kv("general.author", STRING, string(bad)).bytes();
+        let gguf = Gguf::parse(&file).unwrap();
+        let metadata = gguf.metadata();
+        let at = file.len() - bad.len() - 8;
+        for error in [
+            metadata.require::<&str>("general.author").unwrap_err(),
+            metadata.optional::<&str>("general.author").unwrap_err(),
+        ] {
+            assert_eq!((error.code(), error.class()), ("GGUF_INVALID_UTF8", ErrorClass::Malformed));
+            let text =
+                format!("at byte {at}: the value of key \"general.author\" is not valid UTF-8");
+            assert!(error.to_string().ends_with(&text), "{error}");
+        }
+        // As another type it is of the wrong type, whatever its bytes.
+        let error = metadata.optional::<u32>("general.author").unwrap_err();
+        assert_eq!(error.code(), "GGUF_WRONG_TYPE");
+        assert_eq!(metadata.require::<Text<'_>>("general.author").unwrap().as_bytes(), bad);
+        let value = metadata.get("general.author").unwrap();
+        assert_eq!((value.as_str(), value.as_text().map(Text::as_bytes)), (None, Some(bad)));
+        assert!(value.to_string().contains("\\x"), "{value}");
+    }
+}
+
+#[test]
+fn a_key_that_is_not_utf8_is_passed_over() {
+    for bad in NO_UTF8 {
+        let file = Raw::default().kv(bad, U8, [1]).kv("b", U8, [2]).bytes();
+        let gguf = Gguf::parse(&file).unwrap();
+        let metadata = gguf.metadata();
+        assert_eq!((metadata.len(), metadata.require::<u8>("b").unwrap()), (2, 2));
+        let (key, value) = metadata.iter().next().unwrap();
+        assert_eq!((key.as_bytes(), value), (bad, Value::U8(1)));
+        assert!(key.to_string().contains("\\x"), "{key}");
+        // The name that replaces its bytes is no name of it.
+        assert!(!metadata.contains(&key.to_string_lossy()));
+        // As every key, it may not be there twice, and its errors name it in one line.
+        let twice = Raw::default().kv(bad, U8, [1]).kv(bad, U8, [1]).bytes();
+        assert_eq!(Gguf::parse(&twice).unwrap_err().code(), "GGUF_DUPLICATE_KEY");
+        let unknown = Raw::default().kv(bad, 13, [1]).bytes();
+        assert_eq!(Gguf::parse(&unknown).unwrap_err().code(), "GGUF_UNKNOWN_VALUE_TYPE");
+    }
 }
 
 #[test]
@@ -171,7 +221,8 @@ fn data_are_the_bytes_of_the_tensor() {
     let expected: Vec<u8> = (288..320).map(|i| (i % 251) as u8).collect();
     assert_eq!(gguf.data(norm).unwrap(), expected);
     assert_eq!(gguf.tensor("output_norm"), None);
-    let header = valid().header();
+    let mut header = valid().header();
+    header.resize(header.len().next_multiple_of(32), 0);
     let limits = gguf_format::Limits::default();
     let parsed = Gguf::parse_header(&header, file.len() as u64, &limits).unwrap();
     assert_eq!(parsed.data(parsed.tensor("output_norm.weight").unwrap()), None);

@@ -140,7 +140,7 @@ fn read_value(value: Value<'_>) -> WriteValue {
         Value::I32(v) => v.into(),
         Value::F32(v) => v.into(),
         Value::Bool(v) => v.into(),
-        Value::String(v) => v.into(),
+        Value::String(v) => v.as_str().unwrap().into(),
         Value::Array(v) => read_array(v).into(),
         Value::U64(v) => v.into(),
         Value::I64(v) => v.into(),
@@ -223,7 +223,7 @@ proptest! {
         prop_assert_eq!(layout.file_len(), bytes.len() as u64);
 
         let kvs = gguf.metadata().iter().filter(|(key, _)| *key != "general.alignment");
-        let kvs: Vec<_> = kvs.map(|(key, value)| (key.to_owned(), read_value(value))).collect();
+        let kvs: Vec<_> = kvs.map(|(key, value)| (key.as_str().unwrap().to_owned(), read_value(value))).collect();
         // Text, because NaN is not equal to itself.
         prop_assert_eq!(format!("{kvs:?}"), format!("{:?}", model.kvs));
 

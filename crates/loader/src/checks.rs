@@ -1,6 +1,8 @@
 //! What the engine found out about the bytes it moved, held against what must be.
 
 use crate::error::{Error, NonFiniteTensor};
+use crate::model::AllZeroTensor;
+use crate::transfer;
 use cuda_sys::OpReport;
 use model_phi3::LoadPlan;
 
@@ -36,14 +38,29 @@ pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(),
 
 /// The tensors with infinite or NaN weights, in the order of the plan.
 pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFiniteTensor> {
+    let made = plan.ops().iter().zip(transfer::formats(plan));
+    made.zip(reports)
+        .filter(|(_, report)| report.infinite != 0 || report.nan != 0)
+        .filter_map(|((op, format), report)| {
+            Some(NonFiniteTensor {
+                tensor: op.tensor.to_string(),
+                format: format?,
+                infinite: report.infinite,
+                nan: report.nan,
+            })
+        })
+        .collect()
+}
+
+/// The tensors whose bytes in the file are all zero, in the order of the plan.
+pub(crate) fn all_zero(plan: &LoadPlan, reports: &[OpReport]) -> Vec<AllZeroTensor> {
     plan.ops()
         .iter()
         .zip(reports)
-        .filter(|(_, report)| report.infinite != 0 || report.nan != 0)
-        .map(|(op, report)| NonFiniteTensor {
+        .filter(|(_, report)| report.all_zero)
+        .map(|(op, _)| AllZeroTensor {
             tensor: op.tensor.to_string(),
-            infinite: report.infinite,
-            nan: report.nan,
+            bytes: op.source.range.end - op.source.range.start,
         })
         .collect()
 }

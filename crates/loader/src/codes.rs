@@ -75,8 +75,9 @@ codes! {
         "Something happened that cannot happen.",
         "this is a bug: please report it with this message";
     NON_FINITE_WEIGHTS: 9, false,
-        "Weights are infinite or NaN as f16, and the load was told to refuse such.",
-        "load without --deny-overflow to get them as IEEE infinities, or with native storage";
+        "Weights are infinite or NaN as they were loaded, and the load was told to refuse such.",
+        "load without --deny-overflow to get them as they are; weights that are only too large for f16 \
+         are finite with native storage";
 }
 
 impl CodeFacts {
@@ -105,9 +106,11 @@ impl From<gguf_format::CodeFacts> for CodeFacts {
         let exit_code = match class {
             gguf_format::ErrorClass::Io => 7,
             gguf_format::ErrorClass::Unsupported => 4,
+            gguf_format::ErrorClass::Memory => 6,
             _ => 3,
         };
-        Self { code, exit_code, retriable: false, cause, cure }
+        let retriable = class == gguf_format::ErrorClass::Memory;
+        Self { code, exit_code, retriable, cause, cure }
     }
 }
 

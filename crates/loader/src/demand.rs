@@ -1,7 +1,7 @@
 //! What a load asks of a device's memory, and whether the device has it.
 
 use crate::error::{Error, InsufficientMemory};
-use cuda_sys::DeviceKind;
+use cuda_sys::{DeviceKind, MemoryInfo};
 
 /// Bytes of a device's memory that a load wants.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,8 @@ pub(crate) struct Demand {
     pub(crate) arena: u64,
     /// What converting them takes beside it for a while.
     pub(crate) transient: u64,
+    /// The staging ring, where it is memory of this device and not there yet.
+    pub(crate) staging: u64,
     /// What must stay free beside both.
     pub(crate) reserve: u64,
     /// What the weights may take at most, where the caller said so.
@@ -18,47 +20,49 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Holds the demand against a device of which nothing is allocated yet.
-    pub(crate) fn check_before(&self, free: u64, total: u64) -> Result<(), Error> {
+    /// Holds the demand against a device of which nothing is allocated yet. What nobody knows is no
+    /// reason to refuse.
+    pub(crate) fn check_before(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         if let Some(limit) = self.limit.filter(|&limit| self.arena > limit) {
             return Err(Error::InsufficientMemory(InsufficientMemory {
                 required: self.arena,
+                staging: 0,
                 limit: Some(limit),
-                ..self.shortage(free, total)
+                ..self.shortage(memory)
             }));
         }
-        if self.required().saturating_add(self.reserve) > free {
-            return Err(Error::InsufficientMemory(self.shortage(free, total)));
+        let wanted = self.required().saturating_add(self.reserve);
+        if memory.is_some_and(|memory| wanted > memory.free) {
+            return Err(self.refused(memory));
         }
         Ok(())
     }
 
     /// Holds the demand against what is free beside the weights: others may have been quicker.
-    pub(crate) fn check_after(&self, free: u64, total: u64) -> Result<(), Error> {
-        if self.transient.saturating_add(self.reserve) > free {
-            // The weights are freed with this error; its figures are those of what comes then.
-            let free = free.saturating_add(self.arena);
-            return Err(Error::InsufficientMemory(self.shortage(free, total)));
-        }
-        Ok(())
+    pub(crate) fn check_after(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
+        let wanted = self.transient.saturating_add(self.reserve);
+        let Some(mut memory) = memory.filter(|memory| wanted > memory.free) else { return Ok(()) };
+        // The weights are freed with this error; its figures are those of what comes then.
+        memory.free = memory.free.saturating_add(self.arena);
+        Err(self.refused(Some(memory)))
     }
 
-    /// The error of a device that refused although there was room by these figures.
-    pub(crate) fn refused(&self, free: u64, total: u64) -> Error {
-        Error::InsufficientMemory(self.shortage(free, total))
+    /// The error of a device that has this.
+    pub(crate) fn refused(&self, memory: Option<MemoryInfo>) -> Error {
+        Error::InsufficientMemory(self.shortage(memory))
     }
 
     fn required(&self) -> u64 {
-        self.arena.saturating_add(self.transient)
+        self.arena.saturating_add(self.transient).saturating_add(self.staging)
     }
 
-    fn shortage(&self, free: u64, total: u64) -> InsufficientMemory {
+    fn shortage(&self, memory: Option<MemoryInfo>) -> InsufficientMemory {
         InsufficientMemory {
             device: self.device,
             required: self.required(),
+            staging: self.staging,
             reserve: self.reserve,
-            free,
-            total,
+            memory,
             limit: None,
         }
     }
@@ -67,14 +71,26 @@ impl Demand {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cuda_sys::MemoryBound;
 
     const DEMAND: Demand = Demand {
         device: DeviceKind::Cuda(1),
         arena: 7000,
         transient: 300,
+        staging: 0,
         reserve: 40,
         limit: None,
     };
+    const ON_HOST: Demand =
+        Demand { device: DeviceKind::Host, transient: 0, staging: 500, ..DEMAND };
+
+    /// Figures as no caller of the engine can make them, by way of a device that has more.
+    fn memory_of(free: u64, total: u64) -> Option<MemoryInfo> {
+        let host = cuda_sys::Device::open(DeviceKind::Host).unwrap();
+        let mut memory = host.memory().unwrap().unwrap();
+        (memory.free, memory.total, memory.bound) = (free, total, MemoryBound::Cgroup);
+        Some(memory)
+    }
 
     #[track_caller]
     fn message(result: Result<(), Error>) -> String {
@@ -85,41 +101,67 @@ mod tests {
 
     #[test]
     fn weights_conversions_and_reserve_must_fit_together() {
-        DEMAND.check_before(7340, 9000).unwrap();
+        DEMAND.check_before(memory_of(7340, 9000)).unwrap();
         assert_eq!(
-            message(DEMAND.check_before(7339, 9000)),
+            message(DEMAND.check_before(memory_of(7339, 9000))),
             "cuda:1 cannot hold the weights: 7300 bytes required, 40 bytes reserved beside them, \
              7339 bytes free of 9000 bytes total"
         );
-        assert!(!message(Demand { reserve: 0, ..DEMAND }.check_before(1, 2)).contains("reserved"));
+        let without = Demand { reserve: 0, ..DEMAND }.check_before(memory_of(1, 2));
+        assert!(!message(without).contains("reserved"));
         for endless in
             [Demand { reserve: u64::MAX, ..DEMAND }, Demand { transient: u64::MAX, ..DEMAND }]
         {
-            endless.check_before(u64::MAX - 1, u64::MAX).unwrap_err();
+            endless.check_before(memory_of(u64::MAX - 1, u64::MAX)).unwrap_err();
         }
     }
 
     #[test]
+    fn on_the_host_staging_memory_counts_and_the_limit_is_named() {
+        ON_HOST.check_before(memory_of(7540, 9000)).unwrap();
+        let error = ON_HOST.check_before(memory_of(7539, 9000));
+        assert_eq!(
+            message(error),
+            "host cannot hold the weights: 7500 bytes required, 500 bytes of them for staging, \
+             40 bytes reserved beside them, 7539 bytes free of 9000 bytes total, limited by the \
+             memory cgroup"
+        );
+        Demand { staging: u64::MAX, ..ON_HOST }
+            .check_before(memory_of(u64::MAX - 1, u64::MAX))
+            .unwrap_err();
+    }
+
+    #[test]
+    fn what_is_unknown_refuses_nothing() {
+        DEMAND.check_before(None).unwrap();
+        DEMAND.check_after(None).unwrap();
+        let over = Demand { limit: Some(1), ..DEMAND }.check_before(None);
+        assert!(message(over).ends_with("how much is free is unknown"));
+        assert!(DEMAND.refused(None).retriable());
+    }
+
+    #[test]
     fn what_others_take_meanwhile_is_the_same_error() {
-        DEMAND.check_after(340, 9000).unwrap();
-        let late = message(DEMAND.check_after(339, 9000));
-        assert_eq!(late, message(DEMAND.check_before(7339, 9000)));
+        DEMAND.check_after(memory_of(340, 9000)).unwrap();
+        let late = message(DEMAND.check_after(memory_of(339, 9000)));
+        assert_eq!(late, message(DEMAND.check_before(memory_of(7339, 9000))));
     }
 
     #[test]
     fn the_limit_is_on_the_weights_alone() {
-        Demand { limit: Some(7000), ..DEMAND }.check_before(7340, 9000).unwrap();
-        let over = Demand { limit: Some(6999), ..DEMAND }.check_before(7340, 9000);
+        Demand { limit: Some(7000), ..ON_HOST }.check_before(memory_of(7540, 9000)).unwrap();
+        let over = Demand { limit: Some(6999), ..ON_HOST }.check_before(memory_of(7540, 9000));
         let text = message(over);
         assert!(text.contains("7000 bytes required") && text.contains("6999 bytes"), "{text}");
+        assert!(!text.contains("staging"), "{text}");
     }
 
     #[test]
     fn a_retry_can_help_only_where_the_device_is_large_enough() {
-        let retriable = |total| DEMAND.check_before(1, total).unwrap_err().retriable();
+        let retriable = |total| DEMAND.check_before(memory_of(1, total)).unwrap_err().retriable();
         assert!(retriable(7340));
         assert!(!retriable(7339));
         let limited = Demand { limit: Some(1), ..DEMAND };
-        assert!(!limited.check_before(9000, 9000).unwrap_err().retriable());
+        assert!(!limited.check_before(memory_of(9000, 9000)).unwrap_err().retriable());
     }
 }

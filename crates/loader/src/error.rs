@@ -2,7 +2,8 @@
 
 use crate::codes::{self, CodeFacts};
 use crate::path_text::path_text;
-use cuda_sys::{DeviceKind, ErrorCode};
+use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
+use model_phi3::SlotFormat;
 use std::path::PathBuf;
 
 /// The worker's coarse view of a failure.
@@ -40,30 +41,46 @@ impl ErrorClass {
 pub struct InsufficientMemory {
     /// The device that was asked.
     pub device: DeviceKind,
-    /// Bytes the load needs there: the weights, and what converting them takes meanwhile.
+    /// Bytes the load needs there: the weights, what converting them takes meanwhile, and on the host
+    /// the staging memory.
     pub required: u64,
+    /// Bytes of them that are staging memory: 0 on a GPU, and where the loader has it already.
+    pub staging: u64,
     /// Bytes that must stay free beside them.
     pub reserve: u64,
-    /// Bytes free there.
-    pub free: u64,
-    /// Bytes there are.
-    pub total: u64,
+    /// What the device has; `None` where the system does not tell.
+    pub memory: Option<MemoryInfo>,
     /// The caller's own limit, where it is what was too small.
     pub limit: Option<u64>,
 }
 
 impl std::fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { device, required, reserve, free, total, limit } = self;
+        let Self { device, required, staging, reserve, memory, limit } = self;
         write!(f, "{device} cannot hold the weights: {required} bytes required, ")?;
+        if *staging != 0 {
+            write!(f, "{staging} bytes of them for staging, ")?;
+        }
         if *reserve != 0 {
             write!(f, "{reserve} bytes reserved beside them, ")?;
         }
         if let Some(limit) = limit {
             write!(f, "{limit} bytes available under the limit that was set, ")?;
         }
-        write!(f, "{free} bytes free of {total} bytes total")
+        match (memory, device) {
+            (Some(memory), DeviceKind::Host) => write!(f, "{}", host_figures(memory)),
+            (Some(MemoryInfo { free, total, .. }), _) => {
+                write!(f, "{free} bytes free of {total} bytes total")
+            }
+            (None, _) => f.write_str("how much is free is unknown"),
+        }
     }
+}
+
+/// What the host has, and what decides it.
+pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
+    let MemoryInfo { free, total, bound, .. } = memory;
+    format!("{free} bytes free of {total} bytes total, limited by {bound}")
 }
 
 /// A load that did not happen. Nothing stays allocated.
@@ -116,6 +133,13 @@ pub enum Error {
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
     InsufficientMemory(InsufficientMemory),
+    /// The host has no memory for what a load needs there beside the weights.
+    #[error("{what}")]
+    #[non_exhaustive]
+    HostMemory {
+        /// What it is for, and the bytes that are required and free.
+        what: String,
+    },
     /// The device, or the engine's own request, failed.
     #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
@@ -126,7 +150,7 @@ pub enum Error {
         /// The slot or figure that is wrong, expected and found.
         what: String,
     },
-    /// Weights are infinite or NaN as f16, and the caller does not want such.
+    /// Weights are infinite or NaN as they were loaded, and the caller does not want such.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
     /// The observer or a [`CancelToken`](crate::CancelToken) asked to stop.
@@ -134,13 +158,15 @@ pub enum Error {
     Cancelled,
 }
 
-/// A tensor with weights that are no finite number once they are f16.
+/// A tensor with weights that are no finite number as they were loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NonFiniteTensor {
     /// The file's tensor.
     pub tensor: String,
-    /// How many are infinite: too large for f16, or so in the file.
+    /// What its weights were loaded as.
+    pub format: SlotFormat,
+    /// How many are infinite: so in the file, or too large for the format.
     pub infinite: u64,
     /// How many are NaN.
     pub nan: u64,
@@ -148,8 +174,10 @@ pub struct NonFiniteTensor {
 
 impl std::fmt::Display for NonFiniteTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tensor = gguf_format::escape(&self.tensor);
-        write!(f, "{tensor} has {} infinite and {} NaN weights as f16", self.infinite, self.nan)
+        let Self { tensor, format, infinite, nan } = self;
+        let tensor = gguf_format::escape(tensor);
+        let format = format.ggml_type().name().to_ascii_lowercase();
+        write!(f, "{tensor} has {infinite} infinite and {nan} NaN weights as {format}")
     }
 }
 
@@ -179,6 +207,7 @@ impl Error {
             Self::Read { .. } => codes::READ_FAILED,
             Self::Write { .. } => codes::WRITE_FAILED,
             Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
+            Self::HostMemory { .. } => codes::INSUFFICIENT_HOST_MEMORY,
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
@@ -205,9 +234,15 @@ impl Error {
     /// Whether the same load can succeed later, with nothing else done.
     pub fn retriable(&self) -> bool {
         match self {
-            Self::InsufficientMemory(memory) => {
-                memory.limit.is_none()
-                    && memory.required.saturating_add(memory.reserve) <= memory.total
+            Self::InsufficientMemory(InsufficientMemory {
+                required,
+                reserve,
+                memory,
+                limit,
+                ..
+            }) => {
+                let wanted = required.saturating_add(*reserve);
+                limit.is_none() && memory.is_none_or(|memory| wanted <= memory.total)
             }
             _ => self.facts().retriable,
         }
@@ -224,6 +259,10 @@ impl Error {
             Self::InsufficientMemory(memory) if memory.reserve > 0 => {
                 "free memory on the device, reserve less, choose another device, or load with \
                  native storage or from a smaller quantisation"
+            }
+            Self::InsufficientMemory(memory) if memory.device == DeviceKind::Host => {
+                "free memory of the host or raise the limit that is named, use fewer or smaller \
+                 chunks, or load with native storage or from a smaller quantisation"
             }
             Self::InsufficientMemory(_) => {
                 "free memory on the device, choose another device, or load with native storage or \
@@ -300,6 +339,7 @@ mod tests {
             Error::Read { path: path(), source: engine.clone() },
             Error::Write { path: path(), source: io() },
             Error::Engine(engine),
+            Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },
             Error::Cancelled,
         ];

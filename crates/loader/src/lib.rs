@@ -47,6 +47,7 @@ mod error;
 mod event;
 mod file_identity;
 mod fingerprint;
+mod host_memory;
 mod loader;
 mod memory_account;
 mod model;
@@ -80,12 +81,13 @@ pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
-pub use crate::model::{LoadStats, LoadedModel, TensorView};
+pub use crate::model::{AllZeroTensor, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 pub use crate::residency::Residency;
 pub use crate::warning::Warning;
 pub use cuda_sys::{
-    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, Span, SpanKind,
+    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, MemoryBound, MemoryInfo,
+    Span, SpanKind,
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, NonFiniteTensor};
 use crate::fingerprint::Fingerprint;
+use crate::host_memory;
 use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
 use crate::warning::Warning;
@@ -55,16 +56,36 @@ pub struct LoadStats {
     pub chunks: u64,
     /// Whether staging memory was pinned for the device.
     pub pinned: bool,
-    /// Tensors with weights that are infinite or NaN as f16.
+    /// Tensors with weights that are infinite or NaN as they were loaded. Those of blocks, which
+    /// native storage keeps, are not counted: nothing decodes them here.
     pub non_finite: Vec<NonFiniteTensor>,
     /// What may be wrong with the file.
     pub warnings: Vec<Warning>,
+    /// Tensors whose bytes in the file are all zero, as in a file that was not written to its end.
+    pub all_zero: Vec<AllZeroTensor>,
     /// What was done when; empty where it was not asked for.
     pub timeline: Vec<Span>,
     /// What the residency check looked at.
     pub residency: Residency,
-    /// The device's free memory around the allocation.
-    pub memory: MemoryAccount,
+    /// The device's free memory around the allocation; `None` where the system does not tell.
+    pub memory: Option<MemoryAccount>,
+}
+
+/// A tensor whose bytes in the file are all zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AllZeroTensor {
+    /// The file's tensor.
+    pub tensor: String,
+    /// How many bytes it has there.
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for AllZeroTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tensor = gguf_format::escape(&self.tensor);
+        write!(f, "{tensor} is all zero: the file has {} zero bytes for it", self.bytes)
+    }
 }
 
 impl LoadStats {
@@ -150,11 +171,12 @@ impl LoadedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] where the copy fails.
+    /// [`Error::Engine`] where the copy fails, [`Error::HostMemory`] where there is no room for it.
     pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
         let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
         let range = &planned.dest;
-        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+        let purpose = format!("reading {slot} back");
+        let mut bytes = host_memory::zeroed(range.end - range.start, &purpose)?;
         self.buffer.read(range.start, &mut bytes)?;
         Ok(Some(bytes))
     }

@@ -78,7 +78,8 @@ pub struct LoadOptions {
     pub reserve: u64,
     /// Proof asked for.
     pub verify: Verify,
-    /// Whether a weight that is infinite or NaN as f16 fails the load, instead of being reported.
+    /// Whether a weight that is infinite or NaN as it was loaded fails the load, instead of being
+    /// reported. Blocks that native storage keeps are not looked at.
     pub deny_overflow: bool,
     /// Whether to note what was done when, for [`LoadStats::timeline`](crate::LoadStats::timeline).
     pub timeline: bool,

@@ -2,6 +2,7 @@
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
+use crate::host_memory;
 use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::copy_op;
@@ -10,6 +11,7 @@ use cuda_sys::{
     StagingRing,
 };
 use model_phi3::{Conversion, LoadPlan, PlanOp};
+use std::ops::Range;
 
 const CONFIG: EngineConfig = EngineConfig {
     readers: 4,
@@ -21,61 +23,96 @@ const CONFIG: EngineConfig = EngineConfig {
 
 /// Bytes on the device that are compared at a time, between looks at the token: whole blocks of
 /// every type, as halves.
-const PIECE_BYTES: u64 = 8 << 20;
+const WINDOW_BYTES: u64 = 8 << 20;
 
 /// Produces everything again in host memory and compares it with what is read back from the device.
-/// Takes host memory for three pieces and a ring, whatever the size of the model.
+/// Takes host memory for three windows and a ring, whatever the size of the model.
 pub(crate) fn compare(
     plan: &LoadPlan,
     source: &Source,
     buffer: &DeviceBuffer,
     token: &CancelToken,
 ) -> Result<(), Error> {
-    Comparison::new(source, PIECE_BYTES)?.run(plan, buffer, token)
+    Comparison::new(source, WINDOW_BYTES.min(plan.device_bytes()))?.run(plan, buffer, token)
 }
 
-/// The operation, cut into ones of `piece_bytes` of the device. Their destinations are positions in
-/// the tensor.
-fn pieces(op: &PlanOp, scale: Option<f32>, piece_bytes: u64) -> impl Iterator<Item = CopyOp> {
-    let whole = copy_op(op, scale, false);
-    let source_bytes = match op.conversion {
-        Conversion::Copy => piece_bytes,
-        Conversion::ToF16(from) => piece_bytes / 2 / from.block_len() * from.block_bytes(),
+/// A part of an operation: whole blocks, or all of it.
+struct Piece<'a> {
+    op: &'a PlanOp,
+    scale: Option<f32>,
+    source: Range<u64>,
+    /// In the arena.
+    dest: Range<u64>,
+}
+
+/// The operation, cut where its destination is longer than a window.
+fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
+    let (source, dest) = (&op.source.range, &op.dest);
+    let source_step = match op.conversion {
+        Conversion::Copy => window_bytes,
+        Conversion::ToF16(from) => window_bytes / 2 / from.block_len() * from.block_bytes(),
     };
-    (0..whole.dest_bytes.div_ceil(piece_bytes)).map(move |index| {
-        let (source, dest) = (index * source_bytes, index * piece_bytes);
-        CopyOp {
-            source_offset: whole.source_offset + source,
-            source_bytes: source_bytes.min(whole.source_bytes - source),
-            dest_offset: dest,
-            dest_bytes: piece_bytes.min(whole.dest_bytes - dest),
-            unit: 0,
-            ..whole
+    (0..(dest.end - dest.start).div_ceil(window_bytes)).map(move |index| {
+        let (from, to) = (source.start + index * source_step, dest.start + index * window_bytes);
+        Piece {
+            op,
+            scale,
+            source: from..source.end.min(from + source_step),
+            dest: to..dest.end.min(to + window_bytes),
         }
+    })
+}
+
+/// Pieces that lie one after the other in the arena, in a part of it no longer than a window: small
+/// tensors are compared together.
+fn windows<'a>(
+    plan: &'a LoadPlan,
+    scales: &'a Scales,
+    window_bytes: u64,
+) -> impl Iterator<Item = Vec<Piece<'a>>> {
+    let ops = plan.ops().iter().zip(scales.iter());
+    let mut pieces = ops.flat_map(move |(op, scale)| pieces(op, scale, window_bytes)).peekable();
+    std::iter::from_fn(move || {
+        let first = pieces.next()?;
+        let (start, mut end) = (first.dest.start, first.dest.end);
+        let mut window = vec![first];
+        while let Some(next) =
+            pieces.next_if(|next| next.dest.start >= end && next.dest.end - start <= window_bytes)
+        {
+            end = next.dest.end;
+            window.push(next);
+        }
+        Some(window)
     })
 }
 
 /// What one comparison works with.
 struct Comparison<'a> {
     source: &'a Source,
-    piece_bytes: u64,
+    window_bytes: u64,
     engine: Engine,
-    /// The piece as the engine makes it of the file.
+    /// The window as the engine makes it of the file.
     reproduced: DeviceBuffer,
     expected: Vec<u8>,
     found: Vec<u8>,
 }
 
 impl<'a> Comparison<'a> {
-    fn new(source: &'a Source, piece_bytes: u64) -> Result<Self, Error> {
+    fn new(source: &'a Source, window_bytes: u64) -> Result<Self, Error> {
+        const PURPOSE: &str = "comparing the weights with the file";
+        host_memory::check(CONFIG.ring_bytes().saturating_add(3 * window_bytes), PURPOSE)?;
         let host = Device::open(DeviceKind::Host)?;
+        let refused = |error: cuda_sys::Error| match error.code() {
+            ErrorCode::OutOfMemory => Error::HostMemory { what: error.to_string() },
+            _ => Error::Engine(error),
+        };
         Ok(Self {
             source,
-            piece_bytes,
+            window_bytes,
             engine: Engine::new(&host, StagingRing::new(CONFIG)?)?,
-            reproduced: host.allocate(piece_bytes)?,
-            expected: Vec::new(),
-            found: Vec::new(),
+            reproduced: host.allocate(window_bytes).map_err(refused)?,
+            expected: host_memory::zeroed(window_bytes, PURPOSE)?,
+            found: host_memory::zeroed(window_bytes, PURPOSE)?,
         })
     }
 
@@ -85,52 +122,71 @@ impl<'a> Comparison<'a> {
         buffer: &DeviceBuffer,
         token: &CancelToken,
     ) -> Result<(), Error> {
-        for (op, scale) in plan.ops().iter().zip(Scales::read(plan, self.source)?.iter()) {
-            for piece in pieces(op, scale, self.piece_bytes) {
-                token.check()?;
-                if let Some(at) = self.first_difference(op, piece, buffer, token)? {
-                    return Err(Error::Verification {
-                        what: format!(
-                            "tensor {} differs from the file at byte {at} of {} on {}",
-                            gguf_format::escape(op.tensor.as_ref()),
-                            op.dest.end - op.dest.start,
-                            buffer.device()
-                        ),
-                    });
-                }
-            }
+        let scales = Scales::read(plan, self.source)?;
+        for window in windows(plan, &scales, self.window_bytes) {
+            token.check()?;
+            self.compare(&window, buffer, token)?;
         }
         Ok(())
     }
 
-    /// Position in the tensor of the first byte that differs in the piece.
-    fn first_difference(
+    fn compare(
         &mut self,
-        op: &PlanOp,
-        piece: CopyOp,
+        window: &[Piece<'_>],
         buffer: &DeviceBuffer,
         token: &CancelToken,
-    ) -> Result<Option<u64>, Error> {
-        self.reproduce(piece, token)?;
-        let len = usize::try_from(piece.dest_bytes).unwrap_or(usize::MAX);
-        self.expected.resize(len, 0);
-        self.found.resize(len, 0);
-        self.reproduced.read(0, &mut self.expected)?;
-        buffer.read(op.dest.start + piece.dest_offset, &mut self.found)?;
-        if self.found == self.expected {
-            return Ok(None);
+    ) -> Result<(), Error> {
+        let (Some(first), Some(last)) = (window.first(), window.last()) else { return Ok(()) };
+        let start = first.dest.start;
+        self.reproduce(window, start, token)?;
+        let len = index_of(last.dest.end - start);
+        let (expected, found) = (&mut self.expected[..len], &mut self.found[..len]);
+        self.reproduced.read(0, expected)?;
+        buffer.read(start, found)?;
+        for Piece { op, dest, .. } in window {
+            let range = index_of(dest.start - start)..index_of(dest.end - start);
+            let (found, expected) = (&found[range.clone()], &expected[range]);
+            if found == expected {
+                continue;
+            }
+            let pairs = found.iter().zip(expected);
+            let equal = pairs.take_while(|(found, expected)| found == expected).count();
+            return Err(Error::Verification {
+                what: format!(
+                    "tensor {} differs from the file at byte {} of {} on {}",
+                    gguf_format::escape(op.tensor.as_ref()),
+                    dest.start - op.dest.start + equal as u64,
+                    op.dest.end - op.dest.start,
+                    buffer.device()
+                ),
+            });
         }
-        let pairs = self.found.iter().zip(&self.expected);
-        let equal = pairs.take_while(|(found, expected)| found == expected).count();
-        Ok(Some(piece.dest_offset + equal as u64))
+        Ok(())
     }
 
-    fn reproduce(&mut self, piece: CopyOp, token: &CancelToken) -> Result<(), Error> {
+    /// Makes the pieces again, as far from the start of the window as they are in the arena.
+    fn reproduce(
+        &mut self,
+        window: &[Piece<'_>],
+        start: u64,
+        token: &CancelToken,
+    ) -> Result<(), Error> {
+        let ops: Vec<_> = window
+            .iter()
+            .map(|piece| CopyOp {
+                source_offset: piece.source.start,
+                source_bytes: piece.source.end - piece.source.start,
+                dest_offset: piece.dest.start - start,
+                dest_bytes: piece.dest.end - piece.dest.start,
+                unit: 0,
+                ..copy_op(piece.op, piece.scale, None)
+            })
+            .collect();
         let done = self.engine.execute(
             Request {
                 sources: &self.source.files(),
                 io: Io::Read,
-                ops: &[CopyOp { dest_offset: 0, ..piece }],
+                ops: &ops,
                 units: 1,
                 digest: false,
                 timeline: false,
@@ -151,6 +207,11 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// A position in a window, which host memory holds.
+fn index_of(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,28 +223,51 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn pieces_tile_the_file_and_the_device() {
-        let plan = test_plan::mini();
-        for op in plan.ops() {
-            let (mut source, mut dest) = (op.source.range.start, 0);
-            for piece in pieces(op, None, PIECE_BYTES) {
-                assert_eq!((piece.source_offset, piece.dest_offset), (source, dest));
-                assert!((1..=PIECE_BYTES).contains(&piece.dest_bytes));
-                source += piece.source_bytes;
-                dest += piece.dest_bytes;
+    fn windows_tile_the_file_and_the_arena() {
+        for (plan, window_bytes) in [
+            (test_plan::mini(), WINDOW_BYTES),
+            (test_plan::tiny(), WINDOW_BYTES),
+            (test_plan::tiny(), 2048),
+        ] {
+            let scales = Scales::none(&plan);
+            let mut pieces = windows(&plan, &scales, window_bytes).flat_map(|window| {
+                let start = window[0].dest.start;
+                assert!(window.is_sorted_by_key(|piece| piece.dest.start));
+                assert!(window[window.len() - 1].dest.end - start <= window_bytes);
+                assert!(window.iter().all(|piece| (piece.dest.start - start).is_multiple_of(16)));
+                window
+            });
+            for op in plan.ops() {
+                let (mut source, mut dest) = (op.source.range.start, op.dest.start);
+                while dest < op.dest.end {
+                    let piece = pieces.next().unwrap();
+                    assert_eq!(piece.op.tensor, op.tensor);
+                    assert_eq!((piece.source.start, piece.dest.start), (source, dest));
+                    assert!(piece.dest.end > dest);
+                    (source, dest) = (piece.source.end, piece.dest.end);
+                }
+                assert_eq!((source, dest), (op.source.range.end, op.dest.end));
             }
-            assert_eq!((source, dest), (op.source.range.end, op.dest.end - op.dest.start));
+            assert!(pieces.next().is_none());
         }
     }
 
-    fn compared(model: &LoadedModel, source: &Source, piece_bytes: u64) -> Result<(), Error> {
-        let mut comparison = Comparison::new(source, piece_bytes)?;
+    #[test]
+    fn small_tensors_are_compared_together() {
+        let plan = test_plan::tiny();
+        let most = plan.device_bytes().div_ceil(WINDOW_BYTES) as usize;
+        assert!(plan.ops().len() > 2 * most);
+        assert!(windows(&plan, &Scales::none(&plan), WINDOW_BYTES).count() <= most + 1);
+    }
+
+    fn compared(model: &LoadedModel, source: &Source, window_bytes: u64) -> Result<(), Error> {
+        let mut comparison = Comparison::new(source, window_bytes)?;
         comparison.run(&model.plan, &model.buffer, &CancelToken::new())
     }
 
     #[test]
     fn a_flipped_bit_in_any_piece_is_found_and_its_place_named() {
-        const PIECE: u64 = 2048;
+        const SMALL: u64 = 2048;
         for name in ["fused-f16", "fused-k-quants", "split-q8_0"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("../../testdata/models")
@@ -192,8 +276,8 @@ mod tests {
             let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
             let mut model = loader.load(&path, &mut Unobserved).unwrap();
             let source = Source::open(&path, &Limits::default()).unwrap();
-            for piece_bytes in [PIECE, PIECE_BYTES] {
-                compared(&model, &source, piece_bytes).unwrap();
+            for window_bytes in [SMALL, WINDOW_BYTES] {
+                compared(&model, &source, window_bytes).unwrap();
             }
             let ops = model.plan.ops().to_vec();
             for op in [&ops[0], &ops[ops.len() / 2], &ops[ops.len() - 1]] {
@@ -203,8 +287,8 @@ mod tests {
                     let mut byte = [0];
                     model.buffer.read(place, &mut byte).unwrap();
                     model.buffer.write(place, &[byte[0] ^ 4]).unwrap();
-                    for piece_bytes in [PIECE, PIECE_BYTES] {
-                        let error = compared(&model, &source, piece_bytes).unwrap_err();
+                    for window_bytes in [SMALL, WINDOW_BYTES] {
+                        let error = compared(&model, &source, window_bytes).unwrap_err();
                         let what = format!(
                             "verification failed: tensor {} differs from the file at byte {at} of \
                              {len} on host",

@@ -17,6 +17,12 @@ impl Scales {
         Ok(Self(plan.ops().iter().map(read).collect::<Result<_, Error>>()?))
     }
 
+    /// No operation has one.
+    #[cfg(test)]
+    pub(crate) fn none(plan: &LoadPlan) -> Self {
+        Self(vec![None; plan.ops().len()])
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<f32>> {
         self.0.iter().copied()
     }

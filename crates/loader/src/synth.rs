@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread::Builder;
 use std::time::Duration;
 
 pub use model_phi3::preset::{Layout, Preset, TypeMix};
@@ -150,41 +151,53 @@ impl Job<'_> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let (done, results) = mpsc::channel();
         std::thread::scope(|scope| {
+            let (next, written, stop) = (&next, &written, &stop);
+            let mut started = 0;
             for _ in 0..threads {
                 let done = done.clone();
-                let (next, written, stop) = (&next, &written, &stop);
-                scope.spawn(move || {
-                    let result = self.write_pieces(next, written, stop);
+                let writer = move || {
+                    let proceed = || !stop.load(Ordering::Relaxed);
+                    let result = self.write_pieces(next, written, proceed);
                     stop.fetch_or(result.is_err(), Ordering::Relaxed);
                     // The receiver lives until every sender is gone.
                     let _ = done.send(result);
-                });
+                };
+                started += usize::from(Builder::new().spawn_scoped(scope, writer).is_ok());
             }
             drop(done);
             let mut flow = ControlFlow::Continue(());
+            let mut report = || {
+                if flow.is_continue() {
+                    flow = observe(written.load(Ordering::Relaxed), total);
+                    stop.fetch_or(flow.is_break(), Ordering::Relaxed);
+                }
+                flow.is_continue()
+            };
             let mut result = Ok(());
+            if started == 0 {
+                // The system starts no threads: this one writes.
+                result = self.write_pieces(next, written, &mut report);
+            }
             loop {
                 match results.recv_timeout(REPORT_INTERVAL) {
                     Ok(thread_result) => result = result.and(thread_result),
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(mpsc::RecvTimeoutError::Disconnected) => return result.map(|()| flow),
                 }
-                if flow.is_continue() {
-                    flow = observe(written.load(Ordering::Relaxed), total);
-                    stop.fetch_or(flow.is_break(), Ordering::Relaxed);
-                }
+                report();
             }
         })
     }
 
+    /// Writes pieces until none is left, or `proceed`, which is asked before each, says no.
     fn write_pieces(
         &self,
         next: &AtomicUsize,
         written: &AtomicU64,
-        stop: &AtomicBool,
+        mut proceed: impl FnMut() -> bool,
     ) -> std::io::Result<()> {
         let mut bytes = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
+        while proceed() {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(piece) = self.pieces.get(index) else { break };
             let len = piece.range.end - piece.range.start;

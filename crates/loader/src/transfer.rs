@@ -5,23 +5,44 @@ use crate::event::{LoadEvent, Observer};
 use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::scales::Scales;
 use crate::source::Source;
-use cuda_sys::{Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, Io, Progress, Request, Stats};
+use cuda_sys::{
+    Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, FloatFormat, Io, Progress, Request, Stats,
+};
+use gguf_format::GgmlType;
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
 use std::ops::ControlFlow;
 
-/// The engine's operations, in the order of the plan's. Those whose slots are halves have their
+/// The engine's operations, in the order of the plan's. Those whose slots are floats have their
 /// infinities counted.
 fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
-    let mut halves = vec![false; plan.ops().len()];
-    for slot in plan.slots() {
-        halves[slot.op] |= slot.format == SlotFormat::F16;
-    }
+    let formats = formats(plan);
+    let floats = formats.iter().map(|format| floats_of((*format)?));
     let ops = plan.ops().iter().zip(scales.iter());
-    ops.zip(halves).map(|((op, scale), halves)| copy_op(op, scale, halves)).collect()
+    ops.zip(floats).map(|((op, scale), floats)| copy_op(op, scale, floats)).collect()
+}
+
+/// What each operation makes: the format of its slots, which have one in common.
+pub(crate) fn formats(plan: &LoadPlan) -> Vec<Option<SlotFormat>> {
+    let mut formats = vec![None; plan.ops().len()];
+    for slot in plan.slots() {
+        formats[slot.op] = Some(slot.format);
+    }
+    formats
+}
+
+/// `None` for blocks: whether their weights are finite is known only once they are decoded.
+fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
+    match format.ggml_type() {
+        GgmlType::F16 => Some(FloatFormat::F16),
+        GgmlType::BF16 => Some(FloatFormat::BF16),
+        GgmlType::F32 => Some(FloatFormat::F32),
+        GgmlType::F64 => Some(FloatFormat::F64),
+        _ => None,
+    }
 }
 
 /// The engine knows ggml types by number and units from 0.
-pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, halves: bool) -> CopyOp {
+pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
         source_offset: op.source.range.start,
@@ -38,7 +59,7 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, halves: bool) -> CopyOp {
             }
         },
         unit: op.unit - 1,
-        halves,
+        floats,
     }
 }
 

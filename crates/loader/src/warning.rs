@@ -7,20 +7,29 @@ use model_phi3::Phi3Config;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
+    /// The file may be another than it should be.
+    Gguf(gguf_format::Warning),
     /// Keys or tensors of the model do not go together.
     Model(model_phi3::Warning),
 }
 
 impl Warning {
     /// What may be wrong with a file and, where it holds one, with its model.
-    pub fn of(_gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
+    pub fn of(gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
+        let of_file = gguf.warnings().cloned().map(Self::Gguf);
         let of_model = config.map(Phi3Config::warnings).unwrap_or_default();
-        of_model.into_iter().map(Self::Model).collect()
+        of_file.chain(of_model.into_iter().map(Self::Model)).collect()
+    }
+
+    /// Code, meaning and cure of every kind of warning.
+    pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        gguf_format::Warning::ALL.iter().chain(model_phi3::Warning::ALL).copied()
     }
 
     /// A stable name for the kind of warning.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::Gguf(warning) => warning.code(),
             Self::Model(warning) => warning.code(),
         }
     }
@@ -28,6 +37,7 @@ impl Warning {
     /// What the operator can do about it.
     pub fn help(&self) -> &'static str {
         match self {
+            Self::Gguf(warning) => warning.help(),
             Self::Model(warning) => warning.help(),
         }
     }
@@ -37,6 +47,7 @@ impl Warning {
 impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Gguf(warning) => warning.fmt(f),
             Self::Model(warning) => warning.fmt(f),
         }
     }

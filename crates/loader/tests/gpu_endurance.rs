@@ -50,7 +50,7 @@ fn settled_free_memory() -> (Device, u64) {
         model.fingerprint().unwrap();
     }
     let device = Device::open(GPU).unwrap();
-    let free = device.memory().unwrap().free;
+    let free = device.memory().unwrap().unwrap().free;
     (device, free)
 }
 
@@ -60,15 +60,15 @@ fn a_hundred_loads_leave_the_memory_they_found() {
     let mut loader = Loader::new(options());
     for load_number in 0..100 {
         let model = load(&mut loader);
-        let taken = before - device.memory().unwrap().free;
+        let taken = before - device.memory().unwrap().unwrap().free;
         assert!(taken >= model.vram_bytes(), "load {load_number}: {taken} bytes taken");
     }
     drop(loader);
-    assert_eq!(device.memory().unwrap().free, before);
+    assert_eq!(device.memory().unwrap().unwrap().free, before);
     for _ in 0..10 {
         load(&mut Loader::new(options()));
     }
-    assert_eq!(device.memory().unwrap().free, before, "loaders that come and go");
+    assert_eq!(device.memory().unwrap().unwrap().free, before, "loaders that come and go");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
                 });
             }
         });
-        device.memory().unwrap().free
+        device.memory().unwrap().unwrap().free
     };
     // The driver keeps what it needed for so many streams at once, some MiB.
     let settled = together();
@@ -114,7 +114,7 @@ fn cancelling_at_any_moment_leaves_the_memory_it_found() {
     let (device, before) = settled_free_memory();
     let mut loader = Loader::new(options());
     let whole = load(&mut loader).stats().source_bytes;
-    let with_loader = device.memory().unwrap().free;
+    let with_loader = device.memory().unwrap().unwrap().free;
     for part in 0..20 {
         let token = CancelToken::new();
         let cancelled = loader.load_cancellable(
@@ -129,11 +129,15 @@ fn cancelling_at_any_moment_leaves_the_memory_it_found() {
             &token,
         );
         assert_eq!(cancelled.unwrap_err().code(), "CANCELLED");
-        assert_eq!(device.memory().unwrap().free, with_loader, "cancelled after {part}/20");
+        assert_eq!(
+            device.memory().unwrap().unwrap().free,
+            with_loader,
+            "cancelled after {part}/20"
+        );
     }
     load(&mut loader);
     drop(loader);
-    assert_eq!(device.memory().unwrap().free, before);
+    assert_eq!(device.memory().unwrap().unwrap().free, before);
 }
 
 #[test]
@@ -150,7 +154,7 @@ fn memory_that_others_took_is_a_clear_error_and_the_load_succeeds_once_it_is_bac
     drop(taken);
     load(&mut loader);
     drop(loader);
-    assert_eq!(device.memory().unwrap().free, before);
+    assert_eq!(device.memory().unwrap().unwrap().free, before);
 }
 
 unsafe extern "C" {

@@ -2,11 +2,11 @@
 //! other. Compiling this is the test.
 
 use loader::{
-    CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error, GgufError,
-    GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions, LoadPlan,
-    LoadStats, LoadedModel, Loader, MemoryAccount, ModelError, NonFiniteTensor, Observer,
-    Phi3Config, Phi3Weights, Planned, Residency, Slot, SlotFormat, Span, SpanKind, Storage,
-    TensorView,
+    AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,
+    GgufError, GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions,
+    LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount, MemoryBound, MemoryInfo, ModelError,
+    NonFiniteTensor, Observer, Phi3Config, Phi3Weights, Planned, Residency, Slot, SlotFormat, Span,
+    SpanKind, Storage, TensorView,
 };
 use loader::{gguf_format, model_phi3};
 use std::path::PathBuf;
@@ -22,9 +22,12 @@ const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
 const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
 
 const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.io);
-const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
-    |stats| (&stats.non_finite, &stats.timeline);
-const _: fn(&LoadStats) -> (&Residency, &MemoryAccount) = |stats| (&stats.residency, &stats.memory);
+const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[AllZeroTensor], &[Span]) =
+    |stats| (&stats.non_finite, &stats.all_zero, &stats.timeline);
+const _: fn(&LoadStats) -> (&Residency, &Option<MemoryAccount>) =
+    |stats| (&stats.residency, &stats.memory);
+const _: fn(&InsufficientMemory) -> Option<MemoryInfo> = |memory| memory.memory;
+const _: fn(&MemoryInfo) -> MemoryBound = |memory| memory.bound;
 const _: fn(&Span) -> SpanKind = |span| span.kind;
 
 const _: fn(&LoadedModel) -> &Phi3Weights<TensorView> = LoadedModel::weights;

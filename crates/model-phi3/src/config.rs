@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo};
+use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo, Text};
 
 use crate::attention::AttentionShape;
 use crate::binding::{OUTPUT, TOKEN_EMBEDDING};
@@ -94,7 +94,7 @@ pub struct Phi3Config {
     /// What the file calls itself.
     pub architecture: Architecture,
     /// `general.name`, as it is in the file: escape it to print it. Of a name beyond 4096 bytes,
-    /// the start.
+    /// the start. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub name: Option<String>,
     /// Transformer layers, from 1 to 1,024.
     pub layers: u32,
@@ -174,7 +174,7 @@ impl Phi3Config {
 
         Ok(Self {
             architecture,
-            name: dimensions.name.map(|name| excerpt(name).to_owned()),
+            name: dimensions.name.map(name_text),
             layers,
             hidden,
             heads,
@@ -256,6 +256,15 @@ fn excerpt(text: &str) -> &str {
     text.split_at(text.floor_char_boundary(MAX_TEXT)).0
 }
 
+/// The start of a name that is only shown. It need not be UTF-8: no weight depends on it.
+fn name_text(name: Text<'_>) -> String {
+    let bytes = name.as_bytes();
+    match name.as_str() {
+        Ok(name) => excerpt(name).to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes.get(..MAX_TEXT).unwrap_or(bytes)).into_owned(),
+    }
+}
+
 /// Rows of the token embedding, or else of the output, so that a file which lacks only the former
 /// still gets to the report of all that is missing.
 fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
@@ -276,7 +285,7 @@ fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
 
 /// What the keys that are present say; `None` where they are not enough to know.
 struct Dimensions<'a> {
-    name: Option<&'a str>,
+    name: Option<Text<'a>>,
     file_type: Option<u32>,
     layers: Option<u32>,
     hidden: Option<u64>,

@@ -25,24 +25,34 @@ pub enum Warning {
     },
 }
 
+const ROPE_FACTORS_MISSING: (&str, &str, &str) = (
+    "PHI3_ROPE_FACTORS_MISSING",
+    "Keys speak of a long context, and the file has no RoPE factors and no other scaling.",
+    "convert the model again with a current llama.cpp, or fetch a file that has the factors; as it is, \
+     the model is right for short contexts at most",
+);
+
 impl Warning {
+    /// Every code that [`code`](Self::code) can answer, with what it means and what can be done. Codes
+    /// are only ever added.
+    pub const ALL: &'static [(&'static str, &'static str, &'static str)] = &[ROPE_FACTORS_MISSING];
+
+    const fn facts(&self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::RopeFactorsMissing { .. } => ROPE_FACTORS_MISSING,
+        }
+    }
+
     /// A stable name for the kind of warning.
     #[must_use]
     pub const fn code(&self) -> &'static str {
-        match self {
-            Self::RopeFactorsMissing { .. } => "PHI3_ROPE_FACTORS_MISSING",
-        }
+        self.facts().0
     }
 
     /// What the user can do about it.
     #[must_use]
     pub const fn help(&self) -> &'static str {
-        match self {
-            Self::RopeFactorsMissing { .. } => {
-                "convert the model again with a current llama.cpp, or fetch a file that has the \
-                 factors; as it is, the model is right for short contexts at most"
-            }
-        }
+        self.facts().2
     }
 }
 

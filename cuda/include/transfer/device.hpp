@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,18 @@ class StagingRing;
 
 enum class DeviceKind : std::uint32_t { kHost = 0, kCuda = 1 };
 
+// What decides how much memory is free. Stable numbers: the Rust side decodes them.
+enum class MemoryBound : std::uint32_t {
+  kDevice = 0,        // the device's own memory
+  kCgroup = 1,        // on the host: a memory control group of the process
+  kAddressSpace = 2,  // on the host: RLIMIT_AS
+  kData = 3,          // on the host: RLIMIT_DATA
+};
+
 struct MemoryInfo {
   std::uint64_t free_bytes;
   std::uint64_t total_bytes;
+  MemoryBound bound;  // of what is free
 };
 
 // Where a pointer lives, as the driver reports it (not as this library remembers it).
@@ -76,9 +86,10 @@ class DeviceBuffer {
   virtual PointerInfo locate(std::uint64_t offset) const = 0;
 };
 
-// Halves of one operation at their destination, and where to count infinities and NaNs.
-struct Halves {
-  const std::uint16_t* data;
+// The floats of one operation at their destination, and where to count infinities and NaNs.
+struct Floats {
+  FloatFormat format;
+  const std::byte* data;
   std::uint64_t count;
   NonFinite* counters;  // in the device's memory
 };
@@ -140,7 +151,7 @@ class Queue {
 
   // Queues what is to be done with operations once all of their bytes have landed: counting
   // infinities, where submit() has not. Does not wait. Throws Error{kDeviceFailure}.
-  virtual void landed(const std::vector<Halves>& halves) = 0;
+  virtual void landed(const std::vector<Floats>& floats) = 0;
 
   // Waits for all that is queued. Throws Error{kDeviceFailure}.
   virtual void finish() = 0;
@@ -167,7 +178,9 @@ class Device {
   virtual DeviceKind kind() const noexcept = 0;
   virtual std::int32_t ordinal() const noexcept = 0;
   virtual std::string name() const = 0;
-  virtual MemoryInfo memory() const = 0;
+
+  // Nothing where the system does not tell.
+  virtual std::optional<MemoryInfo> memory() const = 0;
 
   // Throws Error{kOutOfMemory} where the device cannot hold `bytes`.
   virtual std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const = 0;
@@ -177,9 +190,9 @@ class Device {
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
 
-  // Loads the code that a call's chunks, and tallies, need, which the first use would do. Throws
-  // Error{kDeviceFailure, kDeviceUnavailable}.
-  virtual void load_code(const Schedule& schedule, bool tallies) const = 0;
+  // Loads the code that a call's chunks need, and its digests where there are any, which the first
+  // use would do. Throws Error{kDeviceFailure, kDeviceUnavailable}.
+  virtual void load_code(const Schedule& schedule, bool digest) const = 0;
 
   virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 

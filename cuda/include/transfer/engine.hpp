@@ -49,7 +49,8 @@ using Observer = std::function<bool(const Progress&)>;
 
 // What a call found out about one operation.
 struct OpReport {
-  NonFinite non_finite;  // among the halves at the destination; zero for other operations
+  NonFinite non_finite;  // among the floats at the destination; zero for other operations
+  bool all_zero;         // of the bytes as they were read; false where there are none
   Digest source;         // of the bytes as they were read
   Digest device;         // of the same bytes as they are on the device
 };

@@ -44,16 +44,18 @@ int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& b
 // Copies as they are; `elements` counts bytes.
 int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept;
 
-// Halves to look at, and counters to add to.
+// Floats to look at, and counters to add to.
 struct CountSegment {
-  const std::uint16_t* halves;
+  const void* floats;
   NonFinite* counters;
   std::uint64_t elements;
 
-  bool is_aligned() const noexcept { return is_unit_aligned(halves); }
+  bool is_aligned() const noexcept { return is_unit_aligned(floats); }
 };
 
-int launch_count_non_finite(const Batch<CountSegment>& batch, cudaStream_t stream) noexcept;
+// All of one format, which is not kNone.
+int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
+                            cudaStream_t stream) noexcept;
 
 // A piece of a range that starts `offset` bytes into it, and a digest to add its share to.
 struct DigestSegment {
@@ -71,6 +73,7 @@ int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexce
 // it: of a decoder, of launch_copy, and of the two that only look.
 int load_decoder(std::uint32_t ggml_type_id) noexcept;
 int load_copy() noexcept;
-int load_inspectors() noexcept;
+int load_counter(FloatFormat format) noexcept;
+int load_digest() noexcept;
 
 }  // namespace transfer::kernels

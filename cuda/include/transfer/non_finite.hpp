@@ -1,15 +1,62 @@
-// Counts halves that are no finite number: weights that nobody meant to have.
+// Counts floats that are infinite or NaN: weights that nobody meant to have.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace transfer {
+
+// What floats some bytes are. Stable numbers: the Rust side sends them.
+enum class FloatFormat : std::uint32_t { kNone = 0, kF16 = 1, kBf16 = 2, kF32 = 3, kF64 = 4 };
+constexpr std::uint32_t kFloatFormats = 5;
+
+// The bits of a float: the integer that has as many, and what an infinity is without its sign. The
+// bits of a NaN without its sign are more.
+template <FloatFormat kFormat>
+struct FloatBits;
+template <>
+struct FloatBits<FloatFormat::kF16> {
+  using Word = std::uint16_t;
+  static constexpr Word kInfinity = 0x7c00;
+};
+template <>
+struct FloatBits<FloatFormat::kBf16> {
+  using Word = std::uint16_t;
+  static constexpr Word kInfinity = 0x7f80;
+};
+template <>
+struct FloatBits<FloatFormat::kF32> {
+  using Word = std::uint32_t;
+  static constexpr Word kInfinity = 0x7f800000;
+};
+template <>
+struct FloatBits<FloatFormat::kF64> {
+  using Word = std::uint64_t;
+  static constexpr Word kInfinity = 0x7ff0000000000000;
+};
+
+// Bytes of one float; 1 for kNone.
+constexpr std::uint64_t float_bytes(FloatFormat format) {
+  switch (format) {
+    case FloatFormat::kNone:
+      return 1;
+    case FloatFormat::kF16:
+    case FloatFormat::kBf16:
+      return 2;
+    case FloatFormat::kF32:
+      return 4;
+    case FloatFormat::kF64:
+      return 8;
+  }
+  return 1;
+}
 
 struct NonFinite {
   std::uint64_t infinite;
   std::uint64_t nan;
 };
 
-NonFinite count_non_finite(const std::uint16_t* halves, std::uint64_t count) noexcept;
+// Of `count` floats at `data`, which is aligned to one of them. None for kNone.
+NonFinite count_non_finite(FloatFormat format, const std::byte* data, std::uint64_t count) noexcept;
 
 }  // namespace transfer

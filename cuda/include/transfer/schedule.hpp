@@ -19,7 +19,7 @@ struct Segment {
   std::uint32_t op;         // index of its operation
   std::uint32_t decoder;
   std::uint32_t unit;
-  bool halves;
+  FloatFormat floats;
   float scale;
 };
 
@@ -39,6 +39,7 @@ struct Schedule {
   std::uint64_t source_bytes = 0;
   bool converts = false;                // some chunk needs device staging
   std::vector<std::uint32_t> decoders;  // types that occur, each once
+  std::vector<FloatFormat> floats;      // formats that are counted, each once
 
   const Segment* segments_of(const Chunk& chunk) const {
     return segments.data() + chunk.first_segment;

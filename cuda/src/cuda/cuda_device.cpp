@@ -94,12 +94,12 @@ class CudaDevice final : public Device {
   std::int32_t ordinal() const noexcept override { return ordinal_; }
   std::string name() const override { return name_; }
 
-  MemoryInfo memory() const override {
+  std::optional<MemoryInfo> memory() const override {
     const DeviceGuard guard(ordinal_);
     std::size_t free_bytes = 0;
     std::size_t total_bytes = 0;
     check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
-    return {free_bytes, total_bytes};
+    return MemoryInfo{free_bytes, total_bytes, MemoryBound::kDevice};
   }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
@@ -119,7 +119,7 @@ class CudaDevice final : public Device {
     if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
   }
 
-  void load_code(const Schedule& schedule, bool tallies) const override {
+  void load_code(const Schedule& schedule, bool digest) const override {
     const DeviceGuard guard(ordinal_);
     if (schedule.converts) {
       check(static_cast<cudaError_t>(kernels::load_copy()), "cudaFuncGetAttributes");
@@ -127,9 +127,10 @@ class CudaDevice final : public Device {
     for (std::uint32_t decoder : schedule.decoders) {
       check(static_cast<cudaError_t>(kernels::load_decoder(decoder)), "cudaFuncGetAttributes");
     }
-    if (tallies) {
-      check(static_cast<cudaError_t>(kernels::load_inspectors()), "cudaFuncGetAttributes");
+    for (FloatFormat format : schedule.floats) {
+      check(static_cast<cudaError_t>(kernels::load_counter(format)), "cudaFuncGetAttributes");
     }
+    if (digest) check(static_cast<cudaError_t>(kernels::load_digest()), "cudaFuncGetAttributes");
   }
 
   std::unique_ptr<Queue> make_queue(const QueueShape& shape) const override {

@@ -177,12 +177,19 @@ class CudaQueue final : public Queue {
           "waiting for a chunk to land");
   }
 
-  void landed(const std::vector<Halves>& halves) override {
+  // One launch for each run of tensors of one format.
+  void landed(const std::vector<Floats>& floats) override {
+    if (floats.empty()) return;
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto counts = batcher<kernels::CountSegment>([this](const auto& batch) {
-      check_launch(kernels::launch_count_non_finite(batch, work()), "counting infinities");
+    FloatFormat format = floats.front().format;
+    auto counts = batcher<kernels::CountSegment>([&](const auto& batch) {
+      check_launch(kernels::launch_count_non_finite(format, batch, work()), "counting infinities");
     });
-    for (const Halves& tensor : halves) counts.add({tensor.data, tensor.counters, tensor.count});
+    for (const Floats& tensor : floats) {
+      if (tensor.format != format) counts.flush();
+      format = tensor.format;
+      counts.add({tensor.data, tensor.counters, tensor.count});
+    }
     counts.flush();
   }
 

@@ -69,9 +69,9 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
     }
     case Work::kCountNonFinite: {
       kernels::Batch<kernels::CountSegment> batch{};
-      batch.segments[batch.count++] = {reinterpret_cast<const std::uint16_t*>(from),
-                                       reinterpret_cast<NonFinite*>(dest.data()), shape.elements};
-      status = kernels::launch_count_non_finite(batch, stream.get());
+      batch.segments[batch.count++] = {from, reinterpret_cast<NonFinite*>(dest.data()),
+                                       shape.elements};
+      status = kernels::launch_count_non_finite(FloatFormat::kF16, batch, stream.get());
       break;
     }
     case Work::kDigest: {

@@ -1,6 +1,7 @@
-//! Whether loaded weights are what the reference decoder makes of the same files.
+//! Whether files that others made load as they must: weights are what the reference decoder makes of them,
+//! files that went wrong get their answer, and no flipped bit of a header gives other weights.
 //!
-//! The files, the expectations and the tool that compares lie beside the checkout, in `../shared`;
+//! The files, the expectations and the tools that compare lie beside the checkout, in `../shared`;
 //! where there is no such folder, there is nothing to compare with.
 
 use std::fs;
@@ -10,9 +11,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::strict;
+use crate::workspace::cargo;
 use crate::{loader_binary, process, workspace};
 
-/// Loads every file, as f16 and as it is stored, and holds each dump against the expectations.
 pub(super) fn check() -> Result<()> {
     let shared = workspace::root().join("../shared");
     let data = shared.join("data");
@@ -24,11 +25,20 @@ pub(super) fn check() -> Result<()> {
     ensure!(!models.is_empty(), "{} holds no GGUF file", data.display());
 
     let loader = loader_binary::executable(strict(&mut loader_binary::release_build()))?;
+    check_weights(&shared, &loader, &models)?;
+    process::run(Command::new("python3").arg(shared.join("tools/check_cases.py")).arg(&loader))?;
+    let survey = ["run", "--release", "--locked", "--package", "model-phi3"];
+    process::run(cargo(survey).args(["--example", "bit_flips", "--"]).args(&models))
+}
+
+/// Loads every file, as f16 and as it is stored, and holds each dump against the expectations.
+fn check_weights(shared: &Path, loader: &Path, models: &[PathBuf]) -> Result<()> {
+    let expected = shared.join("data/expected.json");
     let dump = workspace::target().join("conformance.safetensors");
-    for model in &models {
+    for model in models {
         for (storage, compare_as) in [("f16", None), ("native", Some("--native"))] {
             process::run(
-                Command::new(&loader)
+                Command::new(loader)
                     .arg("load")
                     .arg(model)
                     .args(["--device", "host", "--storage", storage, "--dump"])
@@ -37,7 +47,7 @@ pub(super) fn check() -> Result<()> {
             process::run(
                 Command::new("python3")
                     .arg(shared.join("tools/check_dump.py"))
-                    .arg(data.join("expected.json"))
+                    .arg(&expected)
                     .arg(model)
                     .arg(&dump)
                     .args(compare_as),

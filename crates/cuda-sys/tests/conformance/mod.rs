@@ -2,7 +2,8 @@
 
 use cuda_sys::{
     Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Digest, Engine, EngineConfig,
-    Error, ErrorCode, Io, Progress, Request, SourceFile, SpanKind, StagingRing, Stats, decoders,
+    Error, ErrorCode, FloatFormat, Io, Progress, Request, SourceFile, SpanKind, StagingRing, Stats,
+    decoders,
 };
 use half::f16;
 use std::fs::File;
@@ -61,6 +62,8 @@ macro_rules! conformance_suite {
             a_flipped_bit_changes_one_digest,
             a_buffer_answers_several_threads,
             infinities_and_nans_are_counted,
+            floats_of_every_format_are_counted,
+            operations_of_zeros_alone_are_found,
             the_timeline_has_every_chunk,
             readers_take_stretches,
             more_readers_wait_for_storage,
@@ -162,7 +165,7 @@ fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
         dest_bytes: bytes,
         conversion: Conversion::Copy,
         unit,
-        halves: false,
+        floats: None,
     }
 }
 
@@ -175,7 +178,7 @@ fn decode(decoder: &Decoder, source_offset: u64, blocks: u64, dest_offset: u64) 
         dest_bytes: blocks * u64::from(decoder.block_len) * 2,
         conversion: Conversion::ToF16 { ggml_type: decoder.ggml_type },
         unit: 0,
-        halves: true,
+        floats: Some(FloatFormat::F16),
     }
 }
 
@@ -571,6 +574,7 @@ pub(crate) fn bad_operations_are_refused(kind: DeviceKind) {
             "the number that stands for no type",
             vec![CopyOp { conversion: Conversion::ToF16 { ggml_type: u32::MAX }, ..good }],
         ),
+        ("half a float", vec![CopyOp { floats: Some(FloatFormat::F32), ..copy(0, 4094, 0, 0) }]),
         ("overlap", vec![copy(0, 64, 0, 0), copy(64, 64, 48, 0)]),
     ];
     for (name, ops) in cases {
@@ -611,7 +615,7 @@ pub(crate) fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
 /// The driver agrees about where a buffer lives, and ranges outside it are refused.
 pub(crate) fn buffers_know_where_they_live(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
-    let memory = device.memory().unwrap();
+    let memory = device.memory().unwrap().unwrap();
     assert!(memory.free > 0 && memory.free <= memory.total);
     let buffer = device.allocate(1000).unwrap();
     assert_eq!(buffer.address() % 256, 0);
@@ -769,7 +773,7 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
     let ops = [
         decode(&f32_type, 0, 3000, 0),
         decode(&f32_type, 12_000, 3000, 6016),
-        CopyOp { halves: true, ..copy(24_000, 8, 12_032, 0) },
+        CopyOp { floats: Some(FloatFormat::F16), ..copy(24_000, 8, 12_032, 0) },
         copy(24_008, 8, 12_048, 0),
     ];
     for config in [SMALL, SHARED, LARGE] {
@@ -781,6 +785,111 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
         let counts: Vec<_> =
             stats.operations.iter().map(|report| (report.infinite, report.nan)).collect();
         assert_eq!(counts, [(6, 1), (0, 0), (1, 1), (0, 0)], "{config:?}");
+    }
+}
+
+/// Infinities and NaNs of every format are counted where they stand in a copy, with both signs, and
+/// what is largest or smallest in the format is neither.
+pub(crate) fn floats_of_every_format_are_counted(kind: DeviceKind) {
+    // Of each format: its bits without the sign, in bytes.
+    let formats: [(FloatFormat, usize, u64); 4] = [
+        (FloatFormat::F16, 2, 0x7c00),
+        (FloatFormat::BF16, 2, 0x7f80),
+        (FloatFormat::F32, 4, 0x7f80_0000),
+        (FloatFormat::F64, 8, 0x7ff0_0000_0000_0000),
+    ];
+    let mut source = Vec::new();
+    let mut ops = Vec::new();
+    let mut want = Vec::new();
+    // By turns, so that no two neighbours have one format.
+    for count in [0, 1, 7, 9, 1024, 4097_u64] {
+        for (format, bytes, infinity) in formats {
+            let sign = 1 << (8 * bytes - 1);
+            let of_interest = [
+                infinity,
+                infinity | sign,
+                infinity + 1,
+                sign | (sign - 1),
+                infinity - 1,
+                sign | (infinity - 1),
+                sign,
+                1,
+            ];
+            let (mut infinite, mut nan) = (0, 0);
+            let start = source.len() as u64;
+            for index in 0..count {
+                let word = if index % 61 < 8 { of_interest[(index % 61) as usize] } else { 1 };
+                infinite += u64::from(word & !sign == infinity);
+                nan += u64::from(word & !sign > infinity);
+                source.extend_from_slice(&word.to_le_bytes()[..bytes]);
+            }
+            let op = copy(start, count * bytes as u64, start, 0);
+            ops.push(CopyOp { floats: Some(format), ..op });
+            want.push((infinite, nan));
+            source.resize(source.len().next_multiple_of(32), 0);
+        }
+    }
+    let file = file_of(&source);
+    for config in [SMALL, SHARED, LARGE] {
+        let mut bench = Bench::new(kind, config);
+        let mut dest = bench.device.allocate(source.len() as u64).unwrap();
+        let stats = bench
+            .run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        for ((op, report), want) in ops.iter().zip(&stats.operations).zip(&want) {
+            assert_eq!((report.infinite, report.nan), *want, "{op:?} {config:?}");
+        }
+    }
+}
+
+/// An operation is all zero where every byte of it is, whatever is beside it, and however it is
+/// divided and converted.
+pub(crate) fn operations_of_zeros_alone_are_found(kind: DeviceKind) {
+    const BYTES: u64 = 100_000;
+    let f32_type = decoder(F32);
+    let zeros = |len: u64| vec![0_u8; len as usize];
+    let with_one_at = |at: u64| {
+        let mut bytes = zeros(BYTES);
+        bytes[at as usize] = 1;
+        bytes
+    };
+    let contents = [
+        zeros(BYTES),
+        with_one_at(0),
+        with_one_at(BYTES / 2),
+        with_one_at(BYTES - 1),
+        zeros(BYTES),
+        zeros(1),
+        vec![0x80],
+        zeros(7),
+        zeros(0),
+    ];
+    let mut source = Vec::new();
+    let mut ops = Vec::new();
+    for content in &contents {
+        // What stands between is not zero.
+        source.resize(source.len().next_multiple_of(32) + 32, 0xee);
+        let (start, len) = (source.len() as u64, content.len() as u64);
+        ops.push(copy(start, len, ops.len() as u64 * 2 * BYTES, 0));
+        source.extend_from_slice(content);
+    }
+    ops[4] = decode(&f32_type, ops[4].source_offset, BYTES / 4, ops[4].dest_offset);
+    let want = [true, false, false, false, true, true, false, true, false];
+    let file = file_of(&source);
+    for config in [SMALL, SHARED, LARGE] {
+        for (io, digest) in IOS.into_iter().flat_map(|io| [(io, false), (io, true)]) {
+            let mut bench = Bench::new(kind, config);
+            let mut dest = bench.device.allocate(ops.len() as u64 * 2 * BYTES).unwrap();
+            let file = SourceFile { file: file.as_fd(), bytes: source.len() as u64 };
+            let request =
+                Request { sources: &[file], io, ops: &ops, units: 1, digest, timeline: false };
+            let stats = bench
+                .engine
+                .execute(request, &mut dest, &mut |_| ControlFlow::Continue(()))
+                .unwrap();
+            let found: Vec<_> = stats.operations.iter().map(|report| report.all_zero).collect();
+            assert_eq!(found, want, "{config:?} {io:?} {digest}");
+        }
     }
 }
 

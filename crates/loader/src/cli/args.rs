@@ -233,7 +233,7 @@ pub(super) struct Load {
     /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
     #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
-    /// Fail where a weight is infinite or NaN as f16, instead of warning
+    /// Fail where a weight is infinite or NaN as it is loaded, instead of warning
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
     /// Read the weights back from the device into a safetensors file

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::loader::Loader;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Settings};
+use reading::Unread;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
@@ -85,27 +86,28 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     let planned = loader.plan(&arguments.file)?;
     let gguf = loader.inspect(&arguments.file)?;
     let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
-    let read_failed = |error| Failure::Read(arguments.file.clone(), error);
+    let unread = |error: Unread| error.of(&arguments.file);
 
-    page_cache::fill(&files, token).map_err(read_failed)?;
+    page_cache::fill(&files, token).map_err(unread)?;
     let mut loads = loads::warm(arguments, &files, token)?;
     let warm = loads.len();
     let mut from_storage = loads::FromStorage::default();
-    let mut storage = limits::StorageReads::open(arguments, &files).map_err(read_failed)?;
+    let mut storage =
+        limits::StorageReads::open(arguments, &files).map_err(|error| unread(error.into()))?;
     for run in 0..arguments.repeat {
         if arguments.cold {
             from_storage.add(arguments, &files, token)?;
         }
-        storage.add(run, token).map_err(read_failed)?;
+        storage.add(run, token).map_err(unread)?;
     }
     if arguments.cold {
         loads.extend(from_storage.figures(&arguments.choices));
     }
     let mut limits = storage.limits();
-    page_cache::fill(&files, token).map_err(read_failed)?;
+    page_cache::fill(&files, token).map_err(unread)?;
     loads.splice(warm..warm, loads::reused(arguments, &files, token)?);
     let health = health::measure(arguments, token)?;
-    limits.extend(limits::page_cache(arguments, &files, token).map_err(read_failed)?);
+    limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
 
     let device = Device::open(device_choice::resolve(options.device)).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device, token)?);

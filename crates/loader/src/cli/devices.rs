@@ -66,7 +66,7 @@ fn collect() -> DevicesDocument {
 
 /// Free memory is known only for a device that can be opened.
 fn describe(kind: DeviceKind, name: String, total: Option<u64>) -> DeviceDocument {
-    let memory = Device::open(kind).and_then(|device| device.memory()).ok();
+    let memory = Device::open(kind).and_then(|device| device.memory()).ok().flatten();
     let (kind_name, ordinal) = match kind {
         DeviceKind::Host => ("host", 0),
         DeviceKind::Cuda(ordinal) => ("cuda", ordinal),

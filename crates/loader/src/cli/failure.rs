@@ -3,7 +3,7 @@
 use crate::codes::{self, CodeFacts};
 use crate::error::Error;
 use crate::path_text::path_text;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 /// Why a command did not do what it was asked.
@@ -17,6 +17,8 @@ pub(super) enum Failure {
     Output(std::io::Error),
     /// A file cannot be read that is to be measured with.
     Read(PathBuf, std::io::Error),
+    /// The system does not start this.
+    Start(&'static str, std::io::Error),
     /// A process of this program failed and said so.
     Process(ProcessFailure),
 }
@@ -45,6 +47,7 @@ impl Failure {
             Self::Usage(_) => USAGE,
             Self::Output(_) => codes::WRITE_FAILED.exit_code,
             Self::Read(..) => codes::READ_FAILED.exit_code,
+            Self::Start(_, error) => start_facts(error).exit_code,
             Self::Process(failure) => failure.exit_code,
         }
     }
@@ -66,6 +69,10 @@ impl Failure {
                 let CodeFacts { code, cure, .. } = codes::READ_FAILED;
                 (code, format!("{}: {error}", path_text(path)), Some(cure))
             }
+            Self::Start(what, error) => {
+                let CodeFacts { code, cure, .. } = start_facts(error);
+                (code, format!("{what} cannot be started: {error}"), Some(cure))
+            }
             Self::Process(failure) => {
                 (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
             }
@@ -77,6 +84,15 @@ impl Failure {
         if let Some(help) = help {
             let _ = writeln!(out, "{cyan}help{cyan:#}: {help}");
         }
+    }
+}
+
+/// A thread or a process takes memory, and a place among those that the user may have; a program must
+/// also be found and read.
+fn start_facts(error: &std::io::Error) -> CodeFacts {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
+        _ => codes::READ_FAILED,
     }
 }
 

@@ -12,9 +12,10 @@ use crate::loader::Loader;
 use crate::options::LoadOptions;
 use crate::path_text::path_text;
 use crate::warning::Warning;
-use gguf_format::{GgufFile, Metadata, TensorInfo, Value, escape};
+use gguf_format::{GgufFile, Metadata, TensorInfo, Text, Value, escape};
 use model_phi3::{Phi3Config, TensorMap};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -115,7 +116,13 @@ pub(super) fn serialize_metadata<S: Serializer>(
     metadata: &Metadata<'_>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(metadata.iter().map(|(key, value)| (key, ValueDocument(value))))
+    serializer
+        .collect_map(metadata.iter().map(|(key, value)| (document_text(key), ValueDocument(value))))
+}
+
+/// Text in JSON, which has to be UTF-8: text that is not is escaped, with `\xff` for each such byte.
+fn document_text(text: Text<'_>) -> Cow<'_, str> {
+    text.as_str().map_or_else(|_| text.to_string().into(), Cow::Borrowed)
 }
 
 fn architecture(gguf: &GgufFile) -> Option<&str> {
@@ -135,13 +142,14 @@ impl Serialize for ValueDocument<'_> {
                 map.serialize_entry("length", &array.len())?;
                 map.end()
             }
-            Value::String(text) if text.len() > WHOLE_BYTES => {
+            Value::String(text) if text.as_bytes().len() > WHOLE_BYTES => {
+                let whole = document_text(text);
                 let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("string_bytes", &text.len())?;
-                map.serialize_entry("start", &text[..text.floor_char_boundary(SHOWN_CHARS)])?;
+                map.serialize_entry("string_bytes", &text.as_bytes().len())?;
+                map.serialize_entry("start", &whole[..whole.floor_char_boundary(SHOWN_CHARS)])?;
                 map.end()
             }
-            Value::String(text) => serializer.serialize_str(text),
+            Value::String(text) => serializer.serialize_str(&document_text(text)),
             Value::Bool(flag) => serializer.serialize_bool(flag),
             // JSON has no infinities and no NaN: those become text.
             Value::F32(number) if !number.is_finite() => serializer.collect_str(&number),
@@ -179,7 +187,7 @@ fn write_text(
     write_warnings(out, &warnings)?;
     writeln!(out, "\nmetadata")?;
     for (key, value) in gguf.metadata().iter() {
-        writeln!(out, "  {} = {}", escape(key), value_text(&value))?;
+        writeln!(out, "  {key} = {}", value_text(&value))?;
     }
     writeln!(out, "\ntensors")?;
     for tensor in gguf.tensors() {

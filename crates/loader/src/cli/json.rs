@@ -335,10 +335,12 @@ pub(super) enum EventKind<'a> {
         pinned: bool,
         residency: ResidencyDocument,
         memory: MemoryDocument,
-        /// Tensors with weights that are infinite or NaN as f16.
+        /// Tensors with weights that are infinite or NaN as they were loaded.
         non_finite: Vec<NonFiniteDocument<'a>>,
         /// What may be wrong with the file.
         warnings: Vec<WarningDocument>,
+        /// Tensors whose bytes in the file are all zero.
+        all_zero: Vec<AllZeroDocument<'a>>,
     },
     Failed {
         code: &'static str,
@@ -355,6 +357,14 @@ pub(super) struct NonFiniteDocument<'a> {
     pub(super) tensor: &'a str,
     pub(super) infinite: u64,
     pub(super) nan: u64,
+    /// What the weights were loaded as.
+    pub(super) format: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct AllZeroDocument<'a> {
+    pub(super) tensor: &'a str,
+    pub(super) bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -363,12 +373,13 @@ pub(super) struct ResidencyDocument {
     pub(super) ok: bool,
 }
 
-/// The device's free memory around the allocation of the weights, as its driver reports it.
+/// The device's free memory around the allocation of the weights; `None` where the system does not
+/// tell.
 #[derive(Serialize)]
 pub(super) struct MemoryDocument {
-    pub(super) free_before_bytes: u64,
-    pub(super) free_after_bytes: u64,
-    pub(super) total_bytes: u64,
+    pub(super) free_before_bytes: Option<u64>,
+    pub(super) free_after_bytes: Option<u64>,
+    pub(super) total_bytes: Option<u64>,
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::args::Load;
 use super::dump;
 use super::failure::Failure;
 use super::json::{
-    self, Event, EventKind, FileName, MemoryDocument, NonFiniteDocument, ResidencyDocument,
-    WarningDocument,
+    self, AllZeroDocument, Event, EventKind, FileName, MemoryDocument, NonFiniteDocument,
+    ResidencyDocument, WarningDocument,
 };
+use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
 use super::plan::{config_document, storage_name};
 use super::progress::LoadBar;
@@ -32,6 +33,9 @@ pub(super) fn run(
     bars: &MultiProgress,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
+    if arguments.json {
+        out_of_memory::expect_events();
+    }
     let mut events = Events { printed: Ok(()), wanted: arguments.json };
     match load(arguments, quiet, bars, interrupt.token(), &mut events) {
         Ok(Loaded { model, .. }) if arguments.json => events.print(finished(model.stats())),
@@ -161,9 +165,9 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
             ok: true,
         },
         memory: MemoryDocument {
-            free_before_bytes: stats.memory.free_before,
-            free_after_bytes: stats.memory.free_after,
-            total_bytes: stats.memory.total,
+            free_before_bytes: stats.memory.map(|memory| memory.free_before),
+            free_after_bytes: stats.memory.map(|memory| memory.free_after),
+            total_bytes: stats.memory.map(|memory| memory.total),
         },
         non_finite: stats
             .non_finite
@@ -172,9 +176,15 @@ pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
                 tensor: &tensor.tensor,
                 infinite: tensor.infinite,
                 nan: tensor.nan,
+                format: tensor.format.ggml_type().name(),
             })
             .collect(),
         warnings: stats.warnings.iter().map(WarningDocument::new).collect(),
+        all_zero: stats
+            .all_zero
+            .iter()
+            .map(|tensor| AllZeroDocument { tensor: &tensor.tensor, bytes: tensor.bytes })
+            .collect(),
     }
 }
 

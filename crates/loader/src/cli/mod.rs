@@ -10,6 +10,7 @@ mod inspect;
 mod json;
 mod load;
 mod logging;
+mod out_of_memory;
 mod outputs;
 mod plan;
 mod progress;
@@ -24,6 +25,8 @@ use failure::Failure;
 use indicatif::MultiProgress;
 use signals::Interrupt;
 use std::process::ExitCode;
+
+pub use out_of_memory::out_of_memory;
 
 /// What the program finds when it starts, before the standard library changes it.
 #[derive(Clone, Copy, Debug)]

@@ -167,9 +167,10 @@ fn too_small_a_limit_names_required_and_available_bytes() {
 fn a_reserve_that_does_not_fit_names_every_figure() {
     let path = model_path("fused-f16.gguf");
     let plan = run(["plan", path.to_str().unwrap(), "--json"]);
-    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap();
+    // A staging ring of one huge page.
+    let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap() + (2 << 20);
 
-    let ran = load(&path, &["--json", "--reserve", "1000PB"]);
+    let ran = load(&path, &["--json", "--reserve", "1000PB", "--chunk=4KiB", "--depth=1"]);
     assert_eq!(ran.code(), 6);
     let events = ran.json_lines();
     assert!(events.iter().all(|event| event["event"] != "allocated"), "nothing was allocated");
@@ -178,9 +179,10 @@ fn a_reserve_that_does_not_fit_names_every_figure() {
     assert_eq!(failed["retriable"], false, "there is no such host");
     let message = failed["message"].as_str().unwrap();
     for figure in [
-        format!("{required} bytes required, 1000000000000000000 bytes reserved"),
+        format!("{required} bytes required, 2097152 bytes of them for staging, "),
+        "1000000000000000000 bytes reserved beside them, ".to_owned(),
         " bytes free of ".to_owned(),
-        " bytes total".to_owned(),
+        " bytes total, limited by ".to_owned(),
     ] {
         assert!(message.contains(&figure), "{figure}: {message}");
     }
@@ -356,6 +358,40 @@ fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
         assert_eq!(ran.code(), 3, "{}", ran.stdout());
         assert!(ran.stderr().contains(key), "{}", ran.stderr());
     }
+}
+
+/// Nothing of a load depends on these strings: they are shown, escaped, and refuse no file.
+#[test]
+fn text_that_is_not_utf8_refuses_no_file_and_is_shown_escaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = phi3_keys();
+    writer.kv("general.name", "n?").kv("general.author", "a?").kv("k?", 7_u32);
+    for (name, dims, ggml_type) in TENSORS {
+        writer.tensor(name, dims, ggml_type);
+    }
+    let mut bytes = zeroed(&writer);
+    for text in [b"n?", b"a?", b"k?"] {
+        let at = bytes.windows(2).position(|pair| pair == text).unwrap();
+        bytes[at + 1] = 0xe9;
+    }
+    let path = write(&dir, "model.gguf", &bytes);
+    let path = path.to_str().unwrap();
+    for command in [&["inspect", path][..], &["plan", path], &["load", path, "--device", "host"]] {
+        let json = [command, &["--json"]].concat();
+        for arguments in [command.to_vec(), json] {
+            let ran = run(&arguments);
+            assert_eq!(ran.code(), 0, "{arguments:?}: {}", ran.stderr());
+        }
+    }
+    let text = run(["inspect", path]);
+    for shown in ["k\\xe9 = 7", "general.author = \"a\\xe9\"", "general.name = \"n\\xe9\""] {
+        assert!(text.stdout().contains(shown), "{}", text.stdout());
+    }
+    let document = run(["inspect", path, "--json"]);
+    let document = &document.json_lines()[0];
+    assert_eq!(document["metadata"]["k\\xe9"], 7);
+    assert_eq!(document["metadata"]["general.author"], "a\\xe9");
+    assert_eq!(document["config"]["name"], "n\u{fffd}");
 }
 
 #[test]

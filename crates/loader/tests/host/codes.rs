@@ -1,7 +1,7 @@
 //! Every error code, provoked.
 
 use crate::common::{go_on, model_path};
-use crate::small_model::{TENSORS, phi3_keys, write_large_model};
+use crate::small_model::{TENSORS, phi3_keys};
 use cuda_sys::{
     Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile,
     StagingRing,
@@ -26,8 +26,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 enum By {
     /// By `phi3-loader load` of this file with these arguments. The folder is the row's own.
     Load(fn(&Path) -> (PathBuf, Vec<String>)),
-    /// The same in 16 GiB of addresses, so that no machine is too large to run out of memory.
-    SmallLoad(fn(&Path) -> (PathBuf, Vec<String>)),
+    /// By `phi3-loader bench` of this file with these arguments, in 16 GiB of addresses: no machine is
+    /// then too large to run out of memory.
+    SmallBench(fn(&Path) -> (PathBuf, Vec<String>)),
     /// By the library.
     Library(fn(&Path) -> Error),
     /// By a crate below, whose error the loader wraps itself, and from no file that can exist.
@@ -55,7 +56,7 @@ const UNSUPPORTED: Expected = (4, "MODEL_LOAD_FAILED", false);
 const BUG: Expected = (1, "INTERNAL", false);
 
 fn rows() -> Vec<Row> {
-    use By::{EngineCode, Library, Load, Model, SmallLoad};
+    use By::{EngineCode, Library, Load, Model, SmallBench};
     let row = |code, expected, by, names| Row { code, expected, by, names };
     vec![
         row(
@@ -159,7 +160,7 @@ fn rows() -> Vec<Row> {
             "GGUF_OVERLAPPING_TENSORS",
             MALFORMED,
             Load(|_| corpus("GGUF_OVERLAPPING_TENSORS")),
-            &["tensors \"", "\" overlap"],
+            &["tensor \"b\" (F32)", "offset 32", "expected at offset 64"],
         ),
         row(
             "GGUF_UNSUPPORTED_VERSION",
@@ -177,7 +178,7 @@ fn rows() -> Vec<Row> {
             "GGUF_UNKNOWN_TENSOR_TYPE",
             UNSUPPORTED,
             Load(|_| corpus("GGUF_UNKNOWN_TENSOR_TYPE.43")),
-            &["tensor \"", "ggml type 42"],
+            &["tensor \"", "ggml type 43"],
         ),
         row(
             "GGUF_REMOVED_TENSOR_TYPE",
@@ -235,6 +236,38 @@ fn rows() -> Vec<Row> {
             &["model-00002-of-00002.gguf", "split.no is 0", "must have 1"],
         ),
         row(
+            "GGUF_MISPLACED_TENSOR",
+            MALFORMED,
+            Load(|_| corpus("GGUF_MISPLACED_TENSOR.gaps-and-order")),
+            &["tensor \"", "expected at offset 0, where the data starts"],
+        ),
+        row(
+            "GGUF_HEADER_PADDING",
+            MALFORMED,
+            Load(|_| corpus("GGUF_HEADER_PADDING.count-too-small")),
+            &["number of tensors, 1, is too small"],
+        ),
+        row(
+            "GGUF_SHARDS_JOINED",
+            MALFORMED,
+            Load(|dir| {
+                let (first, more) = shard(dir, "model-00001-of-00002.gguf", 0);
+                let (second, _) = shard(dir, "model-00002-of-00002.gguf", 1);
+                let joined = [first, second].map(|path| std::fs::read(path).unwrap()).concat();
+                (written(dir, &joined).0, more)
+            }),
+            &["model.gguf", "shard 1 of 2", "joined"],
+        ),
+        row(
+            "GGUF_OUT_OF_MEMORY",
+            (6, "INSUFFICIENT_VRAM", true),
+            // What provokes it takes all memory of a process: the fault tests do.
+            Library(|_| {
+                gguf_format::Error::OutOfMemory { what: "the list of keys", bytes: 96 }.into()
+            }),
+            &["the list of keys", "96 bytes"],
+        ),
+        row(
             "PHI3_UNSUPPORTED_ARCHITECTURE",
             UNSUPPORTED,
             Load(|dir| {
@@ -275,10 +308,10 @@ fn rows() -> Vec<Row> {
             UNSUPPORTED,
             Load(|dir| {
                 let mut tensors = TENSORS;
-                tensors[3].2 = GgmlType::I8;
+                tensors[3].2 = GgmlType::F64;
                 written(dir, &zeroed(&model(&tensors)))
             }),
-            &["model.gguf", "blk.0.attn_output.weight", "I8"],
+            &["model.gguf", "blk.0.attn_output.weight", "F64"],
         ),
         row("PHI3_TOO_LARGE", MALFORMED, Model(larger_than_64_bits), &["2^64 - 1 bytes"]),
         row("PHI3_INVALID_PLAN", BUG, Model(plan_of_another_model), &["load plan"]),
@@ -317,8 +350,9 @@ fn rows() -> Vec<Row> {
             (6, "INSUFFICIENT_VRAM", true),
             Load(|_| {
                 // All there is but room for the model: as much is never free.
-                let total = Device::open(DeviceKind::Host).unwrap().memory().unwrap().total;
-                let reserve = format!("--reserve={}", total - (1 << 20));
+                let total =
+                    Device::open(DeviceKind::Host).unwrap().memory().unwrap().unwrap().total;
+                let reserve = format!("--reserve={}", total - (64 << 20));
                 (model_path("fused-f16.gguf"), vec![reserve])
             }),
             &["host", " bytes required", " bytes reserved", " bytes free of ", " bytes total"],
@@ -326,13 +360,11 @@ fn rows() -> Vec<Row> {
         row(
             "INSUFFICIENT_HOST_MEMORY",
             (6, "INSUFFICIENT_VRAM", true),
-            SmallLoad(|dir| {
-                let path = dir.join("large.gguf");
-                write_large_model(&path);
-                // Chunks are no larger than the model: as many of those as there may be.
-                (path, vec!["--chunk=1GiB".to_owned(), "--depth=1024".to_owned()])
+            SmallBench(|_| {
+                let largest = "--shapes=1:1024:1GiB:4KiB".to_owned();
+                (model_path("fused-f16.gguf"), vec![largest])
             }),
-            &["staging memory of ", " bytes cannot be mapped"],
+            &["staging memory: ", " bytes required, ", " bytes free of ", ", limited by "],
         ),
         row(
             "DEVICE_UNAVAILABLE",
@@ -502,7 +534,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
         dest_bytes: bytes,
         conversion: Conversion::Copy,
         unit: 0,
-        halves: false,
+        floats: None,
     };
     let request = Request {
         sources: &[SourceFile { file: source.as_fd(), bytes: 1 }],
@@ -519,7 +551,9 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
 
 fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     let limits = Limits::default();
-    let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+    // With the first bytes of the data, which the parser wants to see where there is no padding.
+    let prefix = [layout.header(), &[0; 8]].concat();
+    let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
     let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
     (config, tensors)
@@ -553,8 +587,8 @@ struct Told {
 }
 
 impl Told {
-    fn by_program(mut program: Command, file: &Path, more: &[String]) -> Self {
-        let output = program
+    fn by_load(file: &Path, more: &[String]) -> Self {
+        let output = Command::new(PROGRAM)
             .args(["load", file.to_str().unwrap(), "--json"])
             .args(more)
             .env("PHI3_LOADER_DEVICE", "host")
@@ -578,6 +612,22 @@ impl Told {
             format!("error[{}]: {}\nhelp: {}\n", told.code, told.message, text("help")),
         );
         told
+    }
+
+    fn by_small_bench(file: &Path, more: &[String]) -> Self {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -v 16777216 && exec \"$0\" \"$@\"", PROGRAM])
+            .args(["bench", file.to_str().unwrap(), "--device=host", "--repeat=1"])
+            .args(more)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let (code, rest) = stderr.strip_prefix("error[").unwrap().split_once("]: ").unwrap();
+        let facts = CodeFacts::all().into_iter().find(|facts| facts.code == code).unwrap();
+        assert_eq!(output.status.code(), Some(facts.exit_code.into()));
+        let (message, help) = rest.split_once("\nhelp: ").unwrap();
+        assert_eq!(help.trim_end(), facts.cure);
+        Self::by_facts(facts, message.to_owned())
     }
 
     fn by_library(error: &Error) -> Self {
@@ -614,15 +664,13 @@ fn every_code_is_provoked_and_says_what_it_must() {
         let told = match by {
             By::Load(prepare) => {
                 let (file, more) = prepare(dir.path());
-                Told::by_program(Command::new(PROGRAM), &file, &more)
+                Told::by_load(&file, &more)
             }
             // The shadow memory of a sanitizer takes more addresses than that.
-            By::SmallLoad(_) if is_sanitized() => continue,
-            By::SmallLoad(prepare) => {
+            By::SmallBench(_) if is_sanitized() => continue,
+            By::SmallBench(prepare) => {
                 let (file, more) = prepare(dir.path());
-                let mut small = Command::new("sh");
-                small.args(["-c", "ulimit -v 16777216 && exec \"$0\" \"$@\"", PROGRAM]);
-                Told::by_program(small, &file, &more)
+                Told::by_small_bench(&file, &more)
             }
             By::Library(provoke) => Told::by_library(&provoke(dir.path())),
             By::Model(provoke) => {

@@ -1,6 +1,6 @@
 //! `docs/errors.md` is what the code says, and no code that it has ever listed goes away.
 
-use loader::CodeFacts;
+use loader::{CodeFacts, Warning};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -24,6 +24,18 @@ tensor or key, and the numbers.
 Exit code 2 is a wrong command line, and has no code here. A command that is cancelled exits with 130 after Ctrl-C (SIGINT),
 and with 143 after SIGTERM. `crates/loader/tests/host/codes.rs` provokes every code, or
 says which tests do.
+";
+
+const WARNINGS: &str = "
+## Warnings
+
+A file with a warning is loaded: it is sound, and may be another than it should be. `inspect` and `plan` print
+`warning CODE: message` and a line of help; `load` logs the warning and, with `--json`, prints an event `warning` with `code`,
+`message` and `help`. All three have the list `warnings` in their JSON documents, `load` in its event `finished`. In Rust,
+`LoadEvent::Warned`, `LoadStats::warnings` and `Planned::warnings` have them.
+
+| code | cause | cure |
+|---|---|---|
 ";
 
 fn document() -> String {
@@ -58,6 +70,10 @@ fn document() -> String {
             }
         }
     }
+    text.push_str(WARNINGS);
+    for (code, cause, cure) in Warning::all() {
+        writeln!(text, "| `{code}` | {cause} | {cure} |").unwrap();
+    }
     text
 }
 
@@ -65,6 +81,7 @@ fn document() -> String {
 fn listed(document: &str) -> Vec<(&str, &str)> {
     document
         .lines()
+        .take_while(|line| *line != "## Warnings")
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
         .map(|(code, rest)| (code, rest.split_once(' ').unwrap().0))
         .collect()
@@ -84,6 +101,10 @@ fn the_document_is_that_of_the_codes() {
         assert!(facts.cause.ends_with('.') && !facts.cure.ends_with('.'), "{}", facts.code);
         let text = [facts.cause, facts.cure].concat();
         assert!(!text.contains(['|', '\n']), "{} breaks the table", facts.code);
+    }
+    for (code, cause, cure) in Warning::all() {
+        assert!(made.contains(&format!("| `{code}` | {cause} | {cure} |\n")));
+        assert!(cause.ends_with('.') && !cure.ends_with('.'), "{code}");
     }
     if std::env::var_os(WRITE).is_some() {
         std::fs::write(&path, &made).unwrap();

@@ -5,6 +5,8 @@ use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use loader::{DeviceChoice, Error, LoadOptions, LoadedModel, Loader, Storage};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -96,6 +98,33 @@ fn shards_load_to_the_bytes_of_the_unsplit_file() {
             assert!(slots(&split) == slots(&whole), "opened by shard {opened}, {storage:?}");
         }
     }
+}
+
+#[test]
+fn shards_whose_names_are_not_utf8_load() {
+    let files = Files::new();
+    let renamed = |no: usize| {
+        let end = format!("-{:05}-of-{SHARDS:05}.gguf", no + 1);
+        files.folder.path().join(OsString::from_vec([b"\xff", end.as_bytes()].concat()))
+    };
+    for no in 0..SHARDS {
+        std::fs::rename(files.shard(no), renamed(no)).unwrap();
+    }
+    let whole = load(&files.path("whole.gguf"), Storage::F16).unwrap();
+    for opened in 0..SHARDS {
+        assert!(slots(&load(&renamed(opened), Storage::F16).unwrap()) == slots(&whole));
+    }
+}
+
+/// A load of this file would be one of its siblings alone.
+#[test]
+fn a_file_with_the_number_of_no_shard_is_refused() {
+    let files = Files::new();
+    let path = files.path(&format!("model-00000-of-{SHARDS:05}.gguf"));
+    std::fs::copy(files.shard(0), &path).unwrap();
+    let error = load(&path, Storage::F16).unwrap_err();
+    assert_eq!((error.code(), error.exit_code()), ("GGUF_SHARD_NAME", 3), "{error}");
+    assert!(error.to_string().contains("model-00000-of-"), "{error}");
 }
 
 /// The error of a load must have this code, exit with 3 and name this shard.

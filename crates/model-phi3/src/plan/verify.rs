@@ -188,11 +188,17 @@ mod tests {
     use gguf_format::write::GgufWriter;
     use gguf_format::{Gguf, Limits};
 
+    /// The header and the first bytes of the data, which the parser wants where there is no padding.
+    fn with_data(layout: &gguf_format::write::Layout) -> Vec<u8> {
+        [layout.header(), &[0; 8]].concat()
+    }
+
     fn plan(preset: Preset) -> LoadPlan {
         let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::Q8_0);
         let layout = blueprint.writer().layout().unwrap();
+        let prefix = with_data(&layout);
         let limits = Limits::default();
-        let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+        let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
         let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
         let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
         LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
@@ -309,8 +315,9 @@ mod tests {
             }
         }
         let layout = writer.layout().unwrap();
+        let prefix = with_data(&layout);
         let limits = Limits::default();
-        let gguf = Gguf::parse_header(layout.header(), layout.file_len(), &limits).unwrap();
+        let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
         let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
         LoadPlan::new(&config, &TensorMap::bind(&config, gguf.tensors()).unwrap(), storage).unwrap()
     }

@@ -1,6 +1,6 @@
 use crate::support::TestFile;
-use gguf_format::GgmlType;
 use gguf_format::write::{WriteArray, WriteValue};
+use gguf_format::{GgmlType, Gguf};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{
     Architecture, AttentionKind, Error, ErrorClass, Phi3Config, RopeScaling, RopeStyle,
@@ -51,6 +51,25 @@ fn every_dimension_comes_from_the_file() {
     assert!(config.rope.factors);
     assert_eq!(config.attention().kind(), AttentionKind::GroupedQuery);
     assert_eq!(config.attention().scale, 0.125);
+}
+
+/// A name is only shown; what decides which model it is has to be text.
+#[test]
+fn a_name_that_is_not_utf8_refuses_no_model() {
+    let with = |key: &str| {
+        let mut bytes = TestFile::tiny().set(key, "phi3?").writer().to_bytes(|_, _| ()).unwrap();
+        let at = bytes.windows(5).position(|five| five == b"phi3?").unwrap();
+        bytes[at + 4] = 0xe9;
+        let gguf = Gguf::parse(&bytes).unwrap();
+        Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())
+    };
+    assert_eq!(with("general.name").unwrap().name.as_deref(), Some("phi3\u{fffd}"));
+    assert_eq!(with("general.author").unwrap().name.as_deref(), Some("Tiny Phi 3"));
+    for key in ["general.architecture", "general.type", "phi3.rope.scaling.type"] {
+        let error = with(key).unwrap_err();
+        assert_eq!((error.code(), error.class()), ("GGUF_INVALID_UTF8", ErrorClass::Malformed));
+        assert!(error.to_string().contains(key), "{error}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests, also outside #[test] functions")]
 
 mod binding;
+mod bit_flips;
 mod config;
 mod error;
 mod kv_cache;

@@ -26,47 +26,11 @@ pub(super) enum Stream {
     Err,
 }
 
-/// Runs a program to its end and hands on every line that it prints to a stream that is piped. Returns
-/// `None` where the token is cancelled first: then the program, and all that it has started, was asked
-/// to end, and has ended.
-pub(super) fn run(
-    command: &mut Command,
-    token: &CancelToken,
-    line: &mut dyn FnMut(Stream, &str),
-) -> Result<Option<ExitStatus>> {
-    // A group of its own: a signal reaches also what the program starts, and each of them once.
+/// Starts a program, in a group of its own: a signal then reaches also what the program starts, and
+/// each process once.
+pub(super) fn start(command: &mut Command) -> Result<Group> {
     let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
-    let mut group = Group { child, ended: false };
-    let out = group.child.stdout.take().map(OwnedFd::from);
-    let err = group.child.stderr.take().map(OwnedFd::from);
-    let pipes = [(Stream::Out, out), (Stream::Err, err)].into_iter();
-    let mut pipes: Vec<_> =
-        pipes.filter_map(|(stream, pipe)| Some(Pipe::new(stream, pipe?))).collect();
-    while !pipes.is_empty() {
-        if token.is_cancelled() {
-            return Ok(None);
-        }
-        let mut polled: Vec<_> =
-            pipes.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)).collect();
-        match poll(&mut polled, Some(&LOOK)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready: Vec<_> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
-        let mut ready = ready.into_iter();
-        let mut failed = Ok(());
-        pipes.retain_mut(|pipe| {
-            if ready.next() != Some(true) {
-                return true;
-            }
-            pipe.read(line).unwrap_or_else(|error| {
-                failed = Err(error);
-                false
-            })
-        });
-        failed?;
-    }
-    group.wait(token)
+    Ok(Group { child, ended: false })
 }
 
 /// What a program prints.
@@ -102,13 +66,54 @@ impl Pipe {
     }
 }
 
+/// Waits a moment for one of the pipes to have something, and drops those that are at their end.
+fn read_what_is_there(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str)) -> Result<()> {
+    let mut polled: Vec<_> =
+        pipes.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)).collect();
+    match poll(&mut polled, Some(&LOOK)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready: Vec<_> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+    let mut open = Vec::new();
+    for (mut pipe, ready) in std::mem::take(pipes).into_iter().zip(ready) {
+        if !ready || pipe.read(line)? {
+            open.push(pipe);
+        }
+    }
+    *pipes = open;
+    Ok(())
+}
+
 /// A program with all that it has started. Dropping it ends them.
-struct Group {
+pub(super) struct Group {
     child: Child,
     ended: bool,
 }
 
 impl Group {
+    /// Waits for the end of the program, and hands on every line that it prints to a stream that is
+    /// piped. Returns `None` where the token is cancelled first.
+    pub(super) fn run(
+        mut self,
+        token: &CancelToken,
+        line: &mut dyn FnMut(Stream, &str),
+    ) -> Result<Option<ExitStatus>> {
+        let out = self.child.stdout.take().map(OwnedFd::from);
+        let err = self.child.stderr.take().map(OwnedFd::from);
+        let mut pipes: Vec<_> = [(Stream::Out, out), (Stream::Err, err)]
+            .into_iter()
+            .filter_map(|(stream, pipe)| Some(Pipe::new(stream, pipe?)))
+            .collect();
+        while !pipes.is_empty() {
+            if token.is_cancelled() {
+                return Ok(None);
+            }
+            read_what_is_there(&mut pipes, line)?;
+        }
+        self.wait(token)
+    }
+
     fn wait(&mut self, token: &CancelToken) -> Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.child.try_wait()? {

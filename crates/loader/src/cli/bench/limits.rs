@@ -3,7 +3,7 @@
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::page_cache;
-use super::reading::{self, Bytes, Read, Readers};
+use super::reading::{self, Bytes, Read, Readers, Unread};
 use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::error::Error;
@@ -50,7 +50,8 @@ pub(super) fn device(
         .collect(),
         DeviceKind::Cuda(_) => {
             // Devices with little memory get shorter runs.
-            let total_bytes = RUN_BYTES.min(device.memory()?.free / 2).max(LARGEST_PINNED_CHUNK);
+            let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
+            let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
             PINNED_CHUNKS
                 .iter()
                 .map(|&chunk_bytes| {
@@ -97,7 +98,7 @@ pub(super) fn page_cache(
     arguments: &Bench,
     files: &[PathBuf],
     token: &CancelToken,
-) -> Result<Vec<Limit>> {
+) -> std::result::Result<Vec<Limit>, Unread> {
     let file = File::open(largest(files)?)?;
     let part = Bytes { start: 0, bytes: file.metadata()?.len().min(RUN_BYTES) };
     let all = cores();
@@ -107,7 +108,7 @@ pub(super) fn page_cache(
         .into_iter()
         .map(|threads| {
             let readers = Readers::of_large_chunks(threads);
-            let rates: Result<Vec<_>> = (0..arguments.repeat)
+            let rates: std::result::Result<Vec<_>, Unread> = (0..arguments.repeat)
                 .map(|_| Ok(reading::read(&file, part, readers, None, token)?.gb_per_s()))
                 .collect();
             Ok(Limit {
@@ -155,13 +156,14 @@ impl<'a> StorageReads<'a> {
     }
 
     /// Reads the part of this run, the one after the last run's.
-    pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> Result<()> {
+    pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> std::result::Result<(), Unread> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
             match self.read(direct, part, token) {
                 Ok(read) => self.direct_reads.push(read),
                 // Some file systems accept the flag and refuse the read.
-                Err(error) => self.direct = Err(error),
+                Err(Unread::File(error)) => self.direct = Err(error),
+                Err(unread) => return Err(unread),
             }
         }
         if self.cold {
@@ -179,7 +181,12 @@ impl<'a> StorageReads<'a> {
         Ok(Bytes { start, bytes: bytes.min(len.saturating_sub(start)) })
     }
 
-    fn read(&self, file: &File, part: Bytes, token: &CancelToken) -> Result<Read> {
+    fn read(
+        &self,
+        file: &File,
+        part: Bytes,
+        token: &CancelToken,
+    ) -> std::result::Result<Read, Unread> {
         reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs), token)
     }
 

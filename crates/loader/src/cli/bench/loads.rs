@@ -2,6 +2,7 @@
 
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
+use super::reading::Unread;
 use super::{child, load_command};
 use crate::cancel::CancelToken;
 use crate::cli::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
@@ -97,10 +98,10 @@ impl FromStorage {
         files: &[PathBuf],
         token: &CancelToken,
     ) -> Result<(), Failure> {
-        let read_failed = |error| Failure::Read(arguments.file.clone(), error);
-        page_cache::fill_half(files, token).map_err(read_failed)?;
+        let unread = |error: Unread| error.of(&arguments.file);
+        page_cache::fill_half(files, token).map_err(unread)?;
         self.half_cached.add_process(&arguments.file, &arguments.choices, files, token)?;
-        page_cache::drop_pages(files).map_err(read_failed)?;
+        page_cache::drop_pages(files).map_err(|error| unread(error.into()))?;
         self.cold.add_process(&arguments.file, &arguments.choices, files, token)
     }
 
@@ -152,12 +153,14 @@ fn load_in_process(
 ) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
     let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
-    let mut command = load_command(file, options).map_err(failed)?;
+    let unstarted = |error| Failure::Start("a load to be measured", error);
+    let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
     // Its last event says what goes wrong; warnings would come once a load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = child::start(&mut command).map_err(unstarted)?;
     let mut last = None;
-    let ended = child::run(&mut command, token, &mut |_, line| {
+    let ended = child.run(token, &mut |_, line| {
         last = Some((line.to_owned(), start.elapsed().as_secs_f64()));
     });
     let status = ended.map_err(failed)?.ok_or(Error::Cancelled)?;

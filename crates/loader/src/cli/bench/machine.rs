@@ -19,11 +19,11 @@ pub(super) fn describe(device: &Device) -> Result<Machine, Error> {
         version: env!("CARGO_PKG_VERSION"),
         cpu: cpu_model(),
         cores: cores(),
-        memory_bytes: host.memory()?.total,
+        memory_bytes: host.memory()?.map(|memory| memory.total),
         kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
         device: device.kind().to_string(),
         device_name: device.name()?,
-        device_bytes: device.memory()?.total,
+        device_bytes: device.memory()?.map(|memory| memory.total),
         pci_bus_id: gpu.as_ref().map(|gpu| gpu.pci_bus_id.clone()),
         driver: gpu.as_ref().and_then(|_| driver_version(&read("/proc/driver/nvidia/version")?)),
         compute_capability: gpu.map(|gpu| {

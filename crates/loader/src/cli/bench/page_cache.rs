@@ -1,18 +1,18 @@
 //! Getting files into the page cache, out of it, and asking what it holds.
 
-use super::reading::{self, Bytes, Readers};
+use super::reading::{self, Bytes, Readers, Unread};
 use crate::cancel::CancelToken;
 use rustix::fs::{Advice, fadvise, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::fs::File;
-use std::io::{IoSliceMut, Result};
+use std::io::IoSliceMut;
 use std::path::PathBuf;
 
 /// Places of a file that are asked about.
 const PROBES: u64 = 64;
 
 /// Reads the files once.
-pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<()> {
+pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread> {
     for path in files {
         let file = File::open(path)?;
         read_first(&file, file.metadata()?.len(), token)?;
@@ -21,7 +21,7 @@ pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<()> {
 }
 
 /// Leaves the first half of each file in the page cache and nothing else of it.
-pub(super) fn fill_half(files: &[PathBuf], token: &CancelToken) -> Result<()> {
+pub(super) fn fill_half(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread> {
     drop_pages(files)?;
     for path in files {
         let file = File::open(path)?;
@@ -32,14 +32,20 @@ pub(super) fn fill_half(files: &[PathBuf], token: &CancelToken) -> Result<()> {
     Ok(())
 }
 
-fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<()> {
-    let readers = Readers::of_large_chunks(super::cores());
-    reading::read(file, Bytes { start: 0, bytes }, readers, None, token)?;
-    Ok(())
+fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<(), Unread> {
+    let read = |threads| {
+        let readers = Readers::of_large_chunks(threads);
+        reading::read(file, Bytes { start: 0, bytes }, readers, None, token).map(drop)
+    };
+    match read(super::cores()) {
+        // Nothing is measured: one thread only takes longer.
+        Err(Unread::Threads(_)) => read(1),
+        done => done,
+    }
 }
 
 /// Drops the files' pages, after writing back what was not yet.
-pub(super) fn drop_pages(files: &[PathBuf]) -> Result<()> {
+pub(super) fn drop_pages(files: &[PathBuf]) -> std::io::Result<()> {
     for path in files {
         let file = File::open(path)?;
         fdatasync(&file)?;

@@ -73,7 +73,8 @@ fn run(
 ) -> Result<(), String> {
     let program = path_text(command.get_program().as_ref()).to_string();
     let mut last = String::new();
-    let ended = child::run(command, token, &mut |stream, text| {
+    let child = child::start(command).map_err(|error| format!("{program}: {error}"))?;
+    let ended = child.run(token, &mut |stream, text| {
         line(stream, text);
         if stream == Stream::Err && !text.trim().is_empty() {
             last = escape(text).to_string();

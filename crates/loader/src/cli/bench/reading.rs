@@ -2,11 +2,16 @@
 
 use super::document::gb_per_s;
 use crate::cancel::CancelToken;
+use crate::cli::failure::Failure;
+use crate::error::Error;
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::{ErrorKind, Result};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::sync::Barrier;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// Enough for direct reads on every file system.
@@ -48,44 +53,77 @@ impl Read {
     }
 }
 
-/// Reads a part of the file into buffers that the threads already have, until its end, until the time
-/// is over, or until the token is cancelled: then the figures mean nothing.
+/// Why a part of a file was not read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Cancelled,
+    /// The system does not start as many threads.
+    Threads(std::io::Error),
+    /// The file cannot be read.
+    File(std::io::Error),
+}
+
+impl Unread {
+    /// As the failure of a command that reads the file at `path`.
+    pub(super) fn of(self, path: &Path) -> Failure {
+        match self {
+            Self::Cancelled => Error::Cancelled.into(),
+            Self::Threads(error) => Failure::Start("a thread to measure with", error),
+            Self::File(error) => Failure::Read(path.to_owned(), error),
+        }
+    }
+}
+
+impl From<std::io::Error> for Unread {
+    fn from(error: std::io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<Errno> for Unread {
+    fn from(error: Errno) -> Self {
+        Self::File(error.into())
+    }
+}
+
+/// Reads a part of the file into buffers that the threads already have, until its end or until the
+/// time is over. The calling thread is one of them.
 pub(super) fn read(
     file: &File,
     part: Bytes,
     readers: Readers,
     limit: Option<Duration>,
     token: &CancelToken,
-) -> Result<Read> {
+) -> Result<Read, Unread> {
     let next = AtomicU64::new(0);
-    let ready = Barrier::new(readers.threads as usize);
+    // Where all meet before the first read; nothing where not all could be started.
+    let meeting = OnceLock::<Option<Barrier>>::new();
     let chunk_bytes = readers.chunk_bytes as usize;
+    let reader = || {
+        let mut memory = vec![1; chunk_bytes + ALIGNMENT];
+        let aligned = memory.as_ptr().align_offset(ALIGNMENT);
+        let buffer = &mut memory[aligned..aligned + chunk_bytes];
+        if let Some(meeting) = meeting.wait() {
+            meeting.wait();
+            return (Instant::now(), read_chunks(file, part, &next, buffer, limit, token));
+        }
+        (Instant::now(), Ok(0))
+    };
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..readers.threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut memory = vec![1; chunk_bytes + ALIGNMENT];
-                    let aligned = memory.as_ptr().align_offset(ALIGNMENT);
-                    let buffer = &mut memory[aligned..aligned + chunk_bytes];
-                    ready.wait();
-                    (Instant::now(), read_chunks(file, part, &next, buffer, limit, token))
-                })
-            })
-            .collect();
-        let mut start = Instant::now();
-        let mut bytes = 0;
-        let mut result = Ok(());
-        for reader in readers {
+        let others: Result<Vec<_>, _> =
+            (1..readers.threads).map(|_| Builder::new().spawn_scoped(scope, reader)).collect();
+        meeting.get_or_init(|| others.is_ok().then(|| Barrier::new(readers.threads as usize)));
+        let others = others.map_err(Unread::Threads)?;
+        let (mut start, mut bytes) = reader();
+        for other in others {
             // A panic there is a bug here; it goes on in this thread.
             let (started, read) =
-                reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             start = start.min(started);
-            match read {
-                Ok(count) => bytes += count,
-                Err(error) => result = Err(error),
-            }
+            bytes = bytes.and_then(|bytes| Ok(bytes + read?));
         }
-        result.map(|()| Read { bytes, seconds: start.elapsed().as_secs_f64() })
+        token.check().map_err(|_| Unread::Cancelled)?;
+        Ok(Read { bytes: bytes?, seconds: start.elapsed().as_secs_f64() })
     })
 }
 
@@ -96,7 +134,7 @@ fn read_chunks(
     buffer: &mut [u8],
     limit: Option<Duration>,
     token: &CancelToken,
-) -> Result<u64> {
+) -> std::io::Result<u64> {
     let start = Instant::now();
     let mut total = 0;
     while limit.is_none_or(|limit| start.elapsed() < limit) && !token.is_cancelled() {

@@ -61,7 +61,7 @@ fn copy(source_offset: u64, bytes: u64, dest_offset: u64) -> CopyOp {
         dest_bytes: bytes,
         conversion: Conversion::Copy,
         unit: 0,
-        halves: false,
+        floats: None,
     }
 }
 

@@ -29,7 +29,8 @@ fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Re
     let BenchDocument { machine, file, settings, .. } = document;
     writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
     let cpu = machine.cpu.as_deref().unwrap_or("unnamed processor");
-    writeln!(out, "machine   {cpu}, {} cores, {}", machine.cores, bytes(machine.memory_bytes))?;
+    let memory = machine.memory_bytes.map_or("memory unknown".to_owned(), bytes);
+    writeln!(out, "machine   {cpu}, {} cores, {memory}", machine.cores)?;
     write!(out, "device    {} ({})", machine.device, machine.device_name)?;
     for (what, fact) in [
         ("driver", &machine.driver),

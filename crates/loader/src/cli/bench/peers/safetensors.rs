@@ -3,7 +3,9 @@
 use super::{Measured, Stream, run};
 use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
+use crate::cli::bench::reading::Unread;
 use crate::cli::bench::{load_command, page_cache};
+use crate::error::Error;
 use crate::path_text::path_text;
 use cuda_sys::DeviceKind;
 use gguf_format::escape;
@@ -40,7 +42,10 @@ pub(super) fn measure(
         }
     };
     let failed = |error: std::io::Error| format!("{}: {error}", path_text(&weights));
-    page_cache::fill(std::slice::from_ref(&weights), token).map_err(failed)?;
+    page_cache::fill(std::slice::from_ref(&weights), token).map_err(|error| match error {
+        Unread::Threads(error) | Unread::File(error) => failed(error),
+        Unread::Cancelled => Error::Cancelled.to_string(),
+    })?;
     let bytes = std::fs::metadata(&weights).map_err(failed)?.len();
     let (place, runs) = (format!("cuda:{ordinal}"), arguments.repeat.to_string());
     let script_arguments = [weights.as_os_str(), place.as_ref(), runs.as_ref()];

@@ -1,0 +1,286 @@
+//! All commands under limits: they end in time, with a documented exit code, and with outputs that are
+//! whole or absent.
+
+use crate::common::model_path;
+use crate::trial::{Bench, TRIALS, timed};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn some_runs_under_limits_end_in_order() {
+    run(60, 1);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo xtask ci --full` runs it"]
+fn three_thousand_runs_under_limits_end_in_order() {
+    run(3000, 2);
+}
+
+/// What a process has less of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Processes and threads of the user, by `RLIMIT_NPROC`.
+    Processes,
+    /// Processes and threads of a control group.
+    GroupProcesses,
+    AddressSpace,
+    Data,
+    /// Memory of a control group.
+    GroupMemory,
+}
+
+const KINDS: [Kind; 5] =
+    [Kind::Processes, Kind::GroupProcesses, Kind::AddressSpace, Kind::Data, Kind::GroupMemory];
+
+impl Kind {
+    /// Whether limits of this kind can be set here, and bite.
+    fn works(self) -> bool {
+        let too_little = match self {
+            Self::Processes | Self::GroupProcesses => 1,
+            Self::AddressSpace | Self::Data => MIB,
+            Self::GroupMemory => 8 * MIB,
+        };
+        // A second process, and some memory that is used.
+        let hungry = "head -c 30000000 /dev/zero | tail -c 30000000 > /dev/null";
+        let line: Vec<OsString> = ["sh", "-c", hungry].map(OsString::from).into();
+        let enough = Hindrance { kind: self, limit: 1 << 40, user: 0 };
+        let ends_well = |hindrance: &Hindrance| {
+            let applied = hindrance.applied()?;
+            Some(timed(&applied.line(line.clone())).output().ok()?.status.success())
+        };
+        ends_well(&Hindrance { limit: too_little, ..enough }) == Some(false)
+            && (matches!(self, Self::Processes | Self::GroupProcesses)
+                || ends_well(&enough) == Some(true))
+    }
+
+    /// Some limit: most often so little that it is only just enough, or not.
+    fn choose(self, random: &mut fastrand::Rng) -> u64 {
+        match self {
+            Self::Processes | Self::GroupProcesses => random.u64(1..=16),
+            // A program, with its libraries, takes some 12 MiB of addresses and 1 MiB of data. In a
+            // group of less than 2 MiB the kernel kills it for reading a file.
+            Self::AddressSpace => 11 * MIB + more(random),
+            Self::Data => more(random),
+            Self::GroupMemory => 2 * MIB + more(random),
+        }
+    }
+}
+
+/// Bytes up to 1 GiB, of every order of magnitude alike.
+fn more(random: &mut fastrand::Rng) -> u64 {
+    let most = (MIB / 16) << random.u32(0..=14);
+    random.u64(0..=most)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hindrance {
+    kind: Kind,
+    limit: u64,
+    /// Distinguishes users whose processes are counted apart.
+    user: u32,
+}
+
+impl Hindrance {
+    /// `None` where no control group can be made.
+    fn applied(&self) -> Option<Applied> {
+        let Self { kind, limit, user } = *self;
+        let words = |words: &[String]| words.iter().map(OsString::from).collect();
+        let (prefix, group) = match kind {
+            Kind::Processes => (
+                words(&[
+                    "setpriv".to_owned(),
+                    format!("--reuid={}", 65534 - user),
+                    "--clear-groups".to_owned(),
+                    "prlimit".to_owned(),
+                    format!("--nproc={limit}"),
+                ]),
+                None,
+            ),
+            Kind::AddressSpace => (words(&["prlimit".to_owned(), format!("--as={limit}")]), None),
+            Kind::Data => (words(&["prlimit".to_owned(), format!("--data={limit}")]), None),
+            Kind::GroupProcesses | Kind::GroupMemory => {
+                let group = Group::with_limit(kind, limit)?;
+                let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+                let path = group.0.to_str()?.to_owned();
+                (words(&["sh".to_owned(), "-c".to_owned(), enter.to_owned(), path]), Some(group))
+            }
+        };
+        Some(Applied { prefix, _group: group })
+    }
+}
+
+/// What a command line begins with so that a limit holds.
+struct Applied {
+    prefix: Vec<OsString>,
+    _group: Option<Group>,
+}
+
+impl Applied {
+    fn line(&self, command: Vec<OsString>) -> Vec<OsString> {
+        self.prefix.iter().cloned().chain(command).collect()
+    }
+}
+
+/// A control group, removed on drop.
+struct Group(PathBuf);
+
+impl Group {
+    fn with_limit(kind: Kind, limit: u64) -> Option<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("phi3-loader-test-{}-{number}", std::process::id());
+        let (controller, files) = match kind {
+            Kind::GroupMemory => ("memory", ["memory.limit_in_bytes", "memory.max"]),
+            _ => ("pids", ["pids.max"; 2]),
+        };
+        parents(controller).into_iter().find_map(|parent| {
+            // Of version 2; where it is refused, the file of the limit is missing.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            let group = Self(parent.join(&name));
+            fs::create_dir(&group.0).ok()?;
+            let file = files.iter().map(|file| group.0.join(file)).find(|file| file.exists())?;
+            fs::write(file, limit.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Empty, since all that was run in it has ended.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Groups in which one could be made: the test's own, and those around it.
+fn parents(controller: &str) -> Vec<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut found = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let mount = match controllers {
+            "" => "/sys/fs/cgroup".to_owned(),
+            list if list.split(',').any(|one| one == controller) => {
+                format!("/sys/fs/cgroup/{list}")
+            }
+            _ => continue,
+        };
+        let own = Path::new(&mount).join(path.trim_start_matches('/'));
+        let up_to_mount = own.ancestors().take_while(|parent| parent.starts_with(&mount));
+        found.extend(up_to_mount.map(Path::to_owned));
+    }
+    found
+}
+
+/// What is done by several threads until there were enough runs.
+struct Campaign {
+    bench: Bench,
+    kinds: Vec<Kind>,
+    wanted: usize,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    /// By kind and exit code.
+    runs: BTreeMap<(Kind, u8), usize>,
+    /// Limits under which not even the version was printed.
+    passed_over: usize,
+    begun: usize,
+    wrong: Vec<String>,
+}
+
+fn run(wanted: usize, seed: u64) {
+    let kinds: Vec<_> = KINDS.into_iter().filter(|kind| kind.works()).collect();
+    for kind in KINDS.iter().filter(|kind| !kinds.contains(kind)) {
+        say(&format!("limits: {kind:?} cannot be limited here"));
+    }
+    assert!(
+        kinds.contains(&Kind::AddressSpace) && kinds.contains(&Kind::Data),
+        "they need nothing"
+    );
+    let campaign = Campaign {
+        bench: Bench::new(Path::new(PROGRAM), &model_path("tied-gqa-bf16.gguf")),
+        kinds,
+        wanted,
+        tally: Mutex::default(),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for worker in 0..threads {
+            let campaign = &campaign;
+            scope.spawn(move || campaign.work(worker as u32, seed));
+        }
+    });
+    let tally = campaign.tally.into_inner().unwrap();
+    let done: usize = tally.runs.values().sum();
+    say(&format!(
+        "limits: {done} runs of {} commands, {} limits passed over: {:?}",
+        TRIALS.len(),
+        tally.passed_over,
+        tally.runs
+    ));
+    assert!(tally.wrong.is_empty(), "{} wrong:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
+    assert_eq!(done, wanted);
+}
+
+impl Campaign {
+    fn work(&self, worker: u32, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed << 32 | u64::from(worker));
+        while let Some(number) = self.begin() {
+            let kind = self.kinds[number % self.kinds.len()];
+            while !self.attempt(kind, worker, &mut random) {
+                self.tally.lock().unwrap().passed_over += 1;
+            }
+        }
+    }
+
+    fn begin(&self) -> Option<usize> {
+        let mut tally = self.tally.lock().unwrap();
+        let number = tally.begun;
+        tally.begun += 1;
+        (number < self.wanted).then_some(number)
+    }
+
+    /// One run, unless the limit leaves nothing that could run.
+    fn attempt(&self, kind: Kind, user: u32, random: &mut fastrand::Rng) -> bool {
+        let hindrance = Hindrance { kind, limit: kind.choose(random), user };
+        let Some(applied) = hindrance.applied() else { return false };
+        let version = vec![self.bench.program().into(), OsString::from("--version")];
+        if !timed(&applied.line(version)).output().unwrap().status.success() {
+            return false;
+        }
+        let trial = &TRIALS[random.usize(..TRIALS.len())];
+        let backtrace = random.bool();
+        let ran = self.bench.run(trial, |command| {
+            let variable = format!("RUST_BACKTRACE={}", u8::from(backtrace));
+            let line = [OsString::from("env"), variable.into()];
+            applied.line(line.into_iter().chain(command).collect())
+        });
+        let judged = self.bench.judge(trial, &ran);
+        let mut tally = self.tally.lock().unwrap();
+        *tally.runs.entry((kind, ran.code().unwrap_or(u8::MAX))).or_default() += 1;
+        if let Err(what) = judged {
+            let stderr = ran.stderr();
+            tally
+                .wrong
+                .push(format!("{hindrance:?}, backtrace {backtrace}, {trial}: {what}: {stderr}"));
+        }
+        true
+    }
+}
+
+/// Says it also where the test passes: the harness holds back what the print macros print.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,177 @@
+#include "transfer/memory_cgroups.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string_view>
+
+#include "transfer/text_file.hpp"
+
+namespace transfer {
+namespace {
+
+// A version's names of files, and of what their figures are.
+struct Version {
+  std::string_view file_system;
+  std::string_view controller;  // in the list of a hierarchy; empty where there is one hierarchy
+  const char* limit;
+  const char* slow_limit;  // past it a process is slowed down until it hardly moves; null for none
+  const char* used;
+  std::array<const char*, 2> file_pages;  // in memory.stat, those of groups inside included
+};
+
+constexpr Version kVersions[] = {
+    {"cgroup2",
+     "",
+     "/memory.max",
+     "/memory.high",
+     "/memory.current",
+     {"inactive_file ", "active_file "}},
+    {"cgroup",
+     "memory",
+     "/memory.limit_in_bytes",
+     nullptr,
+     "/memory.usage_in_bytes",
+     {"total_inactive_file ", "total_active_file "}},
+};
+
+bool is_in_list(std::string_view list, std::string_view name) {
+  bool found = false;
+  for_each_part(list, ',', [&](std::string_view one) { found |= one == name; });
+  return found;
+}
+
+// The process's group in the version's hierarchy, as /proc/self/cgroup names it: `0::/path`, or
+// `4:memory:/path`.
+std::optional<std::string_view> group_of(std::string_view groups, const Version& version) {
+  std::optional<std::string_view> group;
+  for_each_part(groups, '\n', [&](std::string_view line) {
+    const std::size_t first = line.find(':');
+    if (first == std::string_view::npos) return;
+    const std::size_t second = line.find(':', first + 1);
+    if (second == std::string_view::npos) return;
+    const std::string_view controllers = line.substr(first + 1, second - first - 1);
+    const bool is_it = version.controller.empty() ? controllers.empty()
+                                                  : is_in_list(controllers, version.controller);
+    if (is_it && !group) group = line.substr(second + 1);
+  });
+  return group;
+}
+
+// Where a part of a hierarchy can be seen.
+struct Mount {
+  std::string group;  // its outermost group
+  std::string folder;
+};
+
+// As the kernel escapes blanks: `\040`.
+std::string unescaped(std::string_view path) {
+  const auto is_octal = [](char digit) { return digit >= '0' && digit <= '7'; };
+  std::string out;
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    const std::string_view digits = path[i] == '\\' ? path.substr(i + 1, 3) : std::string_view();
+    if (digits.size() == 3 && std::all_of(digits.begin(), digits.end(), is_octal)) {
+      out += static_cast<char>((digits[0] - '0') * 64 + (digits[1] - '0') * 8 + digits[2] - '0');
+      i += digits.size();
+    } else {
+      out += path[i];
+    }
+  }
+  return out;
+}
+
+// Of lines `ID PARENT DEVICE ROOT FOLDER OPTIONS [FIELDS] - TYPE SOURCE OPTIONS`.
+std::vector<Mount> mounts_of(std::string_view mount_info, const Version& version) {
+  std::vector<Mount> mounts;
+  for_each_part(mount_info, '\n', [&](std::string_view line) {
+    std::string_view root, folder, type, options;
+    std::size_t number = 0, dash = 0;
+    for_each_part(line, ' ', [&](std::string_view word) {
+      ++number;
+      if (number == 4) root = word;
+      if (number == 5) folder = word;
+      if (dash == 0 && word == "-") dash = number;
+      if (dash != 0 && number == dash + 1) type = word;
+      if (dash != 0 && number == dash + 3) options = word;
+    });
+    const bool is_it = type == version.file_system &&
+                       (version.controller.empty() || is_in_list(options, version.controller));
+    if (is_it && dash > 5) mounts.push_back({unescaped(root), unescaped(folder)});
+  });
+  return mounts;
+}
+
+// The path of `group` below the outermost group of a mount; nothing where it lies elsewhere.
+std::optional<std::string> path_below(std::string_view outermost, std::string_view group) {
+  const std::string_view prefix = outermost == "/" ? "" : outermost;
+  if (group.substr(0, prefix.size()) != prefix) return std::nullopt;
+  const std::string rest(group.substr(prefix.size()));
+  if (rest.empty() || rest == "/") return "";
+  // A group outside of the namespace's own is told as `/../other`.
+  if (rest[0] != '/' || (rest + "/").find("/../") != std::string::npos) return std::nullopt;
+  return rest;
+}
+
+// In a container the process's group may not be seen: what is mounted is then its own, or one
+// around it.
+Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
+  for (const Mount& mount : mounts) {
+    if (const auto path = path_below(mount.group, group)) return {*path, mount.folder};
+  }
+  return {"", mounts.front().folder};
+}
+
+std::optional<std::uint64_t> number_in(const std::string& path) {
+  const std::optional<std::string> text = read_text(path);
+  // No limit is `max`.
+  return text ? first_number(*text) : std::nullopt;
+}
+
+// What the kernel charges a group for that uses all of its limit: page tables, an eight-byte entry
+// for each page of memory and of a mapped file, and stacks and descriptors of threads. Without it,
+// who uses the rest is killed.
+std::uint64_t kernel_bytes(std::uint64_t limit) {
+  constexpr std::uint64_t kThreads = std::uint64_t{2} << 20;
+  constexpr std::uint64_t kBytesOfTables = 4096 / 8;
+  return std::min(limit, limit / kBytesOfTables * 2 + kThreads);
+}
+
+std::optional<CgroupMemory> look_at(const std::string& folder, const Version& version) {
+  std::optional<std::uint64_t> limit = number_in(folder + version.limit);
+  if (version.slow_limit != nullptr) {
+    const std::optional<std::uint64_t> slow = number_in(folder + version.slow_limit);
+    if (slow) limit = std::min(limit.value_or(*slow), *slow);
+  }
+  if (!limit) return std::nullopt;
+  std::uint64_t used = number_in(folder + version.used).value_or(0);
+  const std::string stat = read_text(folder + "/memory.stat").value_or("");
+  for (const char* pages : version.file_pages) {
+    used -= std::min(used, number_of(stat, pages).value_or(0));
+  }
+  return CgroupMemory{*limit, used + kernel_bytes(*limit)};
+}
+
+}  // namespace
+
+std::vector<CgroupMemory> memory_cgroups(const std::string& root) {
+  std::vector<CgroupMemory> found;
+  const std::optional<std::string> groups = read_text(root + "/proc/self/cgroup");
+  const std::optional<std::string> mount_info = read_text(root + "/proc/self/mountinfo");
+  if (!groups || !mount_info) return found;
+  for (const Version& version : kVersions) {
+    const std::optional<std::string_view> group = group_of(*groups, version);
+    const std::vector<Mount> mounts = mounts_of(*mount_info, version);
+    if (!group || mounts.empty()) continue;
+    Mount place = place_of(mounts, *group);
+    for (;;) {
+      if (const auto memory = look_at(root + place.folder + place.group, version)) {
+        found.push_back(*memory);
+      }
+      if (place.group.empty()) break;
+      place.group.resize(place.group.rfind('/'));
+    }
+  }
+  return found;
+}
+
+}  // namespace transfer
