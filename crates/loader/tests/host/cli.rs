@@ -475,6 +475,57 @@ fn wrong_usage_exits_2() {
 }
 
 #[test]
+fn a_size_is_a_whole_number_of_bytes() {
+    for option in ["--reserve", "--vram-limit", "--chunk", "--read-size"] {
+        for wrong in ["0.5", "1.5", "1.0", "0.3B", "5e-1", "-1", "", "16EiB", "lots"] {
+            let ran = run(["load", "x.gguf", &format!("{option}={wrong}")]);
+            assert_eq!(ran.code(), 2, "{option} {wrong}");
+            assert!(ran.stderr().contains(option), "{}", ran.stderr());
+        }
+        let ran = load(&model_path("fused-f16.gguf"), &[option, "0.25GiB"]);
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    }
+    let with_variable = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .args(["plan", "x.gguf"])
+        .env("PHI3_LOADER_RESERVE", "0.5")
+        .output()
+        .unwrap();
+    assert_eq!(with_variable.status.code(), Some(2));
+}
+
+#[test]
+fn an_empty_variable_counts_as_absent() {
+    // Every variable that the help names.
+    let help = run(["load", "--help"]);
+    let mut variables: Vec<_> = help
+        .stdout()
+        .split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
+        .filter(|word| word.starts_with("PHI3_LOADER_"))
+        .collect();
+    variables.dedup();
+    assert!(variables.len() >= 10, "{variables:?}");
+    let path = model_path("fused-f16.gguf");
+    for command in ["load", "plan", "bench"] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
+        program.arg(command).arg(&path).arg("--json");
+        if command == "bench" {
+            program.arg("--repeat=1");
+        }
+        let output = program.envs(variables.iter().map(|&name| (name, ""))).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let stdout = str::from_utf8(&output.stdout).unwrap();
+        let first: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+        match command {
+            "plan" => {
+                assert_eq!((&first["storage"], &first["reserve_bytes"]), (&"f16".into(), &0.into()))
+            }
+            "bench" => assert_eq!(first["settings"]["verify"], "residency"),
+            _ => assert_eq!(first["event"], "opened"),
+        }
+    }
+}
+
+#[test]
 fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = run(["completions", shell]);

@@ -19,6 +19,7 @@ mod outputs;
 mod program;
 mod restricted;
 mod shards;
+mod shown;
 mod small_model;
 mod stderr;
 mod stdout;
