@@ -9,7 +9,8 @@ use gguf_format::{Error, Gguf, Limits, Value, ValueType};
 ///
 /// 1. Nothing panics, whatever is asked of a parsed file.
 /// 2. What parses is proven: ranges inside the file, each at the padded end of the one before it, as long
-///    as shape and type say; names unique; arrays as long as they say.
+///    as shape and type say; names unique; arrays as long as they say. Keys and strings print as one line
+///    without control characters.
 /// 3. What is refused has a listed code and a message of one line without control characters.
 /// 4. A prefix gives the same answer or asks for more, and asking for more ends.
 pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {

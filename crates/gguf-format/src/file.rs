@@ -14,11 +14,11 @@ use crate::gguf::{Gguf, padded};
 use crate::limits::Limits;
 use crate::magic;
 use crate::memory::push;
-use crate::metadata::Metadata;
+use crate::metadata::{KEY_COUNT, Metadata};
 use crate::prefix::Prefix;
 use crate::reader::HEADER_SIZE;
 use crate::shards::{self, SplitKeys};
-use crate::tensor::{NameIndex, TENSORS, TensorInfo};
+use crate::tensor::{NameIndex, TENSOR_COUNT, TENSORS, TensorInfo};
 use crate::warning::{self, Warning};
 
 /// Bytes of a file that are read first. Enough for most files without a vocabulary; each further
@@ -301,7 +301,8 @@ impl GgufFile {
                 open_siblings(opened, keys, limits, parse)?
             }
         };
-        Model::try_new(shards, |shards| join(shards, path)).map(|model| Self { model })
+        let model = Model::try_new(shards, |shards| join(shards, path));
+        model.map(|model| Self { model }).map_err(|error| error.in_file(path))
     }
 
     /// All files of the model, the first shard first; at least one.
@@ -394,32 +395,54 @@ impl Shard {
     }
 }
 
-/// What the headers of the shards may still take, of a bound on all of them together.
+/// What the headers of the shards have taken, of bounds on all of them together. Keys and tensors count
+/// beside the bytes: in memory a short one takes many times its bytes.
 struct HeaderBudget<'l> {
     limits: &'l Limits,
-    used: u64,
+    bytes: u64,
+    keys: u64,
+    tensors: u64,
 }
 
 impl HeaderBudget<'_> {
     /// Opens a further shard within what is left.
     fn open(&mut self, path: &Path, parse: &ParseFile<'_>) -> Result<Shard, Error> {
-        let total = self.limits.max_header_bytes;
-        let left = self.limits.clone().with_max_header_bytes(total.saturating_sub(self.used));
+        let limits = self.limits;
+        let left = limits
+            .clone()
+            .with_max_header_bytes(limits.max_header_bytes.saturating_sub(self.bytes))
+            .with_max_kv(limits.max_kv.saturating_sub(self.keys))
+            .with_max_tensors(limits.max_tensors.saturating_sub(self.tensors));
         let shard = Shard::open(path, &left, FIRST_READ_OF_SIBLING, parse).map_err(|error| {
-            let Error::Limit { offset, what: HEADER_SIZE, value, .. } = *error.without_path()
-            else {
+            let &Error::Limit { offset, what, value, .. } = error.without_path() else {
                 return error;
             };
-            let value = value.saturating_add(self.used);
-            let what = "the size of the headers of all shards in bytes";
-            Error::Limit { offset, what, value, limit: total }.in_file(path)
+            let (what, used, limit) = match what {
+                HEADER_SIZE => (
+                    "the size of the headers of all shards in bytes",
+                    self.bytes,
+                    limits.max_header_bytes,
+                ),
+                KEY_COUNT => {
+                    ("the number of key-value pairs of all shards", self.keys, limits.max_kv)
+                }
+                TENSOR_COUNT => {
+                    ("the number of tensors of all shards", self.tensors, limits.max_tensors)
+                }
+                _ => return error,
+            };
+            let value = value.saturating_add(used);
+            Error::Limit { offset, what, value, limit }.in_file(path)
         })?;
         self.take(&shard);
         Ok(shard)
     }
 
     fn take(&mut self, shard: &Shard) {
-        self.used = self.used.saturating_add(shard.gguf().header_end());
+        let gguf = shard.gguf();
+        self.bytes = self.bytes.saturating_add(gguf.header_end());
+        self.keys = self.keys.saturating_add(gguf.metadata().len() as u64);
+        self.tensors = self.tensors.saturating_add(gguf.tensors().len() as u64);
     }
 }
 
@@ -440,7 +463,7 @@ fn open_siblings(
         };
         return Err(error.in_file(&opened.path));
     }
-    let mut budget = HeaderBudget { limits, used: 0 };
+    let mut budget = HeaderBudget { limits, bytes: 0, keys: 0, tensors: 0 };
     budget.take(&opened);
     let mut opened = Some(opened);
     let mut all = Vec::new();

@@ -19,9 +19,10 @@ pub struct Limits {
     /// those of all shards together. Default 48 MiB; a vocabulary of 262,144 tokens with merges takes
     /// less than 20 MiB. What is read and kept of the files is at most some three times as much.
     pub max_header_bytes: u64,
-    /// Key-value pairs. Default 262,144; real files have fewer than 100.
+    /// Key-value pairs; of a split model, those of all shards together. Default 262,144; real files
+    /// have fewer than 100.
     pub max_kv: u64,
-    /// Tensors in one file. Default 262,144; real files have fewer than 5,000.
+    /// Tensors, of all shards together as well. Default 262,144; real models have fewer than 5,000.
     pub max_tensors: u64,
     /// Bytes of a key. Default 65,535, as the specification says.
     pub max_key_len: u64,

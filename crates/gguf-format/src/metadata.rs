@@ -14,6 +14,9 @@ use crate::value::{Array, ByteStrings, Element, Elements, Strings, Value, ValueT
 /// Bytes that a key-value pair takes at least: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
 
+/// What is over the limit where there are too many keys.
+pub(crate) const KEY_COUNT: &str = "the number of key-value pairs";
+
 /// What the memory of the pairs is for.
 const KEYS: &str = "the list of keys";
 
@@ -62,7 +65,7 @@ impl<'a> Metadata<'a> {
         if count > limits.max_kv {
             return Err(Error::Limit {
                 offset: reader.offset(),
-                what: "the number of key-value pairs",
+                what: KEY_COUNT,
                 value: count,
                 limit: limits.max_kv,
             });

@@ -16,6 +16,9 @@ use crate::reader::Reader;
 /// the type and the offset.
 const MIN_TENSOR_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
 
+/// What is over the limit where there are too many tensors.
+pub(crate) const TENSOR_COUNT: &str = "the number of tensors";
+
 /// What the memory of the catalogue is for.
 pub(crate) const TENSORS: &str = "the list of tensors";
 
@@ -195,7 +198,7 @@ impl<'a> Catalogue<'a> {
         if count > limits.max_tensors {
             return Err(Error::Limit {
                 offset: reader.offset(),
-                what: "the number of tensors",
+                what: TENSOR_COUNT,
                 value: count,
                 limit: limits.max_tensors,
             });

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,9 @@ const MAX_PLACES: usize = 4096;
 
 /// Bytes of padding that are looked at in one file.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// Bytes of padding that are read at once.
+const PIECE: usize = 4096;
 
 /// Warnings that are kept of one file.
 const MAX_WARNINGS: usize = 16;
@@ -30,8 +34,12 @@ pub enum Warning {
         path: PathBuf,
         /// The tensor before the padding.
         tensor: String,
+        /// Where it ends, in bytes from the start of the file.
+        end: u64,
         /// Where the first byte is that is not zero.
         at: u64,
+        /// Length of the file in bytes.
+        file_len: u64,
     },
     /// The file goes on after its last tensor.
     #[non_exhaustive]
@@ -90,9 +98,10 @@ impl Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Padding { path, tensor, at } => write!(
+            Self::Padding { path, tensor, end, at, file_len } => write!(
                 f,
-                "{}: the padding after tensor {} is not zero at byte {at}",
+                "{}: the padding after tensor {} is not zero at byte {at}: the tensor ends at byte \
+                 {end}, the file at byte {file_len}",
                 path_text(path),
                 quoted(tensor)
             ),
@@ -140,15 +149,29 @@ fn nonzero_padding(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<
         }
         places = places.saturating_add(1);
         left = left.saturating_sub(len);
-        let mut padding = vec![0; usize::try_from(len).unwrap_or_default()];
-        file.read_exact_at(&mut padding, start)?;
-        if let Some(at) = padding.iter().position(|&byte| byte != 0) {
+        if let Some(at) = first_nonzero(file, start..start.saturating_add(len))? {
             warnings.push(Warning::Padding {
                 path: path.to_owned(),
                 tensor: tensor.name().to_owned(),
-                at: start.saturating_add(at as u64),
+                end: start,
+                at,
+                file_len: gguf.file_len(),
             });
         }
     }
     Ok(warnings)
+}
+
+/// Where the first byte of a range of the file is that is not zero.
+fn first_nonzero(file: &File, range: Range<u64>) -> io::Result<Option<u64>> {
+    let mut buffer = [0; PIECE];
+    for start in range.clone().step_by(PIECE) {
+        let left = usize::try_from(range.end.saturating_sub(start)).unwrap_or(PIECE);
+        let piece = buffer.get_mut(..left.min(PIECE)).unwrap_or_default();
+        file.read_exact_at(piece, start)?;
+        if let Some(at) = piece.iter().position(|&byte| byte != 0) {
+            return Ok(Some(start.saturating_add(at as u64)));
+        }
+    }
+    Ok(None)
 }

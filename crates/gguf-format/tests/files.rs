@@ -164,6 +164,29 @@ fn data_that_look_like_a_long_name_are_not_read_for_ever() {
     assert!(in_time(move || GgufFile::open_with(path, &limits)).is_ok());
 }
 
+/// Each of these shards is within the limits, and all together are not.
+#[test]
+fn keys_and_tensors_of_all_shards_have_one_limit() {
+    let split = Split::new();
+    for (limits, what, value) in [
+        (Limits::default().with_max_kv(10), "the number of key-value pairs of all shards", 11),
+        (Limits::default().with_max_tensors(3), "the number of tensors of all shards", 4),
+    ] {
+        for opened in 0..3 {
+            let error = GgufFile::open_with(split.path(opened), &limits).unwrap_err();
+            assert!(
+                matches!(error.without_path(), Error::Limit { what: found, value: over, limit, .. }
+                    if *found == what && *over == value && limit + 1 == value),
+                "{error:?}"
+            );
+            let last = if opened == 2 { 1 } else { 2 };
+            assert_eq!(error.path(), Some(&*split.path(last)));
+        }
+    }
+    let exact = Limits::default().with_max_kv(11).with_max_tensors(4);
+    assert_eq!(GgufFile::open_with(split.path(1), &exact).unwrap().tensors().len(), 4);
+}
+
 #[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -531,7 +554,8 @@ fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
     let [padding] = &warnings(&bytes)[..] else { panic!("one warning") };
     assert_eq!(padding.code(), "GGUF_NONZERO_PADDING");
     assert!(padding.to_string().ends_with(&format!(
-        "model.gguf: the padding after tensor \"scale\" is not zero at byte {}",
+        "model.gguf: the padding after tensor \"scale\" is not zero at byte {}: the tensor ends at byte \
+         {end}, the file at byte {padded}",
         padded - 1
     )));
     bytes[padded - 1] = 0;
@@ -565,7 +589,7 @@ fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
     let [warning] = &model.warnings().collect::<Vec<_>>()[..] else { panic!("one warning") };
     let text = warning.to_string();
     assert!(text.contains("-00003-of-00003.gguf: the padding after tensor \"blk.2.a\""), "{text}");
-    assert!(text.ends_with(&format!("at byte {}", place + 3)));
+    assert!(text.contains(&format!("at byte {}: the tensor ends at byte {place}, ", place + 3)));
 }
 
 /// A hundred thousand tensors with padding behind each are not looked at one by one for ever.

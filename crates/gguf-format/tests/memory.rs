@@ -6,7 +6,7 @@ mod raw;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use gguf_format::Gguf;
+use gguf_format::{ErrorClass, Gguf, GgufFile};
 use raw::{ARRAY, Raw, STRING, U8, array, info, kv, valid};
 
 /// Counts what this thread allocates.
@@ -15,6 +15,23 @@ struct Counting;
 thread_local! {
     static NOW: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
+    /// Large allocations of this thread that succeed before one fails.
+    static LARGE_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Allocations from which on one counts as large: those of lists, and none of an error's text.
+const LARGE: usize = 4096;
+
+/// Whether this allocation is the one that fails.
+fn fails(size: usize) -> bool {
+    size >= LARGE
+        && LARGE_LEFT
+            .try_with(|left| {
+                let now = left.get();
+                left.set(now.checked_sub(1).unwrap_or(usize::MAX));
+                now == 0
+            })
+            .unwrap_or(false)
 }
 
 fn count(change: isize) {
@@ -25,9 +42,13 @@ fn count(change: isize) {
     });
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed on to the system's allocator as it came, or fails as an allocator may;
+// counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if fails(layout.size()) {
+            return std::ptr::null_mut();
+        }
         count(layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
@@ -40,6 +61,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if fails(new_size) {
+            return std::ptr::null_mut();
+        }
         count(new_size as isize - layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.realloc(memory, layout, new_size) }
@@ -96,4 +120,46 @@ fn the_smallest_keys_and_tensors_take_a_small_multiple_of_their_bytes() {
         let peak = peak(|| Gguf::parse(&bytes).unwrap());
         assert!(peak < 16 * bytes.len(), "{peak} bytes for a file of {}", bytes.len());
     }
+}
+
+/// What `open` answers where each large allocation in turn fails; the number of those.
+fn with_each_allocation_failing<T>(open: impl Fn() -> Result<T, gguf_format::Error>) -> usize {
+    for succeed in 0.. {
+        LARGE_LEFT.set(succeed);
+        let answer = open();
+        // Counting down starts anew, from far above, once one has failed.
+        let failed = LARGE_LEFT.replace(usize::MAX) > succeed;
+        match answer {
+            Ok(_) if !failed => return succeed,
+            Ok(_) => panic!("allocation {succeed} failed unnoticed"),
+            Err(error) => {
+                let found = (error.code(), error.class());
+                assert_eq!(found, ("GGUF_OUT_OF_MEMORY", ErrorClass::Memory), "{error}");
+            }
+        }
+    }
+    unreachable!("some number of allocations is enough")
+}
+
+#[test]
+fn a_failed_allocation_is_an_error_wherever_it_fails() {
+    let kvs = (0..3000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
+    let infos = (0..3000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
+    let bytes = Raw { kvs, infos, ..Raw::default() }.bytes();
+    // Lists and maps of keys and tensors, which double until they are large enough.
+    assert!(with_each_allocation_failing(|| Gguf::parse(&bytes)) > 20);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |no: u16| folder.path().join(format!("m-{:05}-of-00002.gguf", no + 1));
+    for no in 0..2u16 {
+        let infos = (0..2000).map(|i| info(format!("{no}.{i:05x}"), &[0], 0, 0)).collect();
+        let shard = Raw { infos, ..Raw::default() }.kv("split.count", 2, 2u16.to_le_bytes()).kv(
+            "split.no",
+            2,
+            no.to_le_bytes(),
+        );
+        std::fs::write(path(no), shard.bytes()).unwrap();
+    }
+    // Those of the joined catalogue as well.
+    assert!(with_each_allocation_failing(|| GgufFile::open(path(0))) > 20);
 }
