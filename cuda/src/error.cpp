@@ -8,12 +8,14 @@ namespace {
 // Unit separator: cannot stand in a number, and no message of ours holds one.
 constexpr char kSeparator = '\x1f';
 
-std::string encode(Code code, int status, const std::string& context) {
+std::string encode(Code code, int status, std::int64_t file, const std::string& context) {
   std::string text = "transfer";
   text += kSeparator;
   text += std::to_string(static_cast<int>(code));
   text += kSeparator;
   text += std::to_string(status);
+  text += kSeparator;
+  text += std::to_string(file);
   text += kSeparator;
   text += context;
   return text;
@@ -21,12 +23,12 @@ std::string encode(Code code, int status, const std::string& context) {
 
 }  // namespace
 
-Error::Error(Code code, int status, const std::string& context)
-    : std::runtime_error(encode(code, status, context)), code_(code), status_(status) {}
+Error::Error(Code code, int status, const std::string& context, std::int64_t file)
+    : std::runtime_error(encode(code, status, file, context)), code_(code), status_(status) {}
 
-Error io_error(int error_number, const std::string& context) {
+Error io_error(int error_number, const std::string& context, std::int64_t file) {
   return Error(Code::kIo, error_number,
-               context + ": " + std::generic_category().message(error_number));
+               context + ": " + std::generic_category().message(error_number), file);
 }
 
 }  // namespace transfer

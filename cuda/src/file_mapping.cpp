@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <string>
 
 #include "transfer/error.hpp"
@@ -14,7 +15,8 @@ FileMapping::FileMapping(const SourceFile& file, std::size_t index) : bytes_(fil
   void* memory = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.descriptor, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;
-    throw io_error(error, "mapping source file " + std::to_string(index));
+    throw io_error(error, "mapping source file " + std::to_string(index),
+                   static_cast<std::int64_t>(index));
   }
   data_ = static_cast<std::byte*>(memory);
 }

@@ -26,7 +26,8 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
 [[noreturn]] void truncated(std::uint32_t file, std::uint64_t end, std::uint64_t expected) {
   throw Error(Code::kFileTruncated, 0,
               "source file " + std::to_string(file) + " ended at byte " + std::to_string(end) +
-                  " while bytes up to " + std::to_string(expected) + " were expected");
+                  " while bytes up to " + std::to_string(expected) + " were expected",
+              file);
 }
 
 // The file's size, or `position` where that is less or all that is known.
@@ -42,9 +43,10 @@ std::uint64_t end_of(int descriptor, std::uint64_t position) {
                              std::uint64_t end) {
   const std::uint64_t file_end = end_of(descriptor, end);
   if (file_end < end) truncated(file, file_end, end);
-  throw io_error(EIO, "reading source file " + std::to_string(file) + " through its mapping, in " +
-                          std::to_string(end - begin) + " bytes from byte " +
-                          std::to_string(begin));
+  throw io_error(EIO,
+                 "reading source file " + std::to_string(file) + " through its mapping, in " +
+                     std::to_string(end - begin) + " bytes from byte " + std::to_string(begin),
+                 file);
 }
 
 // Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
@@ -60,8 +62,10 @@ void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::u
       // Before the text, whose making may change it.
       const int error = errno;
       if (error == EINTR) continue;
-      throw io_error(error, "reading source file " + std::to_string(file) + " at byte " +
-                                std::to_string(offset + done));
+      throw io_error(error,
+                     "reading source file " + std::to_string(file) + " at byte " +
+                         std::to_string(offset + done),
+                     file);
     }
     const std::uint64_t end = done + static_cast<std::uint64_t>(got);
     if (end >= least) return;

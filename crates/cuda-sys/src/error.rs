@@ -50,12 +50,13 @@ impl ErrorCode {
 pub struct Error {
     code: ErrorCode,
     status: i32,
+    source_file: Option<u32>,
     context: String,
 }
 
 impl Error {
     pub(crate) fn new(code: ErrorCode, context: String) -> Self {
-        Self { code, status: 0, context }
+        Self { code, status: 0, source_file: None, context }
     }
 
     /// What kind of failure it is.
@@ -70,24 +71,33 @@ impl Error {
         self.status
     }
 
+    /// The source file that could not be read, by its place in
+    /// [`Request::sources`](crate::Request::sources); `None` where it is not known which.
+    pub fn source_file(&self) -> Option<u32> {
+        self.source_file
+    }
+
     /// The call that failed and what it was for.
     pub fn context(&self) -> &str {
         &self.context
     }
 
-    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status and the context,
-    /// each after a unit separator. Any other text is an internal error with that text.
+    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status, the source file
+    /// (-1 where there is none) and the context, each after a unit separator. Any other text is an
+    /// internal error with that text.
     fn decode(what: &str) -> Self {
-        let mut fields = what.splitn(4, '\x1f');
+        let mut fields = what.splitn(5, '\x1f');
         let decoded = (|| {
             (fields.next()? == "transfer").then_some(())?;
             let code = ErrorCode::from_number(fields.next()?.parse().ok()?)?;
             let status = fields.next()?.parse().ok()?;
-            Some(Self { code, status, context: fields.next()?.to_owned() })
+            let source_file = u32::try_from(fields.next()?.parse::<i64>().ok()?).ok();
+            Some(Self { code, status, source_file, context: fields.next()?.to_owned() })
         })();
         decoded.unwrap_or_else(|| Self {
             code: ErrorCode::Internal,
             status: 0,
+            source_file: None,
             context: what.to_owned(),
         })
     }
@@ -114,17 +124,25 @@ mod tests {
     #[test]
     fn every_code_survives_the_bridge() {
         for (index, code) in ErrorCode::ALL.into_iter().enumerate() {
-            let what = format!("transfer\x1f{}\x1f-7\x1fcontext: with\x1fanything", index + 1);
-            let error = Error::decode(&what);
-            assert_eq!(error.code(), code);
-            assert_eq!(error.status(), -7);
-            assert_eq!(error.context(), "context: with\x1fanything");
+            for (file, source_file) in
+                [("-1", None), ("0", Some(0)), ("4294967295", Some(u32::MAX))]
+            {
+                let number = index + 1;
+                let what =
+                    format!("transfer\x1f{number}\x1f-7\x1f{file}\x1fcontext: with\x1fanything");
+                let error = Error::decode(&what);
+                assert_eq!(error.code(), code);
+                assert_eq!((error.status(), error.source_file()), (-7, source_file));
+                assert_eq!(error.context(), "context: with\x1fanything");
+            }
         }
     }
 
     #[test]
     fn foreign_text_is_an_internal_error() {
-        for what in ["std::bad_alloc", "", "transfer\x1f0\x1f0\x1fx", "transfer\x1f10\x1f0\x1fx"] {
+        for what in
+            ["std::bad_alloc", "", "transfer\x1f0\x1f0\x1f0\x1fx", "transfer\x1f10\x1f0\x1f0\x1fx"]
+        {
             let error = Error::decode(what);
             assert_eq!(error.code(), ErrorCode::Internal);
             assert_eq!(error.context(), what);

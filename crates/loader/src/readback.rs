@@ -194,16 +194,7 @@ impl<'a> Comparison<'a> {
             &mut self.reproduced,
             &mut |_| token.flow(),
         );
-        match done {
-            Ok(_) => Ok(()),
-            Err(error) => Err(match error.code() {
-                ErrorCode::Cancelled => Error::Cancelled,
-                ErrorCode::Io | ErrorCode::FileTruncated => {
-                    Error::Read { path: self.source.path().to_owned(), source: error }
-                }
-                _ => Error::Engine(error),
-            }),
-        }
+        done.map(drop).map_err(|error| self.source.engine_error(error))
     }
 }
 

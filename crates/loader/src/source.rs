@@ -3,9 +3,11 @@
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::file_identity::{Facts, FileIdentity};
-use cuda_sys::SourceFile;
-use gguf_format::{GgufFile, Limits};
+use cuda_sys::{ErrorCode, SourceFile};
+use gguf_format::{GgufFile, Limits, Shard};
 use model_phi3::SourceRange;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,10 +26,27 @@ pub(crate) struct Source {
     identities: Vec<FileIdentity>,
 }
 
-/// Whether a file, which can be any shard, ended before the length that it had when it was opened.
-fn ended_early(error: &gguf_format::Error) -> bool {
-    let gguf_format::Error::Io { source, .. } = error.without_path() else { return false };
-    source.kind() == std::io::ErrorKind::UnexpectedEof
+/// The file, which can be any shard, that ended before the length that it had when it was opened.
+fn ended_early(error: &gguf_format::Error) -> Option<&Path> {
+    match error {
+        gguf_format::Error::Io { path, source } if source.kind() == ErrorKind::UnexpectedEof => {
+            Some(path)
+        }
+        _ => None,
+    }
+}
+
+/// The error of a file that ends before its length although nothing changes it, as files of sysfs do.
+/// `None` where that is not so.
+fn shorter_than_its_length(path: &Path) -> Option<Error> {
+    let file = File::open(path).ok()?;
+    let opened = file.metadata().ok()?;
+    let bytes = file.read_at(&mut [0], opened.len().checked_sub(1)?).ok()?;
+    (bytes == 0 && FileIdentity::new(path, &opened).check(&file).is_ok()).then(|| {
+        let what = format!("it ends before its length of {} bytes", opened.len());
+        let source = std::io::Error::new(ErrorKind::UnexpectedEof, what);
+        Error::Gguf(gguf_format::Error::Io { path: path.to_owned(), source })
+    })
 }
 
 impl Source {
@@ -74,13 +93,14 @@ impl Source {
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
         let before = Facts::at(path);
         let gguf = GgufFile::open_with(path, limits).map_err(|error| {
-            if Facts::at(path) == before && !ended_early(&error) {
+            let short = ended_early(&error);
+            if Facts::at(path) == before && short.is_none() {
                 return Error::Gguf(error);
             }
-            Error::FileChanged {
-                path: path.to_owned(),
+            short.and_then(shorter_than_its_length).unwrap_or_else(|| Error::FileChanged {
+                path: short.unwrap_or(path).to_owned(),
                 what: "it is not what it was before its header was read".to_owned(),
-            }
+            })
         })?;
         let identities = gguf
             .shards()
@@ -126,15 +146,31 @@ impl Source {
         }
     }
 
-    /// What a failed load is told to have failed of. A file that changed explains bytes that are
-    /// missing, wrong or cannot be read.
-    pub(crate) fn explain(&self, error: Error) -> Error {
-        let by_bytes =
-            matches!(error, Error::Read { .. } | Error::Verification { .. } | Error::NonFinite(_));
-        match self.check_unchanged() {
-            Err(changed) if by_bytes => changed,
-            _ => error,
+    /// The error of a transfer from these files. It names the shard that could not be read.
+    pub(crate) fn engine_error(&self, error: cuda_sys::Error) -> Error {
+        let shard = || self.gguf.shards().get(usize::try_from(error.source_file()?).ok()?);
+        match error.code() {
+            ErrorCode::Cancelled => Error::Cancelled,
+            ErrorCode::Io | ErrorCode::FileTruncated => {
+                let path = shard().map_or(self.path(), Shard::path).to_owned();
+                Error::Read { path, source: error }
+            }
+            _ => Error::Engine(error),
         }
+    }
+
+    /// The cause of a failed load. A file that changed explains bytes that are missing, wrong or cannot
+    /// be read.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let changed = self.check_unchanged().err();
+        let cause = match &error {
+            Error::Read { path, source } if source.code() == ErrorCode::FileTruncated => {
+                changed.or_else(|| shorter_than_its_length(path))
+            }
+            Error::Read { .. } | Error::Verification { .. } | Error::NonFinite(_) => changed,
+            _ => None,
+        };
+        cause.unwrap_or(error)
     }
 
     /// Fails where any shard is not what it was when it was opened.
@@ -150,7 +186,11 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cuda_sys::{
+        Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, StagingRing,
+    };
     use gguf_format::write::GgufWriter;
+    use std::ops::ControlFlow;
 
     #[test]
     fn a_file_that_never_settles_is_refused_and_a_wait_can_be_cancelled() {
@@ -172,5 +212,85 @@ mod tests {
         cancelled.cancel();
         assert!(matches!(open(&moment_later, &cancelled), Err(Error::Cancelled)));
         open(&SystemTime::now, &CancelToken::new()).unwrap();
+    }
+
+    /// Both files of a model in two.
+    fn split(folder: &Path) -> Source {
+        for no in 0..2 {
+            let mut writer = GgufWriter::new();
+            writer.split(no, 2, 0);
+            let name = format!("m-{:05}-of-00002.gguf", no + 1);
+            std::fs::write(folder.join(name), writer.to_bytes(|_, _| ()).unwrap()).unwrap();
+        }
+        Source::open(&folder.join("m-00001-of-00002.gguf"), &Limits::default()).unwrap()
+    }
+
+    /// What the engine says when it reads so many bytes of the second of these files.
+    fn read_second(sources: &[SourceFile<'_>; 2], bytes: u64) -> cuda_sys::Error {
+        let config = EngineConfig {
+            readers: 1,
+            storage_readers: 0,
+            depth: 1,
+            chunk_bytes: 4096,
+            read_bytes: 4096,
+        };
+        let host = Device::open(DeviceKind::Host).unwrap();
+        let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
+        let op = CopyOp {
+            file: 1,
+            source_offset: 0,
+            source_bytes: bytes,
+            dest_offset: 0,
+            dest_bytes: bytes,
+            conversion: Conversion::Copy,
+            unit: 0,
+            floats: None,
+        };
+        let (io, digest, timeline) = (Io::Read, false, false);
+        let request = Request { sources, io, ops: &[op], units: 1, digest, timeline };
+        let mut dest = host.allocate(bytes).unwrap();
+        engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap_err()
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = split(dir.path());
+        let second = dir.path().join("m-00002-of-00002.gguf");
+        let unreadable = File::options().write(true).open(&second).unwrap();
+        let [first, _] = source.files()[..] else { panic!("two files") };
+        let unreadable = SourceFile { file: unreadable.as_fd(), bytes: 1 };
+        let error = source.explain(source.engine_error(read_second(&[first, unreadable], 1)));
+        assert_eq!((error.code(), error.retriable()), ("READ_FAILED", true));
+        assert!(error.to_string().starts_with(&format!("{}: ", second.display())), "{error}");
+        assert!(error.to_string().contains("Bad file descriptor"), "{error}");
+
+        // It has its length, and gives less than is asked for.
+        let long = SourceFile { bytes: 4096, ..source.files()[1] };
+        let error = source.explain(source.engine_error(read_second(&[first, long], 4096)));
+        assert_eq!(error.code(), "READ_FAILED", "{error}");
+
+        std::fs::write(&second, "").unwrap();
+        let error = source.explain(source.engine_error(read_second(&[first, long], 4096)));
+        assert_eq!(error.code(), "FILE_CHANGED", "{error}");
+        assert!(error.to_string().contains("m-00002-of-00002.gguf"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_gives_less_than_its_length_is_no_changed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        for content in ["", "some bytes"] {
+            std::fs::write(&file, content).unwrap();
+            assert!(shorter_than_its_length(&file).is_none(), "{content}");
+        }
+        // Files of sysfs, of which no machine has all.
+        let files =
+            ["/sys/kernel/uevent_seqnum", "/sys/class/net/lo/address", "/sys/kernel/profiling"];
+        for path in files.map(Path::new).into_iter().filter(|path| path.exists()) {
+            let error = Source::open(path, &Limits::default()).map(drop).unwrap_err();
+            assert_eq!((error.code(), error.exit_code(), error.retriable()), ("GGUF_IO", 7, false));
+            assert!(error.to_string().contains("its length of 4096 bytes"), "{error}");
+        }
     }
 }

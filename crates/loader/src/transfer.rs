@@ -6,7 +6,7 @@ use crate::options::{IoChoice, LoadOptions, Verify};
 use crate::scales::Scales;
 use crate::source::Source;
 use cuda_sys::{
-    Conversion, CopyOp, DeviceBuffer, Engine, ErrorCode, FloatFormat, Io, Progress, Request, Stats,
+    Conversion, CopyOp, DeviceBuffer, Engine, FloatFormat, Io, Progress, Request, Stats,
 };
 use gguf_format::GgmlType;
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
@@ -110,15 +110,7 @@ pub(crate) fn run(
             buffer,
             &mut |progress| reporter.report(progress),
         )
-        .map_err(|error| match error.code() {
-            ErrorCode::Cancelled => Error::Cancelled,
-            // The header's ranges were proven against the file's length: it has been cut since.
-            ErrorCode::FileTruncated => {
-                Error::FileChanged { path: source.path().to_owned(), what: error.to_string() }
-            }
-            ErrorCode::Io => Error::Read { path: source.path().to_owned(), source: error },
-            _ => Error::Engine(error),
-        })
+        .map_err(|error| source.engine_error(error))
 }
 
 /// Turns "units 0..n are done" into one event for each unit.

@@ -1,6 +1,7 @@
 // The one exception type that leaves the engine.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -19,10 +20,14 @@ enum class Code : int {
   kInternal = 9,           // anything that should not happen
 };
 
-// what() carries code, status and context, because text is all that crosses the language bridge.
+// The source file of an error that no source file has caused.
+constexpr std::int64_t kNoFile = -1;
+
+// what() carries code, status, source file and context, because text is all that crosses the
+// language bridge.
 class Error : public std::runtime_error {
  public:
-  Error(Code code, int status, const std::string& context);
+  Error(Code code, int status, const std::string& context, std::int64_t file = kNoFile);
 
   Code code() const noexcept { return code_; }
   int status() const noexcept { return status_; }
@@ -33,6 +38,6 @@ class Error : public std::runtime_error {
 };
 
 // Error of a failed system call: kIo with errno and its text.
-Error io_error(int error_number, const std::string& context);
+Error io_error(int error_number, const std::string& context, std::int64_t file = kNoFile);
 
 }  // namespace transfer

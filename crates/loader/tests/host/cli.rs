@@ -475,6 +475,24 @@ fn wrong_usage_exits_2() {
 }
 
 #[test]
+fn files_of_the_kernel_are_refused_for_good() {
+    // Without a length; with one that is not theirs; and with one that is.
+    for file in
+        ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/uevent_seqnum", "/sys/kernel/notes"]
+    {
+        if Path::new(file).exists() {
+            let ran = load(Path::new(file), &["--json"]);
+            assert!([3, 7].contains(&ran.code()), "{}", ran.stderr());
+            let failed = &ran.json_lines()[0];
+            assert_eq!(failed["retriable"], false, "{file}: {failed}");
+            for command in ["inspect", "plan"] {
+                assert_eq!(run([command, file]).code(), ran.code(), "{command} {file}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_size_is_a_whole_number_of_bytes() {
     for option in ["--reserve", "--vram-limit", "--chunk", "--read-size"] {
         for wrong in ["0.5", "1.5", "1.0", "0.3B", "5e-1", "-1", "", "16EiB", "lots"] {

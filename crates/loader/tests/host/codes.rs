@@ -325,7 +325,7 @@ fn rows() -> Vec<Row> {
             "FILE_CHANGED",
             (7, "MODEL_LOAD_FAILED", true),
             Library(cut_short_while_loading),
-            &["model.gguf", "file changed", "ended at byte 100"],
+            &["model.gguf", "file changed", "100 now"],
         ),
         row(
             "READ_FAILED",

@@ -4,8 +4,10 @@ use crate::common::go_on;
 use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{DeviceChoice, Error, LoadOptions, LoadedModel, Loader, Storage};
+use loader::{DeviceChoice, Error, IoChoice, LoadEvent, LoadOptions, LoadedModel, Loader, Storage};
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -159,6 +161,27 @@ fn a_foreign_shard_is_named() {
 
     std::fs::copy(files.shard(1), files.shard(2)).unwrap();
     refused(&files, 0, "GGUF_SHARD_MISMATCH", 2);
+}
+
+#[test]
+fn a_shard_that_is_truncated_during_the_load_is_named() {
+    for io in [IoChoice::Auto, IoChoice::Read, IoChoice::Mmap, IoChoice::Direct] {
+        for cut in 0..SHARDS {
+            let files = Files::new();
+            let mut truncate = |event: &LoadEvent<'_>| {
+                if matches!(event, LoadEvent::Allocated { .. }) {
+                    let shard = OpenOptions::new().write(true).open(files.shard(cut)).unwrap();
+                    shard.set_len(100).unwrap();
+                }
+                ControlFlow::Continue(())
+            };
+            let options = LoadOptions::new().device(DeviceChoice::Host).io(io);
+            let error = Loader::new(options).load(files.shard(0), &mut truncate).unwrap_err();
+            assert_eq!(error.code(), "FILE_CHANGED", "{error}");
+            let name = files.shard(cut);
+            assert!(error.to_string().contains(name.to_str().unwrap()), "{io:?}: {error}");
+        }
+    }
 }
 
 #[test]
