@@ -285,7 +285,7 @@ pub(super) struct Synth {
     pub(super) seed: u64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Completions {
     /// Shell to print for
     pub(super) shell: Shell,

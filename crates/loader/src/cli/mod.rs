@@ -62,7 +62,10 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
     let arguments = match args::parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => return Err(Failure::Usage(error)),
-        Err(help) => return Ok(stdout::print_styled(&help.render())?),
+        Err(help) => {
+            let text = help.render();
+            return interrupt.or_end(move || Ok(stdout::print_styled(&text)?));
+        }
     };
     let bars = MultiProgress::new();
     logging::init(arguments.verbose, arguments.quiet, &bars);
@@ -74,6 +77,6 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
         Command::Bench(command) => bench::run(&command, quiet, interrupt.token()),
         Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
         Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
-        Command::Completions(command) => completions::run(&command),
+        Command::Completions(command) => interrupt.or_end(move || completions::run(&command)),
     }
 }
