@@ -30,6 +30,7 @@ pub(super) fn measure(arguments: &Bench, device: DeviceKind) -> Result<Measured,
     let failed = |error: std::io::Error| format!("{}: {error}", weights.path.display());
     page_cache::fill(std::slice::from_ref(&weights.path)).map_err(|error| match error {
         Unread::Threads(error) | Unread::File(error) => failed(error),
+        Unread::Memory(error) => error.to_string(),
     })?;
     let bytes = std::fs::metadata(&weights.path).map_err(failed)?.len();
     let (path, runs) = (weights.path.display().to_string(), arguments.repeat.to_string());
