@@ -2,10 +2,11 @@
 
 mod allocator;
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: allocator::Whole = allocator::Whole;
+static ALLOCATOR: allocator::OrExit<System> = allocator::OrExit(System);
 
 fn main() -> ExitCode {
     loader::cli::main()
