@@ -94,13 +94,6 @@ pub(crate) static TRIALS: [Trial; 18] = {
     ]
 };
 
-impl Trial {
-    /// Such as `load`.
-    pub(crate) fn command(&self) -> &'static str {
-        self.arguments[0]
-    }
-}
-
 impl std::fmt::Display for Trial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.arguments.join(" "))
