@@ -15,8 +15,12 @@ FileMapping::FileMapping(const SourceFile& file, std::size_t index) : bytes_(fil
   void* memory = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.descriptor, 0);
   if (memory == MAP_FAILED) {
     const int error = errno;
-    throw io_error(error, "mapping source file " + std::to_string(index),
-                   static_cast<std::int64_t>(index));
+    const std::string what = "mapping source file " + std::to_string(index);
+    if (error == ENOMEM) {
+      throw Error(Code::kHostOutOfMemory, error,
+                  what + ": there are no addresses for " + std::to_string(bytes_) + " bytes");
+    }
+    throw io_error(error, what, static_cast<std::int64_t>(index));
   }
   data_ = static_cast<std::byte*>(memory);
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{fuzz, process, sanitize};
+use crate::{fuzz, limits, process, sanitize};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -51,20 +51,25 @@ const STEPS: [Step; 14] = [
     ("conformance to the reference", conformance::check),
 ];
 
-/// Runs the steps, and stops at the first that fails.
-pub(crate) fn run() -> Result<()> {
+/// What takes too long for every change.
+const FULL_STEPS: [Step; 1] = [("runs under limits, 3,000", limits::run)];
+
+/// Runs the steps, with `full` those as well that take long, and stops at the first that fails.
+pub(crate) fn run(full: bool) -> Result<()> {
+    let more = if full { &FULL_STEPS[..] } else { &[] };
+    let steps: Vec<_> = STEPS.iter().chain(more).collect();
     let mut times = Vec::new();
     let mut outcome = Ok(());
-    for (name, step) in STEPS {
+    for (name, step) in &steps {
         eprintln!("\n== {name}");
         let start = Instant::now();
-        outcome = step().with_context(|| name);
+        outcome = step().with_context(|| *name);
         times.push(start.elapsed());
         if outcome.is_err() {
             break;
         }
     }
-    summarise(&times, outcome.is_ok());
+    summarise(&steps, &times, outcome.is_ok());
     outcome
 }
 
@@ -74,9 +79,9 @@ fn strict(command: &mut Command) -> &mut Command {
     command.env("CUDA_SYS_WERROR", "1")
 }
 
-fn summarise(times: &[Duration], passed: bool) {
+fn summarise(steps: &[&Step], times: &[Duration], passed: bool) {
     eprintln!();
-    for (index, (name, _)) in STEPS.iter().enumerate() {
+    for (index, (name, _)) in steps.iter().enumerate() {
         let result = match times.get(index) {
             None => "not run".to_owned(),
             Some(_) if !passed && index + 1 == times.len() => "FAILED".to_owned(),

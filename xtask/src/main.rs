@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod gpu_archive;
 mod gpu_tests;
+mod limits;
 mod loader_binary;
 mod miri;
 mod nvidia;
@@ -86,7 +87,11 @@ enum Command {
     /// Run the tests of parser and model under Miri, where the toolchain has it
     Miri,
     /// All that has to pass before a change lands
-    Ci,
+    Ci {
+        /// Also what takes too long for every change
+        #[arg(long)]
+        full: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -113,7 +118,7 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
         Some(Command::Sanitize { sanitizer }) => sanitize::run(sanitizer),
         Some(Command::Miri) => miri::run(),
-        Some(Command::Ci) => ci::run(),
+        Some(Command::Ci { full }) => ci::run(full),
     }
 }
 

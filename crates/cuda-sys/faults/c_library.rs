@@ -389,7 +389,7 @@ pub(crate) fn rows() -> Vec<Row> {
             Stage::Allocate => fails(&[OutOfMemory]),
             // The mapping of a file, or the tallies; what only asks about the page cache can do
             // without.
-            _ => may_fail(&[Io, OutOfMemory]),
+            _ => may_fail(&[HostOutOfMemory, OutOfMemory]),
         }),
         row("madvise", Status(EINVAL), Once, succeeds),
         row("madvise", Status(EINVAL), Onwards, succeeds),

@@ -1,6 +1,7 @@
 //! Work that a load waits for only as long as it is not cancelled.
 
 use crate::cancel::CancelToken;
+use crate::host_memory;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -20,16 +21,20 @@ impl<T: Send + 'static> Background<T> {
     pub(crate) fn start(work: impl Fn() -> T + Clone + Send + 'static) -> Self {
         let (sender, result) = channel();
         let remote = (work.clone(), sender.clone());
-        let spawned = Builder::new().name("phi3-open".to_owned()).spawn(move || {
-            let (work, sender) = remote;
-            // Nobody waits any more where this fails.
-            let _ = sender.send(work());
-        });
-        if spawned.is_err() {
+        let spawn = || {
+            Builder::new().name("phi3-open".to_owned()).spawn(move || {
+                let (work, sender) = remote;
+                // Nobody waits any more where this fails.
+                let _ = sender.send(work());
+            })
+        };
+        let room = host_memory::room_for_threads(1, 0) == 1;
+        let thread = room.then(spawn).and_then(Result::ok);
+        if thread.is_none() {
             // The receiver is still in this function.
             let _ = sender.send(work());
         }
-        Self { result, thread: spawned.ok() }
+        Self { result, thread }
     }
 
     /// What came of the work; `None` where the token is cancelled first, and the work goes on. A

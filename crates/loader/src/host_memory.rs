@@ -14,6 +14,19 @@ pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
     }
 }
 
+/// The stack of a thread, and what the C library allocates for it when it starts: where it is refused
+/// that, it ends the process.
+const THREAD_BYTES: u64 = 3 << 20;
+
+/// How many threads of `wanted` can be started that take so many bytes each beside their stacks, as
+/// far as is known.
+pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
+    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten();
+    let Some(memory) = memory else { return wanted };
+    let room = memory.free / bytes.saturating_add(THREAD_BYTES);
+    wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
+}
+
 /// So many zeros.
 pub(crate) fn zeroed(bytes: u64, purpose: &str) -> Result<Vec<u8>, Error> {
     check(bytes, purpose)?;
@@ -39,6 +52,7 @@ mod tests {
             assert!(text.starts_with(&start), "{text}");
             assert!(text.contains(" bytes free of ") && text.contains(" bytes total, limited by "));
         }
+        assert_eq!((room_for_threads(3, 1 << 60), room_for_threads(3, 4096)), (0, 3));
         assert_eq!(zeroed(3, "looking").unwrap(), [0; 3]);
     }
 }

@@ -13,7 +13,7 @@ use crate::path_text::path_text;
 use crate::source::Source;
 use crate::transfer::How;
 use crate::warning::Warning;
-use crate::{checks, readback, residency, transfer};
+use crate::{checks, host_memory, readback, residency, transfer};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
 use gguf_format::GgufFile;
 use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
@@ -353,14 +353,16 @@ impl Session {
         }
         // Populating the ring's pages takes about as long as it hides behind the device's context.
         let (device, context_seconds, ring) = std::thread::scope(|scope| {
-            let ring = Builder::new().spawn_scoped(scope, move || StagingRing::new(config));
+            let make = move || StagingRing::new(config);
+            let room = host_memory::room_for_threads(1, config.ring_bytes()) == 1;
+            let ring = room.then(|| Builder::new().spawn_scoped(scope, make));
             let device = Device::open(choice);
             let context_seconds = start.elapsed().as_secs_f64();
-            let ring = match ring {
+            let ring = match ring.and_then(Result::ok) {
                 // A panic there is a bug here; it goes on in this thread.
-                Ok(ring) => ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Some(ring) => ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                 // The system starts no more threads.
-                Err(_) => StagingRing::new(config),
+                None => make(),
             };
             (device, context_seconds, ring)
         });

@@ -1,6 +1,7 @@
 //! Valid files with a model's real shapes and random weights.
 
 use crate::error::Error;
+use crate::host_memory;
 use crate::output_file::OutputFile;
 use gguf_format::GgmlType;
 use gguf_format::write::Layout as FileLayout;
@@ -59,7 +60,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// [`Error::Write`], also where something other than a regular file stands at `path`, such as a
-/// folder, a pipe or a device; [`Error::Cancelled`].
+/// folder, a pipe or a device; [`Error::HostMemory`]; [`Error::Cancelled`].
 pub fn write(
     path: &Path,
     options: &SynthOptions,
@@ -77,8 +78,13 @@ pub(crate) fn write_to(
     let blueprint = Blueprint::new(options.preset, options.layout, options.type_mix);
     let layout =
         blueprint.writer().layout().map_err(|error| target.failed(std::io::Error::other(error)))?;
+    let pieces = pieces(&blueprint.tensors, &layout);
+    let largest = pieces.iter().map(|piece| piece.range.end - piece.range.start).max().unwrap_or(0);
+    host_memory::check(largest, "making weights")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = host_memory::room_for_threads(cores, largest);
     target.write(|file| {
-        let job = Job { file, pieces: pieces(&blueprint.tensors, &layout), seed: options.seed };
+        let job = Job { file, pieces, seed: options.seed, threads };
         match write_file(&job, &layout, observe) {
             Ok(ControlFlow::Continue(())) => Ok(layout.file_len()),
             Ok(ControlFlow::Break(())) => Err(Error::Cancelled),
@@ -137,6 +143,8 @@ struct Job<'a> {
     file: &'a File,
     pieces: Vec<Piece>,
     seed: u64,
+    /// To start, if they can be. Each makes a piece at a time.
+    threads: usize,
 }
 
 impl Job<'_> {
@@ -148,12 +156,11 @@ impl Job<'_> {
         let next = AtomicUsize::new(0);
         let written = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let (done, results) = mpsc::channel();
         std::thread::scope(|scope| {
             let (next, written, stop) = (&next, &written, &stop);
             let mut started = 0;
-            for _ in 0..threads {
+            for _ in 0..self.threads {
                 let done = done.clone();
                 let writer = move || {
                     let proceed = || !stop.load(Ordering::Relaxed);
@@ -175,7 +182,7 @@ impl Job<'_> {
             };
             let mut result = Ok(());
             if started == 0 {
-                // The system starts no threads: this one writes.
+                // This one writes.
                 result = self.write_pieces(next, written, &mut report);
             }
             loop {

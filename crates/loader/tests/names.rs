@@ -22,8 +22,9 @@ const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
 const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
 
 const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.io);
-const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[AllZeroTensor], &[Span]) =
-    |stats| (&stats.non_finite, &stats.all_zero, &stats.timeline);
+const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
+    |stats| (&stats.non_finite, &stats.timeline);
+const _: fn(&LoadStats) -> &[AllZeroTensor] = |stats| &stats.all_zero;
 const _: fn(&LoadStats) -> (&Residency, &Option<MemoryAccount>) =
     |stats| (&stats.residency, &stats.memory);
 const _: fn(&InsufficientMemory) -> Option<MemoryInfo> = |memory| memory.memory;

@@ -12,7 +12,7 @@ namespace transfer {
 // A shared mapping for reading. Pages of it that others cut off the file fault with SIGBUS.
 class FileMapping {
  public:
-  // Throws Error{kIo}.
+  // Throws Error{kIo, kHostOutOfMemory}.
   FileMapping(const SourceFile& file, std::size_t index);
   ~FileMapping();
   FileMapping(FileMapping&& other) noexcept;
@@ -28,7 +28,7 @@ class FileMapping {
   std::uint64_t bytes_;
 };
 
-// Throws Error{kIo} where one of them cannot be mapped.
+// Throws Error{kIo, kHostOutOfMemory} where one of them cannot be mapped.
 std::vector<FileMapping> map_files(const std::vector<SourceFile>& files);
 
 }  // namespace transfer

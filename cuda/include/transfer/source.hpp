@@ -54,7 +54,7 @@ class Source {
                     const std::atomic<bool>& stop) = 0;
 };
 
-// Throws Error{kIo} where a mapping cannot be made.
+// Throws Error{kIo, kHostOutOfMemory} where a mapping cannot be made.
 std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files);
 
 }  // namespace transfer

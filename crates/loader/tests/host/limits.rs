@@ -2,7 +2,9 @@
 //! whole or absent.
 
 use crate::common::model_path;
+use crate::small_model::write_large_model;
 use crate::trial::{Bench, TRIALS, timed};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -23,6 +25,44 @@ fn some_runs_under_limits_end_in_order() {
 #[ignore = "takes minutes; `cargo xtask ci --full` runs it"]
 fn three_thousand_runs_under_limits_end_in_order() {
     run(3000, 2);
+}
+
+/// A ring of 2 GiB beside weights of 560 MB, in 1 GiB: refused before any of it is touched, in words
+/// that name the limit.
+#[test]
+fn what_does_not_fit_is_refused_and_its_limit_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.gguf");
+    write_large_model(&path);
+    for (kind, name) in [
+        (Kind::AddressSpace, "RLIMIT_AS"),
+        (Kind::Data, "RLIMIT_DATA"),
+        (Kind::GroupMemory, "the memory cgroup"),
+    ] {
+        if !kind.works() {
+            say(&format!("limits: {kind:?} cannot be limited here"));
+            continue;
+        }
+        let hindrance = Hindrance { kind, limit: 1 << 30, user: 0 };
+        let applied = hindrance.applied().unwrap();
+        let load = [PROGRAM, "load", path.to_str().unwrap(), "--device=host", "--json"];
+        let sizes = ["--chunk=64MiB", "--depth=32"];
+        let line = load.into_iter().chain(sizes).map(OsString::from).collect();
+        let output = timed(&applied.line(line)).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{stdout}");
+        let failed: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+        assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
+        let message = failed["message"].as_str().unwrap();
+        for part in [
+            // 32 chunks, with slack for aligned reads, in whole huge pages.
+            " bytes required, 2149580800 bytes of them for staging, ".to_owned(),
+            " bytes free of 1073741824 bytes total, limited by ".to_owned() + name,
+        ] {
+            assert!(message.contains(&part), "{part}: {message}");
+        }
+        assert_eq!(failed["retriable"], false, "the limit is smaller than all of it");
+    }
 }
 
 /// What a process has less of.

@@ -5,6 +5,7 @@ use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Verify};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::fs::{File, Permissions};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
@@ -62,6 +63,35 @@ fn no_locked_memory_is_enough() {
             .unwrap();
         finished(&output);
     }
+}
+
+/// As in a container that is given none. What is not known is no figure and no reason to refuse.
+#[test]
+fn no_proc_is_enough() {
+    let without_proc = |arguments: &[String]| {
+        let hidden = "mount -t tmpfs none /proc && exec \"$@\"";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", hidden, "sh"]).args(arguments).output().unwrap()
+    };
+    if !without_proc(&["true".to_owned()]).status.success() {
+        let _ = writeln!(std::io::stderr(), "/proc cannot be hidden here");
+        return;
+    }
+    for (io, _) in IO {
+        let line = [vec![PROGRAM.to_owned()], arguments(io)].concat();
+        let event = finished(&without_proc(&line));
+        for figure in ["free_before_bytes", "free_after_bytes", "total_bytes"] {
+            assert_eq!(event["memory"][figure], Value::Null, "{io}");
+        }
+    }
+    let devices = without_proc(&[PROGRAM.to_owned(), "devices".to_owned()]);
+    let text = String::from_utf8(devices.stdout).unwrap();
+    assert!(text.starts_with("host     host memory\n"), "{text}");
+    let limited = [vec![PROGRAM.to_owned()], arguments("auto"), vec!["--vram-limit=1".to_owned()]];
+    let output = without_proc(&limited.concat());
+    assert_eq!(output.status.code(), Some(6));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("how much is free is unknown"), "{text}");
 }
 
 #[test]

@@ -8,6 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// What the program is called where it is run.
+pub(crate) const PROGRAM_NAME: &str = "program";
+
 /// Runs that get no further are ended, and have failed.
 const SECONDS: &str = "60";
 
@@ -112,14 +115,18 @@ impl Bench {
     pub(crate) fn new(program: &Path, model: &Path) -> Self {
         let folder = open_to_all();
         let place = |name: &str| folder.path().join(name);
-        fs::copy(program, place("program")).unwrap();
+        fs::copy(program, place(PROGRAM_NAME)).unwrap();
         fs::copy(model, place("model.gguf")).unwrap();
         let files = BTreeMap::from([
             ("{model}", place("model.gguf")),
             ("{synthetic}", place("synthetic.gguf")),
         ]);
-        let mut bench =
-            Self { program: place("program"), files, _folder: folder, references: BTreeMap::new() };
+        let mut bench = Self {
+            program: place(PROGRAM_NAME),
+            files,
+            _folder: folder,
+            references: BTreeMap::new(),
+        };
         let mut synth = Command::new(&bench.program);
         synth.arg("synth").arg(&bench.files["{synthetic}"]).arg("--type=q4_k_m");
         assert!(synth.output().unwrap().status.success());
@@ -190,7 +197,11 @@ impl Bench {
             }
             Prints::Events => {
                 let events: Vec<Value> = lines.map(json).collect::<Result<_, _>>()?;
-                let last = events.last().ok_or("it printed no event")?;
+                let Some(last) = events.last() else {
+                    // Memory may be refused before the command line has been read.
+                    let early = code != 0 && ran.stderr().contains("the system refused");
+                    return early.then_some(()).ok_or("it printed no event".into());
+                };
                 let want = if code == 0 { "finished" } else { "failed" };
                 let is_last = last["event"] == want && (code == 0 || last["exit_code"] == code);
                 is_last.then_some(()).ok_or(format!("the last event is {last}"))

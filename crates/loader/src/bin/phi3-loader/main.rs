@@ -4,10 +4,11 @@ mod allocator;
 mod standard_output;
 
 use loader::cli::Start;
+use std::alloc::System;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: allocator::Whole = allocator::Whole;
+static ALLOCATOR: allocator::OrExit<System> = allocator::OrExit(System);
 
 fn main() -> ExitCode {
     loader::cli::main(Start { stdout_is_open: standard_output::was_open() })

@@ -39,7 +39,7 @@ fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<(), Unread
     };
     match read(super::cores()) {
         // Nothing is measured: one thread only takes longer.
-        Err(Unread::Threads(_)) => read(1),
+        Err(Unread::Threads(_) | Unread::Memory(_)) => read(1),
         done => done,
     }
 }

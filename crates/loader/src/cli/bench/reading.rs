@@ -4,6 +4,7 @@ use super::document::gb_per_s;
 use crate::cancel::CancelToken;
 use crate::cli::failure::Failure;
 use crate::error::Error;
+use crate::host_memory;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -59,6 +60,8 @@ pub(super) enum Unread {
     Cancelled,
     /// The system does not start as many threads.
     Threads(std::io::Error),
+    /// There is no memory for what they read.
+    Memory(Error),
     /// The file cannot be read.
     File(std::io::Error),
 }
@@ -69,6 +72,7 @@ impl Unread {
         match self {
             Self::Cancelled => Error::Cancelled.into(),
             Self::Threads(error) => Failure::Start("a thread to measure with", error),
+            Self::Memory(error) => Failure::Load(error),
             Self::File(error) => Failure::Read(path.to_owned(), error),
         }
     }
@@ -95,6 +99,13 @@ pub(super) fn read(
     limit: Option<Duration>,
     token: &CancelToken,
 ) -> Result<Read, Unread> {
+    let each = u64::from(readers.chunk_bytes);
+    let all = each * u64::from(readers.threads);
+    host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
+    let others = readers.threads as usize - 1;
+    if host_memory::room_for_threads(others, each) < others {
+        return Err(Unread::Threads(ErrorKind::OutOfMemory.into()));
+    }
     let next = AtomicU64::new(0);
     // Where all meet before the first read; nothing where not all could be started.
     let meeting = OnceLock::<Option<Barrier>>::new();

@@ -45,6 +45,7 @@ pub(super) fn measure(
     page_cache::fill(std::slice::from_ref(&weights), token).map_err(|error| match error {
         Unread::Threads(error) | Unread::File(error) => failed(error),
         Unread::Cancelled => Error::Cancelled.to_string(),
+        Unread::Memory(error) => error.to_string(),
     })?;
     let bytes = std::fs::metadata(&weights).map_err(failed)?.len();
     let (place, runs) = (format!("cuda:{ordinal}"), arguments.repeat.to_string());
