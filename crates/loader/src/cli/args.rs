@@ -236,7 +236,8 @@ pub(super) struct Load {
     /// Fail where a weight is infinite or NaN as it is loaded, instead of warning
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
-    /// Read the weights back from the device into a safetensors file
+    /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard output,
+    /// where that goes to a file
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
     /// Write what readers, copies and kernels did when, as a trace that Perfetto opens
