@@ -7,18 +7,21 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-const KIB: u64 = 1024;
+const MIB: u64 = 1 << 20;
 const NO_LIMIT: u64 = u64::MAX;
 
 /// A folder of files as the kernel's.
 struct Root(TempDir);
 
 impl Root {
-    /// A machine of 1000 KiB, of which 800 KiB are available.
+    /// A machine of 1000 MiB, of which 800 MiB are available.
     fn of_a_machine() -> Self {
         let root = Self(tempfile::tempdir().unwrap());
-        root.file("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  1 kB\nMemAvailable:   800 kB\n");
-        root.file("proc/self/status", "Name:\tx\nVmSize:\t     300 kB\nVmData:\t     200 kB\n");
+        root.file(
+            "proc/meminfo",
+            "MemTotal:  1024000 kB\nMemFree:  1 kB\nMemAvailable:   819200 kB\n",
+        );
+        root.file("proc/self/status", "Name:\tx\nVmSize:\t  307200 kB\nVmData:\t  204800 kB\n");
         root
     }
 
@@ -71,6 +74,19 @@ impl Root {
         let want = MemoryInfo { free, total, bound };
         assert_eq!(self.memory_within(NO_LIMIT, NO_LIMIT), Some(want));
     }
+
+    /// `unused` is what the groups' own figures leave.
+    #[track_caller]
+    fn has_in_group(&self, unused: u64, limit: u64) {
+        let free = unused.saturating_sub(taken_by_the_kernel(limit));
+        self.has(free, limit, MemoryBound::Cgroup);
+    }
+}
+
+/// What the kernel takes of a group whose limit is used up: page tables for memory and mapped files,
+/// and two MiB for threads.
+const fn taken_by_the_kernel(limit: u64) -> u64 {
+    limit / 512 * 2 + (2 << 20)
 }
 
 fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo> {
@@ -80,7 +96,7 @@ fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo
 
 #[test]
 fn a_machine_without_limits_has_what_is_available() {
-    Root::of_a_machine().has(800 * KIB, 1000 * KIB, MemoryBound::Device);
+    Root::of_a_machine().has(800 * MIB, 1000 * MIB, MemoryBound::Device);
 }
 
 #[test]
@@ -99,12 +115,12 @@ fn what_cannot_be_read_is_unknown_and_what_can_be_still_counts() {
 fn limits_of_the_process_count_what_it_has_already() {
     let root = Root::of_a_machine();
     for (address_space, data, free, total, bound) in [
-        (900 * KIB, NO_LIMIT, 600 * KIB, 900 * KIB, MemoryBound::AddressSpace),
-        (NO_LIMIT, 900 * KIB, 700 * KIB, 900 * KIB, MemoryBound::Data),
-        (1000 * KIB, 950 * KIB, 700 * KIB, 950 * KIB, MemoryBound::AddressSpace),
-        (2000 * KIB, 2000 * KIB, 800 * KIB, 1000 * KIB, MemoryBound::Device),
+        (900 * MIB, NO_LIMIT, 600 * MIB, 900 * MIB, MemoryBound::AddressSpace),
+        (NO_LIMIT, 900 * MIB, 700 * MIB, 900 * MIB, MemoryBound::Data),
+        (1000 * MIB, 950 * MIB, 700 * MIB, 950 * MIB, MemoryBound::AddressSpace),
+        (2000 * MIB, 2000 * MIB, 800 * MIB, 1000 * MIB, MemoryBound::Device),
         // More than the limit allows, as where it was lowered.
-        (100 * KIB, NO_LIMIT, 0, 100 * KIB, MemoryBound::AddressSpace),
+        (100 * MIB, NO_LIMIT, 0, 100 * MIB, MemoryBound::AddressSpace),
         (NO_LIMIT, 0, 0, 0, MemoryBound::Data),
     ] {
         let want = Some(MemoryInfo { free, total, bound });
@@ -119,23 +135,23 @@ const V1: &str = "cgroup cgroup rw,memory";
 fn every_group_from_the_process_up_to_the_mount_counts() {
     let root = Root::of_a_machine();
     root.groups("0::/user/job\n", &[("/", "/sys/fs/cgroup", V2)]);
-    root.v2("/sys/fs/cgroup/user/job", "max", "max", 90_000, 0);
+    root.v2("/sys/fs/cgroup/user/job", "max", "max", 90_000_000, 0);
     // The root has no such files.
-    root.has(800 * KIB, 1000 * KIB, MemoryBound::Device);
-    root.v2("/sys/fs/cgroup/user", "600000", "max", 200_000, 50_000);
-    root.has(450_000, 600_000, MemoryBound::Cgroup);
-    root.v2("/sys/fs/cgroup/user/job", "300000", "max", 90_000, 90_000);
-    root.has(300_000, 300_000, MemoryBound::Cgroup);
-    root.v2("/sys/fs/cgroup/user/job", "300000", "200000", 90_000, 0);
-    root.has(110_000, 200_000, MemoryBound::Cgroup);
+    root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+    root.v2("/sys/fs/cgroup/user", "600000000", "max", 200_000_000, 50_000_000);
+    root.has_in_group(450_000_000, 600_000_000);
+    root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 90_000_000, 90_000_000);
+    root.has_in_group(300_000_000, 300_000_000);
+    root.v2("/sys/fs/cgroup/user/job", "300000000", "200000000", 90_000_000, 0);
+    root.has_in_group(110_000_000, 200_000_000);
     // Used beyond its limit, and file pages beyond what is used: figures are not read at once.
-    root.v2("/sys/fs/cgroup/user/job", "300000", "max", 300_001, 0);
-    root.has(0, 300_000, MemoryBound::Cgroup);
-    root.v2("/sys/fs/cgroup/user/job", "300000", "max", 1000, 2000);
-    root.has(300_000, 300_000, MemoryBound::Cgroup);
+    root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 300_000_001, 0);
+    root.has_in_group(0, 300_000_000);
+    root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 1_000_000, 2_000_000);
+    root.has_in_group(300_000_000, 300_000_000);
     // The group is gone, and the process moved up.
     root.groups("0::/user/job/gone\n", &[("/", "/sys/fs/cgroup", V2)]);
-    root.has(300_000, 300_000, MemoryBound::Cgroup);
+    root.has_in_group(300_000_000, 300_000_000);
 }
 
 #[test]
@@ -149,9 +165,9 @@ fn version_1_has_the_files_of_its_own() {
     root.groups("9:cpu:/other\n4:hugetlb,memory:/a:b\n0::/\n", &mounts);
     // No limit is the largest number of whole pages.
     root.v1("/mem dir", 9_223_372_036_854_771_712, 1 << 40, 0, 0);
-    root.has(800 * KIB, 1000 * KIB, MemoryBound::Device);
-    root.v1("/mem dir/a:b", 500_000, 400_000, 100_000, 50_000);
-    root.has(250_000, 500_000, MemoryBound::Cgroup);
+    root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+    root.v1("/mem dir/a:b", 500_000_000, 400_000_000, 100_000_000, 50_000_000);
+    root.has_in_group(250_000_000, 500_000_000);
 }
 
 #[test]
@@ -171,16 +187,16 @@ fn in_a_container_the_mount_is_the_groups_own() {
             let root = Root::of_a_machine();
             root.groups(&line, &[(mount, "/sys/fs/cgroup", kind)]);
             match kind {
-                V2 => root.v2("/sys/fs/cgroup", "600000", "max", 100_000, 0),
-                _ => root.v1("/sys/fs/cgroup", 600_000, 100_000, 0, 0),
+                V2 => root.v2("/sys/fs/cgroup", "600000000", "max", 100_000_000, 0),
+                _ => root.v1("/sys/fs/cgroup", 600_000_000, 100_000_000, 0, 0),
             };
-            root.has(500_000, 600_000, MemoryBound::Cgroup);
+            root.has_in_group(500_000_000, 600_000_000);
         }
     }
     let root = Root::of_a_machine();
     root.groups("0::/docker/1/job\n", &[("/docker/1", "/sys/fs/cgroup", V2)]);
-    root.v2("/sys/fs/cgroup/job", "600000", "max", 100_000, 0);
-    root.has(500_000, 600_000, MemoryBound::Cgroup);
+    root.v2("/sys/fs/cgroup/job", "600000000", "max", 100_000_000, 0);
+    root.has_in_group(500_000_000, 600_000_000);
 }
 
 #[test]
@@ -192,7 +208,7 @@ fn lines_of_any_shape_are_passed_over() {
             ["", "-", "- cgroup2 a b", "1 2 3 / /x - cgroup2", "1 2 3 \\0 \\04 - cgroup2 a b\n"]
         {
             root.file("proc/self/mountinfo", mount);
-            root.has(800 * KIB, 1000 * KIB, MemoryBound::Device);
+            root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
         }
     }
 }

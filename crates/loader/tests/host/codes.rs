@@ -652,7 +652,7 @@ impl Told {
 }
 
 /// As `cargo xtask sanitize` runs it.
-fn is_sanitized() -> bool {
+pub(crate) fn is_sanitized() -> bool {
     ["ASAN_OPTIONS", "TSAN_OPTIONS"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
