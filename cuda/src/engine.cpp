@@ -25,11 +25,11 @@ constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
 
 // Whether any of these bytes, of which there is one at least, is not zero.
 bool has_nonzero(const std::byte* bytes, std::uint64_t count) {
-  // Where each byte is as the one before it, all are as the first.
+  // If each byte equals the one before it, all equal the first.
   return bytes[0] != std::byte{0} || std::memcmp(bytes, bytes + 1, count - 1) != 0;
 }
 
-// What a call finds out about each operation: the tallies in device memory, and what readers see.
+// What a call finds out about each operation: tallies in device memory, and what readers find.
 class Ledger {
  public:
   Ledger(Queue& queue, const Request& request, const Schedule& schedule, const DeviceBuffer& dest)
@@ -65,11 +65,11 @@ class Ledger {
 
   OpTally* tallies() const { return tallies_; }
 
-  // Looks at bytes of a segment, from `offset` of its operation on, that a reader has just read:
-  // they are in its core's cache.
+  // Examines bytes that a reader has just read, while they are in its core's cache. They belong to
+  // a segment, and start at `offset` of its operation.
   void read(const Segment& segment, const std::byte* bytes, std::uint64_t count,
             std::uint64_t offset) {
-    // Once an operation has shown a byte that is not zero, the rest of it need not be looked at.
+    // After the first byte that is not zero, the rest of the operation need not be examined.
     std::atomic<bool>& nonzero = nonzero_[segment.op];
     if (!nonzero.load(std::memory_order_relaxed) && has_nonzero(bytes, count)) {
       nonzero.store(true, std::memory_order_relaxed);
@@ -233,7 +233,7 @@ class Call {
     const Chunk& chunk = work_.schedule.chunks[share.chunk];
     work_.source.read(chunk.file, chunk.source_offset + share.offset, share.bytes, out,
                       board_.stop());
-    // What a stopped read left behind are not the file's bytes.
+    // A stopped read leaves other bytes than the file's.
     if (!stopped()) look_at(share, batch, out);
   }
 

@@ -11,10 +11,10 @@ namespace {
 
 constexpr std::uint64_t kKib = 1024;
 
-// Less is not worth the question.
+// Reading the figures costs more than such an allocation is worth.
 constexpr std::uint64_t kLeastAskedAbout = std::uint64_t{1} << 20;
 
-// Of all bounds that are added.
+// The smallest figures of all limits that are added.
 class Narrowest {
  public:
   void add(std::uint64_t used, std::uint64_t total, MemoryBound bound) {

@@ -126,7 +126,7 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
   const WorkBytes bytes = bytes_of(shape);
   const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
   const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
-  // Together: neither takes memory before it is written to.
+  // Check both at once: a buffer takes memory only when it is written to.
   check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory to measure with");
   const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
   std::unique_ptr<DeviceBuffer> dest;

@@ -10,12 +10,12 @@
 namespace transfer {
 namespace {
 
-// A version's names of files, and of what their figures are.
+// Names of files and fields in one version of cgroups.
 struct Version {
   std::string_view file_system;
   std::string_view controller;  // in the list of a hierarchy; empty where there is one hierarchy
   const char* limit;
-  const char* slow_limit;  // past it a process is slowed down until it hardly moves; null for none
+  const char* slow_limit;  // above it the kernel delays a process for seconds; null for none
   const char* used;
   std::array<const char*, 2> file_pages;  // in memory.stat, those of groups inside included
 };
@@ -58,13 +58,13 @@ std::optional<std::string_view> group_of(std::string_view groups, const Version&
   return group;
 }
 
-// Where a part of a hierarchy can be seen.
+// A mounted part of a hierarchy.
 struct Mount {
   std::string group;  // its outermost group
   std::string folder;
 };
 
-// As the kernel escapes blanks: `\040`.
+// Undoes the kernel's escapes, such as `\040` for a blank.
 std::string unescaped(std::string_view path) {
   const auto is_octal = [](char digit) { return digit >= '0' && digit <= '7'; };
   std::string out;
@@ -80,7 +80,7 @@ std::string unescaped(std::string_view path) {
   return out;
 }
 
-// Of lines `ID PARENT DEVICE ROOT FOLDER OPTIONS [FIELDS] - TYPE SOURCE OPTIONS`.
+// From lines `ID PARENT DEVICE ROOT FOLDER OPTIONS [FIELDS] - TYPE SOURCE OPTIONS`.
 std::vector<Mount> mounts_of(std::string_view mount_info, const Version& version) {
   std::vector<Mount> mounts;
   for_each_part(mount_info, '\n', [&](std::string_view line) {
@@ -101,19 +101,19 @@ std::vector<Mount> mounts_of(std::string_view mount_info, const Version& version
   return mounts;
 }
 
-// The path of `group` below the outermost group of a mount; nothing where it lies elsewhere.
+// The path of `group` relative to the outermost group of a mount. Empty if it lies elsewhere.
 std::optional<std::string> path_below(std::string_view outermost, std::string_view group) {
   const std::string_view prefix = outermost == "/" ? "" : outermost;
   if (group.substr(0, prefix.size()) != prefix) return std::nullopt;
   const std::string rest(group.substr(prefix.size()));
   if (rest.empty() || rest == "/") return "";
-  // A group outside of the namespace's own is told as `/../other`.
+  // The kernel writes a group outside of the cgroup namespace as `/../other`.
   if (rest[0] != '/' || (rest + "/").find("/../") != std::string::npos) return std::nullopt;
   return rest;
 }
 
-// In a container the process's group may not be seen: what is mounted is then its own, or one
-// around it.
+// The folder of the group, as a mount and a path below it. In a container the path may not be
+// visible: then the mount itself is the process's group, or one around it.
 Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
   for (const Mount& mount : mounts) {
     if (const auto path = path_below(mount.group, group)) return {*path, mount.folder};
@@ -123,13 +123,13 @@ Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
 
 std::optional<std::uint64_t> number_in(const std::string& path) {
   const std::optional<std::string> text = read_text(path);
-  // No limit is `max`.
+  // `max` stands for no limit.
   return text ? first_number(*text) : std::nullopt;
 }
 
-// What the kernel charges a group for that uses all of its limit: page tables, an eight-byte entry
-// for each page of memory and of a mapped file, and stacks and descriptors of threads. Without it,
-// who uses the rest is killed.
+// Memory that the kernel charges to a group that uses its whole limit: page tables, with eight
+// bytes for each page of memory and of a mapped file, and stacks of threads. If that were not kept
+// free, the group would exceed its limit, and the kernel would kill the process.
 std::uint64_t kernel_bytes(std::uint64_t limit) {
   constexpr std::uint64_t kThreads = std::uint64_t{2} << 20;
   constexpr std::uint64_t kBytesOfTables = 4096 / 8;

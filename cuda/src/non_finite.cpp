@@ -28,8 +28,8 @@ inline __attribute__((always_inline)) Word largest_of(const Word* words, std::ui
   return largest;
 }
 
-// The largest bits of any of the floats, without its sign. One function a size, because templates
-// cannot be cloned.
+// The largest integer among the floats' bits without sign. One function for each size, because
+// templates cannot be cloned.
 TRANSFER_VECTOR_CLONES std::uint16_t largest(const std::uint16_t* words, std::uint64_t count) {
   return largest_of(words, count);
 }

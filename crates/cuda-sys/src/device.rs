@@ -30,11 +30,11 @@ impl std::fmt::Display for DeviceKind {
     }
 }
 
-/// What decides how much memory is free.
+/// The limit that decides how much memory is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MemoryBound {
-    /// The device's own memory: of the host, what the machine has available.
+    /// The device's own memory. On the host, what the machine has available.
     Device,
     /// On the host, a memory control group that the process is in.
     Cgroup,
@@ -44,7 +44,7 @@ pub enum MemoryBound {
     Data,
 }
 
-/// What limits the host's memory, for people.
+/// Names the limit of the host's memory in messages.
 impl std::fmt::Display for MemoryBound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -65,7 +65,7 @@ pub struct MemoryInfo {
     pub free: u64,
     /// Bytes there are.
     pub total: u64,
-    /// What decides how many are free.
+    /// The limit that decides `free`.
     pub bound: MemoryBound,
 }
 

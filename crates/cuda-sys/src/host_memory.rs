@@ -1,5 +1,5 @@
-//! Tests of what the engine says of the host's memory, where the kernel's files stand below another
-//! root.
+//! Tests of how the engine reads the host's memory from the kernel's files. The files are made in a
+//! temporary folder.
 
 use crate::bridge::ffi::{ProcessLimits, host_memory_below};
 use crate::device::{MemoryBound, MemoryInfo};
@@ -7,21 +7,22 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-const MIB: u64 = 1 << 20;
+/// A thousand of the kernel's kilobytes: figures here are of tens of megabytes and more.
+const KKB: u64 = 1000 * 1024;
 const NO_LIMIT: u64 = u64::MAX;
 
-/// A folder of files as the kernel's.
+/// A folder that stands for `/`.
 struct Root(TempDir);
 
 impl Root {
-    /// A machine of 1000 MiB, of which 800 MiB are available.
+    /// A machine of 1,000,000 kB, of which 800,000 kB are available.
     fn of_a_machine() -> Self {
         let root = Self(tempfile::tempdir().unwrap());
         root.file(
             "proc/meminfo",
-            "MemTotal:  1024000 kB\nMemFree:  1 kB\nMemAvailable:   819200 kB\n",
+            "MemTotal:  1000000 kB\nMemFree:  1 kB\nMemAvailable:   800000 kB\n",
         );
-        root.file("proc/self/status", "Name:\tx\nVmSize:\t  307200 kB\nVmData:\t  204800 kB\n");
+        root.file("proc/self/status", "Name:\tx\nVmSize:\t  300000 kB\nVmData:\t  200000 kB\n");
         root
     }
 
@@ -32,7 +33,7 @@ impl Root {
         self
     }
 
-    /// Mounts as `/proc/self/mountinfo` has them, and the groups of the process.
+    /// Writes the process's groups, and mounts as (root, folder, type and options).
     fn groups(&self, groups: &str, mounts: &[(&str, &str, &str)]) -> &Self {
         let mut info = "22 27 0:21 / /proc rw,relatime - proc proc rw\n".to_owned();
         for (root, folder, kind) in mounts {
@@ -75,18 +76,13 @@ impl Root {
         assert_eq!(self.memory_within(NO_LIMIT, NO_LIMIT), Some(want));
     }
 
-    /// `unused` is what the groups' own figures leave.
+    /// The group's limit decides. So many bytes are not used, and the kernel's own part of them is
+    /// not free: page tables of memory and of a mapped file, and 2 MiB for threads.
     #[track_caller]
-    fn has_in_group(&self, unused: u64, limit: u64) {
-        let free = unused.saturating_sub(taken_by_the_kernel(limit));
-        self.has(free, limit, MemoryBound::Cgroup);
+    fn leaves(&self, unused: u64, limit: u64) {
+        let kernel = limit / 512 * 2 + (2 << 20);
+        self.has(unused.saturating_sub(kernel), limit, MemoryBound::Cgroup);
     }
-}
-
-/// What the kernel takes of a group whose limit is used up: page tables for memory and mapped files,
-/// and two MiB for threads.
-const fn taken_by_the_kernel(limit: u64) -> u64 {
-    limit / 512 * 2 + (2 << 20)
 }
 
 fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo> {
@@ -96,7 +92,7 @@ fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo
 
 #[test]
 fn a_machine_without_limits_has_what_is_available() {
-    Root::of_a_machine().has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+    Root::of_a_machine().has(800 * KKB, 1000 * KKB, MemoryBound::Device);
 }
 
 #[test]
@@ -115,12 +111,12 @@ fn what_cannot_be_read_is_unknown_and_what_can_be_still_counts() {
 fn limits_of_the_process_count_what_it_has_already() {
     let root = Root::of_a_machine();
     for (address_space, data, free, total, bound) in [
-        (900 * MIB, NO_LIMIT, 600 * MIB, 900 * MIB, MemoryBound::AddressSpace),
-        (NO_LIMIT, 900 * MIB, 700 * MIB, 900 * MIB, MemoryBound::Data),
-        (1000 * MIB, 950 * MIB, 700 * MIB, 950 * MIB, MemoryBound::AddressSpace),
-        (2000 * MIB, 2000 * MIB, 800 * MIB, 1000 * MIB, MemoryBound::Device),
-        // More than the limit allows, as where it was lowered.
-        (100 * MIB, NO_LIMIT, 0, 100 * MIB, MemoryBound::AddressSpace),
+        (900 * KKB, NO_LIMIT, 600 * KKB, 900 * KKB, MemoryBound::AddressSpace),
+        (NO_LIMIT, 900 * KKB, 700 * KKB, 900 * KKB, MemoryBound::Data),
+        (1000 * KKB, 950 * KKB, 700 * KKB, 950 * KKB, MemoryBound::AddressSpace),
+        (2000 * KKB, 2000 * KKB, 800 * KKB, 1000 * KKB, MemoryBound::Device),
+        // The process has more than the limit: it was lowered.
+        (100 * KKB, NO_LIMIT, 0, 100 * KKB, MemoryBound::AddressSpace),
         (NO_LIMIT, 0, 0, 0, MemoryBound::Data),
     ] {
         let want = Some(MemoryInfo { free, total, bound });
@@ -136,22 +132,22 @@ fn every_group_from_the_process_up_to_the_mount_counts() {
     let root = Root::of_a_machine();
     root.groups("0::/user/job\n", &[("/", "/sys/fs/cgroup", V2)]);
     root.v2("/sys/fs/cgroup/user/job", "max", "max", 90_000_000, 0);
-    // The root has no such files.
-    root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+    // The root group has no limit files.
+    root.has(800 * KKB, 1000 * KKB, MemoryBound::Device);
     root.v2("/sys/fs/cgroup/user", "600000000", "max", 200_000_000, 50_000_000);
-    root.has_in_group(450_000_000, 600_000_000);
+    root.leaves(450_000_000, 600_000_000);
     root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 90_000_000, 90_000_000);
-    root.has_in_group(300_000_000, 300_000_000);
+    root.leaves(300_000_000, 300_000_000);
     root.v2("/sys/fs/cgroup/user/job", "300000000", "200000000", 90_000_000, 0);
-    root.has_in_group(110_000_000, 200_000_000);
-    // Used beyond its limit, and file pages beyond what is used: figures are not read at once.
-    root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 300_000_001, 0);
-    root.has_in_group(0, 300_000_000);
+    root.leaves(110_000_000, 200_000_000);
+    // The figures are read one after the other, so they may contradict each other.
+    root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 300_001_000, 0);
+    root.leaves(0, 300_000_000);
     root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 1_000_000, 2_000_000);
-    root.has_in_group(300_000_000, 300_000_000);
-    // The group is gone, and the process moved up.
+    root.leaves(300_000_000, 300_000_000);
+    // The process's group cannot be seen: the groups around it still count.
     root.groups("0::/user/job/gone\n", &[("/", "/sys/fs/cgroup", V2)]);
-    root.has_in_group(300_000_000, 300_000_000);
+    root.leaves(300_000_000, 300_000_000);
 }
 
 #[test]
@@ -165,19 +161,19 @@ fn version_1_has_the_files_of_its_own() {
     root.groups("9:cpu:/other\n4:hugetlb,memory:/a:b\n0::/\n", &mounts);
     // No limit is the largest number of whole pages.
     root.v1("/mem dir", 9_223_372_036_854_771_712, 1 << 40, 0, 0);
-    root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+    root.has(800 * KKB, 1000 * KKB, MemoryBound::Device);
     root.v1("/mem dir/a:b", 500_000_000, 400_000_000, 100_000_000, 50_000_000);
-    root.has_in_group(250_000_000, 500_000_000);
+    root.leaves(250_000_000, 500_000_000);
 }
 
 #[test]
 fn in_a_container_the_mount_is_the_groups_own() {
     for (group, mount) in [
-        // A namespace of its own.
+        // The container has its own cgroup namespace.
         ("/", "/"),
-        // None, and the mount shows a part of the machine's groups.
+        // It has none, and only its part of the hierarchy is mounted.
         ("/docker/1", "/docker/1"),
-        // Paths that lead to groups which cannot be seen.
+        // The group lies outside of the mounted part.
         ("/docker/1", "/docker/2"),
         ("/docker/12", "/docker/1"),
         ("/../other", "/"),
@@ -190,13 +186,13 @@ fn in_a_container_the_mount_is_the_groups_own() {
                 V2 => root.v2("/sys/fs/cgroup", "600000000", "max", 100_000_000, 0),
                 _ => root.v1("/sys/fs/cgroup", 600_000_000, 100_000_000, 0, 0),
             };
-            root.has_in_group(500_000_000, 600_000_000);
+            root.leaves(500_000_000, 600_000_000);
         }
     }
     let root = Root::of_a_machine();
     root.groups("0::/docker/1/job\n", &[("/docker/1", "/sys/fs/cgroup", V2)]);
     root.v2("/sys/fs/cgroup/job", "600000000", "max", 100_000_000, 0);
-    root.has_in_group(500_000_000, 600_000_000);
+    root.leaves(500_000_000, 600_000_000);
 }
 
 #[test]
@@ -208,7 +204,7 @@ fn lines_of_any_shape_are_passed_over() {
             ["", "-", "- cgroup2 a b", "1 2 3 / /x - cgroup2", "1 2 3 \\0 \\04 - cgroup2 a b\n"]
         {
             root.file("proc/self/mountinfo", mount);
-            root.has(800 * MIB, 1000 * MIB, MemoryBound::Device);
+            root.has(800 * KKB, 1000 * KKB, MemoryBound::Device);
         }
     }
 }

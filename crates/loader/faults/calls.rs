@@ -1,5 +1,4 @@
-//! The calls that can be made to fail, in front of the real ones: how often each was made, and which
-//! one is to fail.
+//! Wrappers of the functions that can be made to fail. They count calls and fail the planned ones.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const EAGAIN: c_int = 11;
 const RTLD_NEXT: *mut c_void = std::ptr::without_provenance_mut(usize::MAX);
 
-/// A function that is stood in front of.
+/// A wrapped function.
 pub(crate) struct Call {
     pub(crate) name: &'static str,
     made: AtomicU64,
@@ -55,7 +54,7 @@ pub(crate) static ALLOCATION: Call = Call::new("allocation");
 
 pub(crate) static CALLS: [&Call; 3] = [&THREAD, &PROCESS, &ALLOCATION];
 
-/// The system's allocator, which refuses where it is to.
+/// The system's allocator, which fails planned calls.
 pub(crate) struct Refusing;
 
 // SAFETY: every call goes to the system's allocator, which keeps the contract, with the caller's own

@@ -1,8 +1,8 @@
-//! The fault matrix of the program: every start of a thread or a process fails, and allocations do.
-//! `docs/fault-testing.md` says how it works.
+//! The fault matrix of the program: starts of threads and processes fail, and allocations do.
+//! `docs/fault-testing.md` describes it.
 //!
-//! A copy of this test is the program: under the name that [`trial`] gives it, it does what
-//! `phi3-loader` does, with the fault that a variable names.
+//! This executable is both the test and the program. Under the name [`trial::PROGRAM_NAME`] it is
+//! `phi3-loader`, with the fault that an environment variable names.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stderr, reason = "a test without a harness")]
 

@@ -20,8 +20,8 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Holds the demand against a device of which nothing is allocated yet. What nobody knows is no
-    /// reason to refuse.
+    /// Compares the demand with a device of which nothing is allocated yet. Unknown memory refuses
+    /// nothing.
     pub(crate) fn check_before(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         if let Some(limit) = self.limit.filter(|&limit| self.arena > limit) {
             return Err(Error::InsufficientMemory(InsufficientMemory {
@@ -47,7 +47,7 @@ impl Demand {
         Err(self.refused(Some(memory)))
     }
 
-    /// The error of a device that has this.
+    /// The error for a device with this much memory.
     pub(crate) fn refused(&self, memory: Option<MemoryInfo>) -> Error {
         Error::InsufficientMemory(self.shortage(memory))
     }
@@ -84,7 +84,7 @@ mod tests {
     const ON_HOST: Demand =
         Demand { device: DeviceKind::Host, transient: 0, staging: 500, ..DEMAND };
 
-    /// Figures as no caller of the engine can make them, by way of a device that has more.
+    /// A `MemoryInfo` with these figures. Only the engine can create one, so the host's is changed.
     fn memory_of(free: u64, total: u64) -> Option<MemoryInfo> {
         let host = cuda_sys::Device::open(DeviceKind::Host).unwrap();
         let mut memory = host.memory().unwrap().unwrap();

@@ -41,14 +41,14 @@ impl ErrorClass {
 pub struct InsufficientMemory {
     /// The device that was asked.
     pub device: DeviceKind,
-    /// Bytes the load needs there: the weights, what converting them takes meanwhile, and on the host
-    /// the staging memory.
+    /// Bytes the load needs there: the weights, memory for converting them, and on the host the
+    /// staging memory.
     pub required: u64,
-    /// Bytes of them that are staging memory: 0 on a GPU, and where the loader has it already.
+    /// Staging memory in `required`: 0 on a GPU, and if the loader already has it.
     pub staging: u64,
     /// Bytes that must stay free beside them.
     pub reserve: u64,
-    /// What the device has; `None` where the system does not tell.
+    /// The device's free and total memory; `None` if it is unknown.
     pub memory: Option<MemoryInfo>,
     /// The caller's own limit, where it is what was too small.
     pub limit: Option<u64>,
@@ -77,7 +77,7 @@ impl std::fmt::Display for InsufficientMemory {
     }
 }
 
-/// What the host has, and what decides it.
+/// The host's memory and its limit, for messages.
 pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
     let MemoryInfo { free, total, bound, .. } = memory;
     format!("{free} bytes free of {total} bytes total, limited by {bound}")
@@ -133,11 +133,11 @@ pub enum Error {
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
     InsufficientMemory(InsufficientMemory),
-    /// The host has no memory for what a load needs there beside the weights.
+    /// The host has no memory for something that a load needs beside the weights.
     #[error("{what}")]
     #[non_exhaustive]
     HostMemory {
-        /// What it is for, and the bytes that are required and free.
+        /// Its purpose, and the bytes that are required and free.
         what: String,
     },
     /// The device, or the engine's own request, failed.

@@ -1,10 +1,10 @@
-//! Memory of the host for what goes with a load.
+//! Checks of the host's memory before a load takes some beside the weights.
 
 use crate::error::{Error, host_figures};
 use cuda_sys::{Device, DeviceKind};
 
-/// Fails where so many bytes are known to be more than the host has: it promises memory that it does
-/// not have, and ends processes that use it.
+/// Fails if the host is known to have fewer free bytes. The kernel would allow the allocation, and
+/// kill the process when it uses the memory.
 pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
     match Device::open(DeviceKind::Host)?.memory()? {
         Some(memory) if bytes > memory.free => Err(Error::HostMemory {
@@ -14,12 +14,12 @@ pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
     }
 }
 
-/// The stack of a thread, and what the C library allocates for it when it starts: where it is refused
-/// that, it ends the process.
+/// A thread's stack, and what the C library allocates when the thread starts. If that allocation
+/// fails, the C library ends the process.
 const THREAD_BYTES: u64 = 3 << 20;
 
-/// How many threads of `wanted` can be started that take so many bytes each beside their stacks, as
-/// far as is known.
+/// How many of `wanted` threads have room, with `bytes` for each beside its stack. All of them if the
+/// free memory is unknown.
 pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
     let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten();
     let Some(memory) = memory else { return wanted };
@@ -27,7 +27,7 @@ pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
-/// So many zeros.
+/// A vector of zeros.
 pub(crate) fn zeroed(bytes: u64, purpose: &str) -> Result<Vec<u8>, Error> {
     check(bytes, purpose)?;
     let mut zeros = Vec::new();

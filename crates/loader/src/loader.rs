@@ -305,7 +305,7 @@ fn open_session(
     opened
 }
 
-/// What the load that opens a session is of.
+/// Sizes of the model whose load opens a session.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     source_bytes: u64,
@@ -340,7 +340,7 @@ impl Session {
         let choice = device_choice::resolve(options.device);
         let config = engine_config(options, choice, wanted.source_bytes);
         if choice == DeviceKind::Host {
-            // The ring takes of the same memory as the weights: both have to fit before it is made.
+            // The ring and the weights share the host's memory, so check both before making the ring.
             let demand = Demand {
                 device: choice,
                 arena: wanted.device_bytes,
@@ -361,7 +361,7 @@ impl Session {
             let ring = match ring.and_then(Result::ok) {
                 // A panic there is a bug here; it goes on in this thread.
                 Some(ring) => ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // The system starts no more threads.
+                // The thread cannot be started.
                 None => make(),
             };
             (device, context_seconds, ring)
@@ -525,7 +525,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         for device in [DeviceKind::Host, DeviceKind::Cuda(0)] {
             let config = |options| engine_config(&options, device, 8 << 30);
-            // With slack for aligned reads, in whole huge pages.
+            // 32 MiB and slack for aligned reads, rounded up to 2 MiB.
             assert!(config(LoadOptions::new()).ring_bytes() <= 34 * MIB, "{device}");
             for chunk_bytes in [1, 4096, MIB, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB] {
                 let ring = config(LoadOptions::new().chunk_bytes(chunk_bytes)).ring_bytes();

@@ -25,7 +25,7 @@ impl MemoryAccount {
         i128::from(self.free_before) - i128::from(self.free_after)
     }
 
-    /// Of two looks at a device; `None` where the system does not tell.
+    /// From the memory before and after the allocation; `None` if one of them is unknown.
     pub(crate) fn between(before: Option<MemoryInfo>, after: Option<MemoryInfo>) -> Option<Self> {
         let (before, after) = before.zip(after)?;
         Some(Self { free_before: before.free, free_after: after.free, total: after.total })
@@ -34,8 +34,8 @@ impl MemoryAccount {
     /// Fails on a GPU's figures that cannot be true, whatever other processes do meanwhile: more is
     /// free than there is; or what is free and what we hold are together more than there is. Then the
     /// weights are not where they are said to be, for example in memory that the driver moves out to
-    /// the host. Those of the host prove nothing: its memory may be swapped out, and limits of a
-    /// process may be changed at any time.
+    /// the host. The host's figures prove nothing: its memory may be swapped out, and the limits of
+    /// a process may change at any time.
     pub(crate) fn check(&self, device: DeviceKind, arena: u64) -> Result<(), Error> {
         let Self { free_before, free_after, total } = *self;
         tracing::debug!(free_before, free_after, total, arena, "memory allocated");

@@ -56,18 +56,19 @@ pub struct LoadStats {
     pub chunks: u64,
     /// Whether staging memory was pinned for the device.
     pub pinned: bool,
-    /// Tensors with weights that are infinite or NaN as they were loaded. Those of blocks, which
-    /// native storage keeps, are not counted: nothing decodes them here.
+    /// Tensors with weights that are infinite or NaN as they were loaded. Quantised blocks that native
+    /// storage keeps are not counted: nothing decodes them.
     pub non_finite: Vec<NonFiniteTensor>,
     /// What may be wrong with the file.
     pub warnings: Vec<Warning>,
-    /// Tensors whose bytes in the file are all zero, as in a file that was not written to its end.
+    /// Tensors whose bytes in the file are all zero, for example because a download reserved the space
+    /// and never wrote it.
     pub all_zero: Vec<AllZeroTensor>,
     /// What was done when; empty where it was not asked for.
     pub timeline: Vec<Span>,
     /// What the residency check looked at.
     pub residency: Residency,
-    /// The device's free memory around the allocation; `None` where the system does not tell.
+    /// The device's free memory before and after the allocation; `None` if it is unknown.
     pub memory: Option<MemoryAccount>,
 }
 

@@ -79,7 +79,7 @@ pub struct LoadOptions {
     /// Proof asked for.
     pub verify: Verify,
     /// Whether a weight that is infinite or NaN as it was loaded fails the load, instead of being
-    /// reported. Blocks that native storage keeps are not looked at.
+    /// reported. Quantised blocks that native storage keeps are not counted.
     pub deny_overflow: bool,
     /// Whether to note what was done when, for [`LoadStats::timeline`](crate::LoadStats::timeline).
     pub timeline: bool,

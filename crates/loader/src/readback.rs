@@ -63,7 +63,7 @@ fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<I
     })
 }
 
-/// Pieces that lie one after the other in the arena, in a part of it no longer than a window: small
+/// Groups of consecutive pieces whose part of the arena is no longer than a window, so that small
 /// tensors are compared together.
 fn windows<'a>(
     plan: &'a LoadPlan,
@@ -91,7 +91,7 @@ struct Comparison<'a> {
     source: &'a Source,
     window_bytes: u64,
     engine: Engine,
-    /// The window as the engine makes it of the file.
+    /// The window as the engine produces it from the file.
     reproduced: DeviceBuffer,
     expected: Vec<u8>,
     found: Vec<u8>,
@@ -164,7 +164,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Makes the pieces again, as far from the start of the window as they are in the arena.
+    /// Produces the pieces in host memory, at their positions in the window.
     fn reproduce(
         &mut self,
         window: &[Piece<'_>],
@@ -198,7 +198,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// A position in a window, which host memory holds.
+/// A position in a window as an index. Windows fit into memory.
 fn index_of(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }

@@ -143,7 +143,7 @@ struct Job<'a> {
     file: &'a File,
     pieces: Vec<Piece>,
     seed: u64,
-    /// To start, if they can be. Each makes a piece at a time.
+    /// Threads to start; 0 for the calling thread alone. Each has one piece in memory.
     threads: usize,
 }
 
@@ -182,7 +182,7 @@ impl Job<'_> {
             };
             let mut result = Ok(());
             if started == 0 {
-                // This one writes.
+                // No other thread writes.
                 result = self.write_pieces(next, written, &mut report);
             }
             loop {
@@ -196,7 +196,7 @@ impl Job<'_> {
         })
     }
 
-    /// Writes pieces until none is left, or `proceed`, which is asked before each, says no.
+    /// Writes pieces until none is left. Calls `proceed` before each one and stops when it is false.
     fn write_pieces(
         &self,
         next: &AtomicUsize,

@@ -21,7 +21,7 @@ fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
     ops.zip(floats).map(|((op, scale), floats)| copy_op(op, scale, floats)).collect()
 }
 
-/// What each operation makes: the format of its slots, which have one in common.
+/// The format of each operation's slots. All slots of an operation have the same.
 pub(crate) fn formats(plan: &LoadPlan) -> Vec<Option<SlotFormat>> {
     let mut formats = vec![None; plan.ops().len()];
     for slot in plan.slots() {

@@ -36,7 +36,7 @@ bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> bloc
 rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes, std::uint64_t offset);
 rust::Vec<DeviceInfo> cuda_devices();
 std::uint64_t ring_bytes(const RingShape& shape) noexcept;
-// `root` stands before the paths of files.
+// Paths of files start with `root`.
 Memory host_memory_below(rust::Str root, const ProcessLimits& limits);
 
 class Device {

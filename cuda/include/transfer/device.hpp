@@ -19,7 +19,7 @@ class StagingRing;
 
 enum class DeviceKind : std::uint32_t { kHost = 0, kCuda = 1 };
 
-// What decides how much memory is free. Stable numbers: the Rust side decodes them.
+// The limit that decides how much memory is free. Stable numbers: the Rust side decodes them.
 enum class MemoryBound : std::uint32_t {
   kDevice = 0,        // the device's own memory
   kCgroup = 1,        // on the host: a memory control group of the process
@@ -179,7 +179,7 @@ class Device {
   virtual std::int32_t ordinal() const noexcept = 0;
   virtual std::string name() const = 0;
 
-  // Nothing where the system does not tell.
+  // Empty if the system does not report it.
   virtual std::optional<MemoryInfo> memory() const = 0;
 
   // Throws Error{kOutOfMemory} where the device cannot hold `bytes`.

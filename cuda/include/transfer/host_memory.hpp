@@ -1,5 +1,5 @@
-// How much of the host's memory this process can have: the machine's, within the limits of its
-// memory cgroups and of its own.
+// How much of the host's memory this process can use: the machine's memory, limited by memory
+// cgroups, RLIMIT_AS and RLIMIT_DATA.
 #pragma once
 
 #include <sys/resource.h>
@@ -13,21 +13,22 @@
 
 namespace transfer {
 
-// The least free and the least total memory of all bounds that can be read; nothing where there is
-// none, as without /proc. Reads a few small files: some 100 us.
+// The smallest free and the smallest total memory of all limits. Empty if none of them can be read,
+// for example without /proc. Takes about 100 us, for a few small files.
 std::optional<MemoryInfo> host_memory();
 
-// Limits that the process has whatever the files say; RLIM_INFINITY where there is none.
+// The process's own limits; RLIM_INFINITY for none.
 struct ProcessLimits {
   rlim_t address_space;
   rlim_t data;
 };
 
-// The same where the files stand below another root, for tests.
+// For tests: reads the files below `root`.
 std::optional<MemoryInfo> host_memory(const std::string& root, const ProcessLimits& limits);
 
-// Throws Error{`code`} where so many bytes, 1 MiB at least, are known to be more than is free: the
-// kernel promises memory that it does not have, and kills who uses it. `what` starts the message.
+// Throws Error{`code`} if less than `bytes` is known to be free: the kernel would map the memory
+// all the same, and kill the process when it uses it. Does not check less than 1 MiB. The message
+// starts with `what`.
 void check_host_memory(std::uint64_t bytes, Code code, const std::string& what);
 
 }  // namespace transfer

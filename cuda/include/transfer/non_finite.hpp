@@ -6,12 +6,12 @@
 
 namespace transfer {
 
-// What floats some bytes are. Stable numbers: the Rust side sends them.
+// A format of floats. Stable numbers: the Rust side sends them.
 enum class FloatFormat : std::uint32_t { kNone = 0, kF16 = 1, kBf16 = 2, kF32 = 3, kF64 = 4 };
 constexpr std::uint32_t kFloatFormats = 5;
 
-// The bits of a float: the integer that has as many, and what an infinity is without its sign. The
-// bits of a NaN without its sign are more.
+// The unsigned integer that holds a float's bits, and the bits of positive infinity. Without the
+// sign bit, a NaN is a larger integer.
 template <FloatFormat kFormat>
 struct FloatBits;
 template <>

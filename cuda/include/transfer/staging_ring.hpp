@@ -10,11 +10,11 @@ namespace transfer {
 // pinning it later costs the driver no page faults. Freed by the destructor.
 class StagingRing {
  public:
-  // What a ring for so many bytes takes: whole huge pages.
+  // The size of a ring for so many bytes: whole huge pages.
   static std::uint64_t size_for(std::uint64_t bytes) noexcept;
 
-  // Populates with several threads. Throws Error{kHostOutOfMemory}, also where the host is known
-  // not to have so much: before any of it is touched.
+  // Populates with several threads. Throws Error{kHostOutOfMemory}, also if the host is known
+  // to have less free memory; then nothing has been mapped.
   explicit StagingRing(std::uint64_t bytes);
   ~StagingRing();
   StagingRing(const StagingRing&) = delete;

@@ -1,4 +1,4 @@
-// Small files in which the kernel tells figures.
+// Small text files of the kernel, such as those of /proc.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,10 @@
 
 namespace transfer {
 
-// The file's text; nothing where it cannot be read.
+// The file's text; empty if it cannot be read.
 std::optional<std::string> read_text(const std::string& path);
 
-// Calls `use` with each part between separators. Without the last where that is empty.
+// Calls `use` with each part between separators, except for an empty last one.
 template <class Use>
 void for_each_part(std::string_view text, char separator, Use&& use) {
   for (std::size_t start = 0; start < text.size();) {
@@ -22,12 +22,12 @@ void for_each_part(std::string_view text, char separator, Use&& use) {
   }
 }
 
-// The number that the text starts with, after blanks; nothing where it starts with another word, or
-// 64 bits do not hold it.
+// The number at the start of the text, after blanks. Empty if there is none, or if it exceeds 64
+// bits.
 std::optional<std::uint64_t> first_number(std::string_view text);
 
-// The number behind `name` in the first line that starts with it. `name` has the separator that
-// ends it: a blank or a colon.
+// The number behind `name` in the first line that starts with `name`. `name` includes its final
+// separator, a blank or a colon.
 std::optional<std::uint64_t> number_of(std::string_view text, std::string_view name);
 
 }  // namespace transfer

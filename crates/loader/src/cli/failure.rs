@@ -17,7 +17,7 @@ pub(super) enum Failure {
     Output(std::io::Error),
     /// A file cannot be read that is to be measured with.
     Read(PathBuf, std::io::Error),
-    /// The system does not start this.
+    /// A thread or process cannot be started.
     Start(&'static str, std::io::Error),
     /// A process of this program failed and said so.
     Process(ProcessFailure),
@@ -87,8 +87,8 @@ impl Failure {
     }
 }
 
-/// A thread or a process takes memory, and a place among those that the user may have; a program must
-/// also be found and read.
+/// `EAGAIN` and `ENOMEM` mean that the system has no memory or no room for another thread or process.
+/// Any other error is about the program file.
 fn start_facts(error: &std::io::Error) -> CodeFacts {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,

@@ -1,4 +1,4 @@
-//! The end of the program where the system refuses memory.
+//! Ends the program when the system refuses memory.
 
 use super::json::SCHEMA_VERSION;
 use crate::codes::{self, CodeFacts};
@@ -17,17 +17,17 @@ const TEXT_BYTES: usize = 1024;
 static EVENTS: AtomicBool = AtomicBool::new(false);
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Has the end told as an event, too.
+/// Makes [`out_of_memory`] print a `failed` event as well.
 pub(super) fn expect_events() {
     EVENTS.store(true, Ordering::Relaxed);
 }
 
-/// Says on standard error, and with `load --json` as the last event, that the system refused so many
-/// bytes, and ends the process with exit code 6. For a global allocator: neither allocates, nor locks,
-/// nor runs what is to run at the end of a process.
+/// Prints the error to standard error and, with `load --json`, a `failed` event to standard output;
+/// then ends the process with exit code 6. For a global allocator: it does not allocate, takes no
+/// lock, and runs no exit handlers.
 pub fn out_of_memory(bytes: usize) -> ! {
     if ENDING.swap(true, Ordering::Relaxed) {
-        // Another thread was refused first, and is about to end this one as well.
+        // Another thread is already ending the process.
         loop {
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -74,7 +74,7 @@ fn formatted<'a>(text: &'a mut [u8; TEXT_BYTES], arguments: std::fmt::Arguments<
     &text[..TEXT_BYTES - left]
 }
 
-/// Where the text cannot be written, the exit code is all there is left to say it with.
+/// Ignores a failed write: the exit code still reports the failure.
 fn print(to: BorrowedFd<'_>, mut text: &[u8]) {
     while let Ok(count @ 1..) = rustix::io::retry_on_intr(|| rustix::io::write(to, text)) {
         text = &text[count..];

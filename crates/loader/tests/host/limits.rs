@@ -30,8 +30,8 @@ fn three_thousand_runs_under_limits_end_in_order() {
     run(3000, 2);
 }
 
-/// A ring of 2 GiB beside weights of 560 MB, in 1 GiB: refused before any of it is touched, in words
-/// that name the limit.
+/// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it takes
+/// any of it, and the message names the limit.
 #[test]
 fn what_does_not_fit_is_refused_and_its_limit_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -68,7 +68,7 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
     }
 }
 
-/// What a process has less of.
+/// A kind of limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// Processes and threads of the user, by `RLIMIT_NPROC`.
@@ -85,8 +85,8 @@ const KINDS: [Kind; 5] =
     [Kind::Processes, Kind::GroupProcesses, Kind::AddressSpace, Kind::Data, Kind::GroupMemory];
 
 impl Kind {
-    /// Whether limits of this kind can be set here, and bite. Those of memory leave a sanitizer's
-    /// shadow none.
+    /// Whether limits of this kind can be set here and have an effect. A sanitizer's shadow memory
+    /// exceeds all limits of memory.
     fn works(self) -> bool {
         let (too_little, enough) = match self {
             Self::Processes | Self::GroupProcesses => (1, 64),
@@ -104,7 +104,7 @@ impl Kind {
         succeeds(too_little, &hungry) == Some(false) && succeeds(enough, &hungry) == Some(true)
     }
 
-    /// Some limit: most often so little that it is only just enough, or not.
+    /// A random limit. Most are near the least that the program needs.
     fn choose(self, random: &mut fastrand::Rng) -> u64 {
         match self {
             Self::Processes | Self::GroupProcesses => random.u64(1..=16),
@@ -127,12 +127,12 @@ fn more(random: &mut fastrand::Rng) -> u64 {
 struct Hindrance {
     kind: Kind,
     limit: u64,
-    /// Distinguishes users whose processes are counted apart.
+    /// Threads of the test run programs as different users, whose processes are counted apart.
     user: u32,
 }
 
 impl Hindrance {
-    /// `None` where no control group can be made.
+    /// `None` if no control group can be made.
     fn applied(&self) -> Option<Applied> {
         let Self { kind, limit, user } = *self;
         let words = |words: &[String]| words.iter().map(OsString::from).collect();
@@ -160,7 +160,7 @@ impl Hindrance {
     }
 }
 
-/// What a command line begins with so that a limit holds.
+/// The words that run a command under a limit.
 struct Applied {
     prefix: Vec<OsString>,
     _group: Option<Group>,
@@ -203,7 +203,7 @@ impl Drop for Group {
     }
 }
 
-/// Groups in which one could be made: the test's own, and those around it.
+/// Groups in which one may be made: the test's own group, and those around it.
 fn parents(controller: &str) -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut found = Vec::new();
@@ -224,7 +224,7 @@ fn parents(controller: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What is done by several threads until there were enough runs.
+/// Runs by several threads.
 struct Campaign {
     bench: Bench,
     kinds: Vec<Kind>,
@@ -236,7 +236,7 @@ struct Campaign {
 struct Tally {
     /// By kind and exit code.
     runs: BTreeMap<(Kind, u8), usize>,
-    /// Limits under which not even the version was printed.
+    /// Limits under which `--version` failed.
     passed_over: usize,
     begun: usize,
     wrong: Vec<String>,
@@ -295,7 +295,7 @@ impl Campaign {
         (number < self.wanted).then_some(number)
     }
 
-    /// One run, unless the limit leaves nothing that could run.
+    /// One run; false if the program does not start under the limit.
     fn attempt(&self, kind: Kind, user: u32, random: &mut fastrand::Rng) -> bool {
         let hindrance = Hindrance { kind, limit: kind.choose(random), user };
         let Some(applied) = hindrance.applied() else { return false };
@@ -323,7 +323,7 @@ impl Campaign {
     }
 }
 
-/// Says it also where the test passes: the harness holds back what the print macros print.
+/// Also shown if the test passes: the harness captures the output of the print macros only.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

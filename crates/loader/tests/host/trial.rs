@@ -1,4 +1,4 @@
-//! Runs of the program that may be hindered in any way, and what must be true of them all the same.
+//! Runs of the program under any hindrance, and what must hold after each of them.
 
 use loader::CodeFacts;
 use serde_json::Value;
@@ -11,11 +11,10 @@ use std::process::{Command, Output};
 /// What the program is called where it is run.
 pub(crate) const PROGRAM_NAME: &str = "program";
 
-/// Runs that get no further are ended, and have failed.
+/// A run that takes longer is killed, and has failed.
 const SECONDS: &str = "60";
 
-/// What a hindered run may end with: success, too little memory, or a file that cannot be read or
-/// written.
+/// Exit codes that a hindered run may have: success, insufficient memory, or an I/O error.
 const EXIT_CODES: [u8; 3] = [0, 6, 7];
 
 /// A command line. `{model}` and `{synthetic}` are files that every run finds, `{out}` is the folder
@@ -23,7 +22,7 @@ const EXIT_CODES: [u8; 3] = [0, 6, 7];
 pub(crate) struct Trial {
     arguments: &'static [&'static str],
     prints: Prints,
-    /// Names in `{out}`, and how they are known to be whole.
+    /// Names of files in `{out}`, and how to tell that they are whole.
     outputs: &'static [(&'static str, Whole)],
 }
 
@@ -33,13 +32,13 @@ enum Prints {
     Text,
     /// One document.
     Document,
-    /// Events, the last of which says how it ended.
+    /// Events. The last one is the outcome.
     Events,
 }
 
 #[derive(Clone, Copy)]
 enum Whole {
-    /// Every run writes the same.
+    /// The same bytes in every run.
     Same,
     Json,
     Svg,
@@ -100,7 +99,7 @@ impl std::fmt::Display for Trial {
     }
 }
 
-/// The program, files that it reads, and what it writes where nothing hinders it.
+/// The program, the files it reads, and what it writes if nothing hinders it.
 pub(crate) struct Bench {
     /// Removed with this.
     _folder: tempfile::TempDir,
@@ -111,7 +110,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Copies all that any user needs to a folder that any user can enter.
+    /// Copies program and files to a folder that all users can enter.
     pub(crate) fn new(program: &Path, model: &Path) -> Self {
         let folder = open_to_all();
         let place = |name: &str| folder.path().join(name);
@@ -146,8 +145,7 @@ impl Bench {
         &self.program
     }
 
-    /// Runs a trial as the program and arguments that `hinder` makes of it, and ends it where it does
-    /// not end.
+    /// Runs the command line that `hinder` makes of the program and its arguments.
     pub(crate) fn run(
         &self,
         trial: &Trial,
@@ -166,7 +164,7 @@ impl Bench {
         Ran { output, out }
     }
 
-    /// What is wrong with a run, if anything.
+    /// Fails with what is wrong with a run.
     pub(crate) fn judge(&self, trial: &Trial, ran: &Ran) -> Result<(), String> {
         let code = ran.code()?;
         if ran.stderr().contains("panicked") {
@@ -209,8 +207,8 @@ impl Bench {
         }
     }
 
-    /// Outputs are whole or absent, and nothing is beside them but what a process that was ended in
-    /// the middle of it may leave, whose names are hidden.
+    /// Outputs are whole or absent. Beside them there may only be temporary files, which have hidden
+    /// names: a process that ends for want of memory leaves them.
     fn judge_outputs(&self, trial: &Trial, ran: &Ran, code: u8) -> Result<(), String> {
         let trial_index =
             TRIALS.iter().position(|one| std::ptr::eq(one.arguments, trial.arguments));
@@ -242,7 +240,7 @@ impl Bench {
     }
 }
 
-/// A command that is ended where it does not end.
+/// The command, killed if it takes too long.
 pub(crate) fn timed(line: &[OsString]) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=5").arg(SECONDS).args(line);
@@ -256,7 +254,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// The exit code; an error where it is none of those that are right.
+    /// The exit code; fails if it is not an allowed one.
     pub(crate) fn code(&self) -> Result<u8, String> {
         let status = self.output.status;
         match status.code().and_then(|code| u8::try_from(code).ok()) {

@@ -1,14 +1,15 @@
-//! An allocator for a program that ends in order where there is no memory.
+//! The program's allocator: if memory is refused, it reports that and ends the process.
 //!
-//! Rust's own way is to abort, and before that to print a backtrace where one is asked for, which
-//! takes memory and a lock that the thread may already hold. So no refusal leaves this allocator.
+//! Rust's default is to abort. With `RUST_BACKTRACE` it prints a backtrace first, which allocates and
+//! takes a lock; if the allocation fails while a backtrace is being printed, the thread already holds
+//! that lock, and the process hangs. So this allocator never returns a null pointer.
 
 use std::alloc::{GlobalAlloc, Layout};
 
-/// Gives memory of another allocator, or ends the process with exit code 6.
+/// Allocates with another allocator. If that fails, ends the process with exit code 6.
 pub(crate) struct OrExit<A>(pub(crate) A);
 
-/// What the other gave; ends the process where that is nothing.
+/// Returns `memory`; ends the process if it is null.
 fn given(memory: *mut u8, bytes: usize) -> *mut u8 {
     if memory.is_null() {
         loader::cli::out_of_memory(bytes);

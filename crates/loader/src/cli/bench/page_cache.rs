@@ -38,7 +38,7 @@ fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<(), Unread
         reading::read(file, Bytes { start: 0, bytes }, readers, None, token).map(drop)
     };
     match read(super::cores()) {
-        // Nothing is measured: one thread only takes longer.
+        // Nothing is measured here, so one thread is enough.
         Err(Unread::Threads(_) | Unread::Memory(_)) => read(1),
         done => done,
     }

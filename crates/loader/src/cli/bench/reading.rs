@@ -58,16 +58,16 @@ impl Read {
 #[derive(Debug)]
 pub(super) enum Unread {
     Cancelled,
-    /// The system does not start as many threads.
+    /// The threads cannot all be started.
     Threads(std::io::Error),
-    /// There is no memory for what they read.
+    /// There is no memory for the buffers.
     Memory(Error),
     /// The file cannot be read.
     File(std::io::Error),
 }
 
 impl Unread {
-    /// As the failure of a command that reads the file at `path`.
+    /// The failure of a command that reads the file at `path`.
     pub(super) fn of(self, path: &Path) -> Failure {
         match self {
             Self::Cancelled => Error::Cancelled.into(),
@@ -107,7 +107,8 @@ pub(super) fn read(
         return Err(Unread::Threads(ErrorKind::OutOfMemory.into()));
     }
     let next = AtomicU64::new(0);
-    // Where all meet before the first read; nothing where not all could be started.
+    // Set once all threads are started: they wait for each other before the first read. `None` if
+    // some could not be started: then nobody reads.
     let meeting = OnceLock::<Option<Barrier>>::new();
     let chunk_bytes = readers.chunk_bytes as usize;
     let reader = || {
