@@ -50,8 +50,10 @@ codes! {
         "free memory on the device, raise the limit, reserve less, choose another device, or load \
          with native storage or from a smaller quantisation";
     INSUFFICIENT_HOST_MEMORY: 6, true,
-        "There is no host memory or no thread to be had for staging, decoding or comparing.",
-        "use fewer threads or smaller chunks, or free host memory";
+        "The host has no memory, or starts no thread or process, for staging, decoding, comparing or \
+         measuring.",
+        "use fewer threads or smaller chunks, free host memory, or raise the limit on memory or \
+         processes (`ulimit`, cgroup)";
     DEVICE_UNAVAILABLE: 5, false,
         "There is no such device, no usable driver, or no CUDA in this build.",
         "`phi3-loader devices` lists what is there; check the driver and CUDA_VISIBLE_DEVICES, or \
