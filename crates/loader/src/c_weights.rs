@@ -150,7 +150,6 @@ impl LoadedModel {
                 Some(RopeScaling::Linear) => 1,
                 Some(RopeScaling::Yarn) => 2,
                 Some(RopeScaling::LongRope) => 3,
-                None if config.rope.factors => 3,
                 _ => 0,
             },
             rope_scaling_factor: config.rope.scaling_factor.unwrap_or(0.0),

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, NonFiniteTensor};
 use crate::model::AllZeroTensor;
+use crate::scales::Scales;
 use crate::transfer;
 use cuda_sys::OpReport;
-use model_phi3::LoadPlan;
+use model_phi3::{LoadPlan, SourceRange};
 
 /// Fails where other bytes were read than the plan wants.
 pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
@@ -52,17 +53,27 @@ pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFinite
         .collect()
 }
 
-/// The tensors whose bytes in the file are all zero, in the order of the plan.
-pub(crate) fn all_zero(plan: &LoadPlan, reports: &[OpReport]) -> Vec<AllZeroTensor> {
-    plan.ops()
-        .iter()
-        .zip(reports)
-        .filter(|(_, report)| report.all_zero)
-        .map(|(op, _)| AllZeroTensor {
-            tensor: op.tensor.to_string(),
-            bytes: op.source.range.end - op.source.range.start,
-        })
-        .collect()
+/// The tensors whose bytes in the file are all zero, in the order of the plan. A scale that becomes
+/// part of the weights is one of them.
+pub(crate) fn all_zero(
+    plan: &LoadPlan,
+    reports: &[OpReport],
+    scales: &Scales,
+) -> Vec<AllZeroTensor> {
+    let tensor = |name: &str, source: &SourceRange| AllZeroTensor {
+        tensor: name.to_owned(),
+        bytes: source.range.end - source.range.start,
+    };
+    let mut found = Vec::new();
+    for ((op, report), factor) in plan.ops().iter().zip(reports).zip(scales.iter()) {
+        if report.all_zero {
+            found.push(tensor(&op.tensor, &op.source));
+        }
+        if factor.is_some_and(|factor| factor.to_bits() == 0) {
+            found.extend(op.scale.as_ref().map(|scale| tensor(&scale.name, &scale.source)));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::memory_account::MemoryAccount;
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
 use crate::path_text::path_text;
+use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::How;
 use crate::warning::Warning;
@@ -206,11 +207,13 @@ impl Loader {
         // Before the first read; where even that fails, the session goes.
         session.converts |= converts(&plan);
         let moving = Instant::now();
-        let moved = transfer::run(&mut session.engine, source, how, &plan, &mut buffer, observer)
+        let scales = Scales::read(&plan, source)?;
+        let engine = &mut session.engine;
+        let moved = transfer::run(engine, source, how, &plan, &scales, &mut buffer, observer)
             .map_err(|error| match error {
-            Error::Engine(error) => session.named(error, &demand),
-            other => other,
-        })?;
+                Error::Engine(error) => session.named(error, &demand),
+                other => other,
+            })?;
         let prepare_seconds = moving.elapsed().as_secs_f64() - moved.seconds;
         let verifying = Instant::now();
         checks::all_moved(&plan, moved.source_bytes, moved.operations.len())?;
@@ -231,7 +234,7 @@ impl Loader {
         for tensor in &non_finite {
             tracing::warn!("{tensor}");
         }
-        let all_zero = checks::all_zero(&plan, &moved.operations);
+        let all_zero = checks::all_zero(&plan, &moved.operations, &scales);
         for tensor in &all_zero {
             tracing::warn!("{tensor}");
         }

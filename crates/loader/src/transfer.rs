@@ -92,10 +92,11 @@ pub(crate) fn run(
     source: &Source,
     how: How,
     plan: &LoadPlan,
+    scales: &Scales,
     buffer: &mut DeviceBuffer,
     observer: &mut dyn Observer,
 ) -> Result<Stats, Error> {
-    let ops = copy_ops(plan, &Scales::read(plan, source)?);
+    let ops = copy_ops(plan, scales);
     let mut reporter = UnitReporter { plan, observer, reported: 0 };
     engine
         .execute(

@@ -533,7 +533,8 @@ impl<'a> Keys<'_, 'a> {
         let named = self.rope_scaling()?;
         // As in llama.cpp: a factor without a type is a linear one.
         let linear = scaling_factor.filter(|&factor| factor != 0.0).map(|_| RopeScaling::Linear);
-        let scaling = named.or(linear);
+        let by_factors = self.rope_factors.then_some(RopeScaling::LongRope);
+        let scaling = named.or(linear).or(by_factors);
         Ok(dimension_count.map(|dimension_count| Rope {
             style: self.architecture.rope_style(),
             dimension_count,

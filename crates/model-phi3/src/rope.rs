@@ -77,9 +77,9 @@ pub struct Rope {
     /// are not rotated are not scaled, so where the rotation is partial no factor of the score
     /// can stand for it.
     pub attn_factor: Option<f32>,
-    /// The kind of scaling, where the file names it or has a factor, which is a linear one then.
-    /// `phi3` files of long-context models have neither: their [`factors`](Self::factors) alone say
-    /// that it is [`LongRope`](RopeScaling::LongRope).
+    /// The kind of scaling. Where the file does not name it, a factor means a linear one, and
+    /// [`factors`](Self::factors) mean [`LongRope`](RopeScaling::LongRope): `phi3` files of long-context
+    /// models name none.
     pub scaling: Option<RopeScaling>,
     /// `rope.scaling.factor`, or the older `rope.scale_linear`, where the file has one of them.
     pub scaling_factor: Option<f32>,

@@ -188,14 +188,9 @@ pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io:
     writeln!(out, "scaling   {}", scaling_text(&config.rope))
 }
 
-/// What maps positions beyond the original context.
+/// How positions beyond the original context are mapped.
 fn scaling_text(rope: &Rope) -> String {
-    let kind = match rope.scaling {
-        None if rope.factors => RopeScaling::LongRope,
-        None => RopeScaling::None,
-        Some(scaling) => scaling,
-    };
-    let mut parts = vec![kind.to_string()];
+    let mut parts = vec![rope.scaling.unwrap_or(RopeScaling::None).to_string()];
     parts.extend(rope.scaling_factor.map(|factor| format!("factor {factor}")));
     parts.extend(rope.original_context.map(|tokens| format!("original context {tokens}")));
     parts.extend(rope.attn_factor.map(|factor| format!("attention factor {factor}")));

@@ -174,3 +174,16 @@ fn tensors_of_zeros_alone_are_reported_and_not_refused() {
     let (event, stderr) = finished(&model_path("fused-k-quants.gguf"), &[]);
     assert_eq!((event["all_zero"].clone(), stderr.as_str()), (json!([]), ""));
 }
+
+/// Decoded, the weights are zeros although their own bytes are not.
+#[test]
+fn a_scale_of_zero_is_reported_in_both_storages() {
+    let dir = tempfile::tempdir().unwrap();
+    let scale = "blk.0.ffn_down.scale";
+    let path = changed(dir.path(), "nvfp4-scales.gguf", &[scale], |_, _, bytes| bytes.fill(0));
+    for storage in ["f16", "native"] {
+        let (event, stderr) = finished(&path, &["--storage", storage]);
+        assert_eq!(event["all_zero"], json!([{"tensor": scale, "bytes": 4}]), "{storage}");
+        assert!(stderr.contains(&format!("{scale} is all zero")), "{stderr}");
+    }
+}

@@ -119,3 +119,16 @@ fn what_scales_positions_is_shown() {
         }
     }
 }
+
+#[test]
+fn factors_are_a_scaling_that_no_key_names() {
+    let path = crate::common::model_path("tied-gqa-bf16.gguf");
+    let json = run(&["plan", "--json"], &path).stdout;
+    let config = &serde_json::from_slice::<Value>(&json).unwrap()["config"];
+    assert_eq!(
+        (&config["rope_scaling"], &config["rope_factors"]),
+        (&"longrope".into(), &true.into())
+    );
+    let printed = String::from_utf8(run(&["plan"], &path).stdout).unwrap();
+    assert!(printed.contains("\nscaling   longrope, "), "{printed}");
+}

@@ -47,7 +47,10 @@ fn every_dimension_comes_from_the_file() {
     assert_eq!(config.rope.freq_base, 10_000.0);
     assert_eq!(config.rope.original_context, Some(4096));
     assert_eq!(config.rope.attn_factor, Some(1.190_238_1));
-    assert_eq!((config.rope.scaling, config.rope.scaling_factor), (None, None));
+    assert_eq!(
+        (config.rope.scaling, config.rope.scaling_factor),
+        (Some(RopeScaling::LongRope), None)
+    );
     assert!(config.rope.factors);
     assert_eq!(config.attention().kind(), AttentionKind::GroupedQuery);
     assert_eq!(config.attention().scale, 0.125);
@@ -344,7 +347,11 @@ fn a_factor_without_a_type_is_linear_and_has_two_names() {
     assert_eq!(scaling(&[(factor, 2.0)]), (Some(RopeScaling::Linear), Some(2.0)));
     assert_eq!(scaling(&[(linear, 4.0)]), (Some(RopeScaling::Linear), Some(4.0)));
     assert_eq!(scaling(&[(linear, 4.0), (factor, 2.0)]).1, Some(2.0));
-    assert_eq!(scaling(&[(linear, 0.0)]), (None, Some(0.0)));
+    assert_eq!(
+        scaling(&[(linear, 0.0)]),
+        (Some(RopeScaling::LongRope), Some(0.0)),
+        "by its factors"
+    );
     let mut named = TestFile::tiny();
     named.set("phi3.rope.scaling.type", "yarn").set(linear, 4.0_f32);
     let rope = named.config().unwrap().rope;

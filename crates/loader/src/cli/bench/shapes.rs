@@ -5,6 +5,7 @@ use crate::cancel::{CancelToken, Cancellable};
 use crate::cli::args::Bench;
 use crate::error::Error;
 use crate::event::Unobserved;
+use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::{self, How};
 use cuda_sys::{Device, Engine, EngineConfig, StagingRing};
@@ -43,7 +44,8 @@ pub(super) fn measure(
         for shape in &mut shapes {
             let engine = &mut shape.engine;
             let observer = &mut Cancellable { observer: &mut Unobserved, token };
-            let stats = transfer::run(engine, &source, how, plan, &mut dest, observer)?;
+            let scales = Scales::read(plan, &source)?;
+            let stats = transfer::run(engine, &source, how, plan, &scales, &mut dest, observer)?;
             if turn != 0 {
                 shape.seconds.push(stats.seconds);
             }
