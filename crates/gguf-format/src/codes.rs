@@ -51,7 +51,8 @@ codes! {
         "give the parser the bytes that the message asks for: the file has them";
     BAD_MAGIC: Malformed, "GGUF_BAD_MAGIC",
         "The file does not start with the bytes `GGUF`.",
-        "give a .gguf file, and make sure that it was fetched whole and by its own link";
+        "give a .gguf file, and make sure that it was fetched whole and by its own link; if it is a \
+         later part of a split file, join all parts in their order";
     EMPTY_NAME: Malformed, "GGUF_EMPTY_NAME",
         "A key or a tensor has a name of no bytes.",
         DAMAGED;
@@ -91,8 +92,9 @@ codes! {
         MISPLACED;
     UNSUPPORTED_VERSION: Unsupported, "GGUF_UNSUPPORTED_VERSION",
         "The file has another version of GGUF than 2 and 3.",
-        "of version 1: convert the model again with a current llama.cpp; of a later version: the \
-         file is newer than this reader, or damaged";
+        "version 1: convert the model again with a current llama.cpp; version 0: the file is \
+         unfinished or damaged, so fetch it again; another version: the file is newer than this \
+         reader, or damaged";
     BIG_ENDIAN: Unsupported, "GGUF_BIG_ENDIAN",
         "The file is for big-endian machines.",
         "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one";

@@ -37,8 +37,9 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
         b"<",
         OtherFormat {
             what: "a web page",
-            cure: "this is the hub's page and not its file: fetch the file by its download link (on \
-                   Hugging Face `/resolve/` in place of `/blob/`), and log in where it asks for it",
+            cure: "a web page was saved in place of the file: fetch the file by its download link (on \
+                   Hugging Face `/resolve/` in place of `/blob/`), and log in where the site asks for \
+                   it",
         },
     ),
     (

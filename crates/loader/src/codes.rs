@@ -78,8 +78,8 @@ codes! {
         "this is a bug: please report it with this message";
     NON_FINITE_WEIGHTS: 9, false,
         "Weights are infinite or NaN as they were loaded, and the load was told to refuse such.",
-        "load without --deny-overflow to get them as they are; weights that are only too large for f16 \
-         are finite with native storage";
+        "where the file itself has them, fetch it again; where they are too large for f16, load with \
+         native storage; without --deny-overflow they are loaded as they are";
 }
 
 impl CodeFacts {

@@ -45,7 +45,11 @@ impl OutputFile {
                 OpenOptions::new().write(true).open(named)?;
                 (fs::canonicalize(named)?, Some(metadata.permissions().mode() & 0o777))
             }
-            Ok(_) => return Err(refused("it is not a regular file, and only such are replaced")),
+            Ok(_) => {
+                return Err(refused(
+                    "it is not a regular file: give the path of a file, or redirect standard output to one",
+                ));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => (end_of_links(named), None),
             Err(error) => return Err(error),
         };

@@ -53,7 +53,7 @@ codes! {
         "The file has tensors that a Phi-3 model does not have, such as biases, or tensors of the \
          wrong type: weights that are integers, RoPE factors or scales that are not F32.",
         "give the plain model, of the Phi-3 family, as a current llama.cpp converts it: without \
-         adapters, and with RoPE factors in F32";
+         adapters, with weights of a float or block type, and with RoPE factors in F32";
     NO_CONVERSION: Unsupported, "PHI3_NO_CONVERSION",
         "A tensor has a type that cannot be decoded to half precision.",
         "load with native storage, or quantise the model to another type";

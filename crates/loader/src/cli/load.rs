@@ -9,13 +9,14 @@ use super::json::{
 };
 use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
-use super::plan::{config_document, storage_name};
+use super::plan::{config_document, storage_name, write_warnings};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
 use super::text::bytes;
 use super::timeline;
 use crate::cancel::CancelToken;
+use crate::codes;
 use crate::error::Error;
 use crate::event::LoadEvent;
 use crate::loader::Loader;
@@ -208,6 +209,28 @@ pub(super) fn io_name(io: Io) -> &'static str {
     }
 }
 
+/// Tensors of one kind that a report names at most.
+const SHOWN_FINDINGS: usize = 5;
+
+/// What was found out about the weights of single tensors.
+fn write_findings(
+    out: &mut dyn Write,
+    findings: &[impl std::fmt::Display],
+    help: &str,
+) -> std::io::Result<()> {
+    for finding in findings.iter().take(SHOWN_FINDINGS) {
+        writeln!(out, "warning   {finding}")?;
+    }
+    match findings.len() {
+        0 => return Ok(()),
+        found if found > SHOWN_FINDINGS => {
+            writeln!(out, "          {} more tensors likewise", found - SHOWN_FINDINGS)?;
+        }
+        _ => {}
+    }
+    writeln!(out, "          help: {help}")
+}
+
 fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> std::io::Result<()> {
     let stats = model.stats();
     writeln!(out, "loaded    {}", path_text(&arguments.file))?;
@@ -234,6 +257,9 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         "verified  {} weights resident on {}",
         stats.residency.pointers_checked, stats.device
     )?;
+    write_warnings(out, &stats.warnings)?;
+    write_findings(out, &stats.all_zero, "the file may be unfinished: fetch it again")?;
+    write_findings(out, &stats.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;
     if let Some(path) = &arguments.dump {
         writeln!(out, "dumped    {}", path_text(path))?;
     }

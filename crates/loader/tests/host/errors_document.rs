@@ -15,11 +15,14 @@ const HEAD: &str = "\
 Every failure has a code, which programs may rely on: codes are only ever added, and keep their exit code. The program
 prints `error[CODE]: message` and, where there is something to do, `help: cure` to standard error; with `load --json` the
 last line on standard output is an event `failed` with `code`, `class`, `retriable`, `message`, `help` and `exit_code`. In
-Rust, `loader::Error` has all of them as methods, and `loader::CodeFacts` is this document. The message names the file, the
-tensor or key, and the numbers.
+Rust, `loader::Error` has all of them as methods, and `loader::CodeFacts` is this document. The message names what it is
+about: the file, tensor or key, device or limit, and the numbers. It can have several lines where several tensors are wrong.
+The other commands print errors to standard error only, with `--json` as well.
 
-*Retry* says whether the same load can succeed later with nothing else done. An error with figures knows better: an
-`INSUFFICIENT_VRAM` whose demand exceeds the whole device, or the caller's own limit, cannot be helped by waiting.
+*Retry* says whether the same load can succeed later with nothing else done, in general. The field `retriable` of an error
+is more exact: waiting does not help where an `INSUFFICIENT_VRAM` asks for more than the whole device, or than the caller's
+own limit. The field `help` can be more exact than *cure* here, too: for a Git LFS pointer, a web page, a part of a split file
+or another format in place of a GGUF file it says what to do with that.
 
 Exit code 2 is a wrong command line, and has no code here. A command that is cancelled exits with 130 after Ctrl-C (SIGINT),
 and with 143 after SIGTERM. `crates/loader/tests/host/codes.rs` provokes every code, or
@@ -29,10 +32,11 @@ says which tests do.
 const WARNINGS: &str = "
 ## Warnings
 
-A file with a warning is loaded: it is sound, and may be another than it should be. `inspect` and `plan` print
-`warning CODE: message` and a line of help; `load` logs the warning and, with `--json`, prints an event `warning` with `code`,
-`message` and `help`. All three have the list `warnings` in their JSON documents, `load` in its event `finished`. In Rust,
-`LoadEvent::Warned`, `LoadStats::warnings` and `Planned::warnings` have them.
+A file with a warning is valid and is loaded, but its content may be wrong. `inspect`, `plan` and `load` print a line
+`warning`, with code and message, and a line `help` in their report on standard output; `load` logs the warning to standard
+error as well. With `--json`, `inspect` and `plan` have them in the list `warnings`, and `load` in an event `warning` with
+`code`, `message` and `help`, and again in the list `warnings` of its event `finished`. In Rust, `LoadEvent::Warned`,
+`LoadStats::warnings` and `Planned::warnings` have them.
 
 | code | cause | cure |
 |---|---|---|
@@ -74,8 +78,23 @@ fn document() -> String {
     for (code, cause, cure) in Warning::all() {
         writeln!(text, "| `{code}` | {cause} | {cure} |").unwrap();
     }
+    text.push_str(FINDINGS);
     text
 }
+
+const FINDINGS: &str = "
+## What a load finds in the weights
+
+`inspect` and `plan` read the header only. A `load` reads every weight, and reports two things without refusing the file. Its
+report and its log name the tensors; the event `finished` and `LoadStats` have them in lists, which are empty for most models.
+
+| list | a tensor is in it when | what to do |
+|---|---|---|
+| `all_zero`, with `tensor` and `bytes` | all its bytes in the file are zero | no trained model has such a tensor: the file may be unfinished, so fetch it again |
+| `non_finite`, with `tensor`, `infinite`, `nan` and `format` | some of its weights are infinite or NaN in the format that they were loaded as | as for `NON_FINITE_WEIGHTS`, with which `--deny-overflow` refuses the file |
+
+Blocks that native storage keeps are not decoded, so that infinities in their scales are not found.
+";
 
 /// Code and exit code of every row.
 fn listed(document: &str) -> Vec<(&str, &str)> {

@@ -187,3 +187,29 @@ fn a_scale_of_zero_is_reported_in_both_storages() {
         assert!(stderr.contains(&format!("{scale} is all zero")), "{stderr}");
     }
 }
+
+/// Also with `--quiet`, which is for the log. Many tensors are not named one by one.
+#[test]
+fn the_report_names_some_tensors_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = |zeros: &[&str]| {
+        let path = changed(dir.path(), "fused-k-quants.gguf", zeros, |_, _, bytes| bytes.fill(0));
+        let output = Command::new(PROGRAM)
+            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let names: Vec<_> = ["attn_norm", "ffn_norm", "attn_qkv", "attn_output", "ffn_up", "ffn_down"]
+        .map(|name| format!("blk.0.{name}.weight"))
+        .into();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let all = report(&names);
+    assert_eq!(all.matches("\nwarning   blk.0.").count(), 5, "{all}");
+    assert!(all.contains("\n          1 more tensors likewise\n          help: "), "{all}");
+    let one = report(&names[..1]);
+    assert!(one.contains("\nwarning   blk.0.attn_norm.weight is all zero"), "{one}");
+    assert!(one.contains("\n          help: ") && !one.contains("likewise"), "{one}");
+    assert!(!report(&[]).contains("warning"));
+}
