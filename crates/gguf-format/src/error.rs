@@ -32,7 +32,7 @@ pub enum Error {
     /// The file ends before what it announces.
     #[error(
         "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file{}",
-        missing_text(.item, offset.saturating_add(*available))
+        missing_text(.item)
     )]
     Truncated {
         /// What was being read.
@@ -123,12 +123,18 @@ pub enum Error {
     },
 
     /// There is no memory for what the header lists.
-    #[error("there is no memory for {what} of the header: {bytes} bytes more are needed")]
+    #[error(
+        "there is no memory for {what} of the header: {bytes} bytes are needed{}",
+        .left.map_or_else(String::new, |left| format!(", {left} are left"))
+    )]
     OutOfMemory {
         /// What it is for.
         what: &'static str,
-        /// Bytes that could not be had, at least.
+        /// Bytes that are needed, at least.
         bytes: u64,
+        /// Bytes that are left of [`Limits::max_memory`](crate::Limits::max_memory); `None` where the
+        /// system refused them.
+        left: Option<u64>,
     },
 
     /// Any of the above, in a file with a name.
@@ -166,8 +172,8 @@ pub enum Item {
     },
     /// The value of a key.
     Value {
-        /// The key.
-        key: String,
+        /// The key, which need not be UTF-8.
+        key: Vec<u8>,
     },
     /// The name of a tensor.
     TensorName {
@@ -185,6 +191,8 @@ pub enum Item {
         name: String,
         /// Where the last tensor of the file ends: the length that the file must have.
         file_end: u64,
+        /// The length that it has.
+        file_len: u64,
     },
     /// An element of a string array.
     ArrayElement {
@@ -243,24 +251,24 @@ pub enum MalformedKind {
     /// A value or array element type that GGUF does not have.
     #[error("key {} has the unknown value type {id}", quoted(.key))]
     UnknownValueType {
-        /// The key.
-        key: String,
+        /// The key, which need not be UTF-8.
+        key: Vec<u8>,
         /// The number in the file.
         id: u32,
     },
     /// A boolean that is neither 0 nor 1.
     #[error("key {} has a boolean of {value}, which is neither 0 nor 1", quoted(.key))]
     InvalidBool {
-        /// The key.
-        key: String,
+        /// The key, which need not be UTF-8.
+        key: Vec<u8>,
         /// The byte in the file.
         value: u8,
     },
     /// A key that occurs twice.
     #[error("the key {} occurs twice", quoted(.key))]
     DuplicateKey {
-        /// The key.
-        key: String,
+        /// The key, which need not be UTF-8.
+        key: Vec<u8>,
     },
     /// A tensor name that occurs twice.
     #[error("the tensor {} occurs twice", quoted(.name))]
@@ -648,9 +656,9 @@ fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
 }
 
 /// How much is missing of a file of `file_len` bytes, where that is known.
-fn missing_text(item: &Item, file_len: u64) -> String {
-    let Item::TensorData { file_end, .. } = item else { return String::new() };
-    let missing = file_end.saturating_sub(file_len);
+fn missing_text(item: &Item) -> String {
+    let Item::TensorData { file_end, file_len, .. } = item else { return String::new() };
+    let missing = file_end.saturating_sub(*file_len);
     format!("; {missing} bytes are missing: the file has {file_len}, its header wants {file_end}")
 }
 
@@ -671,13 +679,15 @@ const JOIN_PARTS: &str = "by its name this is one part of a file that was cut in
                           parts in their order, such as with `cat`, and give the result";
 
 /// Whether a file is named as one part of several that tools cut files into: `x.gguf.part1of2`,
-/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`.
+/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`; also with the ending after it, as in
+/// `x-split-a.gguf`.
 fn is_part_name(path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
     let name = name.as_encoded_bytes().to_ascii_lowercase();
+    let stem = name.strip_suffix(b".gguf").unwrap_or(&name);
     let after = |marker: &[u8]| {
-        let at = name.windows(marker.len()).rposition(|window| window == marker)?;
-        name.get(at.saturating_add(marker.len())..)
+        let at = stem.windows(marker.len()).rposition(|window| window == marker)?;
+        stem.get(at.saturating_add(marker.len())..)
     };
     let is_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
     let is_label = |rest: &[u8]| {
@@ -730,9 +740,9 @@ mod tests {
             malformed(MalformedKind::EmptyKey { index: 0 }),
             malformed(MalformedKind::EmptyTensorName { index: 0 }),
             malformed(MalformedKind::InvalidUtf8 { item: item() }),
-            malformed(MalformedKind::UnknownValueType { key: key(), id: 13 }),
-            malformed(MalformedKind::InvalidBool { key: key(), value: 2 }),
-            malformed(MalformedKind::DuplicateKey { key: key() }),
+            malformed(MalformedKind::UnknownValueType { key: key().into(), id: 13 }),
+            malformed(MalformedKind::InvalidBool { key: key().into(), value: 2 }),
+            malformed(MalformedKind::DuplicateKey { key: key().into() }),
             malformed(MalformedKind::DuplicateTensor { name: name() }),
             malformed(MalformedKind::BadAlignment { value: 3 }),
             malformed(MalformedKind::TooManyDimensions { name: name(), n_dims: 5 }),
@@ -759,7 +769,7 @@ mod tests {
             shard(ShardKind::Missing { no: 1, count: 2 }),
             shard(ShardKind::BadName { no: 1, count: 2 }),
             shard(ShardKind::Joined { no: 1, count: 2, at: 64 }),
-            Error::OutOfMemory { what: "x", bytes: 1 },
+            Error::OutOfMemory { what: "x", bytes: 1, left: Some(0) },
             shard(ShardKind::Mismatch { key: "split.no", expected: 0, found: 1 }),
             shard(ShardKind::NoBeyondCount { no: 2, count: 2 }),
             shard(ShardKind::Whole { no: 1, count: 2 }),
@@ -792,6 +802,8 @@ mod tests {
             "x-part-a.gguf.aa",
             "x.gguf.001",
             "x.gguf.aa",
+            "x-split-a.gguf",
+            "x-part-a.gguf",
         ] {
             assert!(is_part_name(Path::new(name)), "{name}");
         }

@@ -13,7 +13,7 @@ use crate::error::{Error, ShardKind};
 use crate::gguf::{Gguf, padded};
 use crate::limits::Limits;
 use crate::magic;
-use crate::memory::push;
+use crate::memory::Memory;
 use crate::metadata::{KEY_COUNT, Metadata};
 use crate::prefix::Prefix;
 use crate::reader::HEADER_SIZE;
@@ -28,6 +28,9 @@ const FIRST_READ: u64 = 256 << 10;
 /// The same of every further shard, whose headers hold little but tensor descriptions: a thousand of them
 /// are kept.
 const FIRST_READ_OF_SIBLING: u64 = 16 << 10;
+
+/// What the memory of a header's bytes is for.
+const BYTES: &str = "the bytes";
 
 /// Bytes of a tensor description beside its name, at most.
 const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
@@ -110,6 +113,15 @@ impl Shard {
         self.gguf.borrow_dependent()
     }
 
+    /// Bytes of memory that the header takes.
+    fn memory_bytes(&self) -> u64 {
+        let bytes = match self.gguf.borrow_owner() {
+            HeaderBytes::Read(prefix) => Prefix::memory_bytes(prefix.len() as u64),
+            HeaderBytes::Mapped(_) => 0,
+        };
+        bytes.saturating_add(self.gguf().list_bytes())
+    }
+
     /// What may be wrong with this file although it is read.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
@@ -143,9 +155,8 @@ impl Shard {
         let gguf =
             parse(&file, opened_as.len(), limits, first_read).map_err(|error| match error {
                 ParseFileError::Io(source) if source.kind() == io::ErrorKind::OutOfMemory => {
-                    let what = "the bytes";
-                    Error::OutOfMemory { what, bytes: opened_as.len().min(limits.max_header_bytes) }
-                        .in_file(path)
+                    let bytes = opened_as.len().min(limits.max_header_bytes);
+                    Error::OutOfMemory { what: BYTES, bytes, left: None }.in_file(path)
                 }
                 ParseFileError::Io(source) => io_error(source),
                 ParseFileError::Gguf(error) => error.in_file(path),
@@ -201,7 +212,12 @@ fn read_header(
     let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
     let mut wanted = first_read;
     loop {
-        prefix.read_until(file, wanted.min(most)).map_err(ParseFileError::Io)?;
+        let read = wanted.min(most);
+        let bytes = Prefix::memory_bytes(read);
+        let mut memory = Memory::new(limits.max_memory);
+        memory.grow(0, bytes, BYTES).map_err(ParseFileError::Gguf)?;
+        prefix.read_until(file, read).map_err(ParseFileError::Io)?;
+        let limits = &limits.clone().with_max_memory(memory.left());
         match OwnedGguf::parse(HeaderBytes::Read(prefix), len, limits) {
             Ok(gguf) => return Ok(gguf),
             Err((HeaderBytes::Read(read), Error::Incomplete { needed })) => {
@@ -291,17 +307,17 @@ impl GgufFile {
     ) -> Result<Self, Error> {
         let opened = Shard::open(path, limits, FIRST_READ, parse)?;
         let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
-        let shards = match keys {
+        let (shards, memory) = match keys {
             None => {
                 shards::check_whole(path, opened.gguf())?;
-                vec![opened]
+                (vec![opened], Memory::new(limits.max_memory))
             }
             Some(keys) => {
                 opened.check_not_joined(keys)?;
                 open_siblings(opened, keys, limits, parse)?
             }
         };
-        let model = Model::try_new(shards, |shards| join(shards, path));
+        let model = Model::try_new(shards, |shards| join(shards, path, memory));
         model.map(|model| Self { model }).map_err(|error| error.in_file(path))
     }
 
@@ -402,6 +418,7 @@ struct HeaderBudget<'l> {
     bytes: u64,
     keys: u64,
     tensors: u64,
+    memory: Memory,
 }
 
 impl HeaderBudget<'_> {
@@ -412,7 +429,8 @@ impl HeaderBudget<'_> {
             .clone()
             .with_max_header_bytes(limits.max_header_bytes.saturating_sub(self.bytes))
             .with_max_kv(limits.max_kv.saturating_sub(self.keys))
-            .with_max_tensors(limits.max_tensors.saturating_sub(self.tensors));
+            .with_max_tensors(limits.max_tensors.saturating_sub(self.tensors))
+            .with_max_memory(self.memory.left());
         let shard = Shard::open(path, &left, FIRST_READ_OF_SIBLING, parse).map_err(|error| {
             let &Error::Limit { offset, what, value, .. } = error.without_path() else {
                 return error;
@@ -434,25 +452,28 @@ impl HeaderBudget<'_> {
             let value = value.saturating_add(used);
             Error::Limit { offset, what, value, limit }.in_file(path)
         })?;
-        self.take(&shard);
+        self.take(&shard)?;
         Ok(shard)
     }
 
-    fn take(&mut self, shard: &Shard) {
+    fn take(&mut self, shard: &Shard) -> Result<(), Error> {
         let gguf = shard.gguf();
         self.bytes = self.bytes.saturating_add(gguf.header_end());
         self.keys = self.keys.saturating_add(gguf.metadata().len() as u64);
         self.tensors = self.tensors.saturating_add(gguf.tensors().len() as u64);
+        let taken = self.memory.grow(0, shard.memory_bytes(), BYTES);
+        taken.map_err(|error| error.in_file(shard.path()))
     }
 }
 
-/// Opens the other shards of the model that `opened` belongs to; all, in order.
+/// Opens the other shards of the model that `opened` belongs to. Returns all, in order, and what they
+/// leave of the memory for headers.
 fn open_siblings(
     opened: Shard,
     keys: SplitKeys,
     limits: &Limits,
     parse: &ParseFile<'_>,
-) -> Result<Vec<Shard>, Error> {
+) -> Result<(Vec<Shard>, Memory), Error> {
     let name = shards::name_of(&opened.path, keys)?;
     if name.count > limits.max_shards {
         let error = Error::Limit {
@@ -463,8 +484,9 @@ fn open_siblings(
         };
         return Err(error.in_file(&opened.path));
     }
-    let mut budget = HeaderBudget { limits, bytes: 0, keys: 0, tensors: 0 };
-    budget.take(&opened);
+    let memory = Memory::new(limits.max_memory);
+    let mut budget = HeaderBudget { limits, bytes: 0, keys: 0, tensors: 0, memory };
+    budget.take(&opened)?;
     let mut opened = Some(opened);
     let mut all = Vec::new();
     for no in 1..=name.count {
@@ -488,11 +510,11 @@ fn open_siblings(
         shard.check_not_joined(found)?;
         all.push(shard);
     }
-    Ok(all)
+    Ok((all, budget.memory))
 }
 
 /// One catalogue of all shards of the model at `path`, which must agree on what they are shards of.
-fn join<'a>(shards: &'a [Shard], path: &Path) -> Result<Catalogue<'a>, Error> {
+fn join<'a>(shards: &'a [Shard], path: &Path, mut memory: Memory) -> Result<Catalogue<'a>, Error> {
     let first = match shards {
         [] => {
             let kind = ShardKind::Missing { no: 1, count: 1 };
@@ -506,11 +528,11 @@ fn join<'a>(shards: &'a [Shard], path: &Path) -> Result<Catalogue<'a>, Error> {
     let mut index = NameIndex::default();
     for (at, shard) in shards.iter().enumerate() {
         for tensor in shard.gguf().tensors() {
-            if !index.insert(tensor.name(), tensors.len())? {
+            if !index.insert(tensor.name(), tensors.len(), &mut memory)? {
                 let kind = ShardKind::DuplicateTensor { name: tensor.name().to_owned() };
                 return Err(Error::Shard { path: shard.path.clone(), kind });
             }
-            push(&mut tensors, tensor.in_shard(at), TENSORS)?;
+            memory.push(&mut tensors, tensor.in_shard(at), TENSORS)?;
         }
     }
     Ok(Catalogue::Split { first, tensors, index })

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::limits::Limits;
 use crate::magic;
+use crate::memory::Memory;
 use crate::metadata::Metadata;
 use crate::reader::Reader;
 use crate::tensor::{self, Catalogue, TensorInfo};
@@ -46,6 +47,7 @@ pub struct Gguf<'a> {
     file_len: u64,
     metadata: Metadata<'a>,
     catalogue: Catalogue<'a>,
+    list_bytes: u64,
 }
 
 impl<'a> Gguf<'a> {
@@ -100,9 +102,10 @@ impl<'a> Gguf<'a> {
         let fixed = |s: crate::reader::Shortage| s.while_reading(Item::FixedHeader);
         let tensor_count = reader.u64().map_err(fixed)?;
         let kv_count = reader.u64().map_err(fixed)?;
-        let metadata = Metadata::parse(reader, kv_count, limits)?;
+        let memory = &mut Memory::new(limits.max_memory);
+        let metadata = Metadata::parse(reader, kv_count, limits, memory)?;
         let alignment = u64::from(alignment(&metadata, limits)?);
-        let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits)?;
+        let mut catalogue = Catalogue::parse(reader, tensor_count, alignment, limits, memory)?;
         let header_end = reader.offset();
         let data_offset = padded(header_end, alignment);
         check_padding(prefix, header_end..data_offset.min(file_len), file_len, tensor_count)?;
@@ -123,6 +126,7 @@ impl<'a> Gguf<'a> {
             file_len,
             metadata,
             catalogue,
+            list_bytes: memory.used(),
         })
     }
 
@@ -148,6 +152,11 @@ impl<'a> Gguf<'a> {
     /// Where the last tensor description ends, in bytes from the start of the file.
     pub(crate) const fn header_end(&self) -> u64 {
         self.header_end
+    }
+
+    /// Bytes of memory of the lists of keys and tensors.
+    pub(crate) const fn list_bytes(&self) -> u64 {
+        self.list_bytes
     }
 
     /// Length of the file in bytes.

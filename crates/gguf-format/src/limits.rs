@@ -38,6 +38,11 @@ pub struct Limits {
     pub max_alignment: u64,
     /// Files of a split model. Default 1,024: each is kept open.
     pub max_shards: u64,
+    /// Bytes of memory for headers, and for the lists of their keys and tensors; of a split model, for
+    /// all shards together. Default is no limit. It is for processes that are ended when they take too
+    /// much, as in a container: what exceeds it is
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub max_memory: u64,
 }
 
 impl Default for Limits {
@@ -51,6 +56,7 @@ impl Default for Limits {
             max_array_depth: 8,
             max_alignment: 16 << 20,
             max_shards: 1024,
+            max_memory: u64::MAX,
         }
     }
 }
@@ -79,4 +85,5 @@ setters! {
     with_max_array_depth => max_array_depth;
     with_max_alignment => max_alignment;
     with_max_shards => max_shards;
+    with_max_memory => max_memory;
 }

@@ -26,22 +26,13 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
                    little-endian one",
         },
     ),
-    (
-        b"version https://git-lfs",
-        OtherFormat {
-            what: "a Git LFS pointer, whose content was not fetched",
-            cure: "run `git lfs pull` in the repository that the file is from",
-        },
-    ),
-    (
-        b"<",
-        OtherFormat {
-            what: "a web page",
-            cure: "a web page was saved in place of the file: fetch the file by its download link (on \
-                   Hugging Face `/resolve/` in place of `/blob/`), and log in where the site asks for \
-                   it",
-        },
-    ),
+    (b"version https://git-lfs", LFS_POINTER),
+    // Its name before 2014.
+    (b"version https://hawser", LFS_POINTER),
+    (b"<", WEB_PAGE),
+    // In UTF-16, of either byte order.
+    (b"\xff\xfe<\0", WEB_PAGE),
+    (b"\xfe\xff\0<", WEB_PAGE),
     (
         b"{",
         OtherFormat {
@@ -63,11 +54,25 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
     ),
 ];
 
+const LFS_POINTER: OtherFormat = OtherFormat {
+    what: "a Git LFS pointer, whose content was not fetched",
+    cure: "run `git lfs pull` in the repository that the file is from",
+};
+
+const WEB_PAGE: OtherFormat = OtherFormat {
+    what: "a web page",
+    cure: "a web page was saved in place of the file: fetch the file by its download link (on Hugging \
+           Face `/resolve/` in place of `/blob/`), and log in where the site asks for it",
+};
+
 const SAFETENSORS: OtherFormat = OtherFormat { what: "a safetensors file", cure: CONVERT };
+
+/// Bytes that tell another format. Pages can begin with blank lines.
+const LOOKED_AT: usize = 4096;
 
 /// Reads and checks the magic.
 pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
-    let start = reader.peek(32);
+    let start = reader.peek(LOOKED_AT);
     // As much of the magic as there is: what is shorter is no GGUF file either, but says what.
     let there = reader.left_in_file().min(MAGIC.len() as u64);
     let magic = reader.take(there).map_err(|s| s.while_reading(Item::Magic))?;
@@ -135,6 +140,10 @@ mod tests {
             (b"<!DOCTYPE html>", "/resolve/"),
             (b"\n  <html>", "/resolve/"),
             (b"\xef\xbb\xbf<html>", "/resolve/"),
+            (&[&[b' '; 500][..], b"<html>"].concat(), "/resolve/"),
+            (b"\xff\xfe<\0h\0", "/resolve/"),
+            (b"\xfe\xff\0<\0h", "/resolve/"),
+            (b"version https://hawser.github.com/spec/v1\n", "git lfs pull"),
             (b"\x48\x01\0\0\0\0\0\0{\"__metadata__\"", "convert_hf_to_gguf.py"),
             (b"FUGG\0\0\0\x03", "gguf_convert_endian.py"),
             (b"\x1f\x8b\x08\0", "unpack"),

@@ -5,27 +5,84 @@ use std::hash::Hash;
 
 use crate::error::Error;
 
-/// Appends to a list that is `what` of a header.
-pub(crate) fn push<T>(list: &mut Vec<T>, item: T, what: &'static str) -> Result<(), Error> {
-    if list.len() == list.capacity() {
-        // As `push` grows.
-        let more = list.len().max(4);
-        list.try_reserve(more).map_err(|_| out_of_memory::<T>(more, what))?;
+/// What headers may take of the memory of the process: see
+/// [`Limits::max_memory`](crate::Limits::max_memory).
+#[derive(Debug)]
+pub(crate) struct Memory {
+    limit: u64,
+    used: u64,
+}
+
+impl Memory {
+    /// Nothing is used yet.
+    pub(crate) const fn new(limit: u64) -> Self {
+        Self { limit, used: 0 }
     }
-    list.push(item);
-    Ok(())
+
+    /// Bytes that are used.
+    pub(crate) const fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Bytes that are left.
+    pub(crate) const fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+
+    /// Appends to a list that is `what` of a header.
+    pub(crate) fn push<T>(
+        &mut self,
+        list: &mut Vec<T>,
+        item: T,
+        what: &'static str,
+    ) -> Result<(), Error> {
+        if list.len() == list.capacity() {
+            // As `push` grows.
+            let more = list.len().max(4);
+            let new = list.len().saturating_add(more);
+            let bytes = |items: usize| (items as u64).saturating_mul(size_of::<T>() as u64);
+            self.grow(bytes(list.capacity()), bytes(new), what)?;
+            list.try_reserve(more).map_err(|_| Error::OutOfMemory {
+                what,
+                bytes: bytes(new),
+                left: None,
+            })?;
+        }
+        list.push(item);
+        Ok(())
+    }
+
+    /// Makes room for one more entry of a map that is `what` of a header.
+    pub(crate) fn reserve_one_in<K: Eq + Hash, V>(
+        &mut self,
+        map: &mut HashMap<K, V>,
+        what: &'static str,
+    ) -> Result<(), Error> {
+        if map.len() == map.capacity() {
+            let new = bytes_of_map::<K, V>(map.len().saturating_add(1));
+            let old = if map.capacity() == 0 { 0 } else { bytes_of_map::<K, V>(map.capacity()) };
+            self.grow(old, new, what)?;
+            map.try_reserve(1).map_err(|_| Error::OutOfMemory { what, bytes: new, left: None })?;
+        }
+        Ok(())
+    }
+
+    /// Counts that something takes `new` bytes in place of `old`. Both are there while it is copied.
+    pub(crate) fn grow(&mut self, old: u64, new: u64, what: &'static str) -> Result<(), Error> {
+        let left = self.left();
+        if new > left {
+            return Err(Error::OutOfMemory { what, bytes: new, left: Some(left) });
+        }
+        self.used = self.used.saturating_add(new.saturating_sub(old));
+        Ok(())
+    }
 }
 
-/// Makes room for one more entry of a map that is `what` of a header.
-pub(crate) fn reserve_one_in<K: Eq + Hash, V>(
-    map: &mut HashMap<K, V>,
-    what: &'static str,
-) -> Result<(), Error> {
-    map.try_reserve(1).map_err(|_| out_of_memory::<(K, V)>(map.len().saturating_add(1), what))
-}
-
-fn out_of_memory<T>(items: usize, what: &'static str) -> Error {
-    Error::OutOfMemory { what, bytes: (items as u64).saturating_mul(size_of::<T>() as u64) }
+/// What the standard library's map takes for so many entries: a power of two of places, of which seven
+/// in eight are used, and a byte beside each.
+fn bytes_of_map<K, V>(entries: usize) -> u64 {
+    let places = (entries as u64).saturating_mul(8).div_ceil(7).next_power_of_two().max(4);
+    places.saturating_mul((size_of::<(K, V)>() as u64).saturating_add(1))
 }
 
 #[cfg(test)]
@@ -33,17 +90,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_grow_as_they_are_filled() {
+    fn lists_grow_as_they_are_filled_within_the_limit() {
+        let mut memory = Memory::new(1 << 20);
         let mut list = Vec::new();
         let mut map = HashMap::new();
-        for i in 0..1000 {
-            push(&mut list, i, "numbers").unwrap();
-            reserve_one_in(&mut map, "numbers").unwrap();
+        for i in 0..1000_u64 {
+            memory.push(&mut list, i, "numbers").unwrap();
+            memory.reserve_one_in(&mut map, "numbers").unwrap();
             map.insert(i, i);
         }
         assert!(list.iter().copied().eq(0..1000) && map.len() == 1000);
         assert!(list.capacity() < 2100);
-        let error = out_of_memory::<u64>(3, "numbers");
-        assert!(error.to_string().contains("numbers of the header: 24 bytes"), "{error}");
+        // 1024 numbers of 8 bytes, and 2048 places of 17: enough for 1792 entries.
+        assert_eq!((memory.used(), map.capacity()), (1024 * 8 + 2048 * 17, 1792));
+        assert_eq!(memory.left(), (1 << 20) - memory.used());
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_is_not_asked_of_the_system() {
+        let mut memory = Memory::new(100);
+        let mut list = Vec::new();
+        let refused = (0..).find_map(|i: u64| memory.push(&mut list, i, "numbers").err());
+        // Of 4 numbers, 32 bytes are used. 8 take 64, and while they are copied both are there.
+        assert_eq!((list.len(), memory.used()), (8, 64));
+        let text = refused.unwrap().to_string();
+        assert!(
+            text.contains("numbers of the header: 128 bytes are needed, 36 are left"),
+            "{text}"
+        );
+        let mut map = HashMap::<u64, u64>::new();
+        assert!(memory.reserve_one_in(&mut map, "numbers").is_err() && map.capacity() == 0);
     }
 }

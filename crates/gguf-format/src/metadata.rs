@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::limits::Limits;
-use crate::memory::{push, reserve_one_in};
+use crate::memory::Memory;
 use crate::reader::Reader;
 use crate::skip;
 use crate::text::Text;
@@ -58,6 +58,7 @@ impl<'a> Metadata<'a> {
         reader: &mut Reader<'a>,
         count: u64,
         limits: &Limits,
+        memory: &mut Memory,
     ) -> Result<Self, Error> {
         reader
             .ensure_in_file(count.saturating_mul(MIN_KV_BYTES))
@@ -72,7 +73,7 @@ impl<'a> Metadata<'a> {
         }
         let mut metadata = Self::default();
         for index in 0..count {
-            metadata.parse_pair(reader, index, limits)?;
+            metadata.parse_pair(reader, index, limits, memory)?;
         }
         Ok(metadata)
     }
@@ -82,6 +83,7 @@ impl<'a> Metadata<'a> {
         reader: &mut Reader<'a>,
         index: u64,
         limits: &Limits,
+        memory: &mut Memory,
     ) -> Result<(), Error> {
         let offset = reader.offset();
         let malformed = |kind| Error::Malformed { offset, kind };
@@ -92,17 +94,16 @@ impl<'a> Metadata<'a> {
         if key.is_empty() {
             return Err(malformed(MalformedKind::EmptyKey { index }));
         }
-        reserve_one_in(&mut self.index, KEYS)?;
+        memory.reserve_one_in(&mut self.index, KEYS)?;
         match self.index.entry(key) {
             Entry::Occupied(_) => {
-                let key = Text::from(key).to_string_lossy().into_owned();
-                return Err(malformed(MalformedKind::DuplicateKey { key }));
+                return Err(malformed(MalformedKind::DuplicateKey { key: key.to_vec() }));
             }
             Entry::Vacant(vacant) => vacant.insert(self.pairs.len()),
         };
         let key = Text::from(key);
         let value = parse_value(reader, key, limits)?;
-        push(&mut self.pairs, Pair { key, value, offset }, KEYS)
+        memory.push(&mut self.pairs, Pair { key, value, offset }, KEYS)
     }
 
     /// The value of `key`, as it is in the file.
@@ -150,7 +151,7 @@ impl<'a> Metadata<'a> {
             Mismatch::Utf8 => Error::Malformed {
                 // Behind the key, its length and the type of the value.
                 offset: offset.saturating_add(8 + 4).saturating_add(key.len() as u64),
-                kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.to_owned() } },
+                kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.into() } },
             },
         })
     }

@@ -26,6 +26,12 @@ impl Prefix {
         Ok(Self { memory, len: 0 })
     }
 
+    /// Bytes of memory that the first `len` bytes take, whole pages.
+    pub(crate) fn memory_bytes(len: u64) -> u64 {
+        let page = if len >= HUGE_PAGE as u64 { HUGE_PAGE as u64 } else { 4096 };
+        len.checked_next_multiple_of(page).unwrap_or(u64::MAX)
+    }
+
     /// Reads on until these are the first `len` bytes of the file, at most as many as there is room
     /// for.
     pub(crate) fn read_until(&mut self, mut file: &File, len: u64) -> io::Result<()> {
@@ -57,7 +63,6 @@ impl Deref for Prefix {
 }
 
 /// Bytes from which on a huge page can fit.
-#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
 #[cfg(test)]

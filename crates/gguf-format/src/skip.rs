@@ -34,8 +34,8 @@ pub(crate) fn value_of(key: Text<'_>) -> impl FnOnce(Shortage) -> Error + '_ {
 }
 
 /// A key for an error.
-fn owned(key: Text<'_>) -> String {
-    key.to_string_lossy().into_owned()
+fn owned(key: Text<'_>) -> Vec<u8> {
+    key.as_bytes().to_vec()
 }
 
 fn array_header(reader: &mut Reader<'_>, key: Text<'_>) -> Result<(ValueType, u64), Error> {

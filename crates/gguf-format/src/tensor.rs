@@ -9,7 +9,7 @@ use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::ggml_type::GgmlType;
 use crate::gguf::padded;
 use crate::limits::Limits;
-use crate::memory::{push, reserve_one_in};
+use crate::memory::Memory;
 use crate::reader::Reader;
 
 /// Bytes that a tensor description takes at least: the name's length, the number of dimensions,
@@ -161,8 +161,13 @@ pub(crate) struct NameIndex<'a>(HashMap<&'a str, usize>);
 
 impl<'a> NameIndex<'a> {
     /// `false` where the name is there already.
-    pub(crate) fn insert(&mut self, name: &'a str, position: usize) -> Result<bool, Error> {
-        reserve_one_in(&mut self.0, TENSORS)?;
+    pub(crate) fn insert(
+        &mut self,
+        name: &'a str,
+        position: usize,
+        memory: &mut Memory,
+    ) -> Result<bool, Error> {
+        memory.reserve_one_in(&mut self.0, TENSORS)?;
         match self.0.entry(name) {
             Entry::Occupied(_) => Ok(false),
             Entry::Vacant(vacant) => {
@@ -191,6 +196,7 @@ impl<'a> Catalogue<'a> {
         count: u64,
         alignment: u64,
         limits: &Limits,
+        memory: &mut Memory,
     ) -> Result<Self, Error> {
         reader
             .ensure_in_file(count.saturating_mul(MIN_TENSOR_INFO_BYTES))
@@ -208,14 +214,14 @@ impl<'a> Catalogue<'a> {
         for position in 0..count {
             let offset = reader.offset();
             let tensor = parse_tensor(reader, position, alignment, limits)?;
-            if !index.insert(tensor.name, tensors.len())? {
+            if !index.insert(tensor.name, tensors.len(), memory)? {
                 let name = tensor.name.to_owned();
                 return Err(Error::Malformed {
                     offset,
                     kind: MalformedKind::DuplicateTensor { name },
                 });
             }
-            push(&mut tensors, tensor, TENSORS)?;
+            memory.push(&mut tensors, tensor, TENSORS)?;
         }
         Ok(Self { tensors, index })
     }
@@ -249,7 +255,7 @@ impl<'a> Catalogue<'a> {
                 // What is missing is its data or, of one without elements, what lies before it.
                 let offset = if relative.is_empty() { file_len } else { start };
                 return Err(Error::Truncated {
-                    item: Item::TensorData { name: tensor.name.to_owned(), file_end },
+                    item: Item::TensorData { name: tensor.name.to_owned(), file_end, file_len },
                     offset,
                     needed: end.saturating_sub(offset),
                     available: file_len.saturating_sub(offset),

@@ -1,6 +1,5 @@
 //! Text of a file, which need not be UTF-8.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::Utf8Error;
 
@@ -33,12 +32,6 @@ impl<'a> Text<'a> {
     /// Where the bytes are not UTF-8.
     pub const fn as_str(self) -> Result<&'a str, Utf8Error> {
         std::str::from_utf8(self.0)
-    }
-
-    /// The text, with U+FFFD in place of bytes that are not UTF-8. Not escaped.
-    #[must_use]
-    pub fn to_string_lossy(self) -> Cow<'a, str> {
-        String::from_utf8_lossy(self.0)
     }
 }
 

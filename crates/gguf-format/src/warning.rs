@@ -11,16 +11,13 @@ use crate::error::path_text;
 use crate::escape::quoted;
 use crate::gguf::{Gguf, padded};
 
-/// Places of padding between tensors that are looked at in one file. Real files have none or few.
-const MAX_PLACES: usize = 4096;
-
-/// Bytes of padding that are looked at in one file.
-const MAX_BYTES: u64 = 1 << 20;
+/// Bytes of padding that are looked at in one file. Real files have less than 16 KiB.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Bytes of padding that are read at once.
-const PIECE: usize = 4096;
+const PIECE: usize = 64 << 10;
 
-/// Warnings that are kept of one file.
+/// Warnings of padding that are kept of one file.
 const MAX_WARNINGS: usize = 16;
 
 /// Something about a file that a user should know: it is read, and may be another than it should be.
@@ -41,6 +38,16 @@ pub enum Warning {
         /// Length of the file in bytes.
         file_len: u64,
     },
+    /// There is more padding than is looked at.
+    #[non_exhaustive]
+    UncheckedPadding {
+        /// The file.
+        path: PathBuf,
+        /// The first tensor whose padding was not looked at.
+        tensor: String,
+        /// Bytes of padding that were looked at.
+        looked_at: u64,
+    },
     /// The file goes on after its last tensor.
     #[non_exhaustive]
     TrailingData {
@@ -48,8 +55,11 @@ pub enum Warning {
         path: PathBuf,
         /// The last tensor, where there is one.
         tensor: Option<String>,
-        /// Where it ends with its padding, in bytes from the start of the file.
+        /// Where it ends, in bytes from the start of the file; where there is none, where the data
+        /// start.
         end: u64,
+        /// Bytes after it and its padding.
+        more: u64,
         /// Length of the file in bytes.
         file_len: u64,
     },
@@ -60,6 +70,12 @@ const PADDING: (&str, &str, &str) = (
     "The padding between two tensors, or after the last one, is not zero.",
     "compare the file's checksum with the publisher's: it may be damaged, or hold something that does \
      not belong to the model",
+);
+const UNCHECKED_PADDING: (&str, &str, &str) = (
+    "GGUF_UNCHECKED_PADDING",
+    "Only a part of the padding was compared with zeros: there are 256 MiB of it, or 16 places with \
+     other bytes.",
+    "compare the file's checksum with the publisher's",
 );
 const TRAILING_DATA: (&str, &str, &str) = (
     "GGUF_TRAILING_DATA",
@@ -72,12 +88,13 @@ impl Warning {
     /// Every code that [`code`](Self::code) can answer, with what it means and what can be done. Codes
     /// are only ever added.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] =
-        &[PADDING, TRAILING_DATA];
+        &[PADDING, TRAILING_DATA, UNCHECKED_PADDING];
 
     const fn facts(&self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Padding { .. } => PADDING,
             Self::TrailingData { .. } => TRAILING_DATA,
+            Self::UncheckedPadding { .. } => UNCHECKED_PADDING,
         }
     }
 
@@ -105,9 +122,19 @@ impl fmt::Display for Warning {
                 path_text(path),
                 quoted(tensor)
             ),
-            Self::TrailingData { path, tensor, end, file_len } => {
-                let more = file_len.saturating_sub(*end);
-                write!(f, "{}: {more} bytes follow the last tensor: ", path_text(path))?;
+            Self::UncheckedPadding { path, tensor, looked_at } => write!(
+                f,
+                "{}: the padding after tensor {} and later ones is not compared with zeros, beyond the \
+                 {looked_at} bytes that were",
+                path_text(path),
+                quoted(tensor)
+            ),
+            Self::TrailingData { path, tensor, end, more, file_len } => {
+                write!(
+                    f,
+                    "{}: {more} bytes follow the last tensor and its padding: ",
+                    path_text(path)
+                )?;
                 match tensor {
                     Some(tensor) => write!(f, "{} ends at byte {end}", quoted(tensor))?,
                     None => write!(f, "there is none, the data starts at byte {end}")?,
@@ -119,7 +146,7 @@ impl fmt::Display for Warning {
 }
 
 /// What may be wrong with an open file, of which `gguf` is the header. Reads the padding between tensors,
-/// where there is some: at most 1 MiB in at most 4096 places.
+/// where there is some: at most 256 MiB.
 pub(crate) fn of_file(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
     let mut warnings = nonzero_padding(path, file, gguf)?;
     if gguf.trailing_bytes() != 0 {
@@ -127,7 +154,8 @@ pub(crate) fn of_file(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<V
         warnings.push(Warning::TrailingData {
             path: path.to_owned(),
             tensor: last.map(|tensor| tensor.name().to_owned()),
-            end: padded(gguf.data_end(), gguf.alignment()),
+            end: gguf.data_end(),
+            more: gguf.trailing_bytes(),
             file_len: gguf.file_len(),
         });
     }
@@ -136,27 +164,23 @@ pub(crate) fn of_file(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<V
 
 fn nonzero_padding(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
-    let (mut places, mut left) = (0_usize, MAX_BYTES);
+    let mut looked_at = 0_u64;
     for tensor in gguf.tensors() {
         let start = tensor.range().end;
         let end = padded(start, gguf.alignment()).min(gguf.file_len());
-        let len = end.saturating_sub(start).min(left);
-        if len == 0 || tensor.range().is_empty() {
+        if tensor.range().is_empty() || start >= end {
             continue;
         }
-        if places == MAX_PLACES || warnings.len() == MAX_WARNINGS {
+        let (path, tensor) = (path.to_owned(), tensor.name().to_owned());
+        let seen_with_this = looked_at.saturating_add(end.saturating_sub(start));
+        if warnings.len() == MAX_WARNINGS || seen_with_this > MAX_BYTES {
+            warnings.push(Warning::UncheckedPadding { path, tensor, looked_at });
             break;
         }
-        places = places.saturating_add(1);
-        left = left.saturating_sub(len);
-        if let Some(at) = first_nonzero(file, start..start.saturating_add(len))? {
-            warnings.push(Warning::Padding {
-                path: path.to_owned(),
-                tensor: tensor.name().to_owned(),
-                end: start,
-                at,
-                file_len: gguf.file_len(),
-            });
+        looked_at = seen_with_this;
+        if let Some(at) = first_nonzero(file, start..end)? {
+            let file_len = gguf.file_len();
+            warnings.push(Warning::Padding { path, tensor, end: start, at, file_len });
         }
     }
     Ok(warnings)

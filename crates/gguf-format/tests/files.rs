@@ -188,6 +188,23 @@ fn keys_and_tensors_of_all_shards_have_one_limit() {
 }
 
 #[test]
+fn memory_of_all_shards_has_one_limit() {
+    let split = Split::new();
+    let open = |limit| {
+        let limits = Limits::default().with_max_memory(limit);
+        GgufFile::open_with(split.path(0), &limits).map(|model| model.tensors().len())
+    };
+    let fits = (0..).step_by(512).find(|&limit| open(limit).is_ok()).unwrap();
+    let errors: Vec<_> = (0..fits).step_by(512).map(|limit| open(limit).unwrap_err()).collect();
+    assert!(errors.iter().all(|error| error.code() == "GGUF_OUT_OF_MEMORY"));
+    for no in 0..3 {
+        let is_named = |error: &Error| error.path() == Some(&*split.path(no));
+        assert!(errors.iter().any(is_named), "{no} of {errors:?}");
+    }
+    assert_eq!(open(1 << 20).unwrap(), 4);
+}
+
+#[test]
 fn truncation_is_found_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = valid().bytes();
@@ -197,6 +214,14 @@ fn truncation_is_found_from_the_header_alone() {
     assert_eq!(error.path(), Some(&*path));
     assert!(error.to_string().starts_with(&path.display().to_string()));
     assert!(error.help().is_some());
+    // Also where the file ends before its data start.
+    for len in [bytes.len() - 1, valid().header().len() + 1, valid().header().len()] {
+        let path = write(&folder, "short.gguf", &bytes[..len]);
+        let text = GgufFile::open(&path).unwrap_err().to_string();
+        let missing = bytes.len() - len;
+        let figures = format!("{missing} bytes are missing: the file has {len}, its header wants");
+        assert!(text.contains(&figures), "{text}");
+    }
 }
 
 #[test]
@@ -565,7 +590,8 @@ fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
     let text = trailing.to_string();
     assert!(
         text.ends_with(&format!(
-            "1 bytes follow the last tensor: \"scale\" ends at byte {padded}, the file at byte {}",
+            "1 bytes follow the last tensor and its padding: \"scale\" ends at byte {end}, the file at byte \
+             {}",
             padded + 1
         )),
         "{text}"
@@ -592,7 +618,7 @@ fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
     assert!(text.contains(&format!("at byte {}: the tensor ends at byte {place}, ", place + 3)));
 }
 
-/// A hundred thousand tensors with padding behind each are not looked at one by one for ever.
+/// What is not looked at is said.
 #[test]
 fn warnings_and_looks_at_padding_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
@@ -601,10 +627,52 @@ fn warnings_and_looks_at_padding_are_bounded() {
         writer.tensor(format!("{i}"), &[1], GgmlType::F32);
     }
     let mut bytes = writer.to_bytes(|_, _| ()).unwrap();
-    let start = writer.layout().unwrap().data_offset() as usize;
+    let ranges = writer.layout().unwrap().ranges().to_vec();
+    let codes = |bytes: &[u8]| {
+        let model = GgufFile::open(write(&folder, "model.gguf", bytes)).unwrap();
+        model.warnings().map(gguf_format::Warning::code).collect::<Vec<_>>()
+    };
+    let last = ranges[99_998].end as usize;
+    bytes[last] = 1;
+    assert_eq!(codes(&bytes), ["GGUF_NONZERO_PADDING"]);
+    let start = ranges[0].start as usize;
     bytes[start..].fill(1);
-    let model = GgufFile::open(write(&folder, "model.gguf", &bytes)).unwrap();
-    assert_eq!(model.warnings().count(), 16);
+    let mut all = vec!["GGUF_NONZERO_PADDING"; 16];
+    all.push("GGUF_UNCHECKED_PADDING");
+    assert_eq!(codes(&bytes), all);
+}
+
+#[test]
+fn padding_of_any_alignment_is_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let warnings = |tensors: u32, alignment: u32| {
+        let mut writer = GgufWriter::new();
+        writer.alignment(alignment);
+        for i in 0..tensors {
+            writer.tensor(format!("{i}"), &[1], GgmlType::F32);
+        }
+        let layout = writer.layout().unwrap();
+        let path = write(&folder, "model.gguf", layout.header());
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(layout.file_len()).unwrap();
+        // The last byte of the last padding between tensors.
+        let at = layout.ranges().last().unwrap().start - 1;
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1], at).unwrap();
+        let model = GgufFile::open(&path).unwrap();
+        model.warnings().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (tensors, alignment) in [(2, 1 << 20), (15, 256 << 10), (16, 16 << 20)] {
+        let [warning] = &warnings(tensors, alignment)[..] else { panic!("one warning") };
+        assert!(
+            warning.contains(&format!("after tensor \"{}\" is not zero", tensors - 2)),
+            "{warning}"
+        );
+    }
+    // Sixteen times 16 MiB less 4 bytes were looked at.
+    let [warning] = &warnings(19, 16 << 20)[..] else { panic!("one warning") };
+    let figures =
+        "after tensor \"16\" and later ones is not compared with zeros, beyond the 268435392 bytes";
+    assert!(warning.contains(figures), "{warning}");
 }
 
 /// Forty sparse shards that each claim a header near the limit: their headers count together.

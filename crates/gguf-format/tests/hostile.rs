@@ -54,7 +54,8 @@ fn truncated(bytes: &[u8]) -> Item {
     match refusal(bytes) {
         Error::Truncated { item, offset, needed, available } => {
             assert!(needed > available);
-            if let Item::TensorData { name, file_end } = item {
+            if let Item::TensorData { name, file_end, file_len } = item {
+                assert_eq!(file_len, bytes.len() as u64);
                 // All that the file lacks, of this tensor and of those after it.
                 assert!(file_end >= offset.saturating_add(needed));
                 return data_of(&name);
@@ -76,9 +77,9 @@ fn over_limit(bytes: &[u8]) -> (&'static str, u64, u64) {
     }
 }
 
-/// As [`truncated`] answers, without the length that the whole file should have.
+/// As [`truncated`] answers, without the lengths that the file has and should have.
 fn data_of(name: &str) -> Item {
-    Item::TensorData { name: name.to_owned(), file_end: 0 }
+    Item::TensorData { name: name.to_owned(), file_end: 0, file_len: 0 }
 }
 
 fn one_tensor(dims: &[u64], type_id: u32, at: u64) -> Vec<u8> {
@@ -371,7 +372,7 @@ mod values {
     #[test]
     fn unknown_value_types() {
         for id in [13, 14, 255, 1 << 31, u32::MAX] {
-            let key = "k".to_owned();
+            let key = b"k".to_vec();
             let bytes = Raw::default().kv("k", id, [0; 64]).bytes();
             assert_eq!(malformed(&bytes), MalformedKind::UnknownValueType { key: key.clone(), id });
             let bytes = Raw::default().kv("k", ARRAY, array(id, 1, [0; 64])).bytes();
@@ -459,7 +460,7 @@ mod names {
         assert_eq!(Gguf::parse(&file.bytes()).unwrap().metadata().len(), 200_000);
         file.kvs.push(kv(format!("{:06x}", 199_999), U8, [1]));
         let kind = malformed(&file.bytes());
-        assert_eq!(kind, MalformedKind::DuplicateKey { key: format!("{:06x}", 199_999) });
+        assert_eq!(kind, MalformedKind::DuplicateKey { key: format!("{:06x}", 199_999).into() });
     }
 
     #[test]

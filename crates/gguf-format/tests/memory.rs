@@ -6,7 +6,7 @@ mod raw;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use gguf_format::{ErrorClass, Gguf, GgufFile};
+use gguf_format::{ErrorClass, Gguf, GgufFile, Limits};
 use raw::{ARRAY, Raw, STRING, U8, array, info, kv, valid};
 
 /// Counts what this thread allocates.
@@ -119,6 +119,33 @@ fn the_smallest_keys_and_tensors_take_a_small_multiple_of_their_bytes() {
     for bytes in [keys.bytes(), tensors.bytes()] {
         let peak = peak(|| Gguf::parse(&bytes).unwrap());
         assert!(peak < 16 * bytes.len(), "{peak} bytes for a file of {}", bytes.len());
+    }
+}
+
+#[test]
+fn lists_keep_to_the_limit_of_memory() {
+    let kvs = (0..10_000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
+    let infos = (0..10_000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
+    let keys = Raw { kvs, ..Raw::default() };
+    let tensors = Raw { infos, ..Raw::default() }.data(32);
+    for bytes in [keys.bytes(), tensors.bytes()] {
+        let fits = |limit: u64| {
+            let limits = Limits::default().with_max_memory(limit);
+            let mut fits = true;
+            let peak = peak(|| match Gguf::parse_with(&bytes, &limits) {
+                Ok(_) => (),
+                Err(error) => {
+                    assert_eq!(error.code(), "GGUF_OUT_OF_MEMORY", "{error}");
+                    fits = false;
+                }
+            });
+            // What is not counted is the text of the error, and the map's own head.
+            assert!(peak as u64 <= limit + 1024, "{peak} bytes with a limit of {limit}");
+            fits
+        };
+        let needed = (0..32).map(|bit| 1 << bit).find(|&limit| fits(limit)).unwrap();
+        assert!(needed <= 4 << 20, "{needed}");
+        assert!(fits(u64::MAX >> 1));
     }
 }
 

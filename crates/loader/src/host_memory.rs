@@ -1,7 +1,9 @@
 //! Checks of the host's memory before a load takes some beside the weights.
 
 use crate::error::{Error, host_figures};
+use crate::path_text::path_text;
 use cuda_sys::{Device, DeviceKind};
+use gguf_format::Limits;
 
 /// Fails if the host is known to have fewer free bytes. The kernel would allow the allocation, and
 /// kill the process when it uses the memory.
@@ -12,6 +14,34 @@ pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Memory that a command takes for a file's header, in multiples of what parsing takes: a plan, a report
+/// and others are made of it.
+const HEADER_COPIES: u64 = 2;
+
+/// Limits with which a header that does not fit into the host's memory is refused.
+pub(crate) fn limits_for_headers(limits: &Limits) -> Result<Limits, Error> {
+    let memory = Device::open(DeviceKind::Host)?.memory()?;
+    let room = memory.map_or(u64::MAX, |memory| memory.free / HEADER_COPIES);
+    Ok(limits.clone().with_max_memory(room.min(limits.max_memory)))
+}
+
+/// The error of a header that these limits refused, with the host's figures. `None` for other errors.
+pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
+    let gguf_format::Error::OutOfMemory { what, bytes, left: Some(_) } = error.without_path()
+    else {
+        return None;
+    };
+    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten()?;
+    let file = error.path().map_or_else(String::new, |path| format!("{}: ", path_text(path)));
+    Some(Error::HostMemory {
+        what: format!(
+            "{file}{what} of the header and what is made of it: {} bytes required, {}",
+            bytes.saturating_mul(HEADER_COPIES),
+            host_figures(&memory)
+        ),
+    })
 }
 
 /// A thread's stack, and what the C library allocates when the thread starts. If that allocation

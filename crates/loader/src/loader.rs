@@ -90,9 +90,9 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// [`Error::Gguf`].
+    /// [`Error::Gguf`], [`Error::FileChanged`], [`Error::HostMemory`].
     pub fn inspect(&self, path: impl AsRef<Path>) -> Result<GgufFile, Error> {
-        Ok(GgufFile::open_with(path, &self.options.limits)?)
+        Ok(Source::open(path.as_ref(), &self.options.limits)?.into_gguf())
     }
 
     /// Says what a load would move where. Needs no device.

@@ -3,6 +3,7 @@
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::file_identity::{Facts, FileIdentity};
+use crate::host_memory;
 use cuda_sys::{ErrorCode, SourceFile};
 use gguf_format::{GgufFile, Limits, Shard};
 use model_phi3::SourceRange;
@@ -92,7 +93,11 @@ impl Source {
     /// Opens the file and proves its header.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
         let before = Facts::at(path);
-        let gguf = GgufFile::open_with(path, limits).map_err(|error| {
+        let limits = host_memory::limits_for_headers(limits)?;
+        let gguf = GgufFile::open_with(path, &limits).map_err(|error| {
+            if let Some(error) = host_memory::no_room_for_header(&error) {
+                return error;
+            }
             let short = ended_early(&error);
             if Facts::at(path) == before && short.is_none() {
                 return Error::Gguf(error);
@@ -118,6 +123,11 @@ impl Source {
     /// The proven header.
     pub(crate) fn gguf(&self) -> &GgufFile {
         &self.gguf
+    }
+
+    /// The header alone.
+    pub(crate) fn into_gguf(self) -> GgufFile {
+        self.gguf
     }
 
     /// What the engine reads, in the order of the shards.

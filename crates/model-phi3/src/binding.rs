@@ -463,8 +463,8 @@ fn layer_tensor(layer: u32, stem: &str) -> String {
     format!("blk.{layer}.{stem}.weight")
 }
 
-/// Dimensions of one at the end do not count, as in llama.cpp.
+/// Dimensions of one at the end do not count, as in llama.cpp: a single element may have none.
 fn same_dims(found: &[u64], expected: &[u64]) -> bool {
-    let beyond = found.get(expected.len()..).unwrap_or_default();
-    found.starts_with(expected) && beyond.iter().all(|&dim| dim == 1)
+    let dim = |dims: &[u64], axis: usize| dims.get(axis).copied().unwrap_or(1);
+    (0..found.len().max(expected.len())).all(|axis| dim(found, axis) == dim(expected, axis))
 }

@@ -94,7 +94,7 @@ pub struct Phi3Config {
     /// What the file calls itself.
     pub architecture: Architecture,
     /// `general.name`, as it is in the file: escape it to print it. Of a name beyond 4096 bytes,
-    /// the start. Bytes that are not UTF-8 are replaced by U+FFFD.
+    /// the start. One that is not UTF-8 is [escaped](gguf_format::escape()) already.
     pub name: Option<String>,
     /// Transformer layers, from 1 to 1,024.
     pub layers: u32,
@@ -256,12 +256,12 @@ fn excerpt(text: &str) -> &str {
     text.split_at(text.floor_char_boundary(MAX_TEXT)).0
 }
 
-/// The start of a name that is only shown. It need not be UTF-8: no weight depends on it.
+/// The start of a name that is only shown. It need not be UTF-8, since no weight depends on it: then it
+/// is escaped.
 fn name_text(name: Text<'_>) -> String {
-    let bytes = name.as_bytes();
     match name.as_str() {
         Ok(name) => excerpt(name).to_owned(),
-        Err(_) => String::from_utf8_lossy(bytes.get(..MAX_TEXT).unwrap_or(bytes)).into_owned(),
+        Err(_) => gguf_format::escape(&name).shortened(MAX_TEXT).to_string(),
     }
 }
 

@@ -27,7 +27,8 @@ pub enum Warning {
 
 const ROPE_FACTORS_MISSING: (&str, &str, &str) = (
     "PHI3_ROPE_FACTORS_MISSING",
-    "Keys speak of a long context, and the file has no RoPE factors and no other scaling.",
+    "Keys speak of a context beyond the original one, or of an attention factor, and the file has neither \
+     RoPE factors nor a scaling that does without them.",
     "convert the model again with a current llama.cpp, or fetch a file that has the factors; as it is, \
      the model is right for short contexts at most",
 );
@@ -65,11 +66,7 @@ impl fmt::Display for Warning {
                 for (key, value) in keys {
                     write!(f, "{key} is {value}, ")?;
                 }
-                write!(
-                    f,
-                    "but the file has no {ROPE_FACTORS_LONG}, no {ROPE_FACTORS_SHORT} and no other \
-                     RoPE scaling"
-                )
+                write!(f, "but the file has no {ROPE_FACTORS_LONG} and no {ROPE_FACTORS_SHORT}")
             }
         }
     }
@@ -89,13 +86,14 @@ impl Phi3Config {
 
     fn rope_factors_missing(&self) -> Option<Warning> {
         let rope = &self.rope;
-        let is_scaled = matches!(rope.scaling, Some(RopeScaling::Linear | RopeScaling::Yarn))
-            && rope.scaling_factor.is_some_and(|factor| factor != 0.0 && factor != 1.0);
-        if rope.factors || is_scaled {
-            return None;
-        }
-        let original = rope.original_context.filter(|&original| self.context_length > original);
-        if original.is_none() && rope.attn_factor.is_none() {
+        let has_factor = rope.scaling_factor.is_some_and(|factor| factor != 0.0 && factor != 1.0);
+        let scaling = rope.scaling.filter(|_| has_factor);
+        let is_scaled = matches!(scaling, Some(RopeScaling::Linear | RopeScaling::Yarn));
+        let is_longer = rope.original_context.is_some_and(|tokens| self.context_length > tokens);
+        // YaRN has an attention factor of its own.
+        let lacks_factors =
+            rope.attn_factor.is_some() && !matches!(scaling, Some(RopeScaling::Yarn));
+        if rope.factors || !(is_longer && !is_scaled || lacks_factors) {
             return None;
         }
         let context = (CONTEXT_LENGTH, Some(self.context_length.to_string()));

@@ -263,7 +263,8 @@ fn rows() -> Vec<Row> {
             (6, "INSUFFICIENT_VRAM", true),
             // What provokes it takes all memory of a process: the fault tests do.
             Library(|_| {
-                gguf_format::Error::OutOfMemory { what: "the list of keys", bytes: 96 }.into()
+                gguf_format::Error::OutOfMemory { what: "the list of keys", bytes: 96, left: None }
+                    .into()
             }),
             &["the list of keys", "96 bytes"],
         ),

@@ -3,7 +3,7 @@
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
-use crate::small_model::write_large_model;
+use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use crate::trial::{Bench, TRIALS, timed};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -65,6 +65,47 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
             assert!(message.contains(&part), "{part}: {message}");
         }
         assert_eq!(failed["retriable"], false, "the limit is smaller than all of it");
+    }
+}
+
+/// One with a long text, and one with many keys, whose lists take many times their bytes.
+#[test]
+fn headers_that_do_not_fit_are_refused() {
+    if !Kind::GroupMemory.works() {
+        say("limits: memory of control groups cannot be limited here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = phi3_keys();
+    text.kv("tokenizer.chat_template", "x".repeat(12 << 20));
+    let mut keys = phi3_keys();
+    for i in 0..100_000 {
+        keys.kv(format!("key.{i}"), i);
+    }
+    for (number, mut writer) in [text, keys].into_iter().enumerate() {
+        for (name, dims, ggml_type) in TENSORS {
+            writer.tensor(name, dims, ggml_type);
+        }
+        let path = dir.path().join(format!("{number}.gguf"));
+        fs::write(&path, writer.to_bytes(|_, data| data.fill(0x2c)).unwrap()).unwrap();
+        for limit in [6 * MIB, 12 * MIB, 24 * MIB, 1 << 30] {
+            for command in [&["inspect"][..], &["plan", "--json"], &["load", "--device=host"]] {
+                let applied =
+                    Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.applied().unwrap();
+                let line = [&[PROGRAM], command, &[path.to_str().unwrap()]].concat();
+                let line = applied.line(line.into_iter().map(OsString::from).collect());
+                let output = timed(&line).output().unwrap();
+                let stderr = String::from_utf8(output.stderr).unwrap();
+                let code = output.status.code();
+                let expected = if limit < 24 * MIB { Some(6) } else { Some(0) };
+                assert!(
+                    code == expected || limit == 24 * MIB && code == Some(6),
+                    "{code:?} {stderr}"
+                );
+                let names_limit = stderr.contains("limited by the memory cgroup");
+                assert_eq!(names_limit, code == Some(6), "{stderr}");
+            }
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn a_name_that_is_not_utf8_refuses_no_model() {
         let gguf = Gguf::parse(&bytes).unwrap();
         Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())
     };
-    assert_eq!(with("general.name").unwrap().name.as_deref(), Some("phi3\u{fffd}"));
+    assert_eq!(with("general.name").unwrap().name.as_deref(), Some("phi3\\xe9"));
     assert_eq!(with("general.author").unwrap().name.as_deref(), Some("Tiny Phi 3"));
     for key in ["general.architecture", "general.type", "phi3.rope.scaling.type"] {
         let error = with(key).unwrap_err();
@@ -382,13 +382,21 @@ fn a_long_context_without_factors_is_warned_of() {
         warning.to_string(),
         "RoPE factors for long contexts are missing: phi3.context_length is 131072, \
          phi3.rope.scaling.original_context_length is 4096, but the file has no \
-         rope_factors_long.weight, no rope_factors_short.weight and no other RoPE scaling"
+         rope_factors_long.weight and no rope_factors_short.weight"
     );
 
     let mut factor_alone = short_context();
     factor_alone.set(attn_factor, 1.19_f32).unset(original);
     let text = warnings(&factor_alone)[0].to_string();
     assert!(text.contains("attn_factor is 1.19") && !text.contains(original), "{text}");
+
+    // Only YaRN has a use for it without them.
+    for (scaling, expected) in [("none", 1), ("linear", 1), ("yarn", 0)] {
+        factor_alone
+            .set("phi3.rope.scaling.type", scaling)
+            .set("phi3.rope.scaling.factor", 32.0_f32);
+        assert_eq!(warnings(&factor_alone).len(), expected, "{scaling}");
+    }
 
     // A type alone scales nothing.
     for scaling in ["none", "linear", "yarn"] {
