@@ -1,57 +1,68 @@
 //! Work that a load waits for only as long as it is not cancelled.
 
 use crate::cancel::CancelToken;
-use crate::host_memory;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::{Builder, JoinHandle};
+use crate::{host_memory, threads};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How late a cancellation is heard.
+/// Time between two looks at the token.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Work on a thread of its own. Dropping it waits for the work to end.
 #[derive(Debug)]
 pub(crate) struct Background<T> {
-    result: Receiver<T>,
+    outcome: Arc<Outcome<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Result or panic of the work. Not a channel: a channel allocates when it sends, and an allocation that
+/// fails after the work would make finished work a failure.
+#[derive(Debug)]
+struct Outcome<T> {
+    result: Mutex<Option<thread::Result<T>>>,
+    is_there: Condvar,
+}
+
+impl<T> Outcome<T> {
+    fn set_by(&self, work: impl FnOnce() -> T) {
+        // A panic goes on in the thread that waits, which uses nothing of the work after it.
+        let result = catch_unwind(AssertUnwindSafe(work));
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.is_there.notify_one();
+    }
+}
+
 impl<T: Send + 'static> Background<T> {
-    /// Starts the work; does it here and now where there is no thread to be had.
+    /// Starts the work. If no thread can be started, does the work before this returns.
     pub(crate) fn start(work: impl Fn() -> T + Clone + Send + 'static) -> Self {
-        let (sender, result) = channel();
-        let remote = (work.clone(), sender.clone());
+        let outcome = Arc::new(Outcome { result: Mutex::new(None), is_there: Condvar::new() });
         let spawn = || {
-            Builder::new().name("phi3-open".to_owned()).spawn(move || {
-                let (work, sender) = remote;
-                // Nobody waits any more where this fails.
-                let _ = sender.send(work());
-            })
+            let (outcome, work) = (Arc::clone(&outcome), work.clone());
+            threads::builder().name("phi3-open".to_owned()).spawn(move || outcome.set_by(work))
         };
         let room = host_memory::room_for_threads(1, 0) == 1;
         let thread = room.then(spawn).and_then(Result::ok);
         if thread.is_none() {
-            // The receiver is still in this function.
-            let _ = sender.send(work());
+            outcome.set_by(work);
         }
-        Self { result, thread }
+        Self { outcome, thread }
     }
 
-    /// What came of the work; `None` where the token is cancelled first, and the work goes on. A
-    /// panic of the work goes on here.
+    /// The result of the work. `None` if the token is cancelled first; then the work goes on. A panic
+    /// of the work goes on here.
     pub(crate) fn wait(&mut self, token: &CancelToken) -> Option<T> {
+        let mut result = self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match self.result.recv_timeout(LOOK) {
-                Ok(result) => return Some(result),
-                Err(RecvTimeoutError::Timeout) if token.is_cancelled() => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
-                        std::panic::resume_unwind(panic);
-                    }
-                    return None;
-                }
+            if let Some(result) = result.take() {
+                return Some(result.unwrap_or_else(|panic| resume_unwind(panic)));
             }
+            if token.is_cancelled() {
+                return None;
+            }
+            let waited = self.outcome.is_there.wait_timeout(result, LOOK);
+            result = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -59,7 +70,7 @@ impl<T: Send + 'static> Background<T> {
 impl<T> Drop for Background<T> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // A panic there has nobody left to go on in.
+            // The thread catches panics of the work.
             let _ = thread.join();
         }
     }

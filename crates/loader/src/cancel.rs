@@ -41,12 +41,6 @@ impl CancelToken {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// What [`cancel`](Self::cancel) sets, for a signal handler that can hold no more.
-    #[cfg(feature = "cli")]
-    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }

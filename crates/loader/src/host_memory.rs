@@ -2,6 +2,7 @@
 
 use crate::error::{Error, host_figures};
 use crate::path_text::path_text;
+use crate::threads::STACK_BYTES;
 use cuda_sys::{Device, DeviceKind};
 use gguf_format::Limits;
 
@@ -44,9 +45,9 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
     })
 }
 
-/// A thread's stack, and what the C library allocates when the thread starts. If that allocation
-/// fails, the C library ends the process.
-const THREAD_BYTES: u64 = 3 << 20;
+/// A thread's stack, and 1 MiB for what the C library allocates when the thread starts. If that
+/// allocation fails, the C library ends the process.
+const THREAD_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
 
 /// How many of `wanted` threads have room, with `bytes` for each beside its stack. All of them if the
 /// free memory is unknown.

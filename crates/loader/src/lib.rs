@@ -63,6 +63,7 @@ mod source;
 pub mod synth;
 #[cfg(test)]
 mod test_plan;
+mod threads;
 mod transfer;
 mod warning;
 

@@ -14,12 +14,11 @@ use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::How;
 use crate::warning::Warning;
-use crate::{checks, host_memory, readback, residency, transfer};
+use crate::{checks, host_memory, readback, residency, threads, transfer};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
 use gguf_format::GgufFile;
 use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
-use std::thread::Builder;
 use std::time::Instant;
 
 /// Ten to sixteen readers filled the link of every machine that had no other work
@@ -358,7 +357,7 @@ impl Session {
         let (device, context_seconds, ring) = std::thread::scope(|scope| {
             let make = move || StagingRing::new(config);
             let room = host_memory::room_for_threads(1, config.ring_bytes()) == 1;
-            let ring = room.then(|| Builder::new().spawn_scoped(scope, make));
+            let ring = room.then(|| threads::builder().spawn_scoped(scope, make));
             let device = Device::open(choice);
             let context_seconds = start.elapsed().as_secs_f64();
             let ring = match ring.and_then(Result::ok) {

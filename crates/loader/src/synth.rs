@@ -1,8 +1,8 @@
 //! Valid files with a model's real shapes and random weights.
 
 use crate::error::Error;
-use crate::host_memory;
 use crate::output_file::OutputFile;
+use crate::{host_memory, threads};
 use gguf_format::GgmlType;
 use gguf_format::write::Layout as FileLayout;
 use model_phi3::preset::{Blueprint, TensorSpec};
@@ -12,7 +12,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::thread::Builder;
 use std::time::Duration;
 
 pub use model_phi3::preset::{Layout, Preset, TypeMix};
@@ -169,7 +168,7 @@ impl Job<'_> {
                     // The receiver lives until every sender is gone.
                     let _ = done.send(result);
                 };
-                started += usize::from(Builder::new().spawn_scoped(scope, writer).is_ok());
+                started += usize::from(threads::builder().spawn_scoped(scope, writer).is_ok());
             }
             drop(done);
             let mut flow = ControlFlow::Continue(());

@@ -24,7 +24,9 @@ Examples:
 Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
   6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed,
-  130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM";
+  130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM
+  The first of these signals cancels and cleans up. One that comes 0.5 s later or more ends the
+  program at once.";
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]

@@ -4,29 +4,58 @@ use super::failure::Failure;
 use crate::background::Background;
 use crate::cancel::CancelToken;
 use crate::error::Error;
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
+use signal_hook::{flag, low_level};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// What a shell reports of a program that a signal ended, beside the signal's number.
 const ENDED_BY_SIGNAL: i32 = 128;
+
+/// Larger than the number of any signal.
+const SIGNALS: i64 = 128;
+
+/// A signal that comes sooner after the first one repeats the same request: `timeout` signals the
+/// program, and at once its process group as well.
+const SAME_REQUEST_MILLISECONDS: i64 = 500;
 
 /// The first SIGINT (Ctrl-C) or SIGTERM, which cancels what the program does.
 #[derive(Debug)]
 pub(super) struct Interrupt {
     token: CancelToken,
-    /// The number of the signal that came last.
-    signal: Arc<AtomicUsize>,
+    first: Arc<FirstSignal>,
+}
+
+/// Number and time of the first signal.
+#[derive(Debug, Default)]
+struct FirstSignal {
+    /// `milliseconds * 128 + number`, of the monotonic clock; 0 before the first signal.
+    packed: AtomicI64,
+}
+
+impl FirstSignal {
+    /// Takes note of a signal. Whether it ends the process at once: it is another request than the
+    /// first one.
+    fn ends_at_once(&self, signal: i32, milliseconds: i64) -> bool {
+        let packed = milliseconds * SIGNALS + i64::from(signal);
+        let first = self.packed.compare_exchange(0, packed, Ordering::Relaxed, Ordering::Relaxed);
+        first.is_err_and(|first| milliseconds - first / SIGNALS >= SAME_REQUEST_MILLISECONDS)
+    }
+
+    fn number(&self) -> Option<i32> {
+        let number = self.packed.load(Ordering::Relaxed) % SIGNALS;
+        i32::try_from(number).ok().filter(|&number| number != 0)
+    }
 }
 
 impl Interrupt {
-    /// Installs the handlers. The second signal ends the process at once: it may be waiting for
-    /// something that looks at no token, such as the reader of a pipe.
+    /// Installs the handlers. A signal that comes 500 ms after the first one or later ends the process
+    /// at once: it may be waiting for something that looks at no token, such as the reader of a pipe.
     ///
     /// SIGHUP keeps what the process was started with: who says `nohup` wants the load to go on.
     pub(super) fn install() -> Self {
-        let interrupt = Self { token: CancelToken::new(), signal: Arc::default() };
+        let interrupt = Self { token: CancelToken::new(), first: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
             // Without a handler the signal ends the process, which frees the memory as well.
             let _ = interrupt.handle(signal);
@@ -34,17 +63,19 @@ impl Interrupt {
         interrupt
     }
 
-    /// Actions run in the order of their registration: the first signal must find the flag not yet
-    /// set, and its number is known when the flag is seen.
     fn handle(&self, signal: i32) -> std::io::Result<()> {
-        let flag = self.token.flag();
-        flag::register_conditional_shutdown(signal, ENDED_BY_SIGNAL + signal, Arc::clone(&flag))?;
-        flag::register_usize(
-            signal,
-            Arc::clone(&self.signal),
-            usize::try_from(signal).unwrap_or(0),
-        )?;
-        flag::register(signal, flag)?;
+        let (token, first) = (self.token.clone(), Arc::clone(&self.first));
+        let action = move || {
+            let now = clock_gettime(ClockId::Monotonic);
+            if first.ends_at_once(signal, now.tv_sec * 1000 + now.tv_nsec / 1_000_000) {
+                low_level::exit(ENDED_BY_SIGNAL + signal);
+            }
+            token.cancel();
+        };
+        // SAFETY: the action reads a clock, changes two atomics and may end the process without exit
+        // handlers. All of that is allowed in a signal handler; it allocates nothing, takes no lock and
+        // cannot panic.
+        unsafe { low_level::register(signal, action) }?;
         Ok(())
     }
 
@@ -54,11 +85,10 @@ impl Interrupt {
 
     /// The exit code of a command that failed: after a cancellation, that of the signal.
     pub(super) fn exit_code(&self, failure: &Failure) -> u8 {
-        let signal = self.signal.load(Ordering::Relaxed);
-        match u8::try_from(signal) {
-            Ok(signal @ 1..) if failure.is_cancelled() => ENDED_BY_SIGNAL as u8 + signal,
-            _ => failure.exit_code(),
-        }
+        let by_signal = self.first.number().filter(|_| failure.is_cancelled());
+        by_signal
+            .and_then(|signal| u8::try_from(ENDED_BY_SIGNAL + signal).ok())
+            .unwrap_or_else(|| failure.exit_code())
     }
 
     /// Does work that looks at no token and leaves nothing behind, wherever it is stopped. The first
@@ -82,4 +112,20 @@ impl Interrupt {
 pub(super) fn survive_size_limits() {
     // Nobody asks the flag: that there is a handler is enough.
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_signal_that_comes_later_ends_the_process_at_once() {
+        for (after, ends) in [(0, false), (1, false), (499, false), (500, true), (60_000, true)] {
+            let first = FirstSignal::default();
+            assert_eq!(first.number(), None);
+            assert!(!first.ends_at_once(SIGTERM, 7000));
+            assert_eq!(first.ends_at_once(SIGINT, 7000 + after), ends, "{after}");
+            assert_eq!(first.number(), Some(SIGTERM));
+        }
+    }
 }

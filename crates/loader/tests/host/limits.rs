@@ -30,6 +30,18 @@ fn three_thousand_runs_under_limits_end_in_order() {
     run(3000, 2);
 }
 
+/// The environment may set the standard library's default for the stacks of threads.
+#[test]
+fn a_small_default_stack_changes_nothing() {
+    let bench = Bench::new(Path::new(PROGRAM), &model_path("tied-gqa-bf16.gguf"));
+    for trial in &TRIALS {
+        let small = ["env", "RUST_MIN_STACK=4096"].map(OsString::from);
+        let ran = bench.run(trial, |command| small.into_iter().chain(command).collect());
+        bench.judge(trial, &ran).unwrap_or_else(|what| panic!("{trial}: {what}"));
+        assert_eq!(ran.code(), Ok(0), "{trial}: {}", ran.stderr());
+    }
+}
+
 /// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it takes
 /// any of it, and the message names the limit.
 #[test]

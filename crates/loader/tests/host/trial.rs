@@ -190,8 +190,9 @@ impl Bench {
             Prints::Text => Ok(()),
             Prints::Document => {
                 let documents: Vec<Value> = lines.map(json).collect::<Result<_, _>>()?;
-                let want = usize::from(code == 0);
-                (documents.len() == want).then_some(()).ok_or("it printed no whole document".into())
+                let (count, want) = (documents.len(), usize::from(code == 0));
+                let printed = || format!("exit code {code}, and {count} documents");
+                (count == want).then_some(()).ok_or_else(printed)
             }
             Prints::Events => {
                 let events: Vec<Value> = lines.map(json).collect::<Result<_, _>>()?;

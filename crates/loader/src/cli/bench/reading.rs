@@ -4,7 +4,7 @@ use super::document::gb_per_s;
 use crate::cancel::CancelToken;
 use crate::cli::failure::Failure;
 use crate::error::Error;
-use crate::host_memory;
+use crate::{host_memory, threads};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -12,7 +12,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
-use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// Enough for direct reads on every file system.
@@ -123,7 +122,7 @@ pub(super) fn read(
     };
     std::thread::scope(|scope| {
         let others: Result<Vec<_>, _> =
-            (1..readers.threads).map(|_| Builder::new().spawn_scoped(scope, reader)).collect();
+            (1..readers.threads).map(|_| threads::builder().spawn_scoped(scope, reader)).collect();
         meeting.get_or_init(|| others.is_ok().then(|| Barrier::new(readers.threads as usize)));
         let others = others.map_err(Unread::Threads)?;
         let (mut start, mut bytes) = reader();

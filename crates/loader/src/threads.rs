@@ -1,0 +1,12 @@
+//! Threads of this crate.
+
+use std::thread::Builder;
+
+/// Bytes of a thread's stack. Set for every thread: the standard library's default is what the
+/// environment variable `RUST_MIN_STACK` says, and with a few kilobytes of stack the process ends with
+/// a fault.
+pub(crate) const STACK_BYTES: usize = 2 << 20;
+
+pub(crate) fn builder() -> Builder {
+    Builder::new().stack_size(STACK_BYTES)
+}
