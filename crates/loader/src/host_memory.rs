@@ -3,14 +3,29 @@
 use crate::error::{Error, host_figures};
 use crate::path_text::path_text;
 use crate::threads::STACK_BYTES;
-use cuda_sys::{Device, DeviceKind};
+use cuda_sys::{Device, DeviceKind, MemoryBound};
 use gguf_format::Limits;
 
 /// Fails if the host is known to have fewer free bytes. The kernel would allow the allocation, and
 /// kill the process when it uses the memory.
 pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
+    check_unless(bytes, purpose, |_| false)
+}
+
+/// The same for files that are kept in memory. Limits of the process's addresses do not count those.
+#[cfg(feature = "synth")]
+pub(crate) fn check_files(bytes: u64, path: &str) -> Result<(), Error> {
+    let counts_addresses = |bound| matches!(bound, MemoryBound::AddressSpace | MemoryBound::Data);
+    check_unless(bytes, path, counts_addresses)
+}
+
+fn check_unless(
+    bytes: u64,
+    purpose: &str,
+    ignored: impl FnOnce(MemoryBound) -> bool,
+) -> Result<(), Error> {
     match Device::open(DeviceKind::Host)?.memory()? {
-        Some(memory) if bytes > memory.free => Err(Error::HostMemory {
+        Some(memory) if bytes > memory.free && !ignored(memory.bound) => Err(Error::HostMemory {
             what: format!("{purpose}: {bytes} bytes required, {}", host_figures(&memory)),
         }),
         _ => Ok(()),

@@ -1,6 +1,8 @@
 //! Output files that stand at their place only when they are whole.
 
 use crate::error::Error;
+use crate::host_memory;
+use crate::path_text::path_text;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -80,11 +82,19 @@ impl OutputFile {
     }
 
     /// Makes a new file of what `fill` writes, and moves it to its place when it is whole and stored.
-    /// A file that stood there keeps its permission bits, and stays as it was where this fails.
+    /// A file that was there keeps its permission bits, and stays as it was if this fails.
+    ///
+    /// `bytes` is the length of the file and the host memory that `fill` takes. If the file system keeps
+    /// its files in memory and the host has less free, this fails before it writes anything: a memory
+    /// cgroup would kill the process.
     pub(crate) fn write<T>(
         &self,
+        bytes: u64,
         fill: impl FnOnce(&File) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if is_in_memory(&self.folder) {
+            host_memory::check_files(bytes, &path_text(&self.named).to_string())?;
+        }
         let unfinished = self.create().map_err(|error| self.failed(error))?;
         self.finish(unfinished, fill)
     }
@@ -160,6 +170,13 @@ fn names() -> tempfile::Builder<'static, 'static> {
     names
 }
 
+/// Whether files of this folder are in the host's memory: tmpfs or ramfs.
+fn is_in_memory(folder: &Path) -> bool {
+    /// Of `linux/magic.h`. statfs(2) has all of them.
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    rustix::fs::statfs(folder).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u64)))
+}
+
 fn descriptor_path(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
@@ -200,7 +217,9 @@ mod tests {
 
     fn write(path: &Path, text: &str) -> Result<(), Error> {
         let target = OutputFile::find(path)?;
-        target.write(|mut file| file.write_all(text.as_bytes()).map_err(|e| target.failed(e)))
+        let bytes = text.len() as u64;
+        target
+            .write(bytes, |mut file| file.write_all(text.as_bytes()).map_err(|e| target.failed(e)))
     }
 
     fn mode(path: &Path) -> u32 {

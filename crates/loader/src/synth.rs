@@ -82,7 +82,8 @@ pub(crate) fn write_to(
     host_memory::check(largest, "making weights")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = host_memory::room_for_threads(cores, largest);
-    target.write(|file| {
+    let bytes = layout.file_len() + threads as u64 * largest;
+    target.write(bytes, |file| {
         let job = Job { file, pieces, seed: options.seed, threads };
         match write_file(&job, &layout, observe) {
             Ok(ControlFlow::Continue(())) => Ok(layout.file_len()),

@@ -9,7 +9,7 @@ use cuda_sys::EngineConfig;
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, Storage};
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 const EXAMPLES: &str = "\
@@ -77,6 +77,19 @@ pub(super) enum Command {
     Synth(Synth),
     /// Print a completion script for a shell
     Completions(Completions),
+}
+
+impl Command {
+    /// The model that the command reads.
+    pub(super) fn model(&self) -> Option<&Path> {
+        match self {
+            Self::Inspect(command) => Some(&command.file),
+            Self::Plan(command) => Some(&command.file),
+            Self::Load(command) => Some(&command.file),
+            Self::Bench(command) => Some(&command.file),
+            Self::Devices(_) | Self::Synth(_) | Self::Completions(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

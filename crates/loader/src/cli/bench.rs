@@ -28,6 +28,7 @@ use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Settings};
 use reading::Unread;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
@@ -56,7 +57,8 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     };
     if let Some(Output { file, .. }) = &svg {
         let svg = chart::draw(&document).map_err(|error| file.failed(io::Error::other(error)))?;
-        file.write(|mut out| out.write_all(svg.as_bytes()).map_err(|error| file.failed(error)))?;
+        let draw = |mut out: &File| out.write_all(svg.as_bytes()).map_err(|e| file.failed(e));
+        file.write(svg.len() as u64, draw)?;
     }
     printed
 }

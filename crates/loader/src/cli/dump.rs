@@ -21,7 +21,9 @@ pub(super) fn write(
 ) -> Result<(), Error> {
     let failed = |source| target.failed(source);
     let (header, slots) = layout(model).map_err(failed)?;
-    target.write(|file| {
+    let sizes = slots.iter().map(|slot| slot.dest.end - slot.dest.start);
+    let bytes = header.len() as u64 + sizes.clone().sum::<u64>() + sizes.max().unwrap_or(0);
+    target.write(bytes, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&header).map_err(failed)?;
         for slot in slots {

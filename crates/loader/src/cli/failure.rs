@@ -13,6 +13,9 @@ pub(super) enum Failure {
     Load(Error),
     /// The command line is wrong.
     Usage(clap::Error),
+    /// Standard error is a file that the command reads. Only the exit code reports it: a message would be
+    /// written into that file.
+    StandardErrorIsRead,
     /// Standard output cannot be written to.
     Output(std::io::Error),
     /// A file cannot be read that is to be measured with.
@@ -44,7 +47,7 @@ impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Load(error) => error.exit_code(),
-            Self::Usage(_) => USAGE,
+            Self::Usage(_) | Self::StandardErrorIsRead => USAGE,
             Self::Output(_) => codes::WRITE_FAILED.exit_code,
             Self::Read(..) => codes::READ_FAILED.exit_code,
             Self::Start(_, error) => start_facts(error).exit_code,
@@ -60,6 +63,7 @@ impl Failure {
                 let _ = error.print();
                 return;
             }
+            Self::StandardErrorIsRead => return,
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
             Self::Output(error) => {
                 let CodeFacts { code, cure, .. } = codes::WRITE_FAILED;

@@ -67,6 +67,9 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
             return interrupt.or_end(move || Ok(stdout::print_styled(&text)?));
         }
     };
+    if let Some(model) = arguments.command.model() {
+        outputs::check_standard_error(model)?;
+    }
     let bars = MultiProgress::new();
     logging::init(arguments.verbose, arguments.quiet, &bars);
     let quiet = arguments.quiet;

@@ -153,15 +153,38 @@ pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure
     Ok(printed)
 }
 
+/// Refuses a standard error that is a file of the model. This comes before anything that may print a
+/// message, which would be written into that file.
+pub(super) fn check_standard_error(model: &Path) -> Result<(), Failure> {
+    if standard_error().is_none() {
+        return Ok(());
+    }
+    keep_messages_from(&Named::input("the model", model))?;
+    // The command itself reports why a model cannot be opened.
+    let source = Source::open(model, &Limits::default()).ok();
+    source.map_or(Ok(()), |source| {
+        keep_messages_from(&Named::shards(source.gguf()).collect::<Vec<_>>())
+    })
+}
+
+/// Refuses a standard error that is one of these files.
+fn keep_messages_from<'a>(inputs: impl IntoIterator<Item = &'a Named>) -> Result<(), Failure> {
+    let Some(stream) = standard_error() else { return Ok(()) };
+    let is_read = inputs.into_iter().any(|input| input.place == stream.place);
+    if is_read { Err(Failure::StandardErrorIsRead) } else { Ok(()) }
+}
+
 /// Refuses outputs, and standard output and error, that are a file which is read.
 pub(super) fn check_inputs(
     inputs: impl IntoIterator<Item = Named>,
     outputs: &[&Output],
 ) -> Result<(), Failure> {
-    let streams = [standard_output(), standard_error()];
-    for input in inputs {
-        for written in outputs.iter().map(|output| &output.named).chain(streams.iter().flatten()) {
-            written.apart_from(&input, "")?;
+    let inputs: Vec<_> = inputs.into_iter().collect();
+    keep_messages_from(&inputs)?;
+    let stream = standard_output();
+    for input in &inputs {
+        for written in outputs.iter().map(|output| &output.named).chain(&stream) {
+            written.apart_from(input, "")?;
         }
     }
     Ok(())
@@ -169,7 +192,7 @@ pub(super) fn check_inputs(
 
 /// Refuses the same of a model that is not open yet.
 pub(super) fn check_model(model: &Path, outputs: &[&Output]) -> Result<(), Failure> {
-    if outputs.is_empty() && standard_output().is_none() && standard_error().is_none() {
+    if outputs.is_empty() && standard_output().is_none() {
         return Ok(());
     }
     // Before the header is read: a file that cannot be is no reason to replace it.

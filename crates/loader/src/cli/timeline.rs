@@ -38,6 +38,9 @@ struct Named<'a> {
 /// The groups of tracks, which the format calls processes.
 const GROUPS: [&str; 3] = ["readers", "copies", "kernels"];
 
+/// Of one event, about: as text, and before.
+const EVENT_BYTES: u64 = 300;
+
 /// Name of a span, and the number of its group.
 fn place(kind: SpanKind) -> (&'static str, u32) {
     match kind {
@@ -66,8 +69,9 @@ pub(super) fn write(spans: &[Span], target: &OutputFile) -> Result<(), Error> {
             args: Chunk { chunk: span.chunk },
         }
     });
+    let bytes = spans.len() as u64 * EVENT_BYTES;
     let trace = Trace { events: groups.chain(spans).collect(), unit: "ms" };
-    target.write(|file| {
+    target.write(bytes, |file| {
         let mut file = BufWriter::new(file);
         let written = json::write(&mut file, &trace).and_then(|()| file.flush());
         written.map_err(|error| target.failed(error))

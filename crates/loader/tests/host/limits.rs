@@ -121,6 +121,38 @@ fn headers_that_do_not_fit_are_refused() {
     }
 }
 
+/// A memory cgroup counts files that are kept in memory, and would kill the process.
+#[test]
+fn a_file_that_does_not_fit_into_memory_is_refused() {
+    const IN_MEMORY: &str = "/dev/shm";
+    if !Kind::GroupMemory.works() || !Path::new(IN_MEMORY).is_dir() {
+        say("limits: files in memory cannot be limited here");
+        return;
+    }
+    let dir = tempfile::tempdir_in(IN_MEMORY).unwrap();
+    let (model, out) = (dir.path().join("model.gguf"), dir.path().join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let run = |limit, arguments: &[&str]| {
+        let applied = Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.applied().unwrap();
+        let line = [PROGRAM].iter().chain(arguments).map(OsString::from).collect();
+        let output = timed(&applied.line(line)).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(run(64 * MIB, &["synth", model]).0, Some(0));
+    // 7.6 GB, and weights of 560 MB beside their copy.
+    let (code, stderr) = run(1 << 30, &["synth", out, "--preset=mini-4k", "--type=f16"]);
+    assert_eq!((code, files()), (Some(6), 1), "{stderr}");
+    assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
+    let on_disk = tempfile::tempdir().unwrap();
+    let large = on_disk.path().join("large.gguf");
+    write_large_model(&large);
+    let load = ["load", large.to_str().unwrap(), "--device=host", "--dump", out];
+    let (code, stderr) = run(1 << 30, &load);
+    assert_eq!((code, files()), (Some(6), 1), "{stderr}");
+    assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
+}
+
 /// A kind of limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {

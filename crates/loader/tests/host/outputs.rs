@@ -186,6 +186,26 @@ fn what_is_printed_does_not_go_into_a_file_that_is_read_or_written() {
 }
 
 #[test]
+fn no_message_is_written_into_a_file_that_is_read() {
+    let models = Models::new();
+    let before = models.contents();
+    let shard = ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"];
+    for (named, read) in
+        [("model.gguf", "model.gguf"), ("./model.gguf", "model.gguf"), shard.into()]
+    {
+        for command in
+            [&["inspect"][..], &["plan", "-vv"], &["load", "--dump=."], &["load"], &["bench"]]
+        {
+            let arguments = [command, &[named]].concat();
+            let mut below = below_shell(&format!("exec 2>>{read}"), arguments);
+            let ran = Ran::of(below.current_dir(models.dir.path()));
+            assert_eq!((ran.code(), ran.stdout()), (2, ""), "{command:?} {read}");
+            assert!(models.contents() == before, "{command:?} changed a file");
+        }
+    }
+}
+
+#[test]
 fn standard_output_is_an_output_file_where_nothing_else_is_printed_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = model_path("fused-f16.gguf");
