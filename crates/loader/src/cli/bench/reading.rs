@@ -100,12 +100,9 @@ pub(super) fn read(
     token: &CancelToken,
 ) -> Result<Read, Unread> {
     let each = u64::from(readers.chunk_bytes);
-    let all = each * u64::from(readers.threads);
-    host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let others = readers.threads as usize - 1;
-    if host_memory::room_for_threads(others, each) < others {
-        return Err(Unread::Threads(ErrorKind::OutOfMemory.into()));
-    }
+    let all = each.saturating_add(host_memory::bytes_of_threads(others, each));
+    host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let next = AtomicU64::new(0);
     // Set once all threads are started: they wait for each other before the first read. `None` if
     // some could not be started: then nobody reads.
