@@ -266,7 +266,7 @@ pub(super) struct Load {
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
     /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard output,
-    /// where that goes to a file
+    /// where that goes to a file. An existing file is replaced: nothing is appended to it, also with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
     /// Write what readers, copies and kernels did when, as a trace that Perfetto opens

@@ -205,6 +205,22 @@ fn standard_output_is_an_output_file_where_nothing_else_is_printed_to_it() {
 }
 
 #[test]
+fn an_output_replaces_a_file_that_was_opened_to_append() {
+    let models = Models::new();
+    let load = ["load", "model.gguf", "--device=host", "--quiet", "--dump"];
+    let plain = Ran::of(program(load).arg("plain").current_dir(models.dir.path()));
+    assert_eq!(plain.code(), 0);
+    fs::write(models.path("out"), "the one before").unwrap();
+    let out = File::options().append(true).open(models.path("out")).unwrap();
+    let ran = Ran::with_stdout(program(load).arg("-").current_dir(models.dir.path()), out);
+    assert_eq!((ran.code(), ran.stderr()), (0, ""));
+    assert!(fs::read(models.path("out")).unwrap() == fs::read(models.path("plain")).unwrap());
+    let help = run(["load", "--help"]);
+    let words: Vec<_> = help.stdout().split_whitespace().collect();
+    assert!(words.join(" ").contains("nothing is appended to it, also with `>>`"));
+}
+
+#[test]
 fn messages_call_standard_output_by_its_name() {
     let models = Models::new();
     let load = ["load", "model.gguf", "--device=host", "--quiet"];
