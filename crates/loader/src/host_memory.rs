@@ -64,6 +64,19 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
 /// allocation fails, the C library ends the process.
 const THREAD_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
 
+/// Memory of so many threads, with `bytes` for each beside its stack.
+#[cfg(feature = "cli")]
+pub(crate) fn bytes_of_threads(count: usize, bytes: u64) -> u64 {
+    (count as u64).saturating_mul(bytes.saturating_add(THREAD_BYTES))
+}
+
+/// The host's memory and its limit, for messages; `None` if they are unknown.
+#[cfg(feature = "cli")]
+pub(crate) fn figures() -> Option<String> {
+    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten()?;
+    Some(host_figures(&memory))
+}
+
 /// How many of `wanted` threads have room, with `bytes` for each beside its stack. All of them if the
 /// free memory is unknown.
 pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
@@ -99,6 +112,8 @@ mod tests {
             assert!(text.contains(" bytes free of ") && text.contains(" bytes total, limited by "));
         }
         assert_eq!((room_for_threads(3, 1 << 60), room_for_threads(3, 4096)), (0, 3));
+        #[cfg(feature = "cli")]
+        assert_eq!(bytes_of_threads(2, 4096), 2 * (4096 + THREAD_BYTES));
         assert_eq!(zeroed(3, "looking").unwrap(), [0; 3]);
     }
 }

@@ -24,7 +24,7 @@ const FRESH_MODE: u32 = 0o666;
 /// Where an output file goes.
 #[derive(Debug)]
 pub(crate) struct OutputFile {
-    /// As the caller names it.
+    /// What messages call it: as the caller does, or standard output.
     named: PathBuf,
     folder: PathBuf,
     /// In the folder, and no symbolic link.
@@ -38,6 +38,15 @@ impl OutputFile {
     /// caller may write can be replaced: a device, a pipe or a folder is refused.
     pub(crate) fn find(named: &Path) -> Result<Self, Error> {
         Self::resolve(named).map_err(|source| write_error(named, source))
+    }
+
+    /// The file that standard output goes to.
+    #[cfg(feature = "cli")]
+    pub(crate) fn standard_output() -> Result<Self, Error> {
+        let named = Path::new("standard output");
+        let file = Self::resolve(Path::new("/dev/stdout"));
+        let file = file.map_err(|source| write_error(named, source))?;
+        Ok(Self { named: named.to_owned(), ..file })
     }
 
     fn resolve(named: &Path) -> io::Result<Self> {

@@ -2,10 +2,11 @@
 
 use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 use clap::builder::{FalseyValueParser, PossibleValuesParser, Resettable, TypedValueParser};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
+use gguf_format::escape;
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, Storage};
 use std::ffi::OsStr;
@@ -30,7 +31,8 @@ Exit codes:
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
-#[command(name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
+// Without `bin_name`, messages would call the program what its caller calls it.
+#[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Arguments {
     /// Log what is being done to standard error; twice for more. RUST_LOG has precedence
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -48,12 +50,39 @@ pub(super) fn parse() -> Result<Arguments, clap::Error> {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let without_empty = |arg: Arg| match arg.get_env() {
         Some(name) if is_empty(name) => arg.env(Resettable::Reset),
-        _ => arg,
+        // The help would print the values as they are.
+        Some(_) => arg.hide_env_values(true),
+        None => arg,
     };
     let mut command =
         Arguments::command().mut_subcommands(|command| command.mut_args(without_empty));
-    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
-    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+        .map_err(|error| with_escapes(error.format(&mut command)))
+}
+
+/// Escapes the arguments in an error, which clap prints as they are. Tips with such an argument are left
+/// out: its escaped form cannot be typed.
+fn with_escapes(mut error: clap::Error) -> clap::Error {
+    let escaped = |text: &String| escape(text).to_string();
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(escaped(text)))),
+            ContextValue::Strings(texts) => {
+                Some((kind, ContextValue::Strings(texts.iter().map(escaped).collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        if error.get(kind) != Some(&value) {
+            error.insert(kind, value);
+            error.remove(ContextKind::Suggested);
+        }
+    }
+    error
 }
 
 /// The error of options that do not go together.
@@ -109,16 +138,16 @@ pub(super) struct Plan {
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: StorageArg,
     /// Tokens a sequence of the key-value cache holds [default: the model's context length]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) context: Option<u32>,
     /// Sequences the key-value cache holds
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) batch: u32,
     /// Elements of the key-value cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = one_of::<KvDtype>(KvDtype::ALL.iter().map(|dtype| dtype.name())))]
     pub(super) kv_type: KvDtype,
     /// Device memory to keep for other things, such as 500MB, counted in the total
-    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Print one JSON document
     #[arg(long)]
@@ -138,16 +167,16 @@ pub(super) struct Choices {
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_IO")]
     pub(super) io: IoArg,
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
-    #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads [default: chosen by device, cores and what the page cache holds]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
     /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
     /// Largest single read, a thread's share of a copy [default: 512KiB; no more than a copy]
-    #[arg(long, value_name = "BYTES", value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
     /// Proof to end with
     #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
@@ -201,7 +230,7 @@ pub(super) struct Bench {
     #[command(flatten)]
     pub(super) choices: Choices,
     /// Loads of each kind, and runs of each other measurement
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) repeat: u32,
     /// Also load with --verify checksum and with --storage native, by turns with the other loads
     #[arg(long)]
@@ -214,7 +243,7 @@ pub(super) struct Bench {
     pub(super) kernels: bool,
     /// Also move the weights in these divisions of the work, in turn in one process, each as
     /// THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB,12:4:16MiB:512KiB
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_shape)]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, value_delimiter = ',', value_parser = parse_shape)]
     pub(super) shapes: Vec<EngineConfig>,
     /// Also measure other loaders, where they are installed
     #[arg(long)]
@@ -243,16 +272,16 @@ pub(super) struct Load {
     #[command(flatten)]
     pub(super) choices: Choices,
     /// Device memory the weights may take, such as 8GB [default: what is free]
-    #[arg(long, value_name = "BYTES", value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
     /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
-    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Fail where a weight is infinite or NaN as it is loaded, instead of warning
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
     /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard output,
-    /// where that goes to a file
+    /// where that goes to a file. An existing file is replaced: nothing is appended to it, also with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
     /// Write what readers, copies and kernels did when, as a trace that Perfetto opens
@@ -297,7 +326,7 @@ pub(super) struct Synth {
     #[arg(long, default_value = "fused", value_parser = one_of::<Layout>(Layout::ALL.iter().map(|layout| layout.name())))]
     pub(super) layout: Layout,
     /// Same seed, same file
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
     pub(super) seed: u64,
 }
 
@@ -391,9 +420,15 @@ fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+/// What the parser of sizes takes.
+const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M and G are powers of 1000, \
+     Ki, Mi and Gi powers of 1024";
+
 fn parse_size(text: &str) -> Result<u64, String> {
-    let bytes = parse_size::parse_size(text)
-        .map_err(|error| format!("{error}; expected such as 4MiB or 8GB"))?;
+    let bytes = parse_size::parse_size(text).map_err(|error| match error {
+        parse_size::Error::PosOverflow => format!("more than {} bytes; {SIZES}", u64::MAX),
+        _ => SIZES.to_owned(),
+    })?;
     let number = text.strip_suffix(['b', 'B']).unwrap_or(text);
     let number = number.strip_suffix(['i', 'I']).unwrap_or(number);
     let has_unit = number.ends_with(|c: char| c.is_ascii_alphabetic());
@@ -401,18 +436,15 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let is_fraction = text.contains(['.', '-']);
     let is_less_than_half = bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9'));
     if is_fraction && (!has_unit || is_less_than_half) {
-        return Err("a fraction of a byte; expected such as 4MiB or 1.5GiB".to_owned());
+        return Err(format!("a fraction of a byte; {SIZES}"));
     }
     Ok(bytes)
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        0 => Err("a chunk has at least one byte".to_owned()),
-        bytes if bytes > EngineConfig::MAX_CHUNK_BYTES => {
-            Err("a chunk has at most 1GiB".to_owned())
-        }
-        bytes => Ok(bytes),
+        bytes @ 1..=EngineConfig::MAX_CHUNK_BYTES => Ok(bytes),
+        _ => Err("expected a size from 1 byte to 1GiB".to_owned()),
     }
 }
 

@@ -1,7 +1,9 @@
 //! How commands fail.
 
+use super::thread_limits;
 use crate::codes::{self, CodeFacts};
 use crate::error::Error;
+use crate::host_memory;
 use crate::path_text::path_text;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -75,7 +77,8 @@ impl Failure {
             }
             Self::Start(what, error) => {
                 let CodeFacts { code, cure, .. } = start_facts(error);
-                (code, format!("{what} cannot be started: {error}"), Some(cure))
+                let limits = start_limits(error);
+                (code, format!("{what} cannot be started: {error}{limits}"), Some(cure))
             }
             Self::Process(failure) => {
                 (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
@@ -98,6 +101,17 @@ fn start_facts(error: &std::io::Error) -> CodeFacts {
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
         _ => codes::READ_FAILED,
     }
+}
+
+/// What limits threads and processes, for the message of a refused one. `EAGAIN` has two causes: the C
+/// library gives it also where there is no memory for a stack.
+fn start_limits(error: &std::io::Error) -> String {
+    let (memory, count) = match error.kind() {
+        ErrorKind::OutOfMemory => (host_memory::figures(), None),
+        ErrorKind::WouldBlock => (host_memory::figures(), thread_limits::text()),
+        _ => (None, None),
+    };
+    memory.into_iter().chain(count).map(|limit| format!("; {limit}")).collect()
 }
 
 impl From<Error> for Failure {

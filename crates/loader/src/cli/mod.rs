@@ -18,6 +18,7 @@ mod signals;
 mod stdout;
 mod synth;
 mod text;
+mod thread_limits;
 mod timeline;
 
 use args::Command;

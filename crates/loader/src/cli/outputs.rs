@@ -103,8 +103,10 @@ pub(super) struct Output {
 impl Output {
     /// The value of an option; `-` is standard output.
     pub(super) fn find(option: &str, path: &Path) -> Result<Self, Error> {
-        let path = if path == Path::new("-") { Path::new("/dev/stdout") } else { path };
-        let file = OutputFile::find(path)?;
+        let file = match path.to_str() {
+            Some("-") => OutputFile::standard_output()?,
+            _ => OutputFile::find(path)?,
+        };
         let place = Place::of_output(&file).map_err(|error| file.failed(error))?;
         Ok(Self { named: Named::of(option, path, place), file })
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,6 +152,64 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     let (code, stderr) = run(1 << 30, &load);
     assert_eq!((code, files()), (Some(6), 1), "{stderr}");
     assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
+}
+
+/// What `bench` says under every one of these limits, which end it at different places.
+fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
+    if !kind.works() {
+        say(&format!("limits: {kind:?} cannot be limited here"));
+        return Vec::new();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
+    // As another user, too.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let small = ["--threads=1", "--depth=1", "--chunk=4096", "--read-size=4096"];
+    let bench = [&[PROGRAM, "bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
+    let run = |limit| {
+        let applied = Hindrance { kind, limit, user: 100 }.applied().unwrap();
+        let line = applied.line(bench.iter().map(OsString::from).collect());
+        let output = timed(&line).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code() == Some(6)).then_some((limit, stderr))
+    };
+    let messages: Vec<_> = limits.into_iter().filter_map(run).collect();
+    assert!(!messages.is_empty(), "{kind:?}");
+    messages
+}
+
+#[test]
+fn readers_that_have_no_memory_are_told_with_figures() {
+    for (kind, name) in [(Kind::Data, "RLIMIT_DATA"), (Kind::GroupMemory, "the memory cgroup")] {
+        let messages = messages_of_bench(kind, (2..16).map(|step| step * 4 * MIB));
+        let mut readers = messages.iter().filter(|(_, text)| text.contains("reading to measure: "));
+        for (limit, text) in readers.clone() {
+            assert!(text.contains(" bytes required, "), "{text}");
+            let end = format!(" bytes free of {limit} bytes total, limited by {name}\n");
+            assert!(text.contains(&end), "{text}");
+        }
+        assert!(messages.is_empty() || readers.next().is_some(), "{messages:?}");
+        assert!(
+            messages.iter().all(|(_, text)| !text.contains("cannot be started: out of memory"))
+        );
+    }
+}
+
+#[test]
+fn threads_and_processes_that_are_refused_are_told_with_their_limit() {
+    for (kind, name) in
+        [(Kind::Processes, "RLIMIT_NPROC"), (Kind::GroupProcesses, "the pids cgroup")]
+    {
+        let messages = messages_of_bench(kind, 1..12);
+        let mut refused = messages.iter().filter(|(_, text)| text.contains(" cannot be started: "));
+        for (limit, text) in refused.clone() {
+            assert!(text.contains(" bytes total, limited by "), "{text}");
+            let count = format!("; processes and threads are limited to {limit} by {name}\n");
+            assert!(text.contains(&count), "{text}");
+        }
+        assert!(messages.is_empty() || refused.next().is_some(), "{messages:?}");
+    }
 }
 
 /// A kind of limit.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
 
+mod arguments;
 mod bench;
 mod c_header;
 mod cancelling;

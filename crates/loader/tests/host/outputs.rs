@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// A folder with a model in one file, and another in three shards.
@@ -222,9 +222,56 @@ fn standard_output_is_an_output_file_where_nothing_else_is_printed_to_it() {
     let synth = ["synth", "-", "--quiet"];
     assert_eq!(Ran::with_stdout(&mut program(synth), File::create(&path).unwrap()).code(), 0);
     assert_eq!(run(["inspect", path.to_str().unwrap()]).code(), 0);
-    // A pipe is no regular file.
-    let ran = run([&load[..], &["--dump", "-"]].concat());
-    assert_eq!((ran.code(), ran.stdout()), (7, ""));
+}
+
+#[test]
+fn an_output_replaces_a_file_that_was_opened_to_append() {
+    let models = Models::new();
+    let load = ["load", "model.gguf", "--device=host", "--quiet", "--dump"];
+    let plain = Ran::of(program(load).arg("plain").current_dir(models.dir.path()));
+    assert_eq!(plain.code(), 0);
+    fs::write(models.path("out"), "the one before").unwrap();
+    let out = File::options().append(true).open(models.path("out")).unwrap();
+    let ran = Ran::with_stdout(program(load).arg("-").current_dir(models.dir.path()), out);
+    assert_eq!((ran.code(), ran.stderr()), (0, ""));
+    assert!(fs::read(models.path("out")).unwrap() == fs::read(models.path("plain")).unwrap());
+    let help = run(["load", "--help"]);
+    let words: Vec<_> = help.stdout().split_whitespace().collect();
+    assert!(words.join(" ").contains("nothing is appended to it, also with `>>`"));
+}
+
+#[test]
+fn messages_call_standard_output_by_its_name() {
+    let models = Models::new();
+    let load = ["load", "model.gguf", "--device=host", "--quiet"];
+    let bench = ["bench", "model.gguf", "--device=host", "--repeat=1", "--quiet"];
+    let commands = [
+        [&load[..], &["--dump=-"]].concat(),
+        [&load[..], &["--timeline=-"]].concat(),
+        [&bench[..], &["--svg=-"]].concat(),
+        vec!["synth", "-", "--quiet"],
+    ];
+    for command in &commands {
+        let in_folder = |mut command: Command, stdout: Stdio| {
+            Ran::with_stdout(command.current_dir(models.dir.path()), stdout)
+        };
+        let ran = in_folder(program(command), Stdio::piped());
+        assert_eq!((ran.code(), ran.stdout()), (7, ""), "{command:?}");
+        let start = "error[WRITE_FAILED]: standard output: it is not a regular file";
+        assert!(ran.stderr().starts_with(start), "{}", ran.stderr());
+
+        let out = File::create(models.path("out")).unwrap();
+        let ran = in_folder(below_shell("ulimit -f 0", command), out.into());
+        assert_eq!(ran.code(), 7, "{command:?}: {}", ran.stderr());
+        let start = "error[WRITE_FAILED]: standard output: File too large";
+        assert!(ran.stderr().starts_with(start), "{}", ran.stderr());
+    }
+    let ran = Ran::of(
+        below_shell("exec >out", ["load", "model.gguf", "--device=host", "--dump=-"])
+            .current_dir(models.dir.path()),
+    );
+    let start = "error: --dump - and standard output are the same file; ";
+    assert!(ran.stderr().starts_with(start), "{}", ran.stderr());
 }
 
 #[test]
@@ -311,11 +358,7 @@ fn two_programs_that_write_one_file_do_not_mix() {
     for _ in 0..5 {
         let start = |seed| {
             let mut synth = program(["synth", "both", "--seed", seed]);
-            synth
-                .current_dir(models.dir.path())
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap()
+            synth.current_dir(models.dir.path()).stdout(Stdio::null()).spawn().unwrap()
         };
         let both = ["1", "2"].map(start);
         for mut synth in both {

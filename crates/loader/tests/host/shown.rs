@@ -10,12 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// One of each kind: controls, DEL, bidirectional overrides, and characters that show nothing.
-const HIDDEN: &str = "\u{1b}[2J\u{7f}\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{3164}\u{115f}\u{ffa0}\u{34f}\
+pub(crate) const HIDDEN: &str = "\u{1b}[2J\u{7f}\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{3164}\u{115f}\u{ffa0}\u{34f}\
      \u{fe0f}\u{180b}\u{17b4}\u{2800}\u{e0041}";
 
 /// Whether a text has nothing but line ends that a terminal would act on, or would not show.
 #[track_caller]
-fn shows_itself(ran: &Ran) {
+pub(crate) fn shows_itself(ran: &Ran) {
     for text in [ran.stdout(), ran.stderr()] {
         let hidden = text.chars().find(|&c| c != '\n' && gguf_format::is_unprintable(c));
         assert_eq!(hidden, None, "{text}");

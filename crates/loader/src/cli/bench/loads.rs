@@ -106,8 +106,9 @@ impl FromStorage {
     }
 
     pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
-        let half = "a new process each, half of the file in the page cache";
-        let cold = "a new process each, the file's pages dropped";
+        let half =
+            "a new process each, after the file's pages were dropped and its first half read";
+        let cold = "a new process each, after the file's pages were dropped";
         [
             self.half_cached.figures("half-cached", half, choices),
             self.cold.figures("cold", cold, choices),

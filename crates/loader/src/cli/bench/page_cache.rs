@@ -8,8 +8,12 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::PathBuf;
 
-/// Places of a file that are asked about.
-const PROBES: u64 = 64;
+/// Places of a file that are asked about, at most.
+const MOST_PROBES: u64 = 64;
+
+/// Bytes of a file for each place at least: asking about a page reads it, and most of a small file must
+/// stay as it is.
+const BYTES_PER_PROBE: u64 = 8 * 4096;
 
 /// Reads the files once.
 pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread> {
@@ -66,16 +70,13 @@ pub(super) enum Moment {
 pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     let file = File::open(files.first()?).ok()?;
     let len = file.metadata().ok()?.len();
-    // Asking about a page brings it and its neighbours in: whoever asks again asks about others.
-    let start = match moment {
-        Moment::Before => 0,
-        Moment::After => len / PROBES / 2,
-    };
+    fadvise(&file, 0, None, Advice::Random).ok()?;
+    let probes = probes(len);
     let mut cached = 0;
-    for probe in 0..PROBES {
-        let offset = start + len / PROBES * probe;
+    for probe in 0..probes {
         let mut byte = [0];
         let mut buffers = [IoSliceMut::new(&mut byte)];
+        let offset = offset_of(probe, probes, len, moment);
         // Which fails instead of waiting for storage.
         match preadv2(&file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(_) => cached += 1,
@@ -83,5 +84,46 @@ pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
             Err(_) => return None,
         }
     }
-    Some(f64::from(cached) / PROBES as f64)
+    Some(f64::from(cached) / probes as f64)
+}
+
+/// An even number, so that each half of the file has as many.
+fn probes(len: u64) -> u64 {
+    (len / BYTES_PER_PROBE).clamp(2, MOST_PROBES) / 2 * 2
+}
+
+/// The file is divided evenly among the probes. The pages that were read by asking before are not asked
+/// about after.
+fn offset_of(probe: u64, probes: u64, len: u64, moment: Moment) -> u64 {
+    let part = len / probes;
+    let place = match moment {
+        Moment::Before => part / 4,
+        Moment::After => part / 4 * 3,
+    };
+    part * probe + place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Moment, offset_of, probes};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_look_reads_little_of_a_file_and_as_much_of_each_half() {
+        for pages in [32, 100, 439, 1410, 1 << 20] {
+            let len = pages * 4096 + 1;
+            let count = probes(len);
+            let at =
+                |moment| (0..count).map(move |probe| offset_of(probe, count, len, moment) / 4096);
+            let asked: BTreeSet<_> = at(Moment::Before).chain(at(Moment::After)).collect();
+            assert_eq!(asked.len() as u64, 2 * count, "a page for each, in {pages}");
+            assert!(count <= pages / 8, "{count} of {pages}");
+            let in_first_half = at(Moment::Before).filter(|&page| page < pages / 2).count();
+            assert_eq!(in_first_half as u64, count / 2);
+        }
+        for len in 0..20_000 {
+            let last = offset_of(probes(len) - 1, probes(len), len, Moment::After);
+            assert!(last <= len, "{len}");
+        }
+    }
 }

@@ -99,12 +99,9 @@ pub(super) fn read(
     token: &CancelToken,
 ) -> Result<Read, Unread> {
     let each = u64::from(readers.chunk_bytes);
-    let all = each * u64::from(readers.threads);
-    host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let others = readers.threads as usize - 1;
-    if host_memory::room_for_threads(others, each) < others {
-        return Err(Unread::Threads(ErrorKind::OutOfMemory.into()));
-    }
+    let all = each.saturating_add(host_memory::bytes_of_threads(others, each));
+    host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let next = AtomicU64::new(0);
     // Set once all threads are started: they wait for each other before the first read. `None` if
     // some could not be started: then nobody reads.
@@ -153,9 +150,12 @@ fn read_chunks(
         if offset >= part.bytes {
             break;
         }
+        // Whole pages, for direct reads; and no more, since what lies behind would get into the page cache.
+        let left = usize::try_from(part.bytes - offset).unwrap_or(usize::MAX);
+        let wanted = left.checked_next_multiple_of(ALIGNMENT).unwrap_or(left).min(buffer.len());
         let mut done = 0;
-        while done < buffer.len() {
-            match file.read_at(&mut buffer[done..], part.start + offset + done as u64) {
+        while done < wanted {
+            match file.read_at(&mut buffer[done..wanted], part.start + offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -169,4 +169,28 @@ fn read_chunks(
         total += done as u64;
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn no_page_behind_the_part_is_read() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 50_000]).unwrap();
+        for (start, bytes, expected) in
+            [(0, 25_000, 7 * 4096), (0, 4096, 4096), (40_960, 25_000, 50_000 - 40_960), (0, 0, 0)]
+        {
+            for threads in [1, 3] {
+                for chunk_bytes in [4096, 8192, 4 << 20] {
+                    let readers = Readers { threads, chunk_bytes };
+                    let part = Bytes { start, bytes };
+                    let done = read(&file, part, readers, None, &CancelToken::new()).unwrap();
+                    assert_eq!(done.bytes, expected, "{start} {bytes} {threads} {chunk_bytes}");
+                }
+            }
+        }
+    }
 }

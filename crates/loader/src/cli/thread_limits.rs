@@ -1,0 +1,78 @@
+//! How many threads and processes the system allows.
+
+use rustix::process::{Resource, geteuid, getrlimit};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The limits that are known, for messages; `None` where there is none.
+pub(super) fn text() -> Option<String> {
+    let user = user_limit().map(|limit| format!("to {limit} by RLIMIT_NPROC"));
+    let group = group_limit().map(|limit| format!("to {limit} by the pids cgroup"));
+    let limits: Vec<_> = user.into_iter().chain(group).collect();
+    let all = limits.join(" and ");
+    (!limits.is_empty()).then(|| format!("processes and threads are limited {all}"))
+}
+
+/// Counts all processes and threads of the user. The superuser has no such limit.
+fn user_limit() -> Option<u64> {
+    if geteuid().is_root() { None } else { getrlimit(Resource::Nproc).current }
+}
+
+/// The least of the process's control groups.
+fn group_limit() -> Option<u64> {
+    let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let folders = memberships.lines().filter_map(folder_of);
+    folders.filter_map(|(mount, folder)| least_of(&mount, &folder)).min()
+}
+
+/// The mount and the folder of a control group that counts processes, from a line of
+/// `/proc/self/cgroup`: `ID:CONTROLLERS:PATH`, without controllers in version 2.
+fn folder_of(line: &str) -> Option<(PathBuf, PathBuf)> {
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    let is_counted = |list: &str| list.is_empty() || list.split(',').any(|name| name == "pids");
+    let mount = is_counted(controllers).then(|| Path::new(CGROUPS).join(controllers))?;
+    let folder = mount.join(path.trim_start_matches('/'));
+    Some((mount, folder))
+}
+
+/// The least limit of a control group and those around it. In a container a group's path can be that of
+/// the host; its mount is then the only one that is found.
+fn least_of(mount: &Path, folder: &Path) -> Option<u64> {
+    let groups = folder.ancestors().take_while(|group| group.starts_with(mount));
+    groups.filter_map(limit_of).min()
+}
+
+/// `None` for `max`, which is no limit.
+fn limit_of(group: &Path) -> Option<u64> {
+    fs::read_to_string(group.join("pids.max")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_both_versions_are_found() {
+        let found = |line| folder_of(line).map(|(_, folder)| folder);
+        assert_eq!(found("0::/user/one"), Some("/sys/fs/cgroup/user/one".into()));
+        assert_eq!(found("8:pids:/one"), Some("/sys/fs/cgroup/pids/one".into()));
+        assert_eq!(found("8:cpu,pids:/a:b"), Some("/sys/fs/cgroup/cpu,pids/a:b".into()));
+        assert_eq!(found("4:memory:/one"), None);
+        assert_eq!(found("nothing"), None);
+    }
+
+    #[test]
+    fn the_least_limit_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("outer/inner");
+        fs::create_dir_all(&inner).unwrap();
+        assert_eq!(least_of(dir.path(), &inner), None);
+        fs::write(inner.join("pids.max"), "max\n").unwrap();
+        fs::write(dir.path().join("outer/pids.max"), "16\n").unwrap();
+        fs::write(dir.path().join("pids.max"), "32\n").unwrap();
+        assert_eq!(least_of(dir.path(), &inner), Some(16));
+        assert_eq!(least_of(dir.path(), &dir.path().join("absent")), Some(32));
+    }
+}

@@ -1,0 +1,148 @@
+//! Wrong arguments: what the messages say, and that they show characters a terminal would act on.
+
+use crate::program::{Ran, program, run};
+use crate::shown::{HIDDEN, shows_itself};
+use std::os::unix::process::CommandExt;
+
+const COMMANDS: [&str; 7] = ["inspect", "plan", "load", "bench", "devices", "synth", "completions"];
+
+/// The start of a command line that lacks nothing.
+fn start(command: &str) -> Vec<&str> {
+    match command {
+        "devices" => vec![command],
+        "completions" => vec![command, "bash"],
+        _ => vec![command, "one"],
+    }
+}
+
+/// The options of a command with a value that is no path, as the help names them.
+fn options(command: &str) -> Vec<String> {
+    let is_path = |value: &str| ["FILE", "PROGRAM", "OUT."].iter().any(|path| value.contains(path));
+    let help = run([command, "--help"]);
+    let lines = help.stdout().lines().filter_map(|line| line.trim().split_once(" <"));
+    lines
+        .filter(|(option, value)| option.contains("--") && !is_path(value))
+        .map(|(option, _)| option[option.find("--").unwrap()..].to_owned())
+        .collect()
+}
+
+/// The variables that the help of `load` names, which has all of them.
+fn variables() -> Vec<String> {
+    let help = run(["load", "--help"]);
+    let variables = help.stdout().split("[env: ").skip(1);
+    variables.map(|text| text[..text.find(']').unwrap()].to_owned()).collect()
+}
+
+/// That a run fails as wrong use, with a message in clap's own layout that shows the argument.
+#[track_caller]
+fn is_refused(ran: &Ran) {
+    let text = ran.stderr();
+    assert_eq!((ran.code(), ran.stdout()), (2, ""), "{text}");
+    shows_itself(ran);
+    assert!(text.starts_with("error: ") && text.contains("\\u{"), "{text}");
+    assert!(text.ends_with("\n\nFor more information, try '--help'.\n"), "{text}");
+}
+
+#[test]
+fn messages_show_hidden_characters_of_arguments() {
+    let words = [HIDDEN, &format!("--{HIDDEN}"), &format!("--jso{HIDDEN}"), &format!("-q{HIDDEN}")];
+    is_refused(&run([HIDDEN]));
+    is_refused(&run(["help", HIDDEN]));
+    is_refused(&run([format!("inspect{HIDDEN}")]));
+    is_refused(&run([format!("--quiet={HIDDEN}")]));
+    for command in COMMANDS {
+        for word in words {
+            is_refused(&run([&start(command)[..], &[word]].concat()));
+            is_refused(&run([&start(command)[..], &["--", word]].concat()));
+        }
+        is_refused(&run([&start(command)[..], &[&format!("--quiet={HIDDEN}")]].concat()));
+        for option in options(command) {
+            is_refused(&run([command, "one", &format!("{option}={HIDDEN}")]));
+            is_refused(&run([command, "one", &option, &format!("f16\n{HIDDEN}")]));
+        }
+    }
+    let numbers = ["bench", "load", "plan", "synth"].map(|command| options(command).len());
+    assert_eq!(numbers, [10, 10, 5, 4], "the help shows every option");
+}
+
+#[test]
+fn messages_and_help_show_hidden_characters_of_variables() {
+    let variables = variables();
+    assert!(variables.len() >= 11, "{variables:?}");
+    for variable in variables {
+        for command in ["load", "plan", "bench"] {
+            let help = Ran::of(program([command, "--help"]).env(&variable, HIDDEN));
+            assert_eq!(help.code(), 0);
+            shows_itself(&help);
+            // Every text but that of a falsehood turns this on.
+            if help.stdout().contains(&variable) && variable != "PHI3_LOADER_DENY_OVERFLOW" {
+                is_refused(&Ran::of(program([command, "one"]).env(&variable, HIDDEN)));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_program_has_its_own_name_whatever_it_was_started_as() {
+    for arguments in [&["load"][..], &[], &["--help"], &["plan", "--help"]] {
+        let ran = Ran::of(program(arguments).arg0(HIDDEN));
+        shows_itself(&ran);
+        let text = [ran.stdout(), ran.stderr()].concat();
+        assert!(text.contains("Usage: phi3-loader "), "{text}");
+    }
+}
+
+#[test]
+fn ordinary_arguments_get_the_tips_of_clap() {
+    for (arguments, tip) in [
+        (["load", "--dry"], "tip: to pass '--dry' as a value, use '-- --dry'"),
+        (["load", "--stor"], "tip: a similar argument exists: '--storage'"),
+    ] {
+        let ran = run(arguments);
+        assert_eq!(ran.code(), 2);
+        assert!(ran.stderr().contains(tip), "{}", ran.stderr());
+    }
+}
+
+#[test]
+fn a_negative_number_is_a_wrong_value() {
+    for command in COMMANDS {
+        let takes_number = |option: &String| {
+            let names = [
+                "--chunk",
+                "--read-size",
+                "--vram-limit",
+                "--reserve",
+                "--threads",
+                "--depth",
+                "--repeat",
+                "--context",
+                "--batch",
+                "--seed",
+                "--shapes",
+            ];
+            names.contains(&option.as_str())
+        };
+        for option in options(command).iter().filter(|option| takes_number(option)) {
+            for number in ["-5", "-5GiB", "-0.5"] {
+                let ran = run([command, "one", option, number]);
+                assert_eq!(ran.code(), 2, "{}", ran.stderr());
+                let start = format!("error: invalid value '{number}' for '{option} <");
+                assert!(ran.stderr().starts_with(&start), "{}", ran.stderr());
+                assert!(!ran.stderr().contains("tip: "), "{}", ran.stderr());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_size_is_answered_with_what_sizes_look_like() {
+    for option in ["--chunk", "--read-size", "--vram-limit", "--reserve"] {
+        for size in ["5x", "0.5", "-5", "lots", "16EiB", "1e30"] {
+            let ran = run(["load", "one", option, size]);
+            let text = ran.stderr();
+            assert!(text.contains("expected a size such as 16777216, 512MiB or 1.5GiB"), "{text}");
+            assert!(text.contains("K, M and G are powers of 1000, Ki, Mi and Gi"), "{text}");
+        }
+    }
+}
