@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn as_program() -> ExitCode {
+    allocator::share_between_threads();
     if let Ok(fault) = std::env::var(FAULT) {
         let parts: Vec<_> = fault.split(':').collect();
         let [name, number, reach] = parts[..] else { panic!("{fault} is no fault") };

@@ -9,6 +9,24 @@ use std::alloc::{GlobalAlloc, Layout};
 /// Allocates with another allocator. If that fails, ends the process with exit code 6.
 pub(crate) struct OrExit<A>(pub(crate) A);
 
+/// Has the C library allocate for all threads in one place.
+///
+/// Otherwise it reserves 64 MiB of addresses for each thread. With a limit of addresses (`RLIMIT_AS`), memory
+/// that was found free before threads were started is gone when they run, and the C library ends the process
+/// if it can allocate nothing for a new thread.
+pub(crate) fn share_between_threads() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// Of `malloc.h`.
+        const M_ARENA_MAX: std::ffi::c_int = -8;
+        unsafe extern "C" {
+            safe fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        // If it refuses, limits of addresses are met less precisely.
+        let _ = mallopt(M_ARENA_MAX, 1);
+    }
+}
+
 /// Returns `memory`; ends the process if it is null.
 fn given(memory: *mut u8, bytes: usize) -> *mut u8 {
     if memory.is_null() {

@@ -11,5 +11,6 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::OrExit<System> = allocator::OrExit(System);
 
 fn main() -> ExitCode {
+    allocator::share_between_threads();
     loader::cli::main(Start { stdout_is_open: standard_output::was_open() })
 }
