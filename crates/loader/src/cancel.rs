@@ -1,4 +1,4 @@
-//! Cancelling a load from outside of it.
+//! Cancels a load from another thread.
 
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Cancels loads from any thread. Clones are the same token.
 ///
-/// A token is cancelled once and for all: a load that is given a cancelled token ends at once. Who
-/// loads again takes a new one.
+/// A token that is cancelled stays cancelled: a load with it ends at once. The next load needs a new token.
 ///
-/// A load looks at its token between its steps, while it waits for a device to open, some fifty
-/// times a second while bytes move, and between pieces of what it compares; it returns within 100 ms
-/// of [`cancel`](Self::cancel), unless one call of the system or the driver takes that long by
-/// itself.
+/// A load checks its token between its steps, while it waits for a device to open, about 50 times a second
+/// while bytes move, and between the pieces that it compares. It returns within 100 ms of
+/// [`cancel`](Self::cancel), unless a single call of the system or the driver takes longer.
 ///
 /// ```
 /// let token = loader::CancelToken::new();
@@ -50,7 +48,7 @@ impl CancelToken {
     }
 }
 
-/// An observer that also breaks where a token is cancelled, before or by the observer itself.
+/// An observer that also breaks if a token is cancelled, before the event or by the observer.
 pub(crate) struct Cancellable<'a> {
     pub(crate) observer: &'a mut dyn Observer,
     pub(crate) token: &'a CancelToken,

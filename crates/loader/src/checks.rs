@@ -1,4 +1,4 @@
-//! What the engine found out about the bytes it moved, held against what must be.
+//! Checks of what the engine reports about the bytes that it moved.
 
 use crate::error::{Error, NonFiniteTensor};
 use crate::model::AllZeroTensor;
@@ -7,7 +7,7 @@ use crate::transfer;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};
 
-/// Fails where other bytes were read than the plan wants.
+/// Fails if the engine read other bytes than the plan contains.
 pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
     let (all_bytes, all_tensors) = (plan.source_bytes(), plan.ops().len());
     if (bytes, tensors) == (all_bytes, all_tensors) {
@@ -20,7 +20,7 @@ pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(
     })
 }
 
-/// Fails where bytes on the device have another digest than the bytes that were read.
+/// Fails if bytes on the device have another digest than the bytes that were read.
 pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(), Error> {
     let pairs = plan.ops().iter().zip(reports);
     match pairs.clone().find(|(_, report)| report.source != report.device) {

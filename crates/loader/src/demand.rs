@@ -1,27 +1,27 @@
-//! What a load asks of a device's memory, and whether the device has it.
+//! The device memory that a load needs, compared with what the device has.
 
 use crate::error::{Error, InsufficientMemory};
 use cuda_sys::{DeviceKind, MemoryInfo};
 
-/// Bytes of a device's memory that a load wants.
+/// Bytes of device memory that a load needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     pub(crate) device: DeviceKind,
     /// The one allocation for all weights.
     pub(crate) arena: u64,
-    /// What converting them takes beside it for a while.
+    /// Staging memory on the device for conversions.
     pub(crate) transient: u64,
-    /// The staging ring, where it is memory of this device and not there yet.
+    /// The staging ring, if it is memory of this device and not allocated yet.
     pub(crate) staging: u64,
-    /// What must stay free beside both.
+    /// Bytes that must stay free.
     pub(crate) reserve: u64,
-    /// What the weights may take at most, where the caller said so.
+    /// The caller's limit for the weights.
     pub(crate) limit: Option<u64>,
 }
 
 impl Demand {
-    /// Compares the demand with a device of which nothing is allocated yet. Unknown memory refuses
-    /// nothing.
+    /// Compares the demand with the free memory before the allocation. If the free memory is unknown,
+    /// nothing is refused.
     pub(crate) fn check_before(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         if let Some(limit) = self.limit.filter(|&limit| self.arena > limit) {
             return Err(Error::InsufficientMemory(InsufficientMemory {
@@ -38,11 +38,12 @@ impl Demand {
         Ok(())
     }
 
-    /// Holds the demand against what is free beside the weights: others may have been quicker.
+    /// Compares the reserve with the free memory after the allocation: other processes may have allocated
+    /// some meanwhile.
     pub(crate) fn check_after(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         let wanted = self.transient.saturating_add(self.reserve);
         let Some(mut memory) = memory.filter(|memory| wanted > memory.free) else { return Ok(()) };
-        // The weights are freed with this error; its figures are those of what comes then.
+        // The weights are freed with this error, so its figures count them as free.
         memory.free = memory.free.saturating_add(self.arena);
         Err(self.refused(Some(memory)))
     }

@@ -1,9 +1,9 @@
-//! Which device `auto` means here.
+//! The device that `auto` chooses.
 
 use crate::options::DeviceChoice;
 use cuda_sys::DeviceKind;
 
-/// The device that a choice stands for on this machine, in this build.
+/// The device of a choice, on this machine and in this build.
 pub(crate) fn resolve(choice: DeviceChoice) -> DeviceKind {
     match choice {
         DeviceChoice::Host => DeviceKind::Host,

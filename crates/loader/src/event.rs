@@ -1,4 +1,4 @@
-//! What an observer hears of a load.
+//! Events of a load.
 
 use crate::model::LoadStats;
 use crate::residency::Residency;
@@ -12,7 +12,7 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoadEvent<'a> {
-    /// The file is open and its header proven.
+    /// The file is open and its header is valid.
     #[non_exhaustive]
     Opened {
         /// The file.
@@ -20,19 +20,19 @@ pub enum LoadEvent<'a> {
         /// Its model.
         config: &'a Phi3Config,
     },
-    /// Something may be wrong with the file, which is loaded all the same. Once for each warning.
+    /// Something may be wrong with the file. The load goes on. One event for each warning.
     #[non_exhaustive]
     Warned {
         /// What may be wrong.
         warning: &'a Warning,
     },
-    /// What will be moved where is decided.
+    /// The plan is made: which bytes of the file go where.
     #[non_exhaustive]
     Planned {
         /// The plan.
         plan: &'a LoadPlan,
     },
-    /// The device memory for all weights is there.
+    /// The device memory for all weights is allocated.
     #[non_exhaustive]
     Allocated {
         /// The device that holds it.
@@ -42,7 +42,7 @@ pub enum LoadEvent<'a> {
         /// Bytes allocated.
         bytes: u64,
     },
-    /// Some more bytes have landed. Comes a few times a second, to draw a bar with.
+    /// More bytes have arrived on the device. Sent up to about 50 times a second, for a progress bar.
     #[non_exhaustive]
     Transferred {
         /// Source bytes landed so far.
@@ -50,7 +50,8 @@ pub enum LoadEvent<'a> {
         /// Source bytes of the whole load.
         of_bytes: u64,
     },
-    /// A unit of the model is complete: embedding, each layer, output; once each, in order.
+    /// A unit of the model is complete: the embedding, a layer, or the output. One event for each unit, in
+    /// order.
     #[non_exhaustive]
     Progress {
         /// The unit that is complete, from 1.
@@ -62,10 +63,10 @@ pub enum LoadEvent<'a> {
         /// Source bytes landed so far.
         bytes: u64,
     },
-    /// The proof that was asked for has been given.
+    /// The load is verified, as far as `LoadOptions::verify` asks.
     #[non_exhaustive]
     Verified {
-        /// What was looked at.
+        /// What was checked.
         residency: &'a Residency,
     },
     /// The load is complete.
@@ -76,11 +77,11 @@ pub enum LoadEvent<'a> {
     },
 }
 
-/// Hears the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels.
+/// Receives the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels the load.
 ///
 /// Any `FnMut(&LoadEvent) -> ControlFlow<()>` is one.
 pub trait Observer {
-    /// Takes one event.
+    /// Receives one event.
     fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()>;
 }
 
@@ -90,7 +91,7 @@ impl<F: FnMut(&LoadEvent<'_>) -> ControlFlow<()>> Observer for F {
     }
 }
 
-/// An observer for those who do not care.
+/// An observer that ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

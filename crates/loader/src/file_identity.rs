@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a file looked like when it was opened.
+/// Identity, length and times of a file when it was opened.
 #[derive(Debug)]
 pub(crate) struct FileIdentity {
     path: PathBuf,
@@ -19,7 +19,7 @@ pub(crate) struct Facts {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
-    /// Moves with every write, and nobody can set it back, as copying tools do with `modified`.
+    /// Changes with every write. No program can set it, unlike `modified`, which copying tools set.
     changed: (i64, i64),
 }
 
@@ -34,21 +34,21 @@ impl Facts {
         }
     }
 
-    /// Those of what stands at a path; `None` where nothing can be said.
+    /// Of the file at a path; `None` if it cannot be read.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::of)
     }
 }
 
-/// Twice the clock tick of the slowest kernels: file times are only as fine as that.
+/// Twice the clock tick of the slowest kernels: file times have this resolution.
 const TICKS: Duration = Duration::from_millis(20);
 
-/// Where a file system keeps whole seconds, or every other.
+/// For file systems whose times have a resolution of one or two seconds.
 const SECONDS: Duration = Duration::from_secs(2);
 
-/// How long after `now` a file that last changed then can still change without showing it: a write
-/// in the same tick of the clock leaves the same time. `None` where every write shows. A time in the
-/// future says nothing: the file's clock is not ours.
+/// How long after `now` a write to the file may leave its times as they are: a write in the same tick of the
+/// clock does. `None` if every write changes them. A time in the future tells nothing, because the file's
+/// clock is another one.
 fn unsettled_for((seconds, nanoseconds): (i64, i64), now: Duration) -> Option<Duration> {
     let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
     let changed = seconds + Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
@@ -58,18 +58,18 @@ fn unsettled_for((seconds, nanoseconds): (i64, i64), now: Duration) -> Option<Du
 }
 
 impl FileIdentity {
-    /// Remembers the file as `opened` describes it.
+    /// Stores the file's metadata.
     pub(crate) fn new(path: &Path, opened: &Metadata) -> Self {
         Self { path: path.to_owned(), facts: Facts::of(opened) }
     }
 
-    /// How long to wait, from `opening` on, a moment before the file was opened, until it is sure
-    /// that [`check`](Self::check) sees every change of it.
+    /// How long to wait, from `opening` on, until [`check`](Self::check) is sure to see every change.
+    /// `opening` is a moment before the file was opened.
     pub(crate) fn unsettled_for(&self, opening: SystemTime) -> Option<Duration> {
         unsettled_for(self.facts.changed, opening.duration_since(UNIX_EPOCH).ok()?)
     }
 
-    /// Compares the open file, and what stands at its path, with what was opened.
+    /// Compares the open file, and the file at its path, with the one that was opened.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
         let open = file.metadata().map_err(|error| self.changed(error.to_string()))?;
         let now = Facts::of(&open);
@@ -88,7 +88,7 @@ impl FileIdentity {
         Ok(())
     }
 
-    /// The error of a file that never rests.
+    /// The error of a file that keeps changing.
     pub(crate) fn still_written(&self) -> Error {
         self.changed("it is being written to".to_owned())
     }

@@ -1,4 +1,4 @@
-//! Whether the weights on a device are still what they were.
+//! Finds weights on a device that have changed since they were loaded.
 
 use crate::error::Error;
 use crate::model::LoadedModel;
@@ -6,8 +6,9 @@ use cuda_sys::{DeviceBuffer, Digest};
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
 
-/// Largest piece of a tensor with a digest of its own: bounds what one step of a [`Rehash`] reads,
-/// and narrows down where a bit flipped. A multiple of 16, as the starts of digests must be.
+/// Largest piece of a tensor that has its own digest. It limits how much one step of a [`Rehash`] reads, and
+/// how far the place of a flipped bit is narrowed down. A multiple of 16, because digests start on
+/// multiples of 16.
 const PIECE_BYTES: u64 = 16 << 20;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
@@ -34,7 +35,7 @@ impl Fingerprint {
         Ok(Self(buffer.digests(&ranges)?))
     }
 
-    /// Digests these pieces again, from the one at `first` on.
+    /// Digests the pieces from `first` on again.
     fn check(
         &self,
         first: usize,
@@ -71,12 +72,12 @@ impl Fingerprint {
     }
 }
 
-/// Compares a model with its fingerprint a little at a time, round after round: for a worker that
-/// looks for flipped bits while it serves.
+/// Compares a model with its fingerprint in small steps, round after round: for a worker that looks for
+/// flipped bits while it serves.
 ///
 /// ```
 /// # use loader::{Error, Fingerprint, LoadedModel, Rehash};
-/// /// Called now and then; reads some 100 MB of the weights where they are.
+/// /// Called from time to time. Digests 100 MB of the weights on the device.
 /// fn look(rehash: &mut Rehash, model: &LoadedModel) -> Result<(), Error> {
 ///     let step = rehash.step(model, 100_000_000)?;
 ///     if step.round_complete {
@@ -92,33 +93,32 @@ pub struct Rehash {
     rounds: u64,
 }
 
-/// What a step of a [`Rehash`] looked at.
+/// What a step of a [`Rehash`] compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RehashStep {
-    /// Bytes of device memory that were read in this step.
+    /// Bytes of device memory that this step read.
     pub bytes: u64,
-    /// Whether this step was the last of a round: all weights have been looked at since the round
-    /// began.
+    /// Whether this step was the last of a round: since the round began, all weights have been compared.
     pub round_complete: bool,
 }
 
 impl Rehash {
-    /// Starts at the first tensor of the model that this is the fingerprint of.
+    /// Starts at the first tensor of the fingerprint's model.
     pub fn new(fingerprint: Fingerprint) -> Self {
         Self { fingerprint, next: 0, rounds: 0 }
     }
 
-    /// Looks at the next `budget_bytes` of the weights: at no more, except that it looks at one piece
-    /// of up to 16 MiB at least, and at no further than the end of the round. Copies nothing but the
-    /// digests; safe to run beside kernels that use the weights.
+    /// Compares the next weights, at most `budget_bytes` of them, but at least one piece of up to 16 MiB. A
+    /// step ends at the end of the round. Copies only the digests to the host. Kernels may use the weights
+    /// at the same time.
     ///
-    /// After a mismatch the next step looks at the same place again.
+    /// After a mismatch the next step compares the same place again.
     ///
     /// # Errors
     ///
-    /// [`Error::Verification`] naming the tensor that changed, or where the fingerprint is not of
-    /// this model; [`Error::Engine`] where the device fails.
+    /// [`Error::Verification`] if a tensor has changed, which it names, or if the fingerprint is of another
+    /// model. [`Error::Engine`] if the device fails.
     pub fn step(&mut self, model: &LoadedModel, budget_bytes: u64) -> Result<RehashStep, Error> {
         let all = pieces(&model.plan).count();
         self.fingerprint.is_of(all)?;
@@ -143,7 +143,7 @@ impl Rehash {
         Ok(RehashStep { bytes, round_complete })
     }
 
-    /// Rounds that ended with all weights as they were.
+    /// Rounds that found no change.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }

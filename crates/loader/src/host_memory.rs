@@ -1,4 +1,4 @@
-//! Checks of the host's memory before a load takes some beside the weights.
+//! Checks of the host's free memory before something is allocated.
 
 use crate::error::{Error, host_figures};
 use crate::path_text::path_text;
@@ -64,7 +64,7 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
 /// allocation fails, the C library ends the process.
 const THREAD_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
 
-/// Memory of so many threads, with `bytes` for each beside its stack.
+/// Memory of `count` threads, each with `bytes` beside its stack.
 #[cfg(feature = "cli")]
 pub(crate) fn bytes_of_threads(count: usize, bytes: u64) -> u64 {
     (count as u64).saturating_mul(bytes.saturating_add(THREAD_BYTES))
@@ -77,8 +77,8 @@ pub(crate) fn figures() -> Option<String> {
     Some(host_figures(&memory))
 }
 
-/// How many of `wanted` threads have room, with `bytes` for each beside its stack. All of them if the
-/// free memory is unknown.
+/// How many of `wanted` threads fit into the free memory, each with `bytes` beside its stack. All of them if
+/// the free memory is unknown.
 pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
     let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten();
     let Some(memory) = memory else { return wanted };

@@ -58,6 +58,7 @@ mod path_text;
 mod readback;
 mod residency;
 mod scales;
+mod session;
 mod source;
 #[cfg(feature = "synth")]
 pub mod synth;

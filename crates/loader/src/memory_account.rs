@@ -1,9 +1,9 @@
-//! The driver's own figures of free memory, held against the allocation.
+//! The driver's figures of free memory before and after the allocation.
 
 use crate::error::Error;
 use cuda_sys::{DeviceKind, MemoryInfo};
 
-/// A device's free memory around the one allocation for all weights, in bytes, as its driver reports
+/// Free memory of a device before and after the allocation for all weights, in bytes, as its driver reports
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,15 +12,15 @@ pub struct MemoryAccount {
     pub free_before: u64,
     /// Free right after.
     pub free_after: u64,
-    /// All there is.
+    /// Total memory.
     pub total: u64,
 }
 
 impl MemoryAccount {
-    /// Bytes that went while the weights were allocated: at least their own on a GPU that nobody else
-    /// uses, where the driver rounds up. What other processes allocate or free at the same moment is
-    /// in it, so that it proves nothing; where they free more than goes, it is negative. On host
-    /// memory it is about 0: pages are taken when they are written to.
+    /// How much less is free after the allocation. On a GPU that no other process uses, it is the size of the
+    /// weights, rounded up by the driver. It includes what other processes allocate and free at the same
+    /// time, so that it proves nothing and can be negative. On host memory it is about 0, because pages are
+    /// taken when they are first written.
     pub fn taken(&self) -> i128 {
         i128::from(self.free_before) - i128::from(self.free_after)
     }
@@ -31,11 +31,10 @@ impl MemoryAccount {
         Some(Self { free_before: before.free, free_after: after.free, total: after.total })
     }
 
-    /// Fails on a GPU's figures that cannot be true, whatever other processes do meanwhile: more is
-    /// free than there is; or what is free and what we hold are together more than there is. Then the
-    /// weights are not where they are said to be, for example in memory that the driver moves out to
-    /// the host. The host's figures prove nothing: its memory may be swapped out, and the limits of
-    /// a process may change at any time.
+    /// Fails if a GPU's figures cannot be true, whatever other processes do: more free than total memory, or
+    /// more free and allocated memory together than total memory. The weights are then not in the GPU's
+    /// memory: for example, the driver moved them to the host. The host's figures are not checked: its
+    /// memory may be swapped out, and a process's limits may change at any time.
     pub(crate) fn check(&self, device: DeviceKind, arena: u64) -> Result<(), Error> {
         let Self { free_before, free_after, total } = *self;
         tracing::debug!(free_before, free_after, total, arena, "memory allocated");

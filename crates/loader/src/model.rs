@@ -15,7 +15,7 @@ use model_phi3::{LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, S
 pub struct LoadStats {
     /// The device that holds the weights.
     pub device: DeviceKind,
-    /// The device's name for people.
+    /// The device's name, such as `NVIDIA H100 80GB HBM3`.
     pub device_name: String,
     /// Device bytes the weights take.
     pub vram_bytes: u64,
@@ -121,7 +121,7 @@ pub struct TensorView {
 
 /// The weights of one model, resident in one allocation on one device until dropped.
 ///
-/// May be shared by threads and moved between them (`Send`, `Sync`); it needs nothing of the
+/// It can be shared by threads and moved between them (`Send`, `Sync`). It does not need the
 /// [`Loader`](crate::Loader) that made it.
 #[derive(Debug)]
 pub struct LoadedModel {
@@ -138,7 +138,7 @@ impl LoadedModel {
         &self.config
     }
 
-    /// The plan that was carried out.
+    /// The plan of the load.
     pub fn plan(&self) -> &LoadPlan {
         &self.plan
     }
@@ -158,21 +158,21 @@ impl LoadedModel {
         self.buffer.len()
     }
 
-    /// One weight; `None` where the model has no such slot.
+    /// One weight; `None` if the model has no such slot.
     pub fn slot(&self, slot: Slot) -> Option<TensorView> {
         self.plan.slot(slot).map(|planned| view(&self.plan, &self.buffer, planned))
     }
 
-    /// All weights, by their place in the model.
+    /// All weights, ordered as in the model.
     pub fn weights(&self) -> &Phi3Weights<TensorView> {
         &self.weights
     }
 
-    /// Copies a weight back to host memory; `None` where the model has no such slot.
+    /// Copies a weight to host memory; `None` if the model has no such slot.
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] where the copy fails, [`Error::HostMemory`] where there is no room for it.
+    /// [`Error::Engine`] if the copy fails, [`Error::HostMemory`] if the host has no room for it.
     pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
         let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
         let range = &planned.dest;
@@ -182,31 +182,31 @@ impl LoadedModel {
         Ok(Some(bytes))
     }
 
-    /// Digests of all tensors as they are on the device now, computed there.
+    /// Digests of all weights as they are on the device now, computed there.
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] where the device fails.
+    /// [`Error::Engine`] if the device fails.
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
         Fingerprint::take(&self.plan, &self.buffer)
     }
 
-    /// Compares all weights with a fingerprint that was taken of this model earlier. Reads all of
-    /// the weights where they are and copies nothing; safe to run beside kernels that use them.
-    /// [`Rehash`](crate::Rehash) spreads the same over many calls.
+    /// Compares all weights with an earlier fingerprint of this model, on the device. Copies only digests.
+    /// Kernels may use the weights at the same time. [`Rehash`](crate::Rehash) divides the same into many
+    /// calls.
     ///
     /// # Errors
     ///
-    /// [`Error::Verification`] naming the first tensor that changed, or [`Error::Engine`].
+    /// [`Error::Verification`] with the name of the first tensor that changed, or [`Error::Engine`].
     pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
         earlier.check_all(&self.plan, &self.buffer)
     }
 
-    /// Checks again that every weight is where it was put. Copies nothing.
+    /// Checks again that every weight is in the memory of its device. Copies nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Verification`] naming the slot, or [`Error::Engine`] where the driver fails.
+    /// [`Error::Verification`] with the name of the slot, or [`Error::Engine`] if the driver fails.
     pub fn verify_residency(&self) -> Result<Residency, Error> {
         residency::check(&self.plan, &self.buffer)
     }

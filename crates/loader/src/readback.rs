@@ -1,4 +1,4 @@
-//! Proof by comparison: what the device holds against what the file says.
+//! Compares the weights on the device with the file, value by value.
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
@@ -21,12 +21,12 @@ const CONFIG: EngineConfig = EngineConfig {
     read_bytes: 1 << 20,
 };
 
-/// Bytes on the device that are compared at a time, between looks at the token: whole blocks of
-/// every type, as halves.
+/// Bytes on the device that are compared at a time. The token is checked in between. A multiple of the size
+/// of every type's block in f16.
 const WINDOW_BYTES: u64 = 8 << 20;
 
-/// Produces everything again in host memory and compares it with what is read back from the device.
-/// Takes host memory for three windows and a ring, whatever the size of the model.
+/// Decodes everything again in host memory and compares it with what is read back from the device. Takes host
+/// memory for three windows and a ring, however large the model is.
 pub(crate) fn compare(
     plan: &LoadPlan,
     source: &Source,
@@ -41,11 +41,11 @@ struct Piece<'a> {
     op: &'a PlanOp,
     scale: Option<f32>,
     source: Range<u64>,
-    /// In the arena.
+    /// Range in the arena.
     dest: Range<u64>,
 }
 
-/// The operation, cut where its destination is longer than a window.
+/// The operation, cut into pieces whose destination is no longer than a window.
 fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
     let (source, dest) = (&op.source.range, &op.dest);
     let source_step = match op.conversion {
@@ -63,8 +63,8 @@ fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<I
     })
 }
 
-/// Groups of consecutive pieces whose part of the arena is no longer than a window, so that small
-/// tensors are compared together.
+/// Groups of consecutive pieces, each group no longer than a window in the arena. Small tensors are so
+/// compared together.
 fn windows<'a>(
     plan: &'a LoadPlan,
     scales: &'a Scales,
@@ -86,12 +86,12 @@ fn windows<'a>(
     })
 }
 
-/// What one comparison works with.
+/// State of one comparison.
 struct Comparison<'a> {
     source: &'a Source,
     window_bytes: u64,
     engine: Engine,
-    /// The window as the engine produces it from the file.
+    /// The window as decoded from the file.
     reproduced: DeviceBuffer,
     expected: Vec<u8>,
     found: Vec<u8>,
@@ -164,7 +164,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Produces the pieces in host memory, at their positions in the window.
+    /// Decodes the pieces in host memory, at their positions in the window.
     fn reproduce(
         &mut self,
         window: &[Piece<'_>],

@@ -1,10 +1,10 @@
-//! Proof that the weights are where they are said to be.
+//! Checks that every weight is in the memory of the right device.
 
 use crate::error::Error;
 use cuda_sys::{DeviceBuffer, DeviceKind};
 use model_phi3::{LoadPlan, PlannedSlot};
 
-/// What a residency check looked at. It exists only where everything was in order.
+/// Result of a residency check that found everything in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Residency {
@@ -14,7 +14,7 @@ pub struct Residency {
     pub vram_bytes: u64,
 }
 
-/// Asks the driver about the first and the last byte of every slot, and holds the allocation against
+/// Asks the driver about the first and the last byte of every slot, and compares the allocation's size with
 /// the plan.
 pub(crate) fn check(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Residency, Error> {
     let arena = Arena { address: buffer.address(), bytes: buffer.len(), device: buffer.device() };
@@ -24,7 +24,7 @@ pub(crate) fn check(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Residency,
     })
 }
 
-/// The one allocation as it was made.
+/// The allocation for all weights.
 #[derive(Clone, Copy)]
 struct Arena {
     address: u64,
@@ -33,7 +33,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// `locate` says at which address, and on which device, the byte at an offset is.
+    /// `locate` returns address and device of the byte at an offset.
     fn check(
         &self,
         plan: &LoadPlan,
@@ -99,7 +99,7 @@ mod tests {
         Arena { address: BASE, bytes: plan.device_bytes(), device: GPU }
     }
 
-    /// What a check says where the byte at `offset` is told to be elsewhere.
+    /// The error of a check in which the driver reports another place for the byte at `offset`.
     #[track_caller]
     fn misplaced(plan: &LoadPlan, offset: u64, address: u64, device: DeviceKind) -> String {
         let locate =

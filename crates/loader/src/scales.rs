@@ -1,14 +1,14 @@
-//! Factors of whole tensors, which become part of the weights when these are decoded.
+//! Scales of whole tensors, which weights are multiplied by when they are decoded.
 
 use crate::error::Error;
 use crate::source::Source;
 use model_phi3::LoadPlan;
 
-/// One entry an operation of the plan, in their order: what its decoded values are multiplied by.
+/// One entry for each operation of the plan, in the plan's order: the factor of its decoded values.
 pub(crate) struct Scales(Vec<Option<f32>>);
 
 impl Scales {
-    /// Reads them from the file: four bytes each.
+    /// Reads the scales from the file: four bytes each.
     pub(crate) fn read(plan: &LoadPlan, source: &Source) -> Result<Self, Error> {
         let read = |op: &model_phi3::PlanOp| {
             let Some(scale) = &op.scale else { return Ok(None) };
@@ -17,7 +17,7 @@ impl Scales {
         Ok(Self(plan.ops().iter().map(read).collect::<Result<_, Error>>()?))
     }
 
-    /// No operation has one.
+    /// For a plan in which no operation has a scale.
     #[cfg(test)]
     pub(crate) fn none(plan: &LoadPlan) -> Self {
         Self(vec![None; plan.ops().len()])

@@ -16,17 +16,17 @@ use std::time::Duration;
 
 pub use model_phi3::preset::{Layout, Preset, TypeMix};
 
-/// What to write.
+/// Choices for a synthetic file.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SynthOptions {
-    /// Whose shapes.
+    /// The model whose shapes it has.
     pub preset: Preset,
     /// Fused or split tensors.
     pub layout: Layout,
     /// Types of the weights.
     pub type_mix: TypeMix,
-    /// Same seed, same file.
+    /// Seed of the random weights. The same choices and seed give the same file.
     pub seed: u64,
 }
 
@@ -44,22 +44,23 @@ impl Default for SynthOptions {
     }
 }
 
-/// Bytes made and written at a time.
+/// Bytes that are generated and written at a time.
 const PIECE_BYTES: u64 = 4 << 20;
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Writes the file on all cores and returns its length in bytes.
 ///
-/// `observe` hears of bytes written and in all, some ten times a second; [`ControlFlow::Break`]
-/// cancels. The file appears at `path` when it is whole. Until then, and where this fails, what stood
-/// there stays as it was. Symbolic links are followed, and a file that is replaced keeps its
-/// permission bits. Writers of one path at the same time do not mix: the last one to end counts.
+/// `observe` is called about ten times a second with the bytes written so far and the bytes in all.
+/// [`ControlFlow::Break`] cancels. The file appears at `path` when it is whole. Until then, and if this
+/// fails, the file that was at `path` stays as it was. Symbolic links are followed, and a file that is
+/// replaced keeps its permission bits. If several writers write one path at the same time, the file of the
+/// last one to end stays.
 ///
 /// # Errors
 ///
-/// [`Error::Write`], also where something other than a regular file stands at `path`, such as a
-/// folder, a pipe or a device; [`Error::HostMemory`]; [`Error::Cancelled`].
+/// [`Error::Write`], also if `path` is not a regular file: a folder, a pipe or a device.
+/// [`Error::HostMemory`], [`Error::Cancelled`].
 pub fn write(
     path: &Path,
     options: &SynthOptions,
@@ -68,7 +69,7 @@ pub fn write(
     write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// What [`write`] does, where it has been found out what stands there.
+/// As [`write`], to a place that was looked up before.
 pub(crate) fn write_to(
     target: &OutputFile,
     options: &SynthOptions,
@@ -101,7 +102,7 @@ fn write_file(
     job.file.set_len(layout.file_len())?;
     let flow = job.run(observe)?;
     if flow.is_continue() {
-        // Last: where every file has a name from the start, one that a killed process left is no model.
+        // The header is written last: a file that a killed process leaves is then no valid model.
         job.file.write_all_at(layout.header(), 0)?;
     }
     Ok(flow)
@@ -114,7 +115,7 @@ struct Piece {
     values: Values,
 }
 
-/// What the numbers of a tensor look like.
+/// Distribution of a tensor's random values.
 #[derive(Clone, Copy)]
 enum Values {
     /// Small, of both signs.

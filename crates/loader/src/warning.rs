@@ -3,18 +3,18 @@
 use gguf_format::GgufFile;
 use model_phi3::Phi3Config;
 
-/// Something that a user should know of a file that can be loaded: its model may answer wrongly.
+/// Something that may be wrong with a file although it can be loaded: its model may give wrong answers.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// The file may be another than it should be.
+    /// About the file: it may be damaged, or not the intended one.
     Gguf(gguf_format::Warning),
-    /// Keys or tensors of the model do not go together.
+    /// About the model: its keys or tensors do not fit together.
     Model(model_phi3::Warning),
 }
 
 impl Warning {
-    /// What may be wrong with a file and, where it holds one, with its model.
+    /// All warnings of a file and of its model, if it has one.
     pub fn of(gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
         let of_file = gguf.warnings().cloned().map(Self::Gguf);
         let of_model = config.map(Phi3Config::warnings).unwrap_or_default();

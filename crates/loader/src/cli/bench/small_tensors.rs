@@ -5,7 +5,7 @@ use crate::cancel::CancelToken;
 use crate::cli::args::Bench;
 use crate::cli::failure::Failure;
 use crate::error::Error;
-use crate::loader::engine_config;
+use crate::session::engine_config;
 use cuda_sys::{
     Conversion, CopyOp, Device, DeviceBuffer, Engine, Io, Request, SourceFile, StagingRing,
 };
