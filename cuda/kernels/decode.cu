@@ -37,8 +37,8 @@ __device__ __forceinline__ uint4 pack_computed(const float (&v)[8]) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-// What a kernel does with units of 16 bytes of output: `unit` makes number `u`, counted from the
-// tile that starts at `src` and `dst`; `tail` makes what is left of a segment after its last unit.
+// The work of a kernel on units of 16 bytes of output. `unit` makes unit number `u` of the tile
+// that starts at `src` and `dst`. `tail` makes the rest of a segment after its last unit.
 
 template <class Type, bool kIsScalar = Type::kBlockLen == 1>
 struct Decode {

@@ -1,4 +1,4 @@
-// Kernels that only look: counting floats that are not finite, and digests.
+// Kernels that change no weights: counts of floats that are not finite, and digests.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -61,14 +61,14 @@ __device__ __forceinline__ void count_float(typename FloatBits<kFormat>::Word wo
   found.nan += magnitude > kInfinity;
 }
 
-// Whether any float of a unit is infinite or NaN, told 32 bits at a time: adding what an infinity
-// lacks to its sign bit makes the exponent of ones, and no other, carry into that bit.
+// Whether any float of a unit is infinite or NaN, 32 bits at a time: a constant is added that makes
+// an exponent of ones, and no other, carry into the sign bit.
 template <FloatFormat kFormat>
 __device__ __forceinline__ bool any_non_finite(const uint4& unit) {
   using Word = typename FloatBits<kFormat>::Word;
   constexpr std::uint32_t kBits = 8 * sizeof(Word);
   constexpr std::uint32_t kRepeat = kBits == 16 ? 0x00010001 : 1;
-  // Of a double, its upper half has the exponent.
+  // The upper half of a double has the exponent.
   constexpr std::uint64_t kInfinity = std::uint64_t{FloatBits<kFormat>::kInfinity};
   constexpr std::uint32_t kUpper =
       static_cast<std::uint32_t>(kBits == 64 ? kInfinity >> 32 : kInfinity) * kRepeat;
@@ -81,7 +81,7 @@ __device__ __forceinline__ bool any_non_finite(const uint4& unit) {
 
 template <FloatFormat kFormat>
 __device__ __forceinline__ void count_unit(const uint4& unit, NonFinite& found) {
-  // Nearly always.
+  // The usual case.
   if (!any_non_finite<kFormat>(unit)) return;
   typename FloatBits<kFormat>::Word words[kFloatsPerUnit<kFormat>];
   memcpy(words, &unit, sizeof words);
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
   add_from_block(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
 }
 
-// What `use` gives of the format's kernel and of the floats that it takes as a unit.
+// The result of `use` for the format's kernel and the floats in one of its units.
 template <class Use>
 int with_counter(FloatFormat format, Use&& use) noexcept {
   switch (format) {

@@ -17,8 +17,8 @@ constexpr std::uint32_t kThreads = 256;
 constexpr std::uint32_t kUnitsPerThread = 4;
 constexpr std::uint32_t kUnitsPerTile = kThreads * kUnitsPerThread;
 
-// The batch and, for each segment, the number of the tile after its last; unused entries repeat the
-// last of them.
+// The batch and, for each segment, the number of the tile after its last one. Unused entries repeat
+// the last number.
 template <class Segment>
 struct TiledBatch {
   Batch<Segment> batch;
@@ -70,7 +70,7 @@ int launch_tiles(void (*kernel)(TiledBatch<Segment>), const Batch<Segment>& batc
   tiled.batch = batch;
   std::uint64_t tiles = 0;
   for (std::uint32_t i = 0; i < kMaxBatch; ++i) {
-    // On the device this would be an error that takes the whole context with it.
+    // On the device, this would be an error that ends the whole context.
     if (i < batch.count && !batch.segments[i].is_aligned()) {
       return cudaErrorMisalignedAddress;
     }

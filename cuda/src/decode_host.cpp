@@ -31,8 +31,8 @@ TRANSFER_HD void decode_words(const std::uint8_t* src, half_bits* dst, std::uint
   }
 }
 
-// A whole block goes through an array of its own: stores to `dst` could overlap `src` for all the
-// compiler knows, and would keep it from sharing the work on scales between groups.
+// A whole block is decoded into an array first. The compiler must assume that stores to `dst`
+// overlap `src`, and could then not share the work on scales between groups.
 template <class Type>
 struct BlockValues {
   static constexpr int kGroups = Type::kBlockLen / 8;

@@ -23,7 +23,7 @@ void add_word(State& state, std::uint64_t word) {
   state.key += kDigestKeyStep;
 }
 
-// Takes whole words while there are any.
+// Takes whole words as long as there are any.
 void add_words(State& state, const std::uint8_t*& data, std::uint64_t& bytes) {
   for (; bytes >= kDigestWord; data += kDigestWord, bytes -= kDigestWord) {
     std::uint64_t word;
@@ -39,7 +39,7 @@ void first_keys(const State& state, std::uint64_t* out, std::uint64_t words) {
   for (std::uint64_t i = 0; i < words; ++i) out[i] = state.key + i * kDigestKeyStep;
 }
 
-// Adds what the groups came to: shares of the sum in the first half of `lanes`, of the mix in the
+// Adds the results of the lanes: parts of the sum in the first half of `lanes`, of the mix in the
 // second.
 void take_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
                  std::uint64_t groups, const std::uint8_t*& data, std::uint64_t& bytes) {
@@ -50,8 +50,8 @@ void take_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
   bytes -= groups * words * kDigestWord;
 }
 
-// Each takes groups of words while there are any, in vectors of one word for each lane. Two
-// accumulators hide the multiplication's latency.
+// Each takes groups of words as long as there are any, in vectors with one word for each lane. Two
+// accumulators hide the latency of the multiplication.
 
 __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::uint8_t*& data,
                                                      std::uint64_t& bytes) {
@@ -83,8 +83,8 @@ __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::ui
   take_groups(state, lanes, kWords, groups, data, bytes);
 }
 
-// Of each lane. Masked with all lanes, which is the same instruction: GCC 12 finds what its own
-// unmasked intrinsics leave undefined, and warns.
+// For each lane. Masked with all lanes, which is the same instruction: GCC 12 warns of undefined
+// values in its own unmasked intrinsics.
 __attribute__((target("avx512f"))) inline __m512i product_of_halves(__m512i lanes) {
   constexpr __mmask8 kAll = 0xff;
   return _mm512_maskz_mul_epu32(kAll, lanes, _mm512_maskz_srli_epi64(kAll, lanes, 32));
@@ -124,7 +124,7 @@ using AddGroups = void (*)(State&, const std::uint8_t*&, std::uint64_t&);
 
 void add_no_groups(State&, const std::uint8_t*&, std::uint64_t&) {}
 
-// What this processor runs, the widest first.
+// The instances that this processor can run, the widest first.
 struct Instances {
   std::array<AddGroups, 3> add_groups{};
   std::size_t count = 0;

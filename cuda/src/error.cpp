@@ -5,7 +5,7 @@
 namespace transfer {
 namespace {
 
-// Unit separator: cannot stand in a number, and no message of ours holds one.
+// Unit separator. It is in no number and in no message of this library.
 constexpr char kSeparator = '\x1f';
 
 std::string encode(Code code, int status, std::int64_t file, const std::string& context) {

@@ -13,14 +13,14 @@
 namespace transfer {
 namespace {
 
-// The copy that a thread is in.
+// The copy that the thread is making.
 struct Guard {
   sigjmp_buf escape;
   const std::byte* begin;
   const std::byte* end;
 };
 
-// Touched before every copy, so that the handler never allocates it.
+// Used before every copy, so that the handler never allocates it.
 thread_local Guard* active = nullptr;
 
 struct sigaction previous;
@@ -31,7 +31,7 @@ void hand_on(int signal, siginfo_t* info, void* context) {
   } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
     previous.sa_handler(signal);
   } else {
-    // Back to what the process had; the access faults again and gets it.
+    // Restores the process's own handler. The access faults again and reaches that one.
     sigaction(SIGBUS, &previous, nullptr);
   }
 }
@@ -48,7 +48,8 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
 void install() {
   struct sigaction action{};
   action.sa_sigaction = on_bus_error;
-  // Leaving by siglongjmp without restoring the mask: the signal must not be masked meanwhile.
+  // siglongjmp leaves the handler without restoring the mask, so the signal must not be masked in
+  // it.
   action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   if (sigaction(SIGBUS, &action, &previous) != 0) {
@@ -69,7 +70,7 @@ bool guarded_copy(std::byte* to, const std::byte* from, std::size_t bytes) {
     return false;
   }
   active = &guard;
-  // The handler looks at the guard while memcpy runs, which the compiler cannot know.
+  // The handler reads the guard while memcpy runs. The compiler cannot know that.
   std::atomic_signal_fence(std::memory_order_seq_cst);
   std::memcpy(to, from, bytes);
   std::atomic_signal_fence(std::memory_order_seq_cst);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint64_t kKib = 1024;
 
-// Reading the figures costs more than such an allocation is worth.
+// Smaller allocations are not checked: reading the figures would take longer.
 constexpr std::uint64_t kLeastAskedAbout = std::uint64_t{1} << 20;
 
 // The smallest figures of all limits that are added.

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-// Under ThreadSanitizer, what chooses a clone would run before the sanitizer has started.
+// Not under ThreadSanitizer: the function that chooses a clone would run before the sanitizer has
+// started.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define TRANSFER_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
 #else
@@ -43,7 +44,7 @@ TRANSFER_VECTOR_CLONES std::uint64_t largest(const std::uint64_t* words, std::ui
 template <FloatFormat kFormat>
 NonFinite count_as(const std::byte* data, std::uint64_t count) noexcept {
   using Bits = FloatBits<kFormat>;
-  // Nearly every run is clean, and telling so is much cheaper than counting.
+  // Nearly all runs have none. To find that out is much cheaper than to count.
   constexpr std::uint64_t kRun = 8192 / sizeof(typename Bits::Word);
   const auto* words = reinterpret_cast<const typename Bits::Word*>(data);
   NonFinite found{0, 0};

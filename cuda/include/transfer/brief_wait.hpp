@@ -1,14 +1,15 @@
-// Waiting for what is about to happen.
+// Short waits without sleeping.
 #pragma once
 
 #include <chrono>
 
 namespace transfer {
 
-// Longer than a copy of a chunk takes, and short beside a load.
+// Longer than the copy of a chunk, and short compared with a load.
 constexpr std::chrono::microseconds kBriefly{500};
 
-// Tells a core that it spins; without it the wait costs the core's other thread as much as work.
+// Tells the core that this thread spins. Without it, spinning takes as much from the core's other
+// thread as work does.
 inline void relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -17,9 +18,8 @@ inline void relax() noexcept {
 #endif
 }
 
-// Returns when `done` or when that time is over, whichever is first, and keeps the core meanwhile:
-// falling asleep and waking up takes about as long as most waits here last. Who has waited in vain
-// had better sleep.
+// Spins until `done`, or until the time is over. Most waits here are about as short as falling
+// asleep and waking up. If `done` is still false after the return, the caller should sleep.
 template <class Done>
 void wait_briefly(const Done& done) {
   if (done()) return;

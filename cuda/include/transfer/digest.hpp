@@ -5,7 +5,7 @@
 // k[i] = (i + 1) * 0x9e3779b97f4a7c15 and x = w[i] ^ k[i], both modulo 2^64:
 //
 //   sum = w[0] + w[1] + ...                              any change of one word changes it
-//   mix = low32(x) * high32(x), summed over all words    depends on where words stand
+//   mix = low32(x) * high32(x), summed over all words    depends on the positions of the words
 //
 // It guards against bad memory, bad copies and misplaced pieces, not against an adversary.
 #pragma once
@@ -34,12 +34,13 @@ inline constexpr std::uint64_t kDigestKeyStep = 0x9e3779b97f4a7c15;
 // Pieces of a range start at a multiple of this, so that they are whole words.
 inline constexpr std::uint64_t kDigestWord = 8;
 
-// The share of a piece that starts `offset` bytes into its range; offset is a multiple of
-// kDigestWord, and bytes too unless the piece is the range's last. Shares add up to the digest.
+// The part of the digest for a piece that starts `offset` bytes into its range. `offset` is a
+// multiple of kDigestWord, and so is `bytes`, unless the piece is the last one. The sum of all
+// parts is the digest.
 Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t offset) noexcept;
 
-// The same by every instance that this processor runs, which agree; the one that digest_piece uses
-// first.
+// The same by each instance of the function that this processor can run. All give the same. The
+// first is the one that digest_piece uses.
 std::vector<Digest> digest_piece_by_each(const std::uint8_t* data, std::uint64_t bytes,
                                          std::uint64_t offset);
 

@@ -1,4 +1,4 @@
-// The one exception type that leaves the engine.
+// The only exception type that leaves the engine.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ enum class Code : int {
   kInternal = 9,           // anything that should not happen
 };
 
-// The source file of an error that no source file has caused.
+// In place of the source file, for an error that no source file has caused.
 constexpr std::int64_t kNoFile = -1;
 
-// what() carries code, status, source file and context, because text is all that crosses the
-// language bridge.
+// what() contains code, status, source file and context, because only text crosses the language
+// bridge.
 class Error : public std::runtime_error {
  public:
   Error(Code code, int status, const std::string& context, std::int64_t file = kNoFile);

@@ -1,13 +1,13 @@
-// Copying from a file mapping that others may cut short.
+// Copies from a file mapping that another process may cut short.
 #pragma once
 
 #include <cstddef>
 
 namespace transfer {
 
-// memcpy from a shared file mapping. Returns false where some of the bytes cannot be had, which the
-// kernel tells by SIGBUS: the file has become shorter, or a page of it cannot be read. How much was
-// copied is then unspecified.
+// memcpy from a shared file mapping. Returns false if some of the bytes cannot be read, which the
+// kernel reports by SIGBUS: the file has become shorter, or a page of it cannot be read. How much
+// was copied is then unspecified.
 //
 // The first call installs a process-wide SIGBUS handler. It acts only on faults inside a range that
 // the faulting thread is copying here, and hands all others to the handler that was there before.

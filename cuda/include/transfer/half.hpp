@@ -14,8 +14,8 @@ namespace transfer {
 
 using half_bits = std::uint16_t;
 
-// What every NaN that comes out of arithmetic is stored as. IEEE leaves its sign and payload open,
-// and x86, Arm and NVIDIA differ.
+// Every NaN that arithmetic produces is stored as this. IEEE leaves its sign and payload open, and
+// x86, Arm and NVIDIA differ.
 inline constexpr half_bits kCanonicalNan = 0x7e00;
 
 TRANSFER_HD float float_from_bits(std::uint32_t bits) {
@@ -85,8 +85,8 @@ TRANSFER_HD std::int32_t round_to_half(float value) {
 
 }  // namespace detail
 
-// For values that are stored as such: a NaN keeps its sign and the top of its payload, quieted, as
-// numpy and the x86 conversion instructions do.
+// For values that were stored as floats: a NaN becomes quiet and keeps its sign and the top of its
+// payload, as with numpy and the x86 conversion instructions.
 TRANSFER_HD half_bits half_from_float(float value) {
   const std::uint32_t bits = bits_from_float(value);
   const std::uint32_t quieted = ((bits >> 16) & 0x8000u) | 0x7e00u | ((bits >> 13) & 0x03ffu);

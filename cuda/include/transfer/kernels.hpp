@@ -1,4 +1,4 @@
-// What runs on a CUDA device. Needs no CUDA header.
+// Kernels of the CUDA device. Needs no CUDA header.
 //
 // Each function launches one kernel for a whole batch on `stream` of the current device and does
 // not wait. They return a cudaError_t: cudaErrorInvalidValue for a type that cannot be decoded or a
@@ -28,7 +28,8 @@ inline bool is_unit_aligned(const void* pointer) noexcept {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// Bytes, or a run of whole blocks, and where they or their halves go. Memory does not overlap.
+// Bytes, or a run of whole blocks, and the destination of the bytes or of the decoded halves. The
+// two do not overlap.
 struct MoveSegment {
   const std::uint8_t* src;
   void* dst;
@@ -44,7 +45,7 @@ int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& b
 // Copies as they are; `elements` counts bytes.
 int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept;
 
-// Floats to look at, and counters to add to.
+// Floats to examine, and counters to add to.
 struct CountSegment {
   const void* floats;
   NonFinite* counters;
@@ -57,7 +58,7 @@ struct CountSegment {
 int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
                             cudaStream_t stream) noexcept;
 
-// A piece of a range that starts `offset` bytes into it, and a digest to add its share to.
+// A piece of a range that starts `offset` bytes into it, and a digest to add its part to.
 struct DigestSegment {
   const std::uint8_t* data;
   Digest* digest;
@@ -69,8 +70,8 @@ struct DigestSegment {
 
 int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept;
 
-// The runtime loads a kernel's code on first use, which takes longer than the kernel. These load
-// it: of a decoder, of launch_copy, and of the two that only look.
+// The runtime loads a kernel's code on first use, which takes longer than the kernel. These
+// functions load it: for a decoder, for launch_copy, for counting, and for digests.
 int load_decoder(std::uint32_t ggml_type_id) noexcept;
 int load_copy() noexcept;
 int load_counter(FloatFormat format) noexcept;

@@ -1,4 +1,4 @@
-// Counts floats that are infinite or NaN: weights that nobody meant to have.
+// Counts floats that are infinite or NaN. No model is meant to have such weights.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,7 @@ struct NonFinite {
   std::uint64_t nan;
 };
 
-// Of `count` floats at `data`, which is aligned to one of them. None for kNone.
+// Counts among `count` floats at `data`, which is aligned to their size. Zero for kNone.
 NonFinite count_non_finite(FloatFormat format, const std::byte* data, std::uint64_t count) noexcept;
 
 }  // namespace transfer

@@ -8,8 +8,8 @@
 // f32 factor for the whole tensor says so with `kHasTensorScale`: decoded values are multiplied by
 // it, in f32, before they are rounded to half.
 //
-// The formats happen to leave nothing to chance: every product of a decoder fits the 24 bits of a
-// float exactly, so that only a final addition rounds, fused with the product or not.
+// Fusing a product with the addition after it would change nothing: every product of a decoder is
+// exact in the 24 bits of a float, so only the final addition rounds.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +52,7 @@ using Decoders = TypeList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3
                           Q6_K, IQ4_NL, IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S,
                           IQ1_M, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0>;
 
-// Two rows of one number would hide each other.
+// Each type number has one row.
 template <class... Types>
 constexpr bool has_unique_ids(TypeList<Types...>) {
   constexpr std::uint32_t kIds[] = {Types::kTypeId...};
