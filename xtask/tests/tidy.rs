@@ -175,13 +175,35 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
-fn the_architecture_tells_where_everything_is() {
+fn the_architecture_names_every_crate_and_only_files_that_exist() {
     let text = read("docs/architecture.md");
     let crates = packages();
-    let names = crates.iter().map(|package| package["name"].as_str().expect("a name"));
-    for place in names.chain(["cuda/include/transfer/decode/registry.hpp"]) {
-        assert!(text.contains(place), "docs/architecture.md does not mention {place}");
+    for name in crates.iter().map(|package| package["name"].as_str().expect("a name")) {
+        assert!(text.contains(name), "docs/architecture.md does not mention {name}");
     }
+    let files = sources();
+    let missing: Vec<_> = file_names(&text).filter(|name| !is_among(&files, name)).collect();
+    assert!(missing.is_empty(), "docs/architecture.md names what does not exist: {missing:?}");
+}
+
+/// Words in backquotes that are file names, by their suffix or because they contain a slash.
+fn file_names(text: &str) -> impl Iterator<Item = &str> {
+    const SUFFIXES: [&str; 9] = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".h", ".md", ".toml", ".py"];
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|word| {
+        let is_path = word.contains('/') && !word.contains([' ', ':', '(', '<']);
+        is_path && !word.starts_with('/') || SUFFIXES.iter().any(|suffix| word.ends_with(suffix))
+    })
+}
+
+/// Whether a file, with or without its suffix, or a folder has this name, or a path that ends with it.
+fn is_among(files: &BTreeMap<String, String>, name: &str) -> bool {
+    let end = format!("/{}", name.trim_end_matches('/'));
+    files.keys().map(|file| format!("/{file}")).any(|file| {
+        file.ends_with(&end)
+            || file.contains(&format!("{end}/"))
+            || file.contains(&format!("{end}."))
+    })
 }
 
 #[test]
