@@ -1,8 +1,8 @@
-//! The error codes, those of the crates below included, and what there is to say of each.
+//! The error codes of this crate and of the crates below, with exit code, cause and cure.
 
 use crate::error::ErrorClass;
 
-/// What stands behind an error code, whatever the file and the device.
+/// An error code with its exit code, cause and cure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CodeFacts {
@@ -10,8 +10,8 @@ pub struct CodeFacts {
     pub code: &'static str,
     /// The process exit code of such a failure.
     pub exit_code: u8,
-    /// Whether the same load can succeed later, with nothing else done.
-    /// [`Error::retriable`](crate::Error::retriable) knows better where an error has figures.
+    /// Whether the same load can succeed later without a change by the user. If an error has figures,
+    /// [`Error::retriable`](crate::Error::retriable) is more precise.
     pub retriable: bool,
     /// What has happened.
     pub cause: &'static str,
@@ -19,7 +19,7 @@ pub struct CodeFacts {
     pub cure: &'static str,
 }
 
-/// Makes a constant of each code that this crate decides itself, and the list of them.
+/// Makes a constant for each code of this crate, and the list of all.
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
         $(pub(crate) const $name: CodeFacts = CodeFacts {
@@ -36,50 +36,49 @@ macro_rules! codes {
 
 codes! {
     FILE_CHANGED: 7, true,
-        "Somebody wrote to the file, cut it short or replaced it while it was being loaded.",
-        "load again once nothing writes to the file";
+        "The file was written to, cut short or replaced while it was being loaded.",
+        "load again when no program writes to the file any more";
     READ_FAILED: 7, true,
-        "The system could not read the file's data, or gave less of it than there is.",
-        "load again; where it stays, check the disk or the file server, and the system's log";
+        "The system could not read the file's data, or returned less than the file has.",
+        "load again; if it fails again, check the disk or the file server, and the system's log";
     WRITE_FAILED: 7, false,
         "An output file, or standard output, cannot be written.",
-        "check the path, the permissions and the room on the disk";
+        "check the path, the permissions and the free space on the disk";
     INSUFFICIENT_VRAM: 6, true,
-        "The device cannot hold the weights, with what converting them takes and what is reserved \
-         beside them; or the limit that was set is smaller than they are.",
+        "The device has no room for the weights, the memory for their conversion and the reserve; or the \
+         limit that was set is smaller than the weights.",
         "free memory on the device, raise the limit, reserve less, choose another device, or load \
          with native storage or from a smaller quantisation";
     INSUFFICIENT_HOST_MEMORY: 6, true,
-        "The host has no memory, or starts no thread or process, for staging, decoding, comparing or \
-         measuring.",
+        "The host refuses memory, a thread or a process that a load or a measurement needs.",
         "use fewer threads or smaller chunks, free host memory, or raise the limit on memory or \
          processes (`ulimit`, cgroup)";
     DEVICE_UNAVAILABLE: 5, false,
-        "There is no such device, no usable driver, or no CUDA in this build.",
+        "The device does not exist, the driver cannot be used, or this build has no CUDA.",
         "`phi3-loader devices` lists what is there; check the driver and CUDA_VISIBLE_DEVICES, or \
          build with the feature `cuda`";
     DEVICE_FAILURE: 8, true,
         "A call to the device failed. The message names the call and the driver's error.",
-        "load again; where it stays, look for the GPU's errors in the system's log (`Xid`), reset it \
+        "load again; if it fails again, look for the GPU's errors in the system's log (`Xid`), reset it \
          or choose another device";
     VERIFICATION_FAILED: 9, false,
-        "Weights on the device are not where, or not what, they must be.",
-        "do not serve from these weights: load again; where it happens again, check the memory of \
-         the device and of the host";
+        "Weights on the device have a wrong address or wrong bytes.",
+        "do not use these weights; load again; if it fails again, check the memory of the device and \
+         of the host";
     CANCELLED: 130, true,
         "The caller, Ctrl-C or SIGTERM asked to stop.",
-        "nothing is wrong: load again when it is wanted";
+        "nothing is wrong: load again when you want to";
     ENGINE_CONTRACT: 1, false,
         "A request to the transfer engine breaks its contract.",
         "this is a bug, or a program set an option out of its range: please report it with this \
          message";
     INTERNAL: 1, false,
-        "Something happened that cannot happen.",
+        "The program reached a state that its code rules out.",
         "this is a bug: please report it with this message";
     NON_FINITE_WEIGHTS: 9, false,
-        "Weights are infinite or NaN as they were loaded, and the load was told to refuse such.",
-        "where the file itself has them, fetch it again; where they are too large for f16, load with \
-         native storage; without --deny-overflow they are loaded as they are";
+        "Loaded weights are infinite or NaN, and `--deny-overflow` refuses them.",
+        "if the file itself has them, fetch it again; if they are too large for f16, load with native \
+         storage; without --deny-overflow they are loaded as they are";
 }
 
 impl CodeFacts {
