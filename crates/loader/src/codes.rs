@@ -1,4 +1,6 @@
 //! The error codes, those of the crates below included, and what there is to say of each.
+//!
+//! The constants are the codes of this crate; [`CodeFacts::all`] has all codes.
 
 use crate::error::ErrorClass;
 
@@ -22,7 +24,8 @@ pub struct CodeFacts {
 /// Makes a constant of each code that this crate decides itself, and the list of them.
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
-        $(pub(crate) const $name: CodeFacts = CodeFacts {
+        $(#[doc = $cause]
+        pub const $name: CodeFacts = CodeFacts {
             code: stringify!($name),
             exit_code: $exit_code,
             retriable: $retriable,

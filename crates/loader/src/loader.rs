@@ -3,20 +3,18 @@
 use crate::background::Background;
 use crate::cancel::{CancelToken, Cancellable};
 use crate::demand::Demand;
-use crate::device_choice;
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
 use crate::memory_account::MemoryAccount;
 use crate::model::{LoadStats, LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
-use crate::path_text::path_text;
 use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::How;
 use crate::warning::Warning;
 use crate::{checks, host_memory, readback, residency, threads, transfer};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
-use gguf_format::GgufFile;
+use gguf_format::{GgufFile, path_text};
 use model_phi3::{Conversion, LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
@@ -243,7 +241,7 @@ impl Loader {
 
         let weights = plan
             .weights(|slot| Ok(view(&plan, &buffer, slot)))
-            .map_err(|error| Error::Model { path: source.path().to_owned(), source: error })?;
+            .map_err(|error| Error::of_model(source.path(), error))?;
         let stats = LoadStats {
             device: session.device.kind(),
             device_name: session.name.clone(),
@@ -339,7 +337,7 @@ impl Opening {
 impl Session {
     fn open(options: &LoadOptions, wanted: Wanted) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
-        let choice = device_choice::resolve(options.device);
+        let choice = options.device.resolve();
         let config = engine_config(options, choice, wanted.source_bytes);
         if choice == DeviceKind::Host {
             // The ring and the weights share the host's memory, so check both before making the ring.
@@ -471,10 +469,7 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
         let warnings = Warning::of(gguf, Some(&config));
         Ok(Planned { config, plan, warnings })
     };
-    plan().map_err(|source_error| Error::Model {
-        path: source.path().to_owned(),
-        source: source_error,
-    })
+    plan().map_err(|error| Error::of_model(source.path(), error))
 }
 
 fn log_model(path: &Path, config: &Phi3Config, plan: &LoadPlan) {

@@ -68,8 +68,12 @@ pub fn write(
     write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// What [`write`] does, where it has been found out what stands there.
-pub(crate) fn write_to(
+/// Does what [`write`] does, at a place that the caller has found.
+///
+/// # Errors
+///
+/// Those of [`write`].
+pub fn write_to(
     target: &OutputFile,
     options: &SynthOptions,
     observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
