@@ -50,6 +50,8 @@ fn build() -> Result<(), String> {
     let include = tree.join("include");
     let sources = Sources::collect(&tree)
         .map_err(|error| format!("cannot list the C++ sources in {}: {error}", tree.display()))?;
+    let measures = env::var_os("CARGO_FEATURE_MEASURE").is_some();
+    let sources = if measures { sources } else { sources.without_measuring() };
     println!("cargo::rerun-if-changed={}", tree.display());
     println!("cargo::metadata=include={}", include.display());
 
@@ -58,7 +60,7 @@ fn build() -> Result<(), String> {
     let warnings_are_errors = variable("CUDA_SYS_WERROR").is_some_and(|value| value == "1");
 
     let toolkit = if with_cuda { Some(find_toolkit(&workspace)?) } else { None };
-    compile_cpp(&include, &sources, toolkit.as_ref(), warnings_are_errors);
+    compile_cpp(&include, &sources, measures, toolkit.as_ref(), warnings_are_errors);
     if let Some(toolkit) = &toolkit {
         compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
         link_runtime(toolkit);
@@ -82,6 +84,7 @@ fn find_toolkit(workspace: &Path) -> Result<Toolkit, String> {
 fn compile_cpp(
     include: &Path,
     sources: &Sources,
+    measures: bool,
     toolkit: Option<&Toolkit>,
     warnings_are_errors: bool,
 ) {
@@ -99,6 +102,9 @@ fn compile_cpp(
     // Unoptimised decoders would make debug builds of every dependent wait for them.
     if matches!(env::var("OPT_LEVEL").as_deref(), Ok("0" | "1")) {
         build.opt_level(2);
+    }
+    if measures {
+        build.define("TRANSFER_MEASURE", "1");
     }
     if let Some(toolkit) = toolkit {
         build.define("TRANSFER_WITH_CUDA", "1").files(&sources.runtime);

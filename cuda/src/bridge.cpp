@@ -9,7 +9,9 @@
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
 #include "transfer/host_memory.hpp"
+#ifdef TRANSFER_MEASURE
 #include "transfer/measure.hpp"
+#endif
 #ifdef TRANSFER_WITH_CUDA
 #include "transfer/cuda_device.hpp"
 #endif
@@ -231,6 +233,7 @@ std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
       [&] { return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes)); });
 }
 
+#ifdef TRANSFER_MEASURE
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
   return guarded([&]() -> Rate {
     const transfer::Rate rate = transfer::measure_upload(
@@ -247,6 +250,7 @@ Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t ru
     return {rate.median, rate.minimum, rate.maximum};
   });
 }
+#endif
 
 std::unique_ptr<Ring> make_ring(const RingShape& shape) {
   return guarded([&] {

@@ -30,10 +30,10 @@ const STEPS: [Step; 14] = [
     }),
     ("tests, as the README runs them", || readme::run("test")),
     ("library of the loader alone: clippy and tests", || {
-        let library = ["--package", "loader", "--no-default-features", "--locked"];
+        let library = ["--package", "loader", "--locked"];
         let mut clippy = cargo(["clippy", "--all-targets"]);
         process::run(strict(clippy.args(library).args(["--", "-D", "warnings"])))?;
-        process::run(strict(cargo(["test"]).args(library)))
+        process::run(strict(cargo(["test", "--lib", "--test", "names"]).args(library)))
     }),
     ("benches, once each", || {
         let bench = ["bench", "--workspace", "--locked", "--bench", "*", "--", "--test"];

@@ -5,22 +5,12 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::loader_binary::{self, CUDA_FEATURES};
+use crate::loader_binary::{self, CUDA_FEATURES, CUDA_PACKAGES};
 use crate::workspace::cargo;
 use crate::{nvidia, process, toolkit};
 
-/// Release builds of the packages that have GPU tests.
-const PACKAGES: [&str; 9] = [
-    "test",
-    "--release",
-    "--locked",
-    "--package",
-    "cuda-sys",
-    "--package",
-    "loader",
-    "--features",
-    CUDA_FEATURES,
-];
+/// Release builds with the CUDA device.
+const RELEASE: [&str; 5] = ["test", "--release", "--locked", "--features", CUDA_FEATURES];
 
 /// Test targets called `gpu…`, and the fault matrix, which is an example to cargo.
 const ALL: [&str; 4] = ["--test", "gpu*", "--example", "gpu*"];
@@ -30,7 +20,7 @@ const SANITIZED: [&str; 4] = ["--test", "gpu", "--test", "gpu_every"];
 
 /// Arguments of cargo that run all of them.
 pub(crate) fn selection() -> Vec<&'static str> {
-    [&PACKAGES[..], &ALL].concat()
+    [&RELEASE[..], &CUDA_PACKAGES, &ALL].concat()
 }
 
 /// Runs them, under a tool of compute-sanitizer if one is named. No GPU is a failure, not a skip.
@@ -48,7 +38,7 @@ pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
     eprintln!("{gpus} GPU(s) found");
 
     let targets = if sanitizer.is_some() { &SANITIZED[..] } else { &ALL };
-    let mut test = cargo([&PACKAGES[..], targets].concat());
+    let mut test = cargo([&RELEASE[..], &CUDA_PACKAGES, targets].concat());
     // One at a time: some watch the GPU's free memory, which others beside them would change.
     test.env("PHI3_LOADER_BIN", &loader).env("RUST_TEST_THREADS", "1");
     if let Some(tool) = sanitizer {

@@ -7,7 +7,7 @@ use crate::workspace::cargo;
 
 /// As tests that the usual run leaves out, because they take minutes.
 pub(crate) fn run() -> Result<()> {
-    let host_tests = ["test", "--locked", "--package", "loader", "--test", "host", "--"];
+    let tests = ["test", "--locked", "--package", "phi3-loader", "--test", "program", "--"];
     let all_of_limits = ["--ignored", "--nocapture", "limits::"];
-    process::run(cargo(host_tests).args(all_of_limits))
+    process::run(cargo(tests).args(all_of_limits))
 }

@@ -10,14 +10,18 @@ use crate::toolkit::{self, Cuda};
 use crate::workspace::cargo;
 use crate::{nvidia, process};
 
-/// The features that add the CUDA device.
-pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda";
+/// The packages that have the CUDA device and tests of it.
+pub(crate) const CUDA_PACKAGES: [&str; 6] =
+    ["--package", "cuda-sys", "--package", "loader", "--package", "phi3-loader"];
+
+/// Their features that add it, and all its tests.
+pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda,loader/synth,phi3-loader/cuda";
 
 /// `cargo xtask build-cuda`.
 pub(crate) fn build_cuda(architectures: Option<&str>) -> Result<()> {
     let cuda = toolkit::find()?;
     let mut build = release_build();
-    cuda.apply(build.args(["--features", "loader/cuda"]));
+    cuda.apply(build.args(["--features", "cuda"]));
     if let Some(list) = architectures {
         build.env("CUDA_SYS_ARCHS", list);
     }
@@ -30,7 +34,7 @@ pub(crate) fn build_cuda(architectures: Option<&str>) -> Result<()> {
 pub(crate) fn release(cuda: Option<&Cuda>) -> Result<PathBuf> {
     let mut build = release_build();
     if let Some(cuda) = cuda {
-        cuda.apply(build.args(["--features", "loader/cuda"]));
+        cuda.apply(build.args(["--features", "cuda"]));
     }
     executable(&mut build)
 }
@@ -50,7 +54,7 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
 
 /// The build of the loader in release, on which features and environment can still be put.
 pub(crate) fn release_build() -> Command {
-    cargo(["build", "--release", "--locked", "--package", "loader", "--bin", "phi3-loader"])
+    cargo(["build", "--release", "--locked", "--package", "phi3-loader"])
 }
 
 /// Runs a build of a single binary; where it lies.

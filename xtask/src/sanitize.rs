@@ -27,8 +27,18 @@ const ENGINE: [&str; 4] = ["--package", "cuda-sys", "--test", "host"];
 /// it.
 const FAULTS: [&str; 2] = ["--test", "host_faults"];
 
-/// Whole loads on top of it.
-const LOADER: [&str; 5] = ["--package", "loader", "--lib", "--test", "host"];
+/// Whole loads on top of it, by the library and by the program.
+const LOADER: [&str; 9] = [
+    "--package",
+    "loader",
+    "--package",
+    "phi3-loader",
+    "--lib",
+    "--test",
+    "host",
+    "--test",
+    "program",
+];
 
 /// Tests that ThreadSanitizer cannot run: those of times, which are those of a program at its usual
 /// speed; of a signal during a system call, which it puts off until the call returns; and of files that

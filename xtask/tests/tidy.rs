@@ -69,6 +69,7 @@ fn dependencies_point_one_way() {
         ("model-phi3", vec!["gguf-format"]),
         ("cuda-sys", vec![]),
         ("loader", vec!["cuda-sys", "gguf-format", "model-phi3"]),
+        ("phi3-loader", vec!["cuda-sys", "gguf-format", "loader", "model-phi3"]),
         ("xtask", vec![]),
     ]
     .into_iter()
@@ -83,7 +84,9 @@ fn dependencies_point_one_way() {
         for dependency in package["dependencies"].as_array().expect("a list") {
             let dependency = dependency["name"].as_str().expect("a name");
             assert!(
-                !allowed.contains_key(dependency) || allowed_here.contains(dependency),
+                dependency == name
+                    || !allowed.contains_key(dependency)
+                    || allowed_here.contains(dependency),
                 "{name} must not depend on {dependency}"
             );
         }
@@ -111,9 +114,9 @@ fn versions_are_stated_in_the_workspace_alone() {
 }
 
 #[test]
-fn parser_and_model_renounce_unsafe_code() {
-    for library in ["crates/gguf-format/src/lib.rs", "crates/model-phi3/src/lib.rs"] {
-        let text = read(library);
+fn only_the_bridge_and_the_program_have_unsafe_code() {
+    for library in ["gguf-format", "model-phi3", "loader"] {
+        let text = read(&format!("crates/{library}/src/lib.rs"));
         assert!(
             ["#![forbid(unsafe_code)]", "#![deny(unsafe_code)]"].iter().any(|a| text.contains(a)),
             "{library} neither forbids nor denies unsafe code"

@@ -18,6 +18,18 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// Leaves out what only measures: files called `measure…`.
+    pub(crate) fn without_measuring(mut self) -> Self {
+        for files in [&mut self.host, &mut self.runtime] {
+            files.retain(|file| {
+                !file
+                    .file_name()
+                    .is_some_and(|name| name.as_encoded_bytes().starts_with(b"measure"))
+            });
+        }
+        self
+    }
+
     /// Collects the sources below `tree`.
     pub(crate) fn collect(tree: &Path) -> io::Result<Self> {
         let (runtime, host) = files_below(&tree.join("src"), "cpp")?

@@ -99,6 +99,7 @@ pub(crate) mod ffi {
         data: u64,
     }
 
+    #[cfg(feature = "measure")]
     struct Rate {
         median: f64,
         minimum: f64,
@@ -118,6 +119,7 @@ pub(crate) mod ffi {
         bytes: u64,
     }
 
+    #[cfg(feature = "measure")]
     struct UploadShape {
         chunk_bytes: u64,
         streams: u32,
@@ -125,6 +127,7 @@ pub(crate) mod ffi {
         total_bytes: u64,
     }
 
+    #[cfg(feature = "measure")]
     struct WorkShape {
         work: u32,
         ggml_type: u32,
@@ -154,6 +157,7 @@ pub(crate) mod ffi {
             scale: f32,
             baseline: bool,
         ) -> bool;
+        #[allow(dead_code, reason = "for tests: the engine uses the best one alone")]
         fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
@@ -175,7 +179,9 @@ pub(crate) mod ffi {
         fn digests(self: &Buffer, ranges: &[ByteRange]) -> Result<Vec<Digest>>;
         fn locate(self: &Buffer, offset: u64) -> Result<Location>;
 
+        #[cfg(feature = "measure")]
         fn measure_upload(device: &Device, shape: &UploadShape, runs: u32) -> Result<Rate>;
+        #[cfg(feature = "measure")]
         fn measure_work(device: &Device, shape: &WorkShape, runs: u32) -> Result<Rate>;
 
         fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;

@@ -1,7 +1,6 @@
 //! Digests of byte ranges.
 
 use crate::bridge::ffi;
-use crate::error::Error;
 use std::fmt;
 
 /// A 128-bit digest of a byte range: finds bad memory, bad copies and misplaced pieces, and is no
@@ -20,20 +19,50 @@ impl From<ffi::Digest> for Digest {
     }
 }
 
-/// What the host's digest makes of a piece that starts `offset` bytes into its range, once for every
-/// instruction set that this processor runs: the one that the engine uses first. They agree, and
-/// digests of pieces add up, modulo 2^64, to that of the range.
-///
-/// # Errors
-///
-/// [`ErrorCode::InvalidArgument`](crate::ErrorCode::InvalidArgument) where `offset` is no multiple of
-/// 8, and [`ErrorCode::HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
-pub fn digest_piece_by_each_isa(bytes: &[u8], offset: u64) -> Result<Vec<Digest>, Error> {
-    Ok(ffi::digest_piece_by_each(bytes, offset)?.into_iter().map(Digest::from).collect())
-}
-
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}{:016x}", self.sum, self.mix)
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/conformance/digest_definition.rs"]
+mod digest_definition;
+
+#[cfg(test)]
+mod tests {
+    use super::digest_definition::by_definition;
+    use crate::bridge::ffi;
+    use crate::error::{Error, ErrorCode};
+
+    /// Pieces add up to the digest of their range, so that each has to agree by itself.
+    #[test]
+    fn every_instruction_set_digests_as_the_definition() {
+        #[cfg(target_arch = "x86_64")]
+        let wide = [is_x86_feature_detected!("avx2"), is_x86_feature_detected!("avx512f")];
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide = [];
+        let instances = 1 + wide.iter().filter(|&&runs| runs).count();
+        let bytes: Vec<_> =
+            (0..4100_u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+        // Where vectors of 32 and of 64 bytes begin and end, and where they do not.
+        for len in (0..300).chain([4096]) {
+            for lead in [0, 3] {
+                for first in [0, 5, 1 << 40] {
+                    let piece = &bytes[lead..lead + len];
+                    let digests = ffi::digest_piece_by_each(piece, 8 * first).unwrap();
+                    let digests: Vec<_> =
+                        digests.iter().map(|digest| (digest.sum, digest.mix)).collect();
+                    let want = by_definition(piece, first);
+                    assert_eq!(
+                        digests,
+                        vec![want; instances],
+                        "{len} bytes at {lead}, word {first}"
+                    );
+                }
+            }
+        }
+        let error = Error::from(ffi::digest_piece_by_each(&bytes, 4).err().unwrap());
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
     }
 }

@@ -64,6 +64,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod host_memory;
+#[cfg(feature = "measure")]
 pub mod measure;
 mod observer;
 mod timeline;
@@ -73,7 +74,7 @@ pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
     cuda_compiled, cuda_devices,
 };
-pub use digest::{Digest, digest_piece_by_each_isa};
+pub use digest::Digest;
 pub use engine::{
     Conversion, CopyOp, Engine, EngineConfig, FloatFormat, Io, OpReport, Request, SourceFile,
     StagingRing, Stats,

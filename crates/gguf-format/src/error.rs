@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::GgmlType;
 use crate::codes::{self, CodeFacts};
-use crate::escape::quoted;
+use crate::escape::{path_text, quoted};
 
 /// Why a file was refused, or a question to it has no answer.
 ///
@@ -645,10 +645,6 @@ impl Error {
             Self::InFile { path: path.to_owned(), error: Box::new(self) }
         }
     }
-}
-
-pub(crate) fn path_text(path: &Path) -> impl fmt::Display + '_ {
-    crate::escape(path.as_os_str().as_encoded_bytes())
 }
 
 fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {

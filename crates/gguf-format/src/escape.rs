@@ -4,6 +4,7 @@
 //! make one name look like another. Everything this crate prints of a file goes through here.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 /// Text from a file, made harmless for terminals and logs: see [`escape`].
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,12 @@ pub struct Escaped<'a> {
 #[must_use]
 pub fn escape<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
     Escaped { bytes: text.as_ref(), max_chars: usize::MAX, in_quotes: false }
+}
+
+/// Displays a path as [`escape`] displays text.
+#[must_use]
+pub fn path_text(path: &Path) -> Escaped<'_> {
+    escape(path.as_os_str().as_encoded_bytes())
 }
 
 impl Escaped<'_> {

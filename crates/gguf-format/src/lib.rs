@@ -127,7 +127,7 @@ pub mod write;
 
 pub use codes::CodeFacts;
 pub use error::{Error, ErrorClass, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
-pub use escape::{Escaped, escape, is_unprintable};
+pub use escape::{Escaped, escape, is_unprintable, path_text};
 pub use file::{GgufFile, Shard};
 pub use ggml_type::{GgmlType, UnknownGgmlType};
 pub use gguf::Gguf;

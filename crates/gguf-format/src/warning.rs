@@ -7,8 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::path_text;
-use crate::escape::quoted;
+use crate::escape::{path_text, quoted};
 use crate::gguf::{Gguf, padded};
 
 /// Bytes of padding that are looked at in one file. Real files have less than 16 KiB.

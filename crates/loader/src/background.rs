@@ -1,4 +1,4 @@
-//! Work that a load waits for only as long as it is not cancelled.
+//! Work that a caller waits for until its token is cancelled.
 
 use crate::cancel::CancelToken;
 use crate::{host_memory, threads};
@@ -10,9 +10,17 @@ use std::time::Duration;
 /// Time between two looks at the token.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Work on a thread of its own. Dropping it waits for the work to end.
+/// Work on a thread of its own, which a [`CancelToken`] ends the wait for and not the work.
+///
+/// Dropping it waits for the work to end.
+///
+/// ```
+/// use loader::{Background, CancelToken};
+/// let mut sum = Background::start(|| 3 + 4);
+/// assert_eq!(sum.wait(&CancelToken::new()), Some(7));
+/// ```
 #[derive(Debug)]
-pub(crate) struct Background<T> {
+pub struct Background<T> {
     outcome: Arc<Outcome<T>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -36,7 +44,7 @@ impl<T> Outcome<T> {
 
 impl<T: Send + 'static> Background<T> {
     /// Starts the work. If no thread can be started, does the work before this returns.
-    pub(crate) fn start(work: impl Fn() -> T + Clone + Send + 'static) -> Self {
+    pub fn start(work: impl Fn() -> T + Clone + Send + 'static) -> Self {
         let outcome = Arc::new(Outcome { result: Mutex::new(None), is_there: Condvar::new() });
         let spawn = || {
             let (outcome, work) = (Arc::clone(&outcome), work.clone());
@@ -52,7 +60,7 @@ impl<T: Send + 'static> Background<T> {
 
     /// The result of the work. `None` if the token is cancelled first; then the work goes on. A panic
     /// of the work goes on here.
-    pub(crate) fn wait(&mut self, token: &CancelToken) -> Option<T> {
+    pub fn wait(&mut self, token: &CancelToken) -> Option<T> {
         let mut result = self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(result) = result.take() {

@@ -39,11 +39,17 @@ impl CancelToken {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// For work that a token cancels between its steps.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] if [`cancel`](Self::cancel) was called.
+    pub fn check(&self) -> Result<(), Error> {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    pub(crate) fn flow(&self) -> ControlFlow<()> {
+    /// The same for observers: [`ControlFlow::Break`] if [`cancel`](Self::cancel) was called.
+    pub fn flow(&self) -> ControlFlow<()> {
         if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

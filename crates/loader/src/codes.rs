@@ -1,4 +1,6 @@
 //! The error codes of this crate and of the crates below, with exit code, cause and cure.
+//!
+//! The constants are the codes of this crate. [`CodeFacts::all`] has all codes.
 
 use crate::error::ErrorClass;
 
@@ -22,7 +24,8 @@ pub struct CodeFacts {
 /// Makes a constant for each code of this crate, and the list of all.
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
-        $(pub(crate) const $name: CodeFacts = CodeFacts {
+        $(#[doc = $cause]
+        pub const $name: CodeFacts = CodeFacts {
             code: stringify!($name),
             exit_code: $exit_code,
             retriable: $retriable,

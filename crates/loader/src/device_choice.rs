@@ -3,12 +3,25 @@
 use crate::options::DeviceChoice;
 use cuda_sys::DeviceKind;
 
-/// The device of a choice, on this machine and in this build.
-pub(crate) fn resolve(choice: DeviceChoice) -> DeviceKind {
-    match choice {
-        DeviceChoice::Host => DeviceKind::Host,
-        DeviceChoice::Cuda(ordinal) => DeviceKind::Cuda(ordinal),
-        DeviceChoice::Auto => auto(),
+impl DeviceChoice {
+    /// The device of the choice, on this machine and in this build. Logs what [`Auto`](Self::Auto) chose.
+    pub fn resolve(self) -> DeviceKind {
+        match self {
+            Self::Host => DeviceKind::Host,
+            Self::Cuda(ordinal) => DeviceKind::Cuda(ordinal),
+            Self::Auto => auto(),
+        }
+    }
+}
+
+/// `auto`, `host` or `cuda:N`.
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Auto => f.write_str("auto"),
+            Self::Host => DeviceKind::Host.fmt(f),
+            Self::Cuda(ordinal) => DeviceKind::Cuda(ordinal).fmt(f),
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What can go wrong, with stable codes.
 
 use crate::codes::{self, CodeFacts};
-use crate::path_text::path_text;
 use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
+use gguf_format::path_text;
 use model_phi3::SlotFormat;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The worker's coarse view of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +193,11 @@ fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
 }
 
 impl Error {
+    /// The error of a file whose model has this one.
+    pub fn of_model(path: &Path, error: model_phi3::Error) -> Self {
+        Self::Model { path: path.to_owned(), source: error }
+    }
+
     /// Every code that [`code`](Self::code) can return. Append-only.
     pub fn all_codes() -> Vec<&'static str> {
         CodeFacts::all().iter().map(|facts| facts.code).collect()

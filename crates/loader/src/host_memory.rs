@@ -1,19 +1,23 @@
-//! Checks of the host's free memory before something is allocated.
+//! Checks of the host's free memory before something is allocated. Free is the least that the machine, the
+//! memory cgroups and the limits of the process leave.
 
 use crate::error::{Error, host_figures};
-use crate::path_text::path_text;
 use crate::threads::STACK_BYTES;
 use cuda_sys::{Device, DeviceKind, MemoryBound};
-use gguf_format::Limits;
+use gguf_format::{Limits, path_text};
 
 /// Fails if the host is known to have fewer free bytes. The kernel would allow the allocation, and
-/// kill the process when it uses the memory.
-pub(crate) fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
+/// kill the process when it uses the memory. The message starts with `purpose`.
+///
+/// # Errors
+///
+/// [`Error::HostMemory`]; [`Error::Engine`] if the host device cannot be opened.
+pub fn check(bytes: u64, purpose: &str) -> Result<(), Error> {
     check_unless(bytes, purpose, |_| false)
 }
 
 /// The same for files that are kept in memory. Limits of the process's addresses do not count those.
-#[cfg(feature = "synth")]
+#[cfg(feature = "output")]
 pub(crate) fn check_files(bytes: u64, path: &str) -> Result<(), Error> {
     let counts_addresses = |bound| matches!(bound, MemoryBound::AddressSpace | MemoryBound::Data);
     check_unless(bytes, path, counts_addresses)
@@ -64,15 +68,14 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
 /// allocation fails, the C library ends the process.
 const THREAD_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
 
-/// Memory of `count` threads, each with `bytes` beside its stack.
-#[cfg(feature = "cli")]
-pub(crate) fn bytes_of_threads(count: usize, bytes: u64) -> u64 {
+/// Memory of `count` threads of [`threads::builder`](crate::threads::builder), each with `bytes` beside its
+/// stack.
+pub fn bytes_of_threads(count: usize, bytes: u64) -> u64 {
     (count as u64).saturating_mul(bytes.saturating_add(THREAD_BYTES))
 }
 
 /// The host's memory and its limit, for messages; `None` if they are unknown.
-#[cfg(feature = "cli")]
-pub(crate) fn figures() -> Option<String> {
+pub fn figures() -> Option<String> {
     let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten()?;
     Some(host_figures(&memory))
 }
@@ -112,7 +115,6 @@ mod tests {
             assert!(text.contains(" bytes free of ") && text.contains(" bytes total, limited by "));
         }
         assert_eq!((room_for_threads(3, 1 << 60), room_for_threads(3, 4096)), (0, 3));
-        #[cfg(feature = "cli")]
         assert_eq!(bytes_of_threads(2, 4096), 2 * (4096 + THREAD_BYTES));
         assert_eq!(zeroed(3, "looking").unwrap(), [0; 3]);
     }

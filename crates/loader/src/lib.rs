@@ -33,28 +33,38 @@
 //! first two also as [`gguf_format`] and [`model_phi3`].
 //!
 //! It logs through `tracing` and never installs a subscriber, prints or exits. The program
-//! `phi3-loader` is the module `cli` (feature `cli`, on by default); a library user turns it off with
-//! `default-features = false`.
+//! `phi3-loader` is a crate of its own above this one.
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! - `cuda`: NVIDIA GPUs; needs `nvcc`.
+//! - `output`: [`OutputFile`](crate::OutputFile), which replaces a file only by a whole one.
+//! - `synth`: [`synth`](crate::synth), which writes files with a model's real shapes and random weights.
+//! - `measure`: [`measure`](crate::measure), for programs that measure loads.
+#![forbid(unsafe_code)]
 
 mod background;
 pub mod c_weights;
 mod cancel;
 mod checks;
-mod codes;
+pub mod codes;
 mod demand;
 mod device_choice;
 mod error;
 mod event;
 mod file_identity;
 mod fingerprint;
-mod host_memory;
+pub mod host_memory;
 mod loader;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod memory_account;
 mod model;
 mod options;
-#[cfg(feature = "synth")]
+#[cfg(feature = "output")]
 mod output_file;
-mod path_text;
 mod readback;
 mod residency;
 mod scales;
@@ -64,18 +74,16 @@ mod source;
 pub mod synth;
 #[cfg(test)]
 mod test_plan;
-mod threads;
+pub mod threads;
 mod transfer;
 mod warning;
-
-#[cfg(feature = "cli")]
-pub mod cli;
 
 // Its example has to compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 mod readme {}
 
+pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
 pub use crate::codes::CodeFacts;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
@@ -85,6 +93,8 @@ pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{AllZeroTensor, LoadStats, LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
+#[cfg(feature = "output")]
+pub use crate::output_file::OutputFile;
 pub use crate::residency::Residency;
 pub use crate::warning::Warning;
 pub use cuda_sys::{

@@ -6,7 +6,6 @@ use crate::error::{Error, NonFiniteTensor};
 use crate::event::{LoadEvent, Observer};
 use crate::model::{AllZeroTensor, LoadStats, LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
-use crate::path_text::path_text;
 use crate::residency::Residency;
 use crate::scales::Scales;
 use crate::session::{Session, Sessions, Wanted};
@@ -15,7 +14,7 @@ use crate::transfer::How;
 use crate::warning::Warning;
 use crate::{checks, readback, residency, transfer};
 use cuda_sys::{DeviceBuffer, Stats};
-use gguf_format::GgufFile;
+use gguf_format::{GgufFile, path_text};
 use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
@@ -153,7 +152,7 @@ impl Loader {
 
         let weights = plan
             .weights(|slot| Ok(view(&plan, &buffer, slot)))
-            .map_err(|error| Error::Model { path: source.path().to_owned(), source: error })?;
+            .map_err(|error| Error::of_model(source.path(), error))?;
         let engine = session.engine.config();
         let stats = LoadStats {
             device: session.device.kind(),
@@ -206,10 +205,7 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
         let warnings = Warning::of(gguf, Some(&config));
         Ok(Planned { config, plan, warnings })
     };
-    plan().map_err(|source_error| Error::Model {
-        path: source.path().to_owned(),
-        source: source_error,
-    })
+    plan().map_err(|error| Error::of_model(source.path(), error))
 }
 
 /// Reports configuration, warnings and plan.

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::host_memory;
-use crate::path_text::path_text;
+use gguf_format::path_text;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -21,9 +21,23 @@ const PREFIX: &str = ".phi3-loader-";
 /// Before the umask.
 const FRESH_MODE: u32 = 0o666;
 
-/// Where an output file goes.
+/// A place for an output file, which has the whole file or what it had before.
+///
+/// ```
+/// use loader::OutputFile;
+/// use std::io::Write;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("figures.txt");
+/// let output = OutputFile::find(&path)?;
+/// output.write(7, |mut file| file.write_all(b"figures").map_err(|error| output.failed(error)))?;
+/// assert_eq!(std::fs::read(&path)?, b"figures");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub(crate) struct OutputFile {
+pub struct OutputFile {
     /// What messages call it: as the caller does, or standard output.
     named: PathBuf,
     folder: PathBuf,
@@ -36,13 +50,20 @@ pub(crate) struct OutputFile {
 impl OutputFile {
     /// Follows symbolic links, also one to a file that does not exist yet. Only a regular file that the
     /// caller may write can be replaced: a device, a pipe or a folder is refused.
-    pub(crate) fn find(named: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn find(named: &Path) -> Result<Self, Error> {
         Self::resolve(named).map_err(|source| write_error(named, source))
     }
 
-    /// The file that standard output goes to.
-    #[cfg(feature = "cli")]
-    pub(crate) fn standard_output() -> Result<Self, Error> {
+    /// The file that standard output goes to. Messages call it standard output.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if standard output is no regular file.
+    pub fn standard_output() -> Result<Self, Error> {
         let named = Path::new("standard output");
         let file = Self::resolve(Path::new("/dev/stdout"));
         let file = file.map_err(|source| write_error(named, source))?;
@@ -74,19 +95,17 @@ impl OutputFile {
     }
 
     /// The folder that the file is in.
-    #[cfg(feature = "cli")]
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The path of the file itself, behind all symbolic links.
-    #[cfg(feature = "cli")]
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The error of a failed write to the file.
-    pub(crate) fn failed(&self, source: io::Error) -> Error {
+    pub fn failed(&self, source: io::Error) -> Error {
         write_error(&self.named, source)
     }
 
@@ -96,7 +115,11 @@ impl OutputFile {
     /// `bytes` is the length of the file and the host memory that `fill` takes. If the file system keeps
     /// its files in memory and the host has less free, this fails before it writes anything: a memory
     /// cgroup would kill the process.
-    pub(crate) fn write<T>(
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`], [`Error::HostMemory`], and the errors of `fill`.
+    pub fn write<T>(
         &self,
         bytes: u64,
         fill: impl FnOnce(&File) -> Result<T, Error>,

@@ -6,7 +6,7 @@ use crate::demand::Demand;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::options::LoadOptions;
-use crate::{device_choice, host_memory, threads};
+use crate::{host_memory, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
 use model_phi3::{Conversion, LoadPlan};
 use std::time::Instant;
@@ -129,7 +129,7 @@ pub(crate) struct Session {
 impl Session {
     fn open(options: &LoadOptions, wanted: Wanted) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
-        let choice = device_choice::resolve(options.device);
+        let choice = options.device.resolve();
         let config = engine_config(options, choice, wanted.source_bytes);
         if choice == DeviceKind::Host {
             // The ring and the weights share the host's memory, so check both before making the ring.

@@ -21,6 +21,7 @@ const ATTEMPTS: usize = 5;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A GGUF file, all shards of it, open for reading.
+#[derive(Debug)]
 pub(crate) struct Source {
     path: PathBuf,
     gguf: GgufFile,

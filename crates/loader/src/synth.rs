@@ -70,7 +70,11 @@ pub fn write(
 }
 
 /// As [`write`], to a place that was looked up before.
-pub(crate) fn write_to(
+///
+/// # Errors
+///
+/// Those of [`write`].
+pub fn write_to(
     target: &OutputFile,
     options: &SynthOptions,
     observe: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,

@@ -1,4 +1,5 @@
-//! Threads of this crate.
+//! Threads whose memory is known before they start, which
+//! [`host_memory::bytes_of_threads`](crate::host_memory::bytes_of_threads) says.
 
 use std::thread::Builder;
 
@@ -7,6 +8,7 @@ use std::thread::Builder;
 /// a fault.
 pub(crate) const STACK_BYTES: usize = 2 << 20;
 
-pub(crate) fn builder() -> Builder {
+/// A thread with a stack of 2 MiB, whatever the environment says.
+pub fn builder() -> Builder {
     Builder::new().stack_size(STACK_BYTES)
 }

@@ -64,7 +64,7 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
 }
 
 /// How [`run`] goes about it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct How {
     pub(crate) io: Io,
     pub(crate) digest: bool,

@@ -28,7 +28,8 @@
 //! }
 //! ```
 //!
-//! [`preset`] describes the published models of the family, for synthetic files of real shape.
+//! With the feature `preset`, the module [`preset`](crate::preset) describes the published models of the
+//! family, for synthetic files of real shape.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -49,6 +50,7 @@ mod conversion;
 mod error;
 mod kv_cache;
 mod plan;
+#[cfg(feature = "preset")]
 pub mod preset;
 mod problems;
 mod rope;

@@ -103,8 +103,10 @@ class Engine {
 std::unique_ptr<Device> open_host();
 std::unique_ptr<Device> open_cuda(std::int32_t ordinal);
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes);
+#ifdef TRANSFER_MEASURE
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
+#endif
 std::unique_ptr<Ring> make_ring(const RingShape& shape);
 std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
                                     const RingShape& shape);

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::strict;
-use crate::loader_binary::{self, CUDA_FEATURES};
+use crate::loader_binary::{self, CUDA_FEATURES, CUDA_PACKAGES};
 use crate::workspace::{self, cargo};
 use crate::{nvidia, process, toolkit};
 
@@ -21,13 +21,12 @@ pub(super) fn check() -> Result<()> {
         command
     };
     // One profile for all three, so that the kernels are compiled once.
-    let crates = ["--package", "cuda-sys", "--package", "loader"];
-    let clippy = [&["clippy", "--all-targets"], &crates[..]].concat();
+    let clippy = [&["clippy", "--all-targets"], &CUDA_PACKAGES[..]].concat();
     process::run(cuda_cargo(&clippy).args(["--", "-D", "warnings"]))?;
-    let tests =
-        [&["test", "--no-run", "--test", "gpu*", "--example", "gpu*"], &crates[..]].concat();
+    let tests = ["test", "--no-run", "--test", "gpu*", "--example", "gpu*"];
+    let tests = [&tests[..], &CUDA_PACKAGES].concat();
     process::run(&mut cuda_cargo(&tests))?;
-    let build = [&["build", "--bin", "phi3-loader"], &crates[..]].concat();
+    let build = [&["build", "--bin", "phi3-loader"], &CUDA_PACKAGES[..]].concat();
     let loader = loader_binary::executable(&mut cuda_cargo(&build))?;
 
     process::run(Command::new(&loader).arg("devices"))?;

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+mod digest_definition;
 mod measure;
 pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_is_a_link};
 
@@ -143,7 +144,7 @@ fn file_of(bytes: &[u8]) -> File {
 }
 
 /// Bytes in which no two positions of a test look alike.
-pub(crate) fn noise(len: usize) -> Vec<u8> {
+fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -662,23 +663,9 @@ pub(crate) fn engines_run_side_by_side(kind: DeviceKind) {
     });
 }
 
-/// The definition in `digest.hpp`, word for word.
 fn digest_by_definition(bytes: &[u8]) -> Digest {
-    piece_by_definition(bytes, 0)
-}
-
-/// The share of a piece whose first word is that of index `first` in its range.
-pub(crate) fn piece_by_definition(bytes: &[u8], first: u64) -> Digest {
-    let mut digest = Digest::default();
-    for (index, word) in (first..).zip(bytes.chunks(8)) {
-        let mut padded = [0; 8];
-        padded[..word.len()].copy_from_slice(word);
-        let word = u64::from_le_bytes(padded);
-        let x = word ^ (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        digest.sum = digest.sum.wrapping_add(word);
-        digest.mix = digest.mix.wrapping_add((x & 0xffff_ffff).wrapping_mul(x >> 32));
-    }
-    digest
+    let (sum, mix) = digest_definition::by_definition(bytes, 0);
+    Digest { sum, mix }
 }
 
 /// Digests of what was read and of what arrived are those of the definition, for every length, and

@@ -25,7 +25,7 @@ own limit. The field `help` can be more exact than *cure* here, too: for a Git L
 or another format in place of a GGUF file it says what to do with that.
 
 Exit code 2 is a wrong command line, and has no code here. A command that is cancelled exits with 130 after Ctrl-C (SIGINT),
-and with 143 after SIGTERM. `crates/loader/tests/host/codes.rs` provokes every code, or
+and with 143 after SIGTERM. `crates/phi3-loader/tests/program/codes.rs` provokes every code, or
 says which tests do.
 ";
 

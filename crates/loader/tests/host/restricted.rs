@@ -1,100 +1,10 @@
-//! Loads by processes, and of files, with less than usual.
+//! Loads of files with less than the usual permissions.
 
-use crate::codes::is_sanitized;
 use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Verify};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use serde_json::Value;
 use std::fs::{File, Permissions};
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
-const IO: [(&str, IoChoice); 4] = [
-    ("auto", IoChoice::Auto),
-    ("mmap", IoChoice::Mmap),
-    ("read", IoChoice::Read),
-    ("direct", IoChoice::Direct),
-];
-
-/// The last event of a program's `load --json`.
-fn finished(output: &Output) -> Value {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let last = str::from_utf8(&output.stdout).unwrap().lines().last().unwrap();
-    let event: Value = serde_json::from_str(last).unwrap();
-    assert_eq!(event["event"], "finished");
-    event
-}
-
-fn arguments(io: &str) -> Vec<String> {
-    let file = model_path("fused-k-quants.gguf").to_str().unwrap().to_owned();
-    let fixed = ["--device=host", "--verify=readback", "--json", "--quiet"].map(str::to_owned);
-    ["load".to_owned(), file, format!("--io={io}")].into_iter().chain(fixed).collect()
-}
-
-#[test]
-fn one_core_is_enough() {
-    for (io, _) in IO {
-        // A process has the cores of the thread that starts it, and threads here are the test's own.
-        let load = std::thread::spawn(move || {
-            let all = sched_getaffinity(None).unwrap();
-            let first = (0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
-            let mut one = CpuSet::new();
-            one.set(first);
-            sched_setaffinity(None, &one).unwrap();
-            Command::new(PROGRAM).args(arguments(io)).output().unwrap()
-        });
-        let event = finished(&load.join().unwrap());
-        // Who waits for storage needs no core.
-        let threads = if event["io"] == "direct" { 16 } else { 1 };
-        assert_eq!(event["threads"], threads, "{io}");
-    }
-}
-
-#[test]
-fn no_locked_memory_is_enough() {
-    for (io, _) in IO {
-        let output = Command::new("sh")
-            .args(["-c", "ulimit -l 0 && test \"$(ulimit -l)\" = 0 && exec \"$0\" \"$@\"", PROGRAM])
-            .args(arguments(io))
-            .output()
-            .unwrap();
-        finished(&output);
-    }
-}
-
-/// As in a container that is given none. What is not known is no figure and no reason to refuse.
-#[test]
-fn no_proc_is_enough() {
-    let without_proc = |arguments: &[String]| {
-        let hidden = "mount -t tmpfs none /proc && exec \"$@\"";
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "sh", "-c", hidden, "sh"]).args(arguments).output().unwrap()
-    };
-    // A sanitizer cannot do without.
-    if is_sanitized() || !without_proc(&["true".to_owned()]).status.success() {
-        let _ = writeln!(std::io::stderr(), "/proc cannot be hidden here");
-        return;
-    }
-    for (io, _) in IO {
-        let line = [vec![PROGRAM.to_owned()], arguments(io)].concat();
-        let event = finished(&without_proc(&line));
-        for figure in ["free_before_bytes", "free_after_bytes", "total_bytes"] {
-            assert_eq!(event["memory"][figure], Value::Null, "{io}");
-        }
-    }
-    let devices = without_proc(&[PROGRAM.to_owned(), "devices".to_owned()]);
-    let text = String::from_utf8(devices.stdout).unwrap();
-    assert!(text.starts_with("host     host memory\n"), "{text}");
-    let limited = [vec![PROGRAM.to_owned()], arguments("auto"), vec!["--vram-limit=1".to_owned()]];
-    let output = without_proc(&limited.concat());
-    assert_eq!(output.status.code(), Some(6));
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("how much is free is unknown"), "{text}");
-}
 
 #[test]
 fn a_file_that_may_only_be_read_loads_by_path_and_by_descriptor() {
@@ -106,11 +16,11 @@ fn a_file_that_may_only_be_read_loads_by_path_and_by_descriptor() {
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
     let file = File::open(&path).unwrap();
     let by_descriptor = format!("/dev/fd/{}", file.as_raw_fd());
-    for (name, io) in IO {
+    for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
         let options = LoadOptions::new().device(DeviceChoice::Host).verify(Verify::Readback).io(io);
         let mut loader = Loader::new(options);
         for path in [path.as_path(), by_descriptor.as_ref()] {
-            loader.load(path, &mut go_on).unwrap_or_else(|error| panic!("{name}: {error}"));
+            loader.load(path, &mut go_on).unwrap_or_else(|error| panic!("{io:?}: {error}"));
         }
     }
     std::fs::set_permissions(dir.path(), writable).unwrap();

@@ -1,68 +1,11 @@
 //! Weights that a load reports: infinite, NaN, or zeros alone.
 
-use crate::common::{go_on, model_path};
-use gguf_format::{GgmlType, Gguf};
+use crate::changed_weights::{changed, with_wild_weights};
+use crate::common::go_on;
 use loader::{DeviceChoice, LoadOptions, Loader, Storage};
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
 fn options() -> LoadOptions {
     LoadOptions::new().device(DeviceChoice::Host)
-}
-
-/// A copy of a golden model in which `change` has been given the bytes of some tensors.
-fn changed(
-    dir: &Path,
-    name: &str,
-    tensors: &[&str],
-    mut change: impl FnMut(&str, GgmlType, &mut [u8]),
-) -> PathBuf {
-    let mut bytes = std::fs::read(model_path(name)).unwrap();
-    let found: Vec<_> = {
-        let gguf = Gguf::parse(&bytes).unwrap();
-        let find = |name: &str| gguf.tensor(name).unwrap_or_else(|| panic!("{name}"));
-        tensors.iter().map(|name| (find(name).ggml_type(), find(name).range())).collect()
-    };
-    for (tensor, (ggml_type, range)) in tensors.iter().zip(found) {
-        change(tensor, ggml_type, &mut bytes[range.start as usize..range.end as usize]);
-    }
-    let path = dir.join("changed.gguf");
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
-
-fn put(bytes: &mut [u8], values: &[f32]) {
-    for (place, value) in bytes.chunks_exact_mut(4).zip(values) {
-        place.copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// What a load reports, as the last event of `load --json` has it.
-fn finished(path: &Path, arguments: &[&str]) -> (Value, String) {
-    let output = Command::new(PROGRAM)
-        .args(["load", "--device=host", "--json"])
-        .args(arguments)
-        .arg(path)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    let last = str::from_utf8(&output.stdout).unwrap().lines().last().unwrap();
-    (serde_json::from_str(last).unwrap(), stderr)
-}
-
-const WILD_DOWN: [f32; 4] = [65520.0, -1e30, f32::NAN, 65519.0];
-
-/// Values that are too large for f16, and values that are infinite in the file.
-fn with_wild_weights(dir: &Path) -> PathBuf {
-    let tensors = ["blk.1.ffn_down.weight", "token_embd.weight"];
-    changed(dir, "tied-gqa-bf16.gguf", &tensors, |_, ggml_type, bytes| match ggml_type {
-        GgmlType::F32 => put(bytes, &WILD_DOWN),
-        _ => bytes[..2].copy_from_slice(&0x7f80_u16.to_le_bytes()),
-    })
 }
 
 #[test]
@@ -95,121 +38,21 @@ fn weights_that_do_not_fit_are_reported_by_tensor() {
         assert_eq!((error.code(), error.exit_code()), ("NON_FINITE_WEIGHTS", 9));
         assert!(error.to_string().contains("blk.1.ffn_down.weight"), "{error}");
     }
-    let (event, stderr) = finished(&path, &["--storage=native"]);
-    assert_eq!(
-        event["non_finite"][1],
-        json!({"tensor": "blk.1.ffn_down.weight", "infinite": 0, "nan": 1, "format": "F32"})
-    );
-    assert!(stderr.contains("1 NaN weights as f32"), "{stderr}");
-}
-
-/// Norms and RoPE factors are looked at as well, also where they are not converted.
-#[test]
-fn norms_and_rope_factors_are_counted_in_both_storages() {
-    let dir = tempfile::tempdir().unwrap();
-    let tensors = ["output_norm.weight", "rope_factors_short.weight"];
-    let path = changed(dir.path(), "tied-gqa-bf16.gguf", &tensors, |_, ggml_type, bytes| {
-        assert_eq!(ggml_type, GgmlType::F32);
-        put(bytes, &[f32::INFINITY, f32::NAN, 1e30]);
-    });
-    for (storage, norm) in [("f16", (2, 1, "F16")), ("native", (1, 1, "F32"))] {
-        let (event, _) = finished(&path, &["--storage", storage]);
-        let found = |tensor: &str, (infinite, nan, format): (u64, u64, &str)| json!({"tensor": tensor, "infinite": infinite, "nan": nan, "format": format});
-        let want = json!([
-            found("rope_factors_short.weight", (1, 1, "F32")),
-            found("output_norm.weight", norm),
-        ]);
-        assert_eq!(event["non_finite"], want, "{storage}");
-    }
 }
 
 #[test]
-fn deny_overflow_is_a_variable_too() {
+fn tensors_of_zeros_alone_are_figures_of_the_load() {
     let dir = tempfile::tempdir().unwrap();
-    let path = with_wild_weights(dir.path());
-    for (value, code) in [("1", 9), ("true", 9), ("0", 0), ("false", 0), ("", 0)] {
-        let status = Command::new(PROGRAM)
-            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
-            .env("PHI3_LOADER_DENY_OVERFLOW", value)
-            .output()
-            .unwrap()
-            .status;
-        assert_eq!(status.code(), Some(code), "{value:?}");
-    }
-}
-
-/// As in a file whose space was reserved and never written: each tensor is named, in both storages and
-/// however it is read, and nothing is refused.
-#[test]
-fn tensors_of_zeros_alone_are_reported_and_not_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (norm, down) = ("blk.0.attn_norm.weight", "blk.0.ffn_down.weight");
-    let almost = "blk.0.ffn_norm.weight";
-    let mut sizes = Vec::new();
-    let path =
-        changed(dir.path(), "fused-k-quants.gguf", &[norm, almost, down], |name, _, bytes| {
-            bytes.fill(0);
-            sizes.push(bytes.len());
-            if name == almost {
-                bytes[bytes.len() - 1] = 0x80;
-            }
-        });
-    for storage in ["f16", "native"] {
-        for (io, verify) in [("auto", "readback"), ("mmap", "residency"), ("direct", "checksum")] {
-            let io = format!("--io={io}");
-            let verify = format!("--verify={verify}");
-            let (event, stderr) =
-                finished(&path, &["--deny-overflow", "--storage", storage, &io, &verify]);
-            let want = json!([
-                {"tensor": norm, "bytes": sizes[0]},
-                {"tensor": down, "bytes": sizes[2]},
-            ]);
-            assert_eq!(event["all_zero"], want, "{storage} {io}");
-            for tensor in [norm, down] {
-                assert!(stderr.contains(&format!("{tensor} is all zero")), "{stderr}");
-            }
-            assert!(!stderr.contains(almost), "{stderr}");
+    let (norm, almost) = ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight");
+    let path = changed(dir.path(), "fused-k-quants.gguf", &[norm, almost], |name, _, bytes| {
+        bytes.fill(0);
+        if name == almost {
+            bytes[0] = 1;
         }
+    });
+    for storage in [Storage::F16, Storage::Native] {
+        let model = Loader::new(options().storage(storage)).load(&path, &mut go_on).unwrap();
+        let found: Vec<_> = model.stats().all_zero.iter().map(|zero| &zero.tensor[..]).collect();
+        assert_eq!(found, [norm]);
     }
-    let (event, stderr) = finished(&model_path("fused-k-quants.gguf"), &[]);
-    assert_eq!((event["all_zero"].clone(), stderr.as_str()), (json!([]), ""));
-}
-
-/// Decoded, the weights are zeros although their own bytes are not.
-#[test]
-fn a_scale_of_zero_is_reported_in_both_storages() {
-    let dir = tempfile::tempdir().unwrap();
-    let scale = "blk.0.ffn_down.scale";
-    let path = changed(dir.path(), "nvfp4-scales.gguf", &[scale], |_, _, bytes| bytes.fill(0));
-    for storage in ["f16", "native"] {
-        let (event, stderr) = finished(&path, &["--storage", storage]);
-        assert_eq!(event["all_zero"], json!([{"tensor": scale, "bytes": 4}]), "{storage}");
-        assert!(stderr.contains(&format!("{scale} is all zero")), "{stderr}");
-    }
-}
-
-/// Also with `--quiet`, which is for the log. Many tensors are not named one by one.
-#[test]
-fn the_report_names_some_tensors_and_says_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let report = |zeros: &[&str]| {
-        let path = changed(dir.path(), "fused-k-quants.gguf", zeros, |_, _, bytes| bytes.fill(0));
-        let output = Command::new(PROGRAM)
-            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
-            .output()
-            .unwrap();
-        assert!(output.status.success() && output.stderr.is_empty());
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let names: Vec<_> = ["attn_norm", "ffn_norm", "attn_qkv", "attn_output", "ffn_up", "ffn_down"]
-        .map(|name| format!("blk.0.{name}.weight"))
-        .into();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let all = report(&names);
-    assert_eq!(all.matches("\nwarning   blk.0.").count(), 5, "{all}");
-    assert!(all.contains("\n          1 more tensors likewise\n          help: "), "{all}");
-    let one = report(&names[..1]);
-    assert!(one.contains("\nwarning   blk.0.attn_norm.weight is all zero"), "{one}");
-    assert!(one.contains("\n          help: ") && !one.contains("likewise"), "{one}");
-    assert!(!report(&[]).contains("warning"));
 }

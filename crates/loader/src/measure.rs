@@ -1,0 +1,63 @@
+//! What a program needs that measures how loads are divided: transfers alone, by engines of its choice.
+
+use crate::cancel::{CancelToken, Cancellable};
+use crate::error::Error;
+use crate::event::Unobserved;
+use crate::options::LoadOptions;
+use crate::scales::Scales;
+use crate::source::Source;
+use crate::transfer::{self, How};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig};
+use model_phi3::LoadPlan;
+use std::path::Path;
+
+pub use cuda_sys;
+
+/// How a load of so many bytes to this device divides the work on this machine.
+pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
+    crate::session::engine_config(options, device, source_bytes)
+}
+
+/// The transfer of one model, which can be repeated. It has a device buffer of its own, so that a
+/// repetition allocates nothing.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    source: Source,
+    plan: &'a LoadPlan,
+    how: How,
+    dest: DeviceBuffer,
+}
+
+impl<'a> Transfer<'a> {
+    /// Opens the file and allocates the buffer. The plan must be one of this file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gguf`], [`Error::FileChanged`], [`Error::HostMemory`], [`Error::Engine`].
+    pub fn new(
+        path: &Path,
+        options: &LoadOptions,
+        plan: &'a LoadPlan,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            source: Source::open(path, &options.limits)?,
+            plan,
+            how: How::chosen(options),
+            dest: device.allocate(plan.device_bytes())?,
+        })
+    }
+
+    /// Moves the whole model with this engine, which must be one of the same device. Returns the seconds
+    /// from the first read to the last byte that arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Read`], [`Error::Engine`], [`Error::Cancelled`].
+    pub fn run(&mut self, engine: &mut Engine, token: &CancelToken) -> Result<f64, Error> {
+        let observer = &mut Cancellable { observer: &mut Unobserved, token };
+        let scales = Scales::read(self.plan, &self.source)?;
+        let Self { source, plan, how, dest } = self;
+        Ok(transfer::run(engine, source, *how, plan, &scales, dest, observer)?.seconds)
+    }
+}

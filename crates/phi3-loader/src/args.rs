@@ -1,0 +1,537 @@
+//! What the command line accepts.
+
+use clap::builder::{FalseyValueParser, PossibleValuesParser, Resettable, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use cuda_sys::EngineConfig;
+use gguf_format::escape;
+use loader::{DeviceChoice, IoChoice, LoadOptions, Verify};
+use model_phi3::preset::{Layout, Preset, TypeMix};
+use model_phi3::{KvDtype, Storage};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+const EXAMPLES: &str = "\
+Examples:
+  phi3-loader inspect Phi-3-mini-4k-instruct-q4.gguf
+  phi3-loader plan Phi-3-mini-4k-instruct-q4.gguf --storage native
+  phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
+  phi3-loader load model.gguf --device host --dump weights.safetensors
+  phi3-loader synth big.gguf --preset mini-4k --type f16
+  phi3-loader bench big.gguf --cold --kernels --svg bench.svg
+
+Exit codes:
+  0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
+  6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed,
+  130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM
+  The first of these signals cancels and cleans up. One that comes 0.5 s later or more ends the
+  program at once.";
+
+/// Loads Phi-3 models from GGUF files into device memory.
+#[derive(Debug, Parser)]
+// Without `bin_name`, messages would call the program what its caller calls it.
+#[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
+pub(super) struct Arguments {
+    /// Log what is being done to standard error; twice for more. RUST_LOG has precedence
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// Print errors and results only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Parses the command line of this process. An empty variable counts as absent, as in a shell script
+/// that sets all of them.
+pub(super) fn parse() -> Result<Arguments, clap::Error> {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let without_empty = |arg: Arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        // The help would print the values as they are.
+        Some(_) => arg.hide_env_values(true),
+        None => arg,
+    };
+    let mut command =
+        Arguments::command().mut_subcommands(|command| command.mut_args(without_empty));
+    command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+        .map_err(|error| with_escapes(error.format(&mut command)))
+}
+
+/// Escapes the arguments in an error, which clap prints as they are. Tips with such an argument are left
+/// out: its escaped form cannot be typed.
+fn with_escapes(mut error: clap::Error) -> clap::Error {
+    let escaped = |text: &String| escape(text).to_string();
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(escaped(text)))),
+            ContextValue::Strings(texts) => {
+                Some((kind, ContextValue::Strings(texts.iter().map(escaped).collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        if error.get(kind) != Some(&value) {
+            error.insert(kind, value);
+            error.remove(ContextKind::Suggested);
+        }
+    }
+    error
+}
+
+/// The error of options that do not go together.
+pub(super) fn wrong_use(message: String) -> clap::Error {
+    Arguments::command().error(ErrorKind::ArgumentConflict, message)
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print header, configuration and tensors of a GGUF file
+    Inspect(Inspect),
+    /// Print what a load would put where, to the byte; needs no GPU
+    Plan(Plan),
+    /// Load a model into device memory, verify it, and report
+    Load(Load),
+    /// Measure loads beside the limits of this machine
+    Bench(Bench),
+    /// List the devices that can be loaded to
+    Devices(Devices),
+    /// Write a valid file with a model's real shapes and random weights
+    Synth(Synth),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+impl Command {
+    /// The model that the command reads.
+    pub(super) fn model(&self) -> Option<&Path> {
+        match self {
+            Self::Inspect(command) => Some(&command.file),
+            Self::Plan(command) => Some(&command.file),
+            Self::Load(command) => Some(&command.file),
+            Self::Bench(command) => Some(&command.file),
+            Self::Devices(_) | Self::Synth(_) | Self::Completions(_) => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Inspect {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Plan {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    /// What the weights become
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: StorageArg,
+    /// Tokens a sequence of the key-value cache holds [default: the model's context length]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context: Option<u32>,
+    /// Sequences the key-value cache holds
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) batch: u32,
+    /// Elements of the key-value cache
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = one_of::<KvDtype>(KvDtype::ALL.iter().map(|dtype| dtype.name())))]
+    pub(super) kv_type: KvDtype,
+    /// Device memory to keep for other things, such as 500MB, counted in the total
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    pub(super) reserve: u64,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How a load is done: what `load` and `bench` have in common.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Choices {
+    /// Where to: auto, host, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_parser = parse_device, env = "PHI3_LOADER_DEVICE")]
+    pub(super) device: DeviceChoice,
+    /// What the weights become
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: StorageArg,
+    /// How the file is read
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_IO")]
+    pub(super) io: IoArg,
+    /// Largest single copy to the device, such as 16MiB [default: chosen by device]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
+    pub(super) chunk: Option<u64>,
+    /// Reader threads [default: chosen by device, cores and what the page cache holds]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
+    pub(super) threads: Option<u32>,
+    /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
+    pub(super) depth: Option<u32>,
+    /// Largest single read, a thread's share of a copy [default: 512KiB; no more than a copy]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
+    pub(super) read_size: Option<u64>,
+    /// Proof to end with
+    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
+    pub(super) verify: VerifyArg,
+}
+
+impl Choices {
+    pub(super) fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::new()
+            .device(self.device)
+            .storage(self.storage.into())
+            .io(self.io.into())
+            .verify(self.verify.into());
+        options.chunk_bytes = self.chunk;
+        options.threads = self.threads;
+        options.depth = self.depth;
+        options.read_bytes = self.read_size;
+        options
+    }
+
+    /// The same choices as arguments of `load`.
+    pub(super) fn to_arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            format!("--device={}", self.device),
+            format!("--storage={}", name_of(&self.storage)),
+            format!("--io={}", name_of(&self.io)),
+            format!("--verify={}", name_of(&self.verify)),
+        ];
+        arguments.extend(self.chunk.map(|bytes| format!("--chunk={bytes}")));
+        arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
+        arguments.extend(self.depth.map(|depth| format!("--depth={depth}")));
+        arguments.extend(self.read_size.map(|bytes| format!("--read-size={bytes}")));
+        arguments
+    }
+}
+
+/// A value's name on the command line.
+pub(super) fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) choices: Choices,
+    /// Loads of each kind, and runs of each other measurement
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) repeat: u32,
+    /// Also load with --verify checksum and with --storage native, by turns with the other loads
+    #[arg(long)]
+    pub(super) variants: bool,
+    /// Also load with the file's pages dropped from the page cache
+    #[arg(long)]
+    pub(super) cold: bool,
+    /// Also measure every decoder
+    #[arg(long)]
+    pub(super) kernels: bool,
+    /// Also move the weights in these divisions of the work, in turn in one process, each as
+    /// THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB,12:4:16MiB:512KiB
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, value_delimiter = ',', value_parser = parse_shape)]
+    pub(super) shapes: Vec<EngineConfig>,
+    /// Also measure other loaders, where they are installed
+    #[arg(long)]
+    pub(super) peers: bool,
+    /// Python with PyTorch and safetensors
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peers")]
+    pub(super) python: PathBuf,
+    /// The same weights for safetensors, as `load --dump` writes them [default: written for the run]
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    pub(super) safetensors: Option<PathBuf>,
+    /// llama.cpp's own benchmark program
+    #[arg(long, value_name = "PROGRAM", requires = "peers")]
+    pub(super) llama_bench: Option<PathBuf>,
+    /// Draw a chart
+    #[arg(long, value_name = "OUT.svg")]
+    pub(super) svg: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Load {
+    /// GGUF file; of a split file, any shard
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) choices: Choices,
+    /// Device memory the weights may take, such as 8GB [default: what is free]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
+    pub(super) vram_limit: Option<u64>,
+    /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
+    pub(super) reserve: u64,
+    /// Fail where a weight is infinite or NaN as it is loaded, instead of warning
+    #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
+    pub(super) deny_overflow: bool,
+    /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard output,
+    /// where that goes to a file. An existing file is replaced: nothing is appended to it, also with `>>`
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub(super) dump: Option<PathBuf>,
+    /// Write what readers, copies and kernels did when, as a trace that Perfetto opens
+    #[arg(long, value_name = "OUT.json")]
+    pub(super) timeline: Option<PathBuf>,
+    /// Print one JSON event a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Load {
+    pub(super) fn options(&self) -> LoadOptions {
+        let mut options = self
+            .choices
+            .options()
+            .deny_overflow(self.deny_overflow)
+            .timeline(self.timeline.is_some());
+        options.vram_limit = self.vram_limit;
+        options.reserve = self.reserve;
+        options
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Devices {
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Synth {
+    /// File to write
+    pub(super) out: PathBuf,
+    /// Whose shapes
+    #[arg(long, default_value = "tiny", value_parser = one_of::<Preset>(Preset::ALL.iter().map(|preset| preset.name())))]
+    pub(super) preset: Preset,
+    /// Type of the weights
+    #[arg(long = "type", default_value = "f16", value_parser = one_of::<TypeMix>(TypeMix::ALL.iter().map(|mix| mix.name())))]
+    pub(super) type_mix: TypeMix,
+    /// Whether Q, K, V and gate, up stand in one tensor or in several
+    #[arg(long, default_value = "fused", value_parser = one_of::<Layout>(Layout::ALL.iter().map(|layout| layout.name())))]
+    pub(super) layout: Layout,
+    /// Same seed, same file
+    #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
+    pub(super) seed: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Completions {
+    /// Shell to print for
+    pub(super) shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum StorageArg {
+    /// Everything decoded to IEEE half
+    #[default]
+    F16,
+    /// Blocks as they are in the file
+    Native,
+}
+
+impl From<StorageArg> for Storage {
+    fn from(storage: StorageArg) -> Self {
+        match storage {
+            StorageArg::F16 => Self::F16,
+            StorageArg::Native => Self::Native,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum IoArg {
+    /// From the page cache what it holds, past it what it does not
+    #[default]
+    Auto,
+    /// Copies from a mapping
+    Mmap,
+    /// Positioned reads through the page cache
+    Read,
+    /// O_DIRECT, past the page cache, where the file system has it
+    Direct,
+}
+
+impl From<IoArg> for IoChoice {
+    fn from(io: IoArg) -> Self {
+        match io {
+            IoArg::Auto => Self::Auto,
+            IoArg::Mmap => Self::Mmap,
+            IoArg::Read => Self::Read,
+            IoArg::Direct => Self::Direct,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum VerifyArg {
+    /// Every pointer, its device, and the accounting
+    #[default]
+    Residency,
+    /// Also digests of all bytes, as read and as arrived
+    Checksum,
+    /// Also everything read back and compared with the file
+    Readback,
+}
+
+impl From<VerifyArg> for Verify {
+    fn from(verify: VerifyArg) -> Self {
+        match verify {
+            VerifyArg::Residency => Self::Residency,
+            VerifyArg::Checksum => Self::Checksum,
+            VerifyArg::Readback => Self::Readback,
+        }
+    }
+}
+
+/// Takes one of these names, and shows them in help and completions.
+fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "host" => Ok(DeviceChoice::Host),
+        "cuda" => Ok(DeviceChoice::Cuda(0)),
+        _ => text
+            .strip_prefix("cuda:")
+            .and_then(|ordinal| ordinal.parse::<u16>().ok())
+            .map(|ordinal| DeviceChoice::Cuda(i32::from(ordinal)))
+            .ok_or_else(|| "expected auto, host, cuda or cuda:N".to_owned()),
+    }
+}
+
+/// What the parser of sizes takes.
+const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M and G are powers of 1000, \
+     Ki, Mi and Gi powers of 1024";
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size::parse_size(text).map_err(|error| match error {
+        parse_size::Error::PosOverflow => format!("more than {} bytes; {SIZES}", u64::MAX),
+        _ => SIZES.to_owned(),
+    })?;
+    let number = text.strip_suffix(['b', 'B']).unwrap_or(text);
+    let number = number.strip_suffix(['i', 'I']).unwrap_or(number);
+    let has_unit = number.ends_with(|c: char| c.is_ascii_alphabetic());
+    // The exponent of a number may be negative, too.
+    let is_fraction = text.contains(['.', '-']);
+    let is_less_than_half = bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9'));
+    if is_fraction && (!has_unit || is_less_than_half) {
+        return Err(format!("a fraction of a byte; {SIZES}"));
+    }
+    Ok(bytes)
+}
+
+fn parse_chunk(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        bytes @ 1..=EngineConfig::MAX_CHUNK_BYTES => Ok(bytes),
+        _ => Err("expected a size from 1 byte to 1GiB".to_owned()),
+    }
+}
+
+fn parse_shape(text: &str) -> Result<EngineConfig, String> {
+    let fields: Vec<_> = text.split(':').collect();
+    let [readers, depth, chunk, read] = fields[..] else {
+        return Err("expected THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB".to_owned());
+    };
+    let count = |name: &str, text: &str, most: u32| match text.parse() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(format!("{name} is a number from 1 to {most}")),
+    };
+    Ok(EngineConfig {
+        readers: count("THREADS", readers, EngineConfig::MAX_READERS)?,
+        storage_readers: 0,
+        depth: count("DEPTH", depth, EngineConfig::MAX_DEPTH)?,
+        chunk_bytes: parse_chunk(chunk)?,
+        read_bytes: parse_chunk(read)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_decimal_and_binary_suffixes() {
+        assert_eq!(parse_size("4MiB"), Ok(4 << 20));
+        assert_eq!(parse_size("8GB"), Ok(8_000_000_000));
+        assert_eq!(parse_size("123"), Ok(123));
+        assert_eq!(parse_size("1.5GiB"), Ok(3 << 29));
+        assert_eq!(parse_size("0.5kB"), Ok(500));
+        assert_eq!(parse_size("0.0GiB"), Ok(0));
+        assert_eq!(parse_size("1.5E"), Ok(1_500_000_000_000_000_000));
+        assert_eq!(parse_size("18446744073709551615"), Ok(u64::MAX));
+        for wrong in [
+            "",
+            " ",
+            "B",
+            "GiB",
+            "much",
+            "-1",
+            "+1",
+            "0.5",
+            "1.5",
+            "1.0",
+            "1.",
+            ".5",
+            "0.3B",
+            "1.5 b",
+            "5e-1",
+            "1e-9KiB",
+            "0.0001KiB",
+            "-1GiB",
+            "0x10",
+            "18446744073709551616",
+            "16EiB",
+            "1e20",
+            "99999999999EiB",
+        ] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_chunk("0").is_err());
+        assert!(parse_chunk("2GiB").is_err());
+    }
+
+    #[test]
+    fn a_shape_has_four_fields() {
+        let shape = EngineConfig {
+            readers: 12,
+            storage_readers: 0,
+            depth: 4,
+            chunk_bytes: 8 << 20,
+            read_bytes: 4096,
+        };
+        assert_eq!(parse_shape("12:4:8MiB:4KiB"), Ok(shape));
+        for wrong in ["", "12:4:8MiB", "0:4:8MiB:4KiB", "12:1025:1:1", "1:1:0:1", "1:1:1:1:1"] {
+            assert!(parse_shape(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_are_named_as_documented() {
+        assert_eq!(parse_device("cuda"), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
+            assert!(parse_device(wrong).is_err(), "{wrong}");
+        }
+    }
+}

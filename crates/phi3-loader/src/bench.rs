@@ -1,0 +1,168 @@
+//! `bench`: loads beside the limits of the machine, all from one run.
+
+mod chart;
+mod child;
+mod document;
+mod health;
+mod kernels;
+mod limits;
+mod loads;
+mod machine;
+mod page_cache;
+mod peers;
+mod reading;
+mod shapes;
+mod small_tensors;
+mod table;
+
+use super::args::{Bench, name_of};
+use super::failure::Failure;
+use super::json;
+use super::outputs::{self, Named, Output, Prints};
+use super::stdout;
+use cuda_sys::{Device, DeviceKind};
+use document::{BenchDocument, FileFacts, Settings};
+use loader::{CancelToken, Error, Loader};
+use reading::Unread;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+
+pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
+    let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
+    let outputs: Vec<_> = svg.iter().collect();
+    let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
+    let programs = [
+        ("--python", Some(&arguments.python)),
+        ("--safetensors", arguments.safetensors.as_ref()),
+        ("--llama-bench", arguments.llama_bench.as_ref()),
+    ];
+    let inputs = programs.into_iter().filter_map(|(option, path)| Named::input(option, path?));
+    outputs::check_inputs(inputs, &outputs)?;
+    outputs::check_model(&arguments.file, &outputs)?;
+
+    let document = measure(arguments, token)?;
+    // What took minutes to measure is told first: the chart may not be writable.
+    let printed = if arguments.json {
+        json::print(&document)
+    } else if reports {
+        stdout::print(|out| table::write(out, &arguments.file, &document)).map_err(Failure::from)
+    } else {
+        Ok(())
+    };
+    if let Some(Output { file, .. }) = &svg {
+        let svg = chart::draw(&document).map_err(|error| file.failed(io::Error::other(error)))?;
+        let draw = |mut out: &File| out.write_all(svg.as_bytes()).map_err(|e| file.failed(e));
+        file.write(svg.len() as u64, draw)?;
+    }
+    printed
+}
+
+/// A load of the file by a new process, with these arguments. It is told all there and heeds no
+/// variables: a limit that `bench` itself does not know would make another load of it.
+fn load_command(
+    file: &Path,
+    arguments: impl IntoIterator<Item: AsRef<OsStr>>,
+) -> std::io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load").args(arguments).arg("--").arg(file);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PHI3_LOADER_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// The order matters. Loads come before anything here opens the device, so that their processes find
+/// it as users' processes do; cold loads come last of what needs the page cache.
+fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
+    let options = arguments.choices.options();
+    // What is wrong with the file is said here, and not by the first load.
+    let loader = Loader::new(options.clone());
+    let planned = loader.plan(&arguments.file)?;
+    let gguf = loader.inspect(&arguments.file)?;
+    let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
+    let unread = |error: Unread| error.of(&arguments.file);
+
+    page_cache::fill(&files, token).map_err(unread)?;
+    let mut loads = loads::warm(arguments, &files, token)?;
+    let warm = loads.len();
+    let mut from_storage = loads::FromStorage::default();
+    let mut storage =
+        limits::StorageReads::open(arguments, &files).map_err(|error| unread(error.into()))?;
+    for run in 0..arguments.repeat {
+        if arguments.cold {
+            from_storage.add(arguments, &files, token)?;
+        }
+        storage.add(run, token).map_err(unread)?;
+    }
+    if arguments.cold {
+        loads.extend(from_storage.figures(&arguments.choices));
+    }
+    let mut limits = storage.limits();
+    page_cache::fill(&files, token).map_err(unread)?;
+    loads.splice(warm..warm, loads::reused(arguments, &files, token)?);
+    let health = health::measure(arguments, token)?;
+    limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
+
+    let device = Device::open(options.device.resolve()).map_err(Error::from)?;
+    limits.extend(limits::device(arguments, &device, token)?);
+    let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
+    let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;
+    let kernels =
+        if arguments.kernels { kernels::measure(arguments, &device, token)? } else { Vec::new() };
+    let machine = machine::describe(&device)?;
+    let kind = device.kind();
+    drop(device);
+
+    let reference = limits::best(&limits, kind);
+    for load in &mut loads {
+        load.hold_against(reference.as_ref());
+    }
+    let transfer = loads[0].seconds_of("transfer");
+    let peers = if arguments.peers {
+        peers::measure(arguments, kind, planned.plan.source_bytes(), transfer, token)?
+    } else {
+        Vec::new()
+    };
+    Ok(BenchDocument {
+        schema_version: json::SCHEMA_VERSION,
+        machine,
+        file: FileFacts {
+            path: json::path_string(&arguments.file),
+            path_hex: json::path_hex(&arguments.file),
+            file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
+            source_bytes: planned.plan.source_bytes(),
+            vram_bytes: planned.plan.device_bytes(),
+            tensors: planned.plan.ops().len(),
+        },
+        settings: Settings {
+            device: kind.to_string(),
+            storage: name_of(&arguments.choices.storage),
+            io: name_of(&arguments.choices.io),
+            verify: name_of(&arguments.choices.verify),
+            repeat: arguments.repeat,
+        },
+        limits,
+        reference,
+        loads,
+        small_tensors,
+        shapes,
+        health,
+        kernels,
+        peers,
+    })
+}
+
+/// Cores, as a count of threads.
+fn cores() -> u32 {
+    std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+fn is_gpu(kind: DeviceKind) -> bool {
+    matches!(kind, DeviceKind::Cuda(_))
+}

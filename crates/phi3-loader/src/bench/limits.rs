@@ -1,0 +1,258 @@
+//! What this machine can do at best.
+
+use super::cores;
+use super::document::{Limit, LimitKind, Reference, Spread};
+use super::page_cache;
+use super::reading::{self, Bytes, Read, Readers, Unread};
+use crate::args::Bench;
+use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
+use cuda_sys::{Device, DeviceKind};
+use loader::{CancelToken, Error};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::Result;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PINNED_CHUNKS: [u64; 5] = [1 << 20, 4 << 20, 8 << 20, 16 << 20, LARGEST_PINNED_CHUNK];
+const LARGEST_PINNED_CHUNK: u64 = 64 << 20;
+/// Of a run of pinned copies, and of reads from the page cache.
+const RUN_BYTES: u64 = 2 << 30;
+/// Queues and slots of each that keep the link busy, and a ring of the largest chunks small.
+const STREAMS: u32 = 4;
+const DEPTH: u32 = 2;
+
+/// Of all runs from storage together.
+const STORAGE_BYTES: u64 = 2_000_000_000;
+const STORAGE_TIME: Duration = Duration::from_secs(5);
+/// More at once than storage serves at once, and pieces so small that at the end of a run of some
+/// hundred megabytes none is waited for long.
+const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
+
+/// Halves that each thread copies: more than its share of a cache.
+const COPIED_HALVES: u64 = 32 << 20;
+
+/// Copies to the device from pinned memory; on the host, copies within memory.
+pub(super) fn device(
+    arguments: &Bench,
+    device: &Device,
+    token: &CancelToken,
+) -> std::result::Result<Vec<Limit>, Error> {
+    token.check()?;
+    match device.kind() {
+        DeviceKind::Host => [
+            (LimitKind::MemoryCopy, "memory copy", Work::Copy),
+            (LimitKind::MemoryCopyToNew, "copy to new memory", Work::CopyToNew),
+        ]
+        .into_iter()
+        .map(|(kind, name, work)| memory_copy(arguments, device, kind, name, work))
+        .collect(),
+        DeviceKind::Cuda(_) => {
+            // Devices with little memory get shorter runs.
+            let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
+            let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
+            PINNED_CHUNKS
+                .iter()
+                .map(|&chunk_bytes| {
+                    token.check()?;
+                    let shape =
+                        UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
+                    let rate = measure::upload(device, shape, arguments.repeat)?;
+                    Ok(Limit {
+                        kind: LimitKind::PinnedCopy,
+                        name: format!("pinned copies, {} MiB", chunk_bytes >> 20),
+                        chunk_bytes: Some(chunk_bytes),
+                        threads: None,
+                        gb_per_s: Some(rate.into()),
+                        note: None,
+                    })
+                })
+                .collect()
+        }
+    }
+}
+
+fn memory_copy(
+    arguments: &Bench,
+    host: &Device,
+    kind: LimitKind,
+    name: &str,
+    work: Work,
+) -> std::result::Result<Limit, Error> {
+    let threads = cores();
+    let shape = WorkShape { elements: COPIED_HALVES, threads };
+    let rate = measure::work(host, work, shape, arguments.repeat)?;
+    Ok(Limit {
+        kind,
+        name: format!("{name}, {}", threads_text(threads)),
+        chunk_bytes: None,
+        threads: Some(threads),
+        gb_per_s: Some(rate.into()),
+        note: Some("bytes read and written".to_owned()),
+    })
+}
+
+/// The file out of the page cache, by ever more threads.
+pub(super) fn page_cache(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> std::result::Result<Vec<Limit>, Unread> {
+    let file = File::open(largest(files)?)?;
+    let part = Bytes { start: 0, bytes: file.metadata()?.len().min(RUN_BYTES) };
+    let all = cores();
+    let mut counts: Vec<_> = [1, 4, 8, 16].into_iter().filter(|&count| count < all).collect();
+    counts.push(all);
+    counts
+        .into_iter()
+        .map(|threads| {
+            let readers = Readers::of_large_chunks(threads);
+            let rates: std::result::Result<Vec<_>, Unread> = (0..arguments.repeat)
+                .map(|_| Ok(reading::read(&file, part, readers, None, token)?.gb_per_s()))
+                .collect();
+            Ok(Limit {
+                kind: LimitKind::PageCache,
+                name: format!("page cache, {}", threads_text(threads)),
+                chunk_bytes: None,
+                threads: Some(threads),
+                gb_per_s: Some(Spread::of(rates?)),
+                note: None,
+            })
+        })
+        .collect()
+}
+
+/// Reads of the file from its storage, a part a run: with `O_DIRECT`, and of cold runs through the page
+/// cache, too. Runs take turns with cold loads, since what storage gives changes within minutes.
+pub(super) struct StorageReads<'a> {
+    files: &'a [PathBuf],
+    file: File,
+    /// Or why the file system does not take it.
+    direct: Result<File>,
+    cold: bool,
+    runs: u32,
+    direct_reads: Vec<Read>,
+    buffered_reads: Vec<Read>,
+}
+
+impl<'a> StorageReads<'a> {
+    pub(super) fn open(arguments: &Bench, files: &'a [PathBuf]) -> Result<Self> {
+        let path = largest(files)?;
+        let file = File::open(path)?;
+        // What is still to be written would be, in the time that is measured.
+        rustix::fs::fdatasync(&file)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        let direct = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+        Ok(Self {
+            files,
+            file,
+            direct: direct.map_err(std::io::Error::from),
+            cold: arguments.cold,
+            runs: arguments.repeat,
+            direct_reads: Vec::new(),
+            buffered_reads: Vec::new(),
+        })
+    }
+
+    /// Reads the part of this run, the one after the last run's.
+    pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> std::result::Result<(), Unread> {
+        let part = self.part(run)?;
+        if let Ok(direct) = &self.direct {
+            match self.read(direct, part, token) {
+                Ok(read) => self.direct_reads.push(read),
+                // Some file systems accept the flag and refuse the read.
+                Err(Unread::File(error)) => self.direct = Err(error),
+                Err(unread) => return Err(unread),
+            }
+        }
+        if self.cold {
+            page_cache::drop_pages(self.files)?;
+            self.buffered_reads.push(self.read(&self.file, part, token)?);
+        }
+        Ok(())
+    }
+
+    fn part(&self, run: u32) -> Result<Bytes> {
+        const PAGE: u64 = 4096;
+        let len = self.file.metadata()?.len();
+        let bytes = (len.min(STORAGE_BYTES) / u64::from(self.runs)).next_multiple_of(PAGE);
+        let start = u64::from(run) * bytes;
+        Ok(Bytes { start, bytes: bytes.min(len.saturating_sub(start)) })
+    }
+
+    fn read(
+        &self,
+        file: &File,
+        part: Bytes,
+        token: &CancelToken,
+    ) -> std::result::Result<Read, Unread> {
+        reading::read(file, part, STORAGE_READERS, Some(STORAGE_TIME / self.runs), token)
+    }
+
+    pub(super) fn limits(self) -> Vec<Limit> {
+        let (rates, note) = match self.direct {
+            Ok(_) => (Some(spread_of(&self.direct_reads)), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let mut limits =
+            vec![storage_limit(LimitKind::DiskDirect, "storage, O_DIRECT", rates, note)];
+        if self.cold {
+            let rates = Some(spread_of(&self.buffered_reads));
+            limits.push(storage_limit(LimitKind::DiskBuffered, "storage, buffered", rates, None));
+        }
+        limits
+    }
+}
+
+fn spread_of(reads: &[Read]) -> Spread {
+    // The last part of a small file can be empty.
+    Spread::of(reads.iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s()))
+}
+
+fn storage_limit(
+    kind: LimitKind,
+    name: &str,
+    gb_per_s: Option<Spread>,
+    note: Option<String>,
+) -> Limit {
+    Limit {
+        kind,
+        name: format!("{name}, {}", threads_text(STORAGE_READERS.threads)),
+        chunk_bytes: Some(STORAGE_READERS.chunk_bytes.into()),
+        threads: Some(STORAGE_READERS.threads),
+        gb_per_s,
+        note,
+    }
+}
+
+/// What a load of bytes that cost nothing to read could reach.
+pub(super) fn best(limits: &[Limit], device: DeviceKind) -> Option<Reference> {
+    let (kind, share) = match device {
+        DeviceKind::Cuda(_) => (LimitKind::PinnedCopy, 1.0),
+        // Each byte that arrives was read and is written, to memory that was allocated for it.
+        DeviceKind::Host => (LimitKind::MemoryCopyToNew, 0.5),
+    };
+    limits
+        .iter()
+        .filter(|limit| limit.kind == kind)
+        .filter_map(|limit| {
+            let gb_per_s = limit.gb_per_s?.median * share;
+            Some(Reference { name: limit.name.clone(), gb_per_s })
+        })
+        .max_by(|a, b| a.gb_per_s.total_cmp(&b.gb_per_s))
+}
+
+fn largest(files: &[PathBuf]) -> Result<&Path> {
+    let mut largest: Option<(u64, &Path)> = None;
+    for path in files {
+        let bytes = std::fs::metadata(path)?.len();
+        if largest.is_none_or(|(most, _)| bytes > most) {
+            largest = Some((bytes, path));
+        }
+    }
+    largest.map(|(_, path)| path).ok_or_else(|| std::io::Error::other("the model has no file"))
+}
+
+fn threads_text(threads: u32) -> String {
+    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+}

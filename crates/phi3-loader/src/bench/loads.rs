@@ -1,0 +1,314 @@
+//! Loads, timed phase by phase.
+
+use super::document::{LoadFigures, Row, Spread, gb_per_s};
+use super::page_cache::{self, Moment};
+use super::reading::Unread;
+use super::{child, load_command};
+use crate::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
+use crate::failure::{Failure, ProcessFailure};
+use crate::json::Event;
+use crate::load::finished;
+use loader::{CancelToken, Error, Loader, Unobserved};
+use serde::Deserialize;
+use serde_json::Value;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the driver may take to clear freed memory: it uses the device's copy engines for it, which
+/// a load that follows at once has to share.
+const CLEARED_AFTER: Duration = Duration::from_millis(250);
+
+/// What is used of a `finished` event, all of which it has to have.
+#[derive(Deserialize)]
+struct Finished {
+    source_bytes: u64,
+    parse_seconds: f64,
+    plan_seconds: f64,
+    context_seconds: f64,
+    pin_seconds: f64,
+    allocate_seconds: f64,
+    prepare_seconds: f64,
+    transfer_seconds: f64,
+    verify_seconds: f64,
+    seconds: f64,
+    io: String,
+    threads: u64,
+    chunk_bytes: u64,
+    pinned: bool,
+}
+
+/// A phase: its name, its seconds, and what it is.
+type Phase = (&'static str, fn(&Finished) -> f64, &'static str);
+
+/// In their order.
+const PHASES: [Phase; 9] = [
+    ("parse", |load| load.parse_seconds, "file opened, header proven"),
+    ("plan", |load| load.plan_seconds, "configuration read, load planned"),
+    ("context", |load| load.context_seconds, "device opened: its context"),
+    ("pin", |load| load.pin_seconds, "staging ring pinned, queues made"),
+    ("allocate", |load| load.allocate_seconds, "device memory"),
+    ("prepare", |load| load.prepare_seconds, "schedule cut, code loaded, reports made"),
+    ("transfer", |load| load.transfer_seconds, "first read to verified residency"),
+    ("verify", |load| load.verify_seconds, "residency, and what was asked for beyond"),
+    ("load", |load| load.seconds, "all of these"),
+];
+
+/// Loads of a file that the page cache holds, each by a new process: what somebody gets who starts the
+/// program. Variants take turns with them, so that what else the machine does meets all alike.
+pub(super) fn warm(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<Vec<LoadFigures>, Failure> {
+    let plain = &arguments.choices;
+    let mut turns = vec![("warm", "a new process each, the file in the page cache", plain.clone())];
+    if arguments.variants {
+        let checksum = Choices { verify: VerifyArg::Checksum, ..plain.clone() };
+        let native = Choices { storage: StorageArg::Native, ..plain.clone() };
+        turns.push(("checksum", "by turns with the warm ones, with --verify checksum", checksum));
+        turns.push(("native", "by turns with the warm ones, with --storage native", native));
+    }
+    let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
+    for _ in 0..arguments.repeat {
+        for ((_, _, choices), samples) in turns.iter().zip(&mut samples) {
+            samples.add_process(&arguments.file, choices, files, token)?;
+        }
+    }
+    let named = turns.iter().zip(samples);
+    Ok(named.map(|((name, what, choices), samples)| samples.figures(name, what, choices)).collect())
+}
+
+/// Loads of a file that is in storage, all of it or half, each by a new process.
+#[derive(Default)]
+pub(super) struct FromStorage {
+    half_cached: Samples,
+    cold: Samples,
+}
+
+impl FromStorage {
+    /// Loads once of either kind.
+    pub(super) fn add(
+        &mut self,
+        arguments: &Bench,
+        files: &[PathBuf],
+        token: &CancelToken,
+    ) -> Result<(), Failure> {
+        let unread = |error: Unread| error.of(&arguments.file);
+        page_cache::fill_half(files, token).map_err(unread)?;
+        self.half_cached.add_process(&arguments.file, &arguments.choices, files, token)?;
+        page_cache::drop_pages(files).map_err(|error| unread(error.into()))?;
+        self.cold.add_process(&arguments.file, &arguments.choices, files, token)
+    }
+
+    pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
+        let half =
+            "a new process each, after the file's pages were dropped and its first half read";
+        let cold = "a new process each, after the file's pages were dropped";
+        [
+            self.half_cached.figures("half-cached", half, choices),
+            self.cold.figures("cold", cold, choices),
+        ]
+    }
+}
+
+/// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
+/// after the model before was dropped, and immediately after.
+pub(super) fn reused(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<[LoadFigures; 2], Failure> {
+    let mut loader = Loader::new(arguments.choices.options());
+    drop(loader.load_cancellable(&arguments.file, &mut Unobserved, token)?);
+    let mut samples = |pause: Duration| -> Result<Samples, Failure> {
+        let mut samples = Samples::default();
+        for _ in 0..arguments.repeat {
+            samples.cached.extend(page_cache::cached_share(files, Moment::Before));
+            std::thread::sleep(pause);
+            let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
+            let event = serde_json::to_value(Event::new(finished(model.stats())))
+                .map_err(|error| broken_load(&error))?;
+            samples.finished.push(finished_of(event)?);
+        }
+        Ok(samples)
+    };
+    let choices = &arguments.choices;
+    let reused = "one loader, after its first load, the file in the page cache";
+    let swap = "the same, right after the model before was dropped";
+    Ok([
+        samples(CLEARED_AFTER)?.figures("reused", reused, choices),
+        samples(Duration::ZERO)?.figures("swap", swap, choices),
+    ])
+}
+
+/// What a load by a process of its own says in the end, and the seconds from its start to that.
+fn load_in_process(
+    file: &Path,
+    choices: &Choices,
+    token: &CancelToken,
+) -> Result<(Finished, f64), Failure> {
+    let failed = |error: std::io::Error| broken_load(&error);
+    let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
+    let unstarted = |error| Failure::Start("a load to be measured", error);
+    let mut command = load_command(file, options).map_err(unstarted)?;
+    let start = Instant::now();
+    // Its last event says what goes wrong; warnings would come once a load.
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = child::start(&mut command).map_err(unstarted)?;
+    let mut last = None;
+    let ended = child.run(token, &mut |_, line| {
+        last = Some((line.to_owned(), start.elapsed().as_secs_f64()));
+    });
+    let status = ended.map_err(failed)?.ok_or(Error::Cancelled)?;
+    let (line, seconds) = last.ok_or_else(|| broken_load(&status))?;
+    Ok((outcome(&line, status)?, seconds))
+}
+
+/// What the last event of a process that ended so says of its load.
+fn outcome(line: &str, status: ExitStatus) -> Result<Finished, Failure> {
+    let event: Value =
+        serde_json::from_str(line).map_err(|error| broken_load(&format!("{error}: {line}")))?;
+    let text = |field: &str| event[field].as_str().map(str::to_owned);
+    match event["event"].as_str() {
+        Some("finished") if status.success() => finished_of(event),
+        Some("failed") => Err(Failure::Process(ProcessFailure {
+            code: text("code").unwrap_or_default(),
+            message: text("message").unwrap_or_default(),
+            help: text("help"),
+            exit_code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        })),
+        // It was killed, or died, before it could say.
+        _ => Err(broken_load(&status)),
+    }
+}
+
+fn finished_of(event: Value) -> Result<Finished, Failure> {
+    serde_json::from_value(event).map_err(|error| broken_load(&error))
+}
+
+/// A load that came to no end which it could tell of.
+fn broken_load(why: &dyn Display) -> Failure {
+    Failure::Process(ProcessFailure {
+        code: "INTERNAL".to_owned(),
+        message: format!("a load to be measured: {why}"),
+        help: None,
+        exit_code: 1,
+    })
+}
+
+/// What the loads of one kind said.
+#[derive(Default)]
+struct Samples {
+    finished: Vec<Finished>,
+    ready: Vec<f64>,
+    cached: Vec<f64>,
+    cached_after: Vec<f64>,
+}
+
+impl Samples {
+    /// Loads in a process of its own.
+    fn add_process(
+        &mut self,
+        file: &Path,
+        choices: &Choices,
+        files: &[PathBuf],
+        token: &CancelToken,
+    ) -> Result<(), Failure> {
+        self.cached.extend(page_cache::cached_share(files, Moment::Before));
+        let (finished, seconds) = load_in_process(file, choices, token)?;
+        self.cached_after.extend(page_cache::cached_share(files, Moment::After));
+        self.finished.push(finished);
+        self.ready.push(seconds);
+        Ok(())
+    }
+
+    fn figures(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        choices: &Choices,
+    ) -> LoadFigures {
+        let mut rows: Vec<_> = PHASES
+            .iter()
+            .map(|&(phase, seconds, description)| Row {
+                phase,
+                description,
+                seconds: Spread::of(self.finished.iter().map(seconds)),
+            })
+            .collect();
+        if !self.ready.is_empty() {
+            rows.push(Row {
+                phase: "process",
+                description: "from the start of the process to the loaded model",
+                seconds: Spread::of(self.ready.iter().copied()),
+            });
+        }
+        let rates = self
+            .finished
+            .iter()
+            .map(|load| gb_per_s(load.source_bytes as f64, load.transfer_seconds));
+        let last = self.finished.last();
+        LoadFigures {
+            name,
+            description,
+            storage: name_of(&choices.storage),
+            verify: name_of(&choices.verify),
+            io: last.map(|load| load.io.clone()).unwrap_or_default(),
+            threads: last.map_or(0, |load| load.threads),
+            chunk_bytes: last.map_or(0, |load| load.chunk_bytes),
+            pinned: last.is_some_and(|load| load.pinned),
+            cached: spread_of_some(&self.cached),
+            cached_after: spread_of_some(&self.cached_after),
+            rows,
+            gb_per_s: Spread::of(rates),
+            share_of_reference: None,
+        }
+    }
+}
+
+fn spread_of_some(samples: &[f64]) -> Option<Spread> {
+    (!samples.is_empty()).then(|| Spread::of(samples.iter().copied()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, ProcessFailure, outcome};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn failure_of(line: &str, status: ExitStatus) -> ProcessFailure {
+        match outcome(line, status) {
+            Err(Failure::Process(failure)) => failure,
+            Err(other) => panic!("another failure: {other:?}"),
+            Ok(_) => panic!("taken for a load"),
+        }
+    }
+
+    #[test]
+    fn a_killed_load_is_told_with_its_signal() {
+        let killed = ExitStatus::from_raw(9);
+        for line in [r#"{"event":"progress","unit":1}"#, r#"{"event":"finished","seconds":1.0}"#] {
+            let failure = failure_of(line, killed);
+            assert_eq!((failure.code.as_str(), failure.exit_code), ("INTERNAL", 1));
+            assert!(failure.message.contains("signal: 9"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_failed_load_is_told_in_its_own_words() {
+        let line = r#"{"event":"failed","code":"DEVICE_UNAVAILABLE","message":"no GPU","help":"plug one in"}"#;
+        let failure = failure_of(line, ExitStatus::from_raw(5 << 8));
+        assert_eq!((failure.code.as_str(), failure.exit_code), ("DEVICE_UNAVAILABLE", 5));
+        assert_eq!(failure.message, "no GPU");
+        assert_eq!(failure.help.as_deref(), Some("plug one in"));
+    }
+
+    #[test]
+    fn a_load_that_does_not_tell_all_that_is_measured_is_no_measurement() {
+        let failure =
+            failure_of(r#"{"event":"finished","source_bytes":1}"#, ExitStatus::from_raw(0));
+        assert!(failure.message.contains("parse_seconds"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,98 @@
+//! `load --dump`: the weights on the device as a safetensors file.
+
+use loader::{CancelToken, Error, LoadedModel, OutputFile};
+use model_phi3::{PlannedSlot, SlotFormat, Storage};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::io::{self, BufWriter, Write};
+
+/// Of the header, so that the data after it is aligned, and of the number that stands before it.
+const ALIGNMENT: usize = 8;
+
+/// Reads every slot back from the device and writes it under its name. Holds one slot in host memory
+/// at a time, and looks at the token before each.
+pub(super) fn write(
+    model: &LoadedModel,
+    target: &OutputFile,
+    token: &CancelToken,
+) -> Result<(), Error> {
+    let failed = |source| target.failed(source);
+    let (header, slots) = layout(model).map_err(failed)?;
+    let sizes = slots.iter().map(|slot| slot.dest.end - slot.dest.start);
+    let bytes = header.len() as u64 + sizes.clone().sum::<u64>() + sizes.max().unwrap_or(0);
+    target.write(bytes, |file| {
+        let mut file = BufWriter::new(file);
+        file.write_all(&header).map_err(failed)?;
+        for slot in slots {
+            token.check()?;
+            let bytes = model.read_slot(slot.slot)?.unwrap_or_default();
+            file.write_all(&bytes).map_err(failed)?;
+        }
+        file.flush().map_err(failed)
+    })
+}
+
+/// What stands before the data, and the slots in the order of their data: those of wider elements
+/// first, so that all are aligned.
+fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
+    let storage = model.plan().storage();
+    let mut slots: Vec<_> =
+        model.plan().slots().iter().map(|slot| (slot.slot.to_string(), slot)).collect();
+    slots.sort_by(|(left_name, left), (right_name, right)| {
+        dtype(right, storage).cmp(&dtype(left, storage)).then_with(|| left_name.cmp(right_name))
+    });
+    let mut end = 0;
+    let tensors = slots.iter().map(|(name, slot)| {
+        let start = end;
+        end += to_usize(slot.dest.end - slot.dest.start);
+        let dtype = dtype(slot, storage);
+        let shape = match dtype {
+            Dtype::U8 => vec![end - start],
+            _ => slot.shape.iter().map(|&dim| to_usize(dim)).collect(),
+        };
+        (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(None, tensors.collect()).map_err(io::Error::other)?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    json.resize(json.len().next_multiple_of(ALIGNMENT), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    Ok((header, slots.into_iter().map(|(_, slot)| slot).collect()))
+}
+
+/// Of a slot's elements; what is kept as it is in the file is bytes.
+fn dtype(slot: &PlannedSlot, storage: Storage) -> Dtype {
+    match (storage, slot.format) {
+        (Storage::F16, SlotFormat::F16) => Dtype::F16,
+        (Storage::F16, SlotFormat::F32) => Dtype::F32,
+        _ => Dtype::U8,
+    }
+}
+
+fn to_usize(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loader::{DeviceChoice, LoadOptions, Loader, Unobserved};
+    use std::fs;
+
+    #[test]
+    fn a_cancelled_dump_leaves_the_one_before_and_nothing_else() {
+        let model_path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
+        let options = LoadOptions::new().device(DeviceChoice::Host);
+        let model = Loader::new(options).load(model_path, &mut Unobserved).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dump.safetensors");
+        fs::write(&path, "the one before").unwrap();
+        let cancelled = CancelToken::new();
+        cancelled.cancel();
+        let error = write(&model, &OutputFile::find(&path).unwrap(), &cancelled).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"the one before");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,125 @@
+//! How commands fail.
+
+use super::thread_limits;
+use gguf_format::path_text;
+use loader::{CodeFacts, Error, codes, host_memory};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The library's answer.
+    Load(Error),
+    /// The command line is wrong.
+    Usage(clap::Error),
+    /// Standard error is a file that the command reads. Only the exit code reports it: a message would be
+    /// written into that file.
+    StandardErrorIsRead,
+    /// Standard output cannot be written to.
+    Output(std::io::Error),
+    /// A file cannot be read that is to be measured with.
+    Read(PathBuf, std::io::Error),
+    /// A thread or process cannot be started.
+    Start(&'static str, std::io::Error),
+    /// A process of this program failed and said so.
+    Process(ProcessFailure),
+}
+
+/// How a process of this program ended.
+#[derive(Debug)]
+pub(super) struct ProcessFailure {
+    /// As of an [`Error`].
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+    pub(super) exit_code: u8,
+}
+
+/// The exit code of a wrong command line.
+const USAGE: u8 = 2;
+
+impl Failure {
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Load(error) if error.code() == codes::CANCELLED.code)
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(error) => error.exit_code(),
+            Self::Usage(_) | Self::StandardErrorIsRead => USAGE,
+            Self::Output(_) => codes::WRITE_FAILED.exit_code,
+            Self::Read(..) => codes::READ_FAILED.exit_code,
+            Self::Start(_, error) => start_facts(error).exit_code,
+            Self::Process(failure) => failure.exit_code,
+        }
+    }
+
+    /// Prints the error, and what can be done about it, to standard error. Where that cannot be
+    /// written to, the exit code is all there is left to say it with.
+    pub(super) fn print(&self) {
+        let (code, message, help) = match self {
+            Self::Usage(error) => {
+                let _ = error.print();
+                return;
+            }
+            Self::StandardErrorIsRead => return,
+            Self::Load(error) => (error.code(), error.to_string(), error.help()),
+            Self::Output(error) => {
+                let CodeFacts { code, cure, .. } = codes::WRITE_FAILED;
+                (code, format!("standard output: {error}"), Some(cure))
+            }
+            Self::Read(path, error) => {
+                let CodeFacts { code, cure, .. } = codes::READ_FAILED;
+                (code, format!("{}: {error}", path_text(path)), Some(cure))
+            }
+            Self::Start(what, error) => {
+                let CodeFacts { code, cure, .. } = start_facts(error);
+                let limits = start_limits(error);
+                (code, format!("{what} cannot be started: {error}{limits}"), Some(cure))
+            }
+            Self::Process(failure) => {
+                (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
+            }
+        };
+        let red = anstyle::AnsiColor::Red.on_default().bold();
+        let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
+        let mut out = anstream::stderr().lock();
+        let _ = writeln!(out, "{red}error[{code}]{red:#}: {message}");
+        if let Some(help) = help {
+            let _ = writeln!(out, "{cyan}help{cyan:#}: {help}");
+        }
+    }
+}
+
+/// `EAGAIN` and `ENOMEM` mean that the system has no memory or no room for another thread or process.
+/// Any other error is about the program file.
+fn start_facts(error: &std::io::Error) -> CodeFacts {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
+        _ => codes::READ_FAILED,
+    }
+}
+
+/// What limits threads and processes, for the message of a refused one. `EAGAIN` has two causes: the C
+/// library gives it also where there is no memory for a stack.
+fn start_limits(error: &std::io::Error) -> String {
+    let (memory, count) = match error.kind() {
+        ErrorKind::OutOfMemory => (host_memory::figures(), None),
+        ErrorKind::WouldBlock => (host_memory::figures(), thread_limits::text()),
+        _ => (None, None),
+    };
+    memory.into_iter().chain(count).map(|limit| format!("; {limit}")).collect()
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}

@@ -1,0 +1,88 @@
+//! The program `phi3-loader`: argument parsing and printing around the crate `loader`.
+//!
+//! A library only so that its tests can run the program with another allocator.
+
+mod args;
+mod bench;
+mod completions;
+mod devices;
+mod dump;
+mod failure;
+mod inspect;
+mod json;
+mod load;
+mod logging;
+mod out_of_memory;
+mod outputs;
+mod plan;
+mod progress;
+mod signals;
+mod stdout;
+mod synth;
+mod text;
+mod thread_limits;
+mod timeline;
+
+use args::Command;
+use failure::Failure;
+use indicatif::MultiProgress;
+use signals::Interrupt;
+use std::process::ExitCode;
+
+pub use out_of_memory::out_of_memory;
+
+/// What the program finds when it starts, before the standard library changes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Whether the process has a standard output.
+    pub stdout_is_open: bool,
+}
+
+/// Runs the command line of this process and returns its exit code.
+///
+/// Results go to standard output, everything else to standard error. Installs a `tracing` subscriber
+/// and handlers of SIGINT, SIGTERM and SIGXFSZ: this is a program, not a library.
+pub fn main(start: Start) -> ExitCode {
+    if !start.stdout_is_open {
+        stdout::was_closed();
+    }
+    signals::survive_size_limits();
+    let interrupt = Interrupt::install();
+    match run(&interrupt) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(interrupt.exit_code(&failure))
+        }
+    }
+}
+
+fn run(interrupt: &Interrupt) -> Result<(), Failure> {
+    let arguments = match args::parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return Err(Failure::Usage(error)),
+        Err(help) => {
+            let text = help.render();
+            return interrupt.or_end(move || Ok(stdout::print_styled(&text)?));
+        }
+    };
+    if let Some(model) = arguments.command.model() {
+        outputs::check_standard_error(model)?;
+    }
+    let bars = MultiProgress::new();
+    logging::init(arguments.verbose, arguments.quiet, &bars);
+    let quiet = arguments.quiet;
+    match arguments.command {
+        Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
+        Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
+        Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
+        Command::Bench(command) => bench::run(&command, quiet, interrupt.token()),
+        Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
+        Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
+        Command::Completions(command) => interrupt.or_end(move || completions::run(&command)),
+    }
+}

@@ -1,0 +1,39 @@
+//! `synth`.
+
+use super::args::Synth;
+use super::failure::Failure;
+use super::outputs::{self, Output, Prints};
+use super::progress::style;
+use super::stdout;
+use super::text::bytes;
+use gguf_format::path_text;
+use indicatif::{MultiProgress, ProgressBar};
+use loader::CancelToken;
+use loader::synth::{self, SynthOptions};
+
+pub(super) fn run(
+    arguments: &Synth,
+    quiet: bool,
+    bars: &MultiProgress,
+    token: &CancelToken,
+) -> Result<(), Failure> {
+    let out = Output::find("OUT", &arguments.out)?;
+    let reports = outputs::check(&[&out], Prints::new(false, quiet))?;
+    let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
+    bar.set_style(style("writing {wide_bar} {decimal_bytes}/{decimal_total_bytes} {eta}"));
+    let options =
+        SynthOptions::new(arguments.preset, arguments.layout, arguments.type_mix, arguments.seed);
+    let written = synth::write_to(&out.file, &options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        token.flow()
+    });
+    bar.finish_and_clear();
+    let len = written?;
+    if reports {
+        stdout::print(|text| {
+            writeln!(text, "wrote     {}, {}", path_text(&arguments.out), bytes(len))
+        })?;
+    }
+    Ok(())
+}

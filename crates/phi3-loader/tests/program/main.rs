@@ -1,0 +1,29 @@
+//! The command line, and the program as a process.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
+
+mod arguments;
+mod bench;
+mod cancelling;
+#[path = "../../../loader/tests/common/changed_weights.rs"]
+mod changed_weights;
+#[path = "../../../loader/tests/common/changes.rs"]
+mod changes;
+mod changing_files;
+mod cli;
+mod codes;
+#[path = "../../../loader/tests/common/mod.rs"]
+#[expect(dead_code, reason = "the tests of the library use the rest")]
+mod common;
+mod limits;
+mod outputs;
+mod program;
+mod restricted;
+mod shown;
+#[path = "../../../loader/tests/common/small_model.rs"]
+mod small_model;
+mod stderr;
+mod stdout;
+mod suspect_weights;
+mod trial;
+mod warnings;
