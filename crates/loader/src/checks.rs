@@ -1,8 +1,8 @@
 //! Checks of what the engine reports about the bytes that it moved.
 
 use crate::error::{Error, NonFiniteTensor};
-use crate::model::AllZeroTensor;
 use crate::scales::Scales;
+use crate::stats::AllZeroTensor;
 use crate::transfer;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};

@@ -1,7 +1,7 @@
 //! Events of a load.
 
-use crate::model::LoadStats;
 use crate::residency::Residency;
+use crate::stats::LoadStats;
 use crate::warning::Warning;
 use cuda_sys::DeviceKind;
 use model_phi3::{LoadPlan, Phi3Config};

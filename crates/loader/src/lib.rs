@@ -40,6 +40,7 @@
 //! None is on by default.
 //!
 //! - `cuda`: NVIDIA GPUs; needs `nvcc`.
+//! - `serde`: [`LoadStats`] can be serialised.
 //! - `output`: [`OutputFile`](crate::OutputFile), which replaces a file only by a whole one.
 //! - `synth`: [`synth`](crate::synth), which writes files with a model's real shapes and random weights.
 //! - `measure`: [`measure`](crate::measure), for programs that measure loads.
@@ -50,7 +51,6 @@ pub mod c_weights;
 mod cancel;
 mod checks;
 pub mod codes;
-mod demand;
 mod device_choice;
 mod error;
 mod event;
@@ -61,6 +61,7 @@ mod loader;
 #[cfg(feature = "measure")]
 pub mod measure;
 mod memory_account;
+mod memory_needs;
 mod model;
 mod options;
 #[cfg(feature = "output")]
@@ -68,8 +69,11 @@ mod output_file;
 mod readback;
 mod residency;
 mod scales;
+#[cfg(feature = "serde")]
+mod serialize;
 mod session;
 mod source;
+mod stats;
 #[cfg(feature = "synth")]
 pub mod synth;
 #[cfg(test)]
@@ -91,11 +95,12 @@ pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
-pub use crate::model::{AllZeroTensor, LoadStats, LoadedModel, TensorView};
+pub use crate::model::{LoadedModel, TensorView};
 pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
 #[cfg(feature = "output")]
 pub use crate::output_file::OutputFile;
 pub use crate::residency::Residency;
+pub use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
 pub use crate::warning::Warning;
 pub use cuda_sys::{
     DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, MemoryBound, MemoryInfo,

@@ -1,19 +1,20 @@
 //! The steps of a load.
 
 use crate::cancel::{CancelToken, Cancellable};
-use crate::demand::Demand;
 use crate::error::{Error, NonFiniteTensor};
 use crate::event::{LoadEvent, Observer};
-use crate::model::{AllZeroTensor, LoadStats, LoadedModel, view};
+use crate::memory_needs::MemoryNeeds;
+use crate::model::{LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
 use crate::residency::Residency;
 use crate::scales::Scales;
 use crate::session::{Session, Sessions, Wanted};
 use crate::source::Source;
-use crate::transfer::How;
+use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
+use crate::transfer::TransferOptions;
 use crate::warning::Warning;
 use crate::{checks, readback, residency, transfer};
-use cuda_sys::{DeviceBuffer, Stats};
+use cuda_sys::{DeviceBuffer, EngineConfig, Stats};
 use gguf_format::{GgufFile, path_text};
 use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
@@ -136,14 +137,14 @@ impl Loader {
         let Planned { config, plan, warnings } = planned;
 
         let (session, opening) = self.sessions.get(options, Wanted::by(&plan), token)?;
-        let demand = session.demand(&plan, options);
-        let ((mut buffer, memory), allocate_seconds) = timed(|| session.allocate(&demand))?;
+        let needs = session.needs(&plan, options);
+        let ((mut buffer, memory), allocate_seconds) = timed(|| session.allocate(&needs))?;
         let (device, device_name) = (session.device.kind(), session.name.as_str());
         let bytes = buffer.len();
         emit(observer, &LoadEvent::Allocated { device, device_name, bytes })?;
 
         let ((moved, scales), moving_seconds) =
-            timed(|| transfer(session, source, options, &demand, &plan, &mut buffer, observer))?;
+            timed(|| transfer(session, source, options, &needs, &plan, &mut buffer, observer))?;
         let (residency, verify) = verify(options, source, &plan, &moved, &buffer, token)?;
         let suspects = SuspectWeights::among(&plan, &moved, &scales, options)?;
         // Last: this proves that all bytes above were read from the file that was opened.
@@ -153,12 +154,7 @@ impl Loader {
         let weights = plan
             .weights(|slot| Ok(view(&plan, &buffer, slot)))
             .map_err(|error| Error::of_model(source.path(), error))?;
-        let engine = session.engine.config();
-        let stats = LoadStats {
-            device: session.device.kind(),
-            device_name: session.name.clone(),
-            vram_bytes: buffer.len(),
-            source_bytes: moved.source_bytes,
+        let phases = Phases {
             seconds: start.elapsed().as_secs_f64(),
             parse_seconds,
             plan_seconds,
@@ -168,19 +164,16 @@ impl Loader {
             prepare_seconds: moving_seconds - moved.seconds,
             transfer_seconds: moved.seconds + verify.residency_seconds,
             verify_seconds: verify.seconds,
-            io: moved.io,
-            threads: moved.readers,
-            depth: engine.depth,
-            chunk_bytes: engine.chunk_bytes,
-            read_bytes: engine.read_bytes,
-            chunks: moved.chunks,
-            pinned: moved.pinned,
-            non_finite: suspects.non_finite,
-            warnings,
-            all_zero: suspects.all_zero,
-            timeline: moved.timeline,
-            residency,
-            memory,
+        };
+        let SuspectWeights { non_finite, all_zero } = suspects;
+        let stats = LoadStats {
+            device: session.device.kind(),
+            device_name: session.name.clone(),
+            vram_bytes: buffer.len(),
+            source_bytes: moved.source_bytes,
+            phases,
+            transfer: transfer_figures(session.engine.config(), moved),
+            proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
         log_stats(&stats);
         emit(observer, &LoadEvent::Finished { stats: &stats })?;
@@ -225,20 +218,33 @@ fn transfer(
     session: &mut Session,
     source: &Source,
     options: &LoadOptions,
-    demand: &Demand,
+    needs: &MemoryNeeds,
     plan: &LoadPlan,
     arena: &mut DeviceBuffer,
     observer: &mut dyn Observer,
 ) -> Result<(Stats, Scales), Error> {
     session.will_convert(plan);
-    let how = How::chosen(options);
+    let options = TransferOptions::of_load(options);
     let scales = Scales::read(plan, source)?;
-    let moved = transfer::run(&mut session.engine, source, how, plan, &scales, arena, observer);
+    let moved = transfer::run(&mut session.engine, source, options, plan, &scales, arena, observer);
     let moved = moved.map_err(|error| match error {
-        Error::Engine(error) => session.named(error, demand),
+        Error::Engine(error) => session.with_figures(error, needs),
         other => other,
     })?;
     Ok((moved, scales))
+}
+
+fn transfer_figures(config: EngineConfig, moved: Stats) -> TransferFigures {
+    TransferFigures {
+        io: moved.io,
+        threads: moved.readers,
+        depth: config.depth,
+        chunk_bytes: config.chunk_bytes,
+        read_bytes: config.read_bytes,
+        chunks: moved.chunks,
+        pinned: moved.pinned,
+        timeline: moved.timeline,
+    }
 }
 
 /// Time that a proof took.
@@ -322,8 +328,8 @@ fn emit(observer: &mut dyn Observer, event: &LoadEvent<'_>) -> Result<(), Error>
 fn log_stats(stats: &LoadStats) {
     tracing::info!(
         vram_bytes = stats.vram_bytes,
-        seconds = stats.seconds,
-        transfer_seconds = stats.transfer_seconds,
+        seconds = stats.phases.seconds,
+        transfer_seconds = stats.phases.transfer_seconds,
         gb_per_s = stats.gb_per_s(),
         device = %stats.device,
         "model resident"

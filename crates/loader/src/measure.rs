@@ -6,7 +6,7 @@ use crate::event::Unobserved;
 use crate::options::LoadOptions;
 use crate::scales::Scales;
 use crate::source::Source;
-use crate::transfer::{self, How};
+use crate::transfer::{self, TransferOptions};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig};
 use model_phi3::LoadPlan;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u6
 pub struct Transfer<'a> {
     source: Source,
     plan: &'a LoadPlan,
-    how: How,
+    options: TransferOptions,
     dest: DeviceBuffer,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Transfer<'a> {
         Ok(Self {
             source: Source::open(path, &options.limits)?,
             plan,
-            how: How::chosen(options),
+            options: TransferOptions::of_load(options),
             dest: device.allocate(plan.device_bytes())?,
         })
     }
@@ -57,7 +57,7 @@ impl<'a> Transfer<'a> {
     pub fn run(&mut self, engine: &mut Engine, token: &CancelToken) -> Result<f64, Error> {
         let observer = &mut Cancellable { observer: &mut Unobserved, token };
         let scales = Scales::read(self.plan, &self.source)?;
-        let Self { source, plan, how, dest } = self;
-        Ok(transfer::run(engine, source, *how, plan, &scales, dest, observer)?.seconds)
+        let Self { source, plan, options, dest } = self;
+        Ok(transfer::run(engine, source, *options, plan, &scales, dest, observer)?.seconds)
     }
 }

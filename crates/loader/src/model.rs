@@ -1,104 +1,12 @@
 //! A model whose weights are in device memory.
 
-use crate::error::{Error, NonFiniteTensor};
+use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::host_memory;
-use crate::memory_account::MemoryAccount;
 use crate::residency::{self, Residency};
-use crate::warning::Warning;
-use cuda_sys::{DeviceBuffer, DeviceKind, Io, Span};
+use crate::stats::LoadStats;
+use cuda_sys::{DeviceBuffer, DeviceKind};
 use model_phi3::{LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
-
-/// Figures of a load. Rates are in bytes of the file.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct LoadStats {
-    /// The device that holds the weights.
-    pub device: DeviceKind,
-    /// The device's name, such as `NVIDIA H100 80GB HBM3`.
-    pub device_name: String,
-    /// Device bytes the weights take.
-    pub vram_bytes: u64,
-    /// Bytes of the file that were moved.
-    pub source_bytes: u64,
-    /// Seconds from the call to the verified model.
-    pub seconds: f64,
-    /// Seconds of them for opening the file and proving its header.
-    pub parse_seconds: f64,
-    /// Seconds of them for reading the configuration and planning.
-    pub plan_seconds: f64,
-    /// Seconds of them for opening the device; 0 where it was open already, and the rest of it where
-    /// a cancelled load had begun.
-    pub context_seconds: f64,
-    /// Seconds of them for the staging ring, as far as it was not made while the device was being
-    /// opened, for pinning it, and for the queues; 0, or the rest, likewise.
-    pub pin_seconds: f64,
-    /// Seconds of them for looking at the free memory and allocating.
-    pub allocate_seconds: f64,
-    /// Seconds of them for what the engine does before the first read and after the last byte.
-    pub prepare_seconds: f64,
-    /// Seconds of them from the first read to verified residency.
-    pub transfer_seconds: f64,
-    /// Seconds of them for the proof alone. What residency takes is part of `transfer_seconds` too;
-    /// digests are made beside the transfer.
-    pub verify_seconds: f64,
-    /// How the file was read in fact.
-    pub io: Io,
-    /// Reader threads; little work takes fewer.
-    pub threads: u32,
-    /// Copies that could be under way at once.
-    pub depth: u32,
-    /// Largest single copy to the device in bytes.
-    pub chunk_bytes: u64,
-    /// Largest single read in bytes.
-    pub read_bytes: u64,
-    /// Copies it took.
-    pub chunks: u64,
-    /// Whether staging memory was pinned for the device.
-    pub pinned: bool,
-    /// Tensors with weights that are infinite or NaN as they were loaded. Quantised blocks that native
-    /// storage keeps are not counted: nothing decodes them.
-    pub non_finite: Vec<NonFiniteTensor>,
-    /// What may be wrong with the file.
-    pub warnings: Vec<Warning>,
-    /// Tensors whose bytes in the file are all zero, for example because a download reserved the space
-    /// and never wrote it.
-    pub all_zero: Vec<AllZeroTensor>,
-    /// What was done when; empty where it was not asked for.
-    pub timeline: Vec<Span>,
-    /// What the residency check looked at.
-    pub residency: Residency,
-    /// The device's free memory before and after the allocation; `None` if it is unknown.
-    pub memory: Option<MemoryAccount>,
-}
-
-/// A tensor whose bytes in the file are all zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AllZeroTensor {
-    /// The file's tensor.
-    pub tensor: String,
-    /// How many bytes it has there.
-    pub bytes: u64,
-}
-
-impl std::fmt::Display for AllZeroTensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tensor = gguf_format::escape(&self.tensor);
-        write!(f, "{tensor} is all zero: the file has {} zero bytes for it", self.bytes)
-    }
-}
-
-impl LoadStats {
-    /// Gigabytes (1e9 bytes) of the file a second of transfer.
-    pub fn gb_per_s(&self) -> f64 {
-        if self.transfer_seconds > 0.0 {
-            self.source_bytes as f64 / self.transfer_seconds / 1e9
-        } else {
-            0.0
-        }
-    }
-}
 
 /// One weight in device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

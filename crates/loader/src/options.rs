@@ -81,7 +81,7 @@ pub struct LoadOptions {
     /// Whether a weight that is infinite or NaN as it was loaded fails the load, instead of being
     /// reported. Quantised blocks that native storage keeps are not counted.
     pub deny_overflow: bool,
-    /// Whether to note what was done when, for [`LoadStats::timeline`](crate::LoadStats::timeline).
+    /// Whether to note what was done when, for [`TransferFigures::timeline`](crate::TransferFigures::timeline).
     pub timeline: bool,
     /// Bounds on what a file's header may claim.
     pub limits: Limits,

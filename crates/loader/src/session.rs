@@ -2,9 +2,9 @@
 
 use crate::background::Background;
 use crate::cancel::CancelToken;
-use crate::demand::Demand;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
+use crate::memory_needs::MemoryNeeds;
 use crate::options::LoadOptions;
 use crate::{host_memory, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
@@ -133,7 +133,7 @@ impl Session {
         let config = engine_config(options, choice, wanted.source_bytes);
         if choice == DeviceKind::Host {
             // The ring and the weights share the host's memory, so check both before making the ring.
-            let demand = Demand {
+            let needs = MemoryNeeds {
                 device: choice,
                 arena: wanted.device_bytes,
                 transient: 0,
@@ -141,7 +141,7 @@ impl Session {
                 reserve: options.reserve,
                 limit: options.vram_limit,
             };
-            demand.check_before(Device::open(choice)?.memory()?)?;
+            needs.check_before(Device::open(choice)?.memory()?)?;
         }
         // Touching the ring's pages takes no longer than opening the device: both happen at once.
         let (device, context_seconds, ring) = std::thread::scope(|scope| {
@@ -179,9 +179,9 @@ impl Session {
     }
 
     /// Device memory that a load of the plan needs. The engine keeps its memory for conversions.
-    pub(crate) fn demand(&self, plan: &LoadPlan, options: &LoadOptions) -> Demand {
+    pub(crate) fn needs(&self, plan: &LoadPlan, options: &LoadOptions) -> MemoryNeeds {
         let converts = converts(plan) && !self.converts;
-        Demand {
+        MemoryNeeds {
             device: self.device.kind(),
             arena: plan.device_bytes(),
             transient: if converts { self.engine.conversion_bytes() } else { 0 },
@@ -199,26 +199,26 @@ impl Session {
     /// Makes one allocation for all weights. Reads the free memory before and after it.
     pub(crate) fn allocate(
         &self,
-        demand: &Demand,
+        needs: &MemoryNeeds,
     ) -> Result<(DeviceBuffer, Option<MemoryAccount>), Error> {
         let before = self.device.memory()?;
-        demand.check_before(before)?;
+        needs.check_before(before)?;
         let buffer =
-            self.device.allocate(demand.arena).map_err(|error| self.named(error, demand))?;
+            self.device.allocate(needs.arena).map_err(|error| self.with_figures(error, needs))?;
         let after = self.device.memory()?;
         let account = MemoryAccount::between(before, after);
         if let Some(account) = &account {
-            account.check(demand.device, demand.arena)?;
+            account.check(needs.device, needs.arena)?;
         }
-        demand.check_after(after)?;
+        needs.check_after(after)?;
         Ok((buffer, account))
     }
 
     /// If the device has run out of memory, because other processes allocated some meanwhile: the error
     /// with the figures.
-    pub(crate) fn named(&self, error: cuda_sys::Error, demand: &Demand) -> Error {
+    pub(crate) fn with_figures(&self, error: cuda_sys::Error, needs: &MemoryNeeds) -> Error {
         match (error.code(), self.device.memory()) {
-            (ErrorCode::OutOfMemory, Ok(memory)) => demand.refused(memory),
+            (ErrorCode::OutOfMemory, Ok(memory)) => needs.refused(memory),
             _ => Error::Engine(error),
         }
     }

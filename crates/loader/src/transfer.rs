@@ -63,16 +63,16 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
     }
 }
 
-/// How [`run`] goes about it.
+/// Options of a transfer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
+pub(crate) struct TransferOptions {
     pub(crate) io: Io,
     pub(crate) digest: bool,
     pub(crate) timeline: bool,
 }
 
-impl How {
-    pub(crate) fn chosen(options: &LoadOptions) -> Self {
+impl TransferOptions {
+    pub(crate) fn of_load(options: &LoadOptions) -> Self {
         Self {
             io: match options.io {
                 IoChoice::Auto => Io::Auto,
@@ -90,7 +90,7 @@ impl How {
 pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,
-    how: How,
+    options: TransferOptions,
     plan: &LoadPlan,
     scales: &Scales,
     buffer: &mut DeviceBuffer,
@@ -102,11 +102,11 @@ pub(crate) fn run(
         .execute(
             Request {
                 sources: &source.files(),
-                io: how.io,
+                io: options.io,
                 ops: &ops,
                 units: plan.units(),
-                digest: how.digest,
-                timeline: how.timeline,
+                digest: options.digest,
+                timeline: options.timeline,
             },
             buffer,
             &mut |progress| reporter.report(progress),

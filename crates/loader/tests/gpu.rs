@@ -16,7 +16,7 @@ fn auto_chooses_the_gpu() {
     let model =
         Loader::new(LoadOptions::new()).load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
     assert_eq!(model.device(), DeviceKind::Cuda(0));
-    assert!(model.stats().pinned);
+    assert!(model.stats().transfer.pinned);
     for view in model.weights().iter().map(|(_, view)| view) {
         assert!(view.bytes > 0);
     }

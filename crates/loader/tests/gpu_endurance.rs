@@ -208,5 +208,5 @@ fn one_flipped_bit_in_all_weights_is_found_and_its_tensor_named() {
         flip(&model, slot, at, bit);
         model.verify_fingerprint(&fingerprint).unwrap();
     }
-    assert_eq!(model.verify_residency().unwrap(), model.stats().residency);
+    assert_eq!(model.verify_residency().unwrap(), model.stats().proof.residency);
 }

@@ -5,8 +5,8 @@ use loader::{
     AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,
     GgufError, GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions,
     LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount, MemoryBound, MemoryInfo, ModelError,
-    NonFiniteTensor, Observer, Phi3Config, Phi3Weights, Planned, Residency, Slot, SlotFormat, Span,
-    SpanKind, Storage, TensorView,
+    NonFiniteTensor, Observer, Phases, Phi3Config, Phi3Weights, Planned, Proof, Residency, Slot,
+    SlotFormat, Span, SpanKind, Storage, TensorView, TransferFigures,
 };
 use loader::{gguf_format, model_phi3};
 use std::path::PathBuf;
@@ -21,12 +21,14 @@ const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
     |options| (options.device, options.storage, options.limits);
 const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
 
-const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.io);
+const _: fn(&LoadStats) -> (&Phases, &TransferFigures, &Proof) =
+    |stats| (&stats.phases, &stats.transfer, &stats.proof);
+const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.transfer.io);
 const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
-    |stats| (&stats.non_finite, &stats.timeline);
-const _: fn(&LoadStats) -> &[AllZeroTensor] = |stats| &stats.all_zero;
+    |stats| (&stats.proof.non_finite, &stats.transfer.timeline);
+const _: fn(&LoadStats) -> &[AllZeroTensor] = |stats| &stats.proof.all_zero;
 const _: fn(&LoadStats) -> (&Residency, &Option<MemoryAccount>) =
-    |stats| (&stats.residency, &stats.memory);
+    |stats| (&stats.proof.residency, &stats.proof.memory);
 const _: fn(&InsufficientMemory) -> Option<MemoryInfo> = |memory| memory.memory;
 const _: fn(&MemoryInfo) -> MemoryBound = |memory| memory.bound;
 const _: fn(&Span) -> SpanKind = |span| span.kind;

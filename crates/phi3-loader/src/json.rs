@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use super::stdout;
 use gguf_format::{Metadata, TensorInfo, path_text};
-use loader::Warning;
+use loader::{LoadStats, Warning};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
@@ -312,34 +312,9 @@ pub(super) enum EventKind<'a> {
         ok: bool,
     },
     Finished {
-        vram_bytes: u64,
-        source_bytes: u64,
-        seconds: f64,
-        context_seconds: f64,
-        transfer_seconds: f64,
-        parse_seconds: f64,
-        plan_seconds: f64,
-        pin_seconds: f64,
-        allocate_seconds: f64,
-        prepare_seconds: f64,
-        verify_seconds: f64,
+        #[serde(flatten)]
+        stats: &'a LoadStats,
         gb_per_s: f64,
-        device: String,
-        device_name: &'a str,
-        io: &'static str,
-        threads: u32,
-        depth: u32,
-        chunk_bytes: u64,
-        read_bytes: u64,
-        pinned: bool,
-        residency: ResidencyDocument,
-        memory: MemoryDocument,
-        /// Tensors with weights that are infinite or NaN as they were loaded.
-        non_finite: Vec<NonFiniteDocument<'a>>,
-        /// What may be wrong with the file.
-        warnings: Vec<WarningDocument>,
-        /// Tensors whose bytes in the file are all zero.
-        all_zero: Vec<AllZeroDocument<'a>>,
     },
     Failed {
         code: &'static str,
@@ -349,36 +324,6 @@ pub(super) enum EventKind<'a> {
         help: Option<&'static str>,
         exit_code: u8,
     },
-}
-
-#[derive(Serialize)]
-pub(super) struct NonFiniteDocument<'a> {
-    pub(super) tensor: &'a str,
-    pub(super) infinite: u64,
-    pub(super) nan: u64,
-    /// What the weights were loaded as.
-    pub(super) format: &'static str,
-}
-
-#[derive(Serialize)]
-pub(super) struct AllZeroDocument<'a> {
-    pub(super) tensor: &'a str,
-    pub(super) bytes: u64,
-}
-
-#[derive(Serialize)]
-pub(super) struct ResidencyDocument {
-    pub(super) pointers_checked: u32,
-    pub(super) ok: bool,
-}
-
-/// The device's free memory around the allocation of the weights; `None` where the system does not
-/// tell.
-#[derive(Serialize)]
-pub(super) struct MemoryDocument {
-    pub(super) free_before_bytes: Option<u64>,
-    pub(super) free_after_bytes: Option<u64>,
-    pub(super) total_bytes: Option<u64>,
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 use super::args::Load;
 use super::dump;
 use super::failure::Failure;
-use super::json::{
-    self, AllZeroDocument, Event, EventKind, FileName, MemoryDocument, NonFiniteDocument,
-    ResidencyDocument, WarningDocument,
-};
+use super::json::{self, Event, EventKind, FileName, WarningDocument};
 use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
 use super::plan::{config_document, storage_name, write_warnings};
@@ -101,7 +98,7 @@ fn load(
         dump::write(&model, &output.file, token)?;
     }
     if let Some(output) = &timeline {
-        timeline::write(&model.stats().timeline, &output.file)?;
+        timeline::write(&model.stats().transfer.timeline, &output.file)?;
     }
     token.check()?;
     Ok(Loaded { model, reports })
@@ -135,53 +132,7 @@ fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
 }
 
 pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
-    EventKind::Finished {
-        vram_bytes: stats.vram_bytes,
-        source_bytes: stats.source_bytes,
-        seconds: stats.seconds,
-        context_seconds: stats.context_seconds,
-        transfer_seconds: stats.transfer_seconds,
-        parse_seconds: stats.parse_seconds,
-        plan_seconds: stats.plan_seconds,
-        pin_seconds: stats.pin_seconds,
-        allocate_seconds: stats.allocate_seconds,
-        prepare_seconds: stats.prepare_seconds,
-        verify_seconds: stats.verify_seconds,
-        gb_per_s: stats.gb_per_s(),
-        device: stats.device.to_string(),
-        device_name: &stats.device_name,
-        io: io_name(stats.io),
-        threads: stats.threads,
-        depth: stats.depth,
-        chunk_bytes: stats.chunk_bytes,
-        read_bytes: stats.read_bytes,
-        pinned: stats.pinned,
-        residency: ResidencyDocument {
-            pointers_checked: stats.residency.pointers_checked,
-            ok: true,
-        },
-        memory: MemoryDocument {
-            free_before_bytes: stats.memory.map(|memory| memory.free_before),
-            free_after_bytes: stats.memory.map(|memory| memory.free_after),
-            total_bytes: stats.memory.map(|memory| memory.total),
-        },
-        non_finite: stats
-            .non_finite
-            .iter()
-            .map(|tensor| NonFiniteDocument {
-                tensor: &tensor.tensor,
-                infinite: tensor.infinite,
-                nan: tensor.nan,
-                format: tensor.format.ggml_type().name(),
-            })
-            .collect(),
-        warnings: stats.warnings.iter().map(WarningDocument::new).collect(),
-        all_zero: stats
-            .all_zero
-            .iter()
-            .map(|tensor| AllZeroDocument { tensor: &tensor.tensor, bytes: tensor.bytes })
-            .collect(),
-    }
+    EventKind::Finished { stats, gb_per_s: stats.gb_per_s() }
 }
 
 fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
@@ -235,26 +186,26 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         out,
         "read      {} in {} chunks ({}, {} threads)",
         bytes(stats.source_bytes),
-        stats.chunks,
-        io_name(stats.io),
-        stats.threads
+        stats.transfer.chunks,
+        io_name(stats.transfer.io),
+        stats.transfer.threads
     )?;
     writeln!(
         out,
         "time      {:.3} s: {:.3} s opening the device, {:.3} s transfer at {:.2} GB/s",
-        stats.seconds,
-        stats.context_seconds,
-        stats.transfer_seconds,
+        stats.phases.seconds,
+        stats.phases.context_seconds,
+        stats.phases.transfer_seconds,
         stats.gb_per_s()
     )?;
     writeln!(
         out,
         "verified  {} weights resident on {}",
-        stats.residency.pointers_checked, stats.device
+        stats.proof.residency.pointers_checked, stats.device
     )?;
-    write_warnings(out, &stats.warnings)?;
-    write_findings(out, &stats.all_zero, "the file may be unfinished: fetch it again")?;
-    write_findings(out, &stats.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;
+    write_warnings(out, &stats.proof.warnings)?;
+    write_findings(out, &stats.proof.all_zero, "the file may be unfinished: fetch it again")?;
+    write_findings(out, &stats.proof.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;
     if let Some(path) = &arguments.dump {
         writeln!(out, "dumped    {}", path_text(path))?;
     }

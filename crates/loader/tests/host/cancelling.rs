@@ -98,7 +98,9 @@ fn a_load_is_cancelled_or_complete_at_every_moment() {
             loader.load_cancellable(model_path("fused-k-quants.gguf"), &mut go_on, token)
         });
         match result {
-            Ok(model) => assert_eq!(model.verify_residency().unwrap(), model.stats().residency),
+            Ok(model) => {
+                assert_eq!(model.verify_residency().unwrap(), model.stats().proof.residency);
+            }
             Err(error) => {
                 is_cancelled(&error);
                 cancelled += 1;

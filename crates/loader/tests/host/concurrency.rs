@@ -71,7 +71,7 @@ fn a_model_outlives_its_loader_and_thread_and_is_read_by_several() {
             scope.spawn(|| {
                 is_golden(&model, name);
                 model.verify_fingerprint(&fingerprint).unwrap();
-                assert_eq!(model.verify_residency().unwrap(), model.stats().residency);
+                assert_eq!(model.verify_residency().unwrap(), model.stats().proof.residency);
             });
         }
     });

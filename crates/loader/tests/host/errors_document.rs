@@ -36,7 +36,7 @@ A file with a warning is valid and is loaded, but its content may be wrong. `ins
 `warning`, with code and message, and a line `help` in their report on standard output; `load` logs the warning to standard
 error as well. With `--json`, `inspect` and `plan` have them in the list `warnings`, and `load` in an event `warning` with
 `code`, `message` and `help`, and again in the list `warnings` of its event `finished`. In Rust, `LoadEvent::Warned`,
-`LoadStats::warnings` and `Planned::warnings` have them.
+`Proof::warnings` and `Planned::warnings` have them.
 
 | code | cause | cure |
 |---|---|---|

@@ -54,7 +54,7 @@ fn residency_can_be_checked_again() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
     let residency = model.verify_residency().unwrap();
-    assert_eq!(residency, model.stats().residency);
+    assert_eq!(residency, model.stats().proof.residency);
     assert_eq!(residency.pointers_checked as usize, model.plan().slots().len());
     assert_eq!(residency.vram_bytes, model.vram_bytes());
 }

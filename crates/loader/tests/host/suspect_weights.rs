@@ -25,7 +25,8 @@ fn weights_that_do_not_fit_are_reported_by_tensor() {
         ),
     ] {
         let model = Loader::new(options().storage(storage)).load(&path, &mut go_on).unwrap();
-        let found: Vec<_> = model.stats().non_finite.iter().map(ToString::to_string).collect();
+        let found: Vec<_> =
+            model.stats().proof.non_finite.iter().map(ToString::to_string).collect();
         assert_eq!(
             found,
             [
@@ -52,7 +53,8 @@ fn tensors_of_zeros_alone_are_figures_of_the_load() {
     });
     for storage in [Storage::F16, Storage::Native] {
         let model = Loader::new(options().storage(storage)).load(&path, &mut go_on).unwrap();
-        let found: Vec<_> = model.stats().all_zero.iter().map(|zero| &zero.tensor[..]).collect();
+        let found: Vec<_> =
+            model.stats().proof.all_zero.iter().map(|zero| &zero.tensor[..]).collect();
         assert_eq!(found, [norm]);
     }
 }

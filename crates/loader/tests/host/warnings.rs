@@ -25,8 +25,8 @@ fn a_warning_is_an_event_and_part_of_the_figures() {
     assert_eq!(warning.code(), "PHI3_ROPE_FACTORS_MISSING");
     assert!(!warning.help().is_empty());
     assert_eq!(heard, planned);
-    assert_eq!(model.stats().warnings, planned);
+    assert_eq!(model.stats().proof.warnings, planned);
 
     write_small_model(&path, phi3_keys());
-    assert_eq!(loader.load(&path, &mut go_on).unwrap().stats().warnings, []);
+    assert_eq!(loader.load(&path, &mut go_on).unwrap().stats().proof.warnings, []);
 }

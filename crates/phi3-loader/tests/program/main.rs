@@ -15,6 +15,7 @@ mod codes;
 #[path = "../../../loader/tests/common/mod.rs"]
 #[expect(dead_code, reason = "the tests of the library use the rest")]
 mod common;
+mod json_schema;
 mod limits;
 mod outputs;
 mod program;

@@ -5,7 +5,7 @@ use cuda_sys::{DeviceKind, MemoryInfo};
 
 /// Bytes of device memory that a load needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Demand {
+pub(crate) struct MemoryNeeds {
     pub(crate) device: DeviceKind,
     /// The one allocation for all weights.
     pub(crate) arena: u64,
@@ -19,8 +19,8 @@ pub(crate) struct Demand {
     pub(crate) limit: Option<u64>,
 }
 
-impl Demand {
-    /// Compares the demand with the free memory before the allocation. If the free memory is unknown,
+impl MemoryNeeds {
+    /// Compares the needs with the free memory before the allocation. If the free memory is unknown,
     /// nothing is refused.
     pub(crate) fn check_before(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         if let Some(limit) = self.limit.filter(|&limit| self.arena > limit) {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use cuda_sys::MemoryBound;
 
-    const DEMAND: Demand = Demand {
+    const NEEDS: MemoryNeeds = MemoryNeeds {
         device: DeviceKind::Cuda(1),
         arena: 7000,
         transient: 300,
@@ -82,8 +82,8 @@ mod tests {
         reserve: 40,
         limit: None,
     };
-    const ON_HOST: Demand =
-        Demand { device: DeviceKind::Host, transient: 0, staging: 500, ..DEMAND };
+    const ON_HOST: MemoryNeeds =
+        MemoryNeeds { device: DeviceKind::Host, transient: 0, staging: 500, ..NEEDS };
 
     /// A `MemoryInfo` with these figures. Only the engine can create one, so the host's is changed.
     fn memory_of(free: u64, total: u64) -> Option<MemoryInfo> {
@@ -102,17 +102,18 @@ mod tests {
 
     #[test]
     fn weights_conversions_and_reserve_must_fit_together() {
-        DEMAND.check_before(memory_of(7340, 9000)).unwrap();
+        NEEDS.check_before(memory_of(7340, 9000)).unwrap();
         assert_eq!(
-            message(DEMAND.check_before(memory_of(7339, 9000))),
+            message(NEEDS.check_before(memory_of(7339, 9000))),
             "cuda:1 cannot hold the weights: 7300 bytes required, 40 bytes reserved beside them, \
              7339 bytes free of 9000 bytes total"
         );
-        let without = Demand { reserve: 0, ..DEMAND }.check_before(memory_of(1, 2));
+        let without = MemoryNeeds { reserve: 0, ..NEEDS }.check_before(memory_of(1, 2));
         assert!(!message(without).contains("reserved"));
-        for endless in
-            [Demand { reserve: u64::MAX, ..DEMAND }, Demand { transient: u64::MAX, ..DEMAND }]
-        {
+        for endless in [
+            MemoryNeeds { reserve: u64::MAX, ..NEEDS },
+            MemoryNeeds { transient: u64::MAX, ..NEEDS },
+        ] {
             endless.check_before(memory_of(u64::MAX - 1, u64::MAX)).unwrap_err();
         }
     }
@@ -127,31 +128,31 @@ mod tests {
              40 bytes reserved beside them, 7539 bytes free of 9000 bytes total, limited by the \
              memory cgroup"
         );
-        Demand { staging: u64::MAX, ..ON_HOST }
+        MemoryNeeds { staging: u64::MAX, ..ON_HOST }
             .check_before(memory_of(u64::MAX - 1, u64::MAX))
             .unwrap_err();
     }
 
     #[test]
     fn what_is_unknown_refuses_nothing() {
-        DEMAND.check_before(None).unwrap();
-        DEMAND.check_after(None).unwrap();
-        let over = Demand { limit: Some(1), ..DEMAND }.check_before(None);
+        NEEDS.check_before(None).unwrap();
+        NEEDS.check_after(None).unwrap();
+        let over = MemoryNeeds { limit: Some(1), ..NEEDS }.check_before(None);
         assert!(message(over).ends_with("how much is free is unknown"));
-        assert!(DEMAND.refused(None).retriable());
+        assert!(NEEDS.refused(None).retriable());
     }
 
     #[test]
     fn what_others_take_meanwhile_is_the_same_error() {
-        DEMAND.check_after(memory_of(340, 9000)).unwrap();
-        let late = message(DEMAND.check_after(memory_of(339, 9000)));
-        assert_eq!(late, message(DEMAND.check_before(memory_of(7339, 9000))));
+        NEEDS.check_after(memory_of(340, 9000)).unwrap();
+        let late = message(NEEDS.check_after(memory_of(339, 9000)));
+        assert_eq!(late, message(NEEDS.check_before(memory_of(7339, 9000))));
     }
 
     #[test]
     fn the_limit_is_on_the_weights_alone() {
-        Demand { limit: Some(7000), ..ON_HOST }.check_before(memory_of(7540, 9000)).unwrap();
-        let over = Demand { limit: Some(6999), ..ON_HOST }.check_before(memory_of(7540, 9000));
+        MemoryNeeds { limit: Some(7000), ..ON_HOST }.check_before(memory_of(7540, 9000)).unwrap();
+        let over = MemoryNeeds { limit: Some(6999), ..ON_HOST }.check_before(memory_of(7540, 9000));
         let text = message(over);
         assert!(text.contains("7000 bytes required") && text.contains("6999 bytes"), "{text}");
         assert!(!text.contains("staging"), "{text}");
@@ -159,10 +160,10 @@ mod tests {
 
     #[test]
     fn a_retry_can_help_only_where_the_device_is_large_enough() {
-        let retriable = |total| DEMAND.check_before(memory_of(1, total)).unwrap_err().retriable();
+        let retriable = |total| NEEDS.check_before(memory_of(1, total)).unwrap_err().retriable();
         assert!(retriable(7340));
         assert!(!retriable(7339));
-        let limited = Demand { limit: Some(1), ..DEMAND };
+        let limited = MemoryNeeds { limit: Some(1), ..NEEDS };
         assert!(!limited.check_before(memory_of(9000, 9000)).unwrap_err().retriable());
     }
 }
