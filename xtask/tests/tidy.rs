@@ -116,6 +116,26 @@ fn versions_are_stated_in_the_workspace_alone() {
 }
 
 #[test]
+fn every_crate_says_what_it_is() {
+    for package in packages() {
+        let name = package["name"].as_str().expect("a name");
+        if name == "xtask" {
+            continue;
+        }
+        for field in ["description", "license", "readme", "rust_version"] {
+            assert!(package[field].is_string(), "{name} has no {field}");
+        }
+        for field in ["keywords", "categories"] {
+            let words = package[field].as_array().expect("a list");
+            assert!((1..=5).contains(&words.len()), "{name}: {field} {words:?}");
+        }
+        for file in ["LICENSE-APACHE", "LICENSE-MIT", "README.md"] {
+            assert!(root().join("crates").join(name).join(file).is_file(), "{name} has no {file}");
+        }
+    }
+}
+
+#[test]
 fn only_the_bridge_and_the_program_have_unsafe_code() {
     for library in ["gguf-format", "model-phi3", "loader"] {
         let text = read(&format!("crates/{library}/src/lib.rs"));
