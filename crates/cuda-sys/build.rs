@@ -1,5 +1,8 @@
 //! Compiles the cxx bridge and the C++ of the `cuda/` tree, and with feature `cuda` its kernels.
 //!
+//! `cuda` is a link in this crate to the tree at the top of the workspace. Packages and vendored copies
+//! have the tree itself in its place, so nothing outside the crate's own folder is read.
+//!
 //! The nvcc recipe lives here, not in xtask, so that a path or git dependency on this crate just
 //! builds. Failures are reported in words: what was looked for, where, and what to set.
 
@@ -42,11 +45,13 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<(), String> {
-    let workspace = required_path("CARGO_MANIFEST_DIR")?.join("../..");
-    let workspace = workspace
-        .canonicalize()
-        .map_err(|error| format!("cannot resolve {}: {error}", workspace.display()))?;
-    let tree = workspace.join("cuda");
+    let tree = required_path("CARGO_MANIFEST_DIR")?.join("cuda");
+    if !tree.is_dir() {
+        return Err(format!(
+            "{} is no folder: it should be a link to the C++ sources (did git check it out as a file?)",
+            tree.display()
+        ));
+    }
     let include = tree.join("include");
     let sources = Sources::collect(&tree)
         .map_err(|error| format!("cannot list the C++ sources in {}: {error}", tree.display()))?;
@@ -59,7 +64,7 @@ fn build() -> Result<(), String> {
     let with_cuda = env::var_os("CARGO_FEATURE_CUDA").is_some() && variable("DOCS_RS").is_none();
     let warnings_are_errors = variable("CUDA_SYS_WERROR").is_some_and(|value| value == "1");
 
-    let toolkit = if with_cuda { Some(find_toolkit(&workspace)?) } else { None };
+    let toolkit = if with_cuda { Some(find_toolkit(&tree)?) } else { None };
     compile_cpp(&include, &sources, measures, toolkit.as_ref(), warnings_are_errors);
     if let Some(toolkit) = &toolkit {
         compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
@@ -71,13 +76,17 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
-fn find_toolkit(workspace: &Path) -> Result<Toolkit, String> {
+fn find_toolkit(tree: &Path) -> Result<Toolkit, String> {
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os != "linux" {
         return Err(format!("feature `cuda` is for Linux targets, and this one is {target_os}"));
     }
     let target_arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    Search::new(variable, workspace, &target_arch).find().map_err(|error| error.to_string())
+    // The folder that the tree is in: the workspace, where the tree is a link, which may have brought a
+    // toolkit for itself; else this crate.
+    let tree = tree.canonicalize().map_err(|error| format!("{}: {error}", tree.display()))?;
+    let home = tree.parent().unwrap_or(&tree);
+    Search::new(variable, home, &target_arch).find().map_err(|error| error.to_string())
 }
 
 /// The bridge and all host C++, as one archive.

@@ -4,7 +4,7 @@ mod clang_format;
 mod conformance;
 mod cuda_build;
 mod deny;
-mod no_cpp;
+mod features;
 mod readme;
 
 use std::process::Command;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::workspace::cargo;
-use crate::{fuzz, limits, process, sanitize};
+use crate::{fuzz, limits, process, sanitize, standalone, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
 /// Long enough to find what is easily found.
 const FUZZ_SECONDS: u64 = 30;
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
     ("dependencies, where cargo-deny is installed", deny::check),
@@ -29,12 +29,7 @@ const STEPS: [Step; 14] = [
         process::run(strict(&mut cargo(clippy)))
     }),
     ("tests, as the README runs them", || readme::run("test")),
-    ("library of the loader alone: clippy and tests", || {
-        let library = ["--package", "loader", "--locked"];
-        let mut clippy = cargo(["clippy", "--all-targets"]);
-        process::run(strict(clippy.args(library).args(["--", "-D", "warnings"])))?;
-        process::run(strict(cargo(["test", "--lib", "--test", "names"]).args(library)))
-    }),
+    ("crates with no feature and with each", features::check),
     ("benches, once each", || {
         let bench = ["bench", "--workspace", "--locked", "--bench", "*", "--", "--test"];
         process::run(strict(&mut cargo(bench)))
@@ -43,7 +38,10 @@ const STEPS: [Step; 14] = [
         let mut doc = cargo(["doc", "--workspace", "--no-deps", "--locked"]);
         process::run(strict(doc.env("RUSTDOCFLAGS", "-D warnings")))
     }),
-    ("parser and model without a C++ compiler", no_cpp::check),
+    ("crates alone: packages, and consumers outside the workspace", standalone::check),
+    ("workspaces apart: libFuzzer's target, and other parsers", || {
+        ["crates/gguf-format/fuzz", "benches/parsers"].into_iter().try_for_each(check_apart)
+    }),
     ("engine under AddressSanitizer and UndefinedBehaviorSanitizer", sanitize::engine),
     ("CUDA device: clippy, nvcc and link", cuda_build::check),
     ("fuzzing the parser", || fuzz::run(FUZZ_SECONDS)),
@@ -71,6 +69,14 @@ pub(crate) fn run(full: bool) -> Result<()> {
     }
     summarise(&steps, &times, outcome.is_ok());
     outcome
+}
+
+/// Checks a crate that is a workspace of its own.
+fn check_apart(folder: &str) -> Result<()> {
+    let manifest = workspace::root().join(folder).join("Cargo.toml");
+    let target = workspace::target().join("apart");
+    let mut check = cargo(["check", "--locked", "--manifest-path"]);
+    process::run(check.arg(manifest).arg("--target-dir").arg(target))
 }
 
 /// Makes warnings of the C++ and CUDA compilers errors. On every command that builds, since the

@@ -16,6 +16,7 @@ mod miri;
 mod nvidia;
 mod process;
 mod sanitize;
+mod standalone;
 mod test;
 mod toolkit;
 mod wheels;
@@ -86,6 +87,9 @@ enum Command {
     },
     /// Run the tests of parser and model under Miri, where the toolchain has it
     Miri,
+    /// Vendor crates of the last commit into programs outside the workspace and build those offline;
+    /// look into the crates' packages
+    Standalone,
     /// All that has to pass before a change lands
     Ci {
         /// Also what takes too long for every change
@@ -118,6 +122,7 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         Some(Command::Fuzz { seconds }) => fuzz::run(seconds),
         Some(Command::Sanitize { sanitizer }) => sanitize::run(sanitizer),
         Some(Command::Miri) => miri::run(),
+        Some(Command::Standalone) => standalone::check(),
         Some(Command::Ci { full }) => ci::run(full),
     }
 }

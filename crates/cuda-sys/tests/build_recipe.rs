@@ -258,7 +258,7 @@ fn the_fault_matrix_watches_every_call_of_the_runtime() {
         "cudaGetErrorName",
         "cudaGetErrorString",
     ];
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cuda");
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     let sources = Sources::collect(&tree).expect("the C++ tree");
     let headers = ["src/cuda", "kernels"].map(|folder| tree.join(folder)).into_iter();
     let headers = headers.flat_map(|folder| fs::read_dir(folder).expect("a folder of the tree"));

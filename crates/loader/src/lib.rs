@@ -84,7 +84,7 @@ mod warning;
 
 // Its example has to compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 mod readme {}
 
 pub use crate::background::Background;

@@ -1,7 +1,6 @@
 //! The format of the C++ and CUDA sources.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +13,10 @@ const EXTENSIONS: [&str; 5] = ["hpp", "h", "cpp", "cu", "cuh"];
 pub(super) fn check() -> Result<()> {
     let tools = workspace::target().join("clang-format");
     wheels::install(&workspace::root().join("xtask/clang-format.txt"), &tools)?;
-    let files = sources_below(&workspace::root().join("cuda"))?;
+    let mut files = workspace::files_below(&workspace::root().join("cuda"))?;
+    files.retain(|file| {
+        file.extension().is_some_and(|found| EXTENSIONS.iter().any(|e| found == *e))
+    });
     ensure!(!files.is_empty(), "there are no C++ sources to check");
     let mut format = Command::new(tools.join("clang_format/data/bin/clang-format"));
     format
@@ -24,23 +26,4 @@ pub(super) fn check() -> Result<()> {
     process::run(&mut format).with_context(|| {
         format!("`{} -i FILE` mends it", Path::new(format.get_program()).display())
     })
-}
-
-fn sources_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
-    {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(sources_below(&path)?);
-        } else if EXTENSIONS
-            .iter()
-            .any(|known| path.extension().is_some_and(|found| found == *known))
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -1,0 +1,157 @@
+//! `cargo xtask standalone`: whether each crate works for others, who have nothing of this workspace.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::process;
+use crate::workspace::{self, cargo};
+
+/// A program that depends on one crate, by git.
+struct Consumer {
+    of: &'static str,
+    main: &'static str,
+    needs_cpp: bool,
+}
+
+const CONSUMERS: [Consumer; 3] = [
+    Consumer {
+        of: "gguf-format",
+        main: "fn main() { println!(\"{:?}\", gguf_format::Limits::default()); }\n",
+        needs_cpp: false,
+    },
+    Consumer {
+        of: "model-phi3",
+        main: "fn main() { println!(\"{:?}\", model_phi3::Storage::F16); }\n",
+        needs_cpp: false,
+    },
+    Consumer {
+        of: "loader",
+        main: "fn main() {\n\
+               \x20   let loader = loader::Loader::new(loader::LoadOptions::new());\n\
+               \x20   let planned = loader.plan(std::env::args_os().nth(1).unwrap()).unwrap();\n\
+               \x20   println!(\"{}\", planned.plan.device_bytes());\n\
+               }\n",
+        needs_cpp: true,
+    },
+];
+
+/// What every package contains.
+const IN_EVERY_PACKAGE: [&str; 5] =
+    ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
+
+/// Looks into the packages; then vendors each crate into a consumer and builds that offline. The crates
+/// are those of the last commit.
+pub(crate) fn check() -> Result<()> {
+    check_packages()?;
+    let folder = TempDir::new()?;
+    let origin = clone_of_workspace()?;
+    for consumer in &CONSUMERS {
+        consumer.check(folder.path(), &origin).with_context(|| {
+            format!("a consumer of {} alone, vendored and offline", consumer.of)
+        })?;
+    }
+    Ok(())
+}
+
+/// The package of `cuda-sys` has the C++, and every package a README and the licences.
+fn check_packages() -> Result<()> {
+    let crates = workspace::root().join("crates");
+    for entry in fs::read_dir(&crates)? {
+        let name = entry?.file_name();
+        let list = ["package", "--list", "--allow-dirty", "--locked", "--package"];
+        let list = process::output(cargo(list).arg(&name))?;
+        let packed: BTreeSet<_> = list.lines().collect();
+        let mut expected: Vec<_> = IN_EVERY_PACKAGE.map(str::to_owned).into();
+        if name == "cuda-sys" {
+            let sources = workspace::files_below(&workspace::root().join("cuda"))?;
+            ensure!(!sources.is_empty(), "there are no C++ sources");
+            let below = |file: &Path| Some(file.strip_prefix(workspace::root()).ok()?.to_owned());
+            let sources = sources.iter().filter_map(|file| below(file));
+            expected.extend(sources.map(|file| file.display().to_string()));
+        }
+        for file in expected {
+            ensure!(packed.contains(&*file), "the package of {} lacks {file}", name.display());
+        }
+    }
+    Ok(())
+}
+
+/// A bare clone of this checkout; its address. Always at the same place, because cargo keeps a copy of
+/// what is behind each address.
+fn clone_of_workspace() -> Result<String> {
+    let origin = workspace::target().join("standalone.git");
+    if origin.exists() {
+        fs::remove_dir_all(&origin)?;
+    }
+    let mut clone = Command::new("git");
+    clone.args(["clone", "--quiet", "--bare"]).arg(workspace::root()).arg(&origin);
+    process::run(&mut clone).context("git dependencies are checked in a git checkout")?;
+    Ok(format!("file://{}", origin.display()))
+}
+
+impl Consumer {
+    fn check(&self, folder: &Path, origin: &str) -> Result<()> {
+        let home = folder.join(self.of);
+        let target = folder.join("target");
+        self.write(&home, origin)?;
+        let in_home = |arguments: &[&str]| {
+            let mut command = cargo(arguments);
+            // Debug information is most of the time and of use to nobody.
+            command.current_dir(&home).env("CARGO_PROFILE_DEV_DEBUG", "0");
+            command
+        };
+        let config = process::output(&mut in_home(&["vendor", "--quiet"]))?;
+        fs::create_dir(home.join(".cargo"))?;
+        fs::write(home.join(".cargo/config.toml"), config)?;
+
+        let mut build = in_home(&["build", "--offline", "--locked", "--target-dir"]);
+        build.arg(&target);
+        if !self.needs_cpp {
+            without_cpp(&mut build, folder)?;
+        }
+        process::run(&mut build)?;
+
+        let program = target.join("debug/consumer");
+        let model = workspace::root().join("testdata/models/fused-f16.gguf");
+        process::run(Command::new(program).arg(model))
+    }
+
+    fn write(&self, home: &Path, origin: &str) -> Result<()> {
+        let manifest = format!(
+            "[package]\nname = \"consumer\"\nedition = \"2024\"\n\n\
+             [dependencies]\n{} = {{ git = \"{origin}\" }}\n",
+            self.of
+        );
+        fs::create_dir_all(home.join("src"))?;
+        fs::write(home.join("Cargo.toml"), manifest)?;
+        fs::write(home.join("src/main.rs"), self.main)?;
+        // The versions that this workspace is tested with.
+        fs::copy(workspace::root().join("Cargo.lock"), home.join("Cargo.lock"))?;
+        // No crate may take a folder of the consumer for its own.
+        fs::create_dir_all(home.join("cuda/src"))?;
+        fs::write(home.join("cuda/src/own.cpp"), "#error \"this file is the consumer's\"\n")?;
+        Ok(())
+    }
+}
+
+/// Replaces every C++ compiler by one that fails. `cc` stays: Rust links with it.
+fn without_cpp(command: &mut Command, folder: &Path) -> Result<()> {
+    let stubs = folder.join("bin");
+    fs::create_dir_all(&stubs)?;
+    for name in ["c++", "g++", "clang++"] {
+        let stub = stubs.join(name);
+        fs::write(&stub, "#!/bin/sh\necho 'a C++ compiler was called' >&2\nexit 1\n")?;
+        fs::set_permissions(&stub, fs::Permissions::from_mode(0o755))?;
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([stubs].into_iter().chain(env::split_paths(&path)))?;
+    command.env("PATH", path).env("CXX", "false");
+    Ok(())
+}
