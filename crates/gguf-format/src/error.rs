@@ -16,6 +16,10 @@ use crate::escape::quoted;
 /// [escaped](crate::escape()).
 ///
 /// Offsets are bytes from the start of the file (of the shard, where a model is split).
+///
+/// A message is complete: it contains the message of its cause. Print it alone, without the messages
+/// of the chain. [`source`](std::error::Error::source) returns the cause for programs, which find the
+/// [`io::Error`] with its kind and its number at the end of the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,8 +29,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        // Raw, so that thiserror does not take it for the cause: the message has it already.
-        r#source: io::Error,
+        source: io::Error,
     },
 
     /// The file ends before what it announces.
@@ -143,6 +146,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong in it.
+        #[source]
         error: Box<Error>,
     },
 }
@@ -835,16 +839,40 @@ mod tests {
         }
     }
 
-    #[test]
-    fn no_message_stands_twice_in_a_chain() {
-        for error in all() {
-            let named = error.in_file(Path::new("model.gguf"));
-            let mut above: &dyn std::error::Error = &named;
-            while let Some(cause) = above.source() {
-                assert!(!above.to_string().contains(&cause.to_string()), "{named:?}");
-                above = cause;
+    /// The last error of a chain. Every message on the way must contain that of its cause.
+    fn root<'e>(
+        error: &'e (dyn std::error::Error + 'static),
+    ) -> &'e (dyn std::error::Error + 'static) {
+        match error.source() {
+            None => error,
+            Some(cause) => {
+                assert!(error.to_string().contains(&cause.to_string()), "{error:?}");
+                root(cause)
             }
         }
+    }
+
+    #[test]
+    fn every_message_contains_that_of_its_cause() {
+        for error in all() {
+            let message = error.to_string();
+            let named = error.in_file(Path::new("model.gguf"));
+            assert!(message.contains(&root(&named).to_string()), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn the_chain_of_an_io_error_ends_with_it() {
+        const EIO: i32 = 5;
+        let io = || Error::Io { path: "a.gguf".into(), source: io::Error::from_raw_os_error(EIO) };
+        let in_file = Error::InFile { path: "a.gguf".into(), error: Box::new(io()) };
+        for error in [io(), in_file] {
+            let cause: &io::Error = root(&error).downcast_ref().unwrap();
+            assert_eq!(cause.raw_os_error(), Some(EIO));
+        }
+        let kind = Error::Io { path: "a.gguf".into(), source: io::ErrorKind::UnexpectedEof.into() };
+        let cause: &io::Error = root(&kind).downcast_ref().unwrap();
+        assert_eq!(cause.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
