@@ -1,6 +1,23 @@
-//! The error codes, and what there is to say of each.
+//! The error codes with class, cause and cure.
 
-use crate::ErrorClass;
+/// Whose fault an [`Error`](crate::Error) is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The system could not read a file.
+    Io,
+    /// The file is broken: truncated, against the rules of the format, or lacking what was
+    /// required of it. A missing shard too: the model is cut short, as a truncated file is.
+    Malformed,
+    /// The file may be good, but is of a kind that is not supported.
+    Unsupported,
+    /// The file exceeds the [`Limits`](crate::Limits) in force.
+    Limit,
+    /// The caller gave too few bytes; see [`Error::Incomplete`](crate::Error::Incomplete).
+    Incomplete,
+    /// The machine has too little memory for the header.
+    Memory,
+}
 
 /// What stands behind an error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::GgmlType;
-use crate::codes::{self, CodeFacts};
-use crate::escape::quoted;
+use crate::codes::{self, CodeFacts, ErrorClass};
+use crate::escape::{escape, quoted};
+use crate::ggml_type::GgmlType;
+use crate::part_name::is_part_name;
 
 /// Why a file was refused, or a question to it has no answer.
 ///
@@ -504,25 +505,6 @@ pub enum ShardKind {
     },
 }
 
-/// Whose fault an [`Error`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The system could not read a file.
-    Io,
-    /// The file is broken: truncated, against the rules of the format, or lacking what was
-    /// required of it. A missing shard too: the model is cut short, as a truncated file is.
-    Malformed,
-    /// The file may be good, but is of a kind that is not supported.
-    Unsupported,
-    /// The file exceeds the [`Limits`](crate::Limits) in force.
-    Limit,
-    /// The caller gave too few bytes; see [`Error::Incomplete`].
-    Incomplete,
-    /// The machine has too little memory for the header.
-    Memory,
-}
-
 impl Error {
     /// Every code that [`code`](Self::code) can answer. Codes are only ever added.
     pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
@@ -652,7 +634,7 @@ impl Error {
 }
 
 pub(crate) fn path_text(path: &Path) -> impl fmt::Display + '_ {
-    crate::escape(path.as_os_str().as_encoded_bytes())
+    escape(path.as_os_str().as_encoded_bytes())
 }
 
 fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
@@ -681,36 +663,6 @@ fn place_text(before: &Option<Box<(String, GgmlType)>>) -> String {
 
 const JOIN_PARTS: &str = "by its name this is one part of a file that was cut in pieces: join all \
                           parts in their order, such as with `cat`, and give the result";
-
-/// Whether a file is named as one part of several that tools cut files into: `x.gguf.part1of2`,
-/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`; also with the ending after it, as in
-/// `x-split-a.gguf`.
-fn is_part_name(path: &Path) -> bool {
-    let Some(name) = path.file_name() else { return false };
-    let name = name.as_encoded_bytes().to_ascii_lowercase();
-    let stem = name.strip_suffix(b".gguf").unwrap_or(&name);
-    let after = |marker: &[u8]| {
-        let at = stem.windows(marker.len()).rposition(|window| window == marker)?;
-        stem.get(at.saturating_add(marker.len())..)
-    };
-    let is_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
-    let is_label = |rest: &[u8]| {
-        let is_letters = (1..=3).contains(&rest.len()) && rest.iter().all(u8::is_ascii_lowercase);
-        is_letters || is_number(rest)
-    };
-    let is_counted = |rest: &[u8]| match rest.split_first() {
-        Some((b'.' | b'-' | b'_', label)) => is_label(label),
-        _ => is_number(rest),
-    };
-    let is_gguf_ending = after(b".gguf.").is_some_and(|rest| {
-        let is_number = rest.len() >= 2 && rest.iter().all(u8::is_ascii_digit);
-        let is_pair = rest.len() == 2 && rest.iter().all(u8::is_ascii_lowercase);
-        is_number || is_pair
-    });
-    is_gguf_ending
-        || [&b".part"[..], b"-part", b"_part"].iter().any(|m| after(m).is_some_and(is_counted))
-        || [&b"-split-"[..], b".split-"].iter().any(|m| after(m).is_some_and(is_label))
-}
 
 #[cfg(test)]
 mod tests {
@@ -792,38 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_file_are_known_by_their_names() {
-        for name in [
-            "x.gguf.part1of2",
-            "x.gguf.part2of2",
-            "X.GGUF-split-a",
-            "x.gguf-split-b",
-            "x.gguf.split-aa",
-            "x.gguf.part-aa",
-            "x.gguf.part.1",
-            "x.gguf.part01",
-            "x.part1.gguf",
-            "x-part-a.gguf.aa",
-            "x.gguf.001",
-            "x.gguf.aa",
-            "x-split-a.gguf",
-            "x-part-a.gguf",
-        ] {
-            assert!(is_part_name(Path::new(name)), "{name}");
-        }
-        for name in [
-            "x.gguf",
-            "x-00001-of-00002.gguf",
-            "x.gguf.bak",
-            "x.gguf.1",
-            "department.gguf",
-            "x.particle.gguf",
-            "x-split-attention.gguf",
-            "x.partial",
-            "",
-        ] {
-            assert!(!is_part_name(Path::new(name)), "{name}");
-        }
+    fn a_part_of_a_file_has_a_cure_of_its_own() {
         let truncated =
             || Error::Truncated { item: Item::Magic, offset: 0, needed: 4, available: 0 };
         let help = |name| truncated().in_file(Path::new(name)).help().unwrap();

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::escape::escape;
+
 /// Generates the enum and every accessor from one table, so that a type cannot be known to one
 /// function and unknown to another.
 macro_rules! ggml_types {
@@ -184,7 +186,7 @@ impl fmt::Display for GgmlType {
 
 /// No ggml type has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no ggml type is called \"{}\"", crate::escape(.0))]
+#[error("no ggml type is called \"{}\"", escape(.0))]
 pub struct UnknownGgmlType(String);
 
 impl FromStr for GgmlType {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::alignment::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::limits::Limits;
 use crate::magic;
@@ -11,12 +12,6 @@ use crate::metadata::Metadata;
 use crate::reader::Reader;
 use crate::tensor::{self, Catalogue, TensorInfo};
 use crate::value::Value;
-
-/// The alignment of files that do not state one, in bytes.
-pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
-
-/// The key that states the alignment.
-pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// One GGUF header: metadata and tensor catalogue, borrowed from the file's bytes.
 ///
@@ -219,11 +214,6 @@ impl fmt::Debug for Gguf<'_> {
             .field("tensors", &self.catalogue.tensors)
             .finish_non_exhaustive()
     }
-}
-
-/// The next multiple of `alignment`. Beyond 64 bits, where no file reaches, all ones.
-pub(crate) fn padded(offset: u64, alignment: u64) -> u64 {
-    offset.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
 }
 
 /// Fails where the padding after the descriptions holds anything but zeros: a number of tensors that is

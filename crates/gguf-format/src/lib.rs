@@ -71,6 +71,7 @@
 //! |---|---|
 //! | a path | [`GgufFile::open`]: one file or all shards, safe whatever happens to the file |
 //! | a path, and nobody changes the file | [`GgufFile::map`], unsafe: data without copying |
+//! | a model in a store or in memory | [`GgufFile::open_from`], with a [`ByteSource`] |
 //! | the bytes of a file | [`Gguf::parse`] |
 //! | the first bytes of a file, say of a download | [`Gguf::parse_header`] |
 //! | a file to be made | [`write::GgufWriter`] |
@@ -103,37 +104,49 @@
     )
 )]
 
+mod alignment;
+mod array;
+mod byte_source;
 mod codes;
 mod error;
 mod escape;
 mod file;
 mod ggml_type;
 mod gguf;
+mod header;
 mod limits;
 mod magic;
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature; its documentation says why")]
 mod map;
 mod memory;
 mod metadata;
+mod part_name;
 mod prefix;
 mod reader;
-mod shards;
+mod shard;
+mod siblings;
 mod skip;
+mod split;
 mod tensor;
 mod text;
 mod value;
+mod value_type;
 mod warning;
 pub mod write;
 
-pub use codes::CodeFacts;
-pub use error::{Error, ErrorClass, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
+pub use array::{Array, Arrays, ByteStrings, Element, Elements, Strings};
+pub use byte_source::{ByteSource, OpenFile};
+pub use codes::{CodeFacts, ErrorClass};
+pub use error::{Error, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
 pub use escape::{Escaped, escape, is_unprintable};
-pub use file::{GgufFile, Shard};
+pub use file::GgufFile;
 pub use ggml_type::{GgmlType, UnknownGgmlType};
 pub use gguf::Gguf;
 pub use limits::Limits;
 pub use metadata::{FromValue, Metadata};
+pub use shard::Shard;
 pub use tensor::{Shape, TensorInfo};
 pub use text::Text;
-pub use value::{Array, Arrays, ByteStrings, Element, Elements, Strings, Value, ValueType};
+pub use value::Value;
+pub use value_type::ValueType;
 pub use warning::Warning;

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::array::{Array, ByteStrings, Element, Elements, Strings};
 use crate::error::{Error, Item, MalformedKind};
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::reader::Reader;
 use crate::skip;
 use crate::text::Text;
-use crate::value::{Array, ByteStrings, Element, Elements, Strings, Value, ValueType};
+use crate::value::Value;
+use crate::value_type::ValueType;
 
 /// Bytes that a key-value pair takes at least: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
@@ -189,7 +191,8 @@ fn parse_value<'a>(
     let offset = reader.offset();
     let value = match value_type {
         ValueType::Array => {
-            return skip::array(reader, key, limits.max_array_depth).map(Value::Array);
+            let array = skip::array(reader, key, limits.max_array_depth)?;
+            return Ok(Value::Array(array.into()));
         }
         ValueType::U8 => reader.u8().map(Value::U8),
         ValueType::I8 => reader.fixed().map(|b| Value::I8(i8::from_le_bytes(b))),

@@ -1,10 +1,11 @@
 //! The first bytes of a file, in memory that grows without being copied.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 
 use memmap2::{MmapMut, MmapOptions};
+
+use crate::byte_source::ByteSource;
 
 /// The first bytes of a file, as they were when they were read.
 ///
@@ -34,7 +35,7 @@ impl Prefix {
 
     /// Reads on until these are the first `len` bytes of the file, at most as many as there is room
     /// for.
-    pub(crate) fn read_until(&mut self, mut file: &File, len: u64) -> io::Result<()> {
+    pub(crate) fn read_until(&mut self, source: &impl ByteSource, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         #[cfg(target_os = "linux")]
         if len >= HUGE_PAGE && self.len < HUGE_PAGE {
@@ -43,7 +44,7 @@ impl Prefix {
             let _ = self.memory.advise(memmap2::Advice::HugePage);
         }
         let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
-        file.read_exact(missing).map_err(|error| match error.kind() {
+        source.read_exact_at(missing, self.len as u64).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 io::Error::new(error.kind(), "the file shrank while it was read")
             }
@@ -68,11 +69,12 @@ const HUGE_PAGE: usize = 2 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::byte_source::OpenFile;
 
-    fn file(bytes: &[u8]) -> File {
+    fn file(bytes: &[u8]) -> OpenFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        file.reopen().unwrap()
+        OpenFile::open(file.path()).unwrap()
     }
 
     #[test]

@@ -3,17 +3,29 @@
 use crate::error::{Error, Item, MalformedKind};
 use crate::reader::{Reader, Shortage};
 use crate::text::Text;
-use crate::value::{Array, ValueType};
+use crate::value_type::ValueType;
 
 /// Least bytes of an inner array: element type and count.
 const MIN_ARRAY_BYTES: u64 = 12;
+
+/// The place of an array in the file.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Extent<'a> {
+    pub(crate) element_type: ValueType,
+    /// Number of elements of the outermost level.
+    pub(crate) len: usize,
+    /// The elements as they are in the file.
+    pub(crate) payload: &'a [u8],
+    /// Where `payload` starts in the file, in bytes.
+    pub(crate) offset: u64,
+}
 
 /// Reads an array's element type and count, and skips its elements.
 pub(crate) fn array<'a>(
     reader: &mut Reader<'a>,
     key: Text<'_>,
     max_depth: u64,
-) -> Result<Array<'a>, Error> {
+) -> Result<Extent<'a>, Error> {
     let (element_type, count) = array_header(reader, key)?;
     let offset = reader.offset();
     let payload = match element_type {
@@ -25,7 +37,7 @@ pub(crate) fn array<'a>(
     };
     // Every element takes at least a byte of the payload, which is in memory.
     let len = usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(Array { element_type, len, payload, offset })
+    Ok(Extent { element_type, len, payload, offset })
 }
 
 /// The error of a value that is not all there.

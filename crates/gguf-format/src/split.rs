@@ -115,8 +115,8 @@ pub(crate) fn check(path: &Path, keys: SplitKeys, name: &ShardName, no: u64) -> 
 
 /// Checks that shards in order, with consistent places already, come from one model: one
 /// architecture, and as many tensors as they announce.
-pub(crate) fn same_model<'a>(
-    shards: impl Iterator<Item = (&'a Path, &'a Gguf<'a>)>,
+pub(crate) fn same_model<'n, 'g>(
+    shards: impl Iterator<Item = (&'n Path, &'g Gguf<'g>)>,
 ) -> Result<(), Error> {
     let mut architecture = None;
     let mut announced = None;

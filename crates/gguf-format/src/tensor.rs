@@ -5,9 +5,9 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::ops::Range;
 
+use crate::alignment::padded;
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::ggml_type::GgmlType;
-use crate::gguf::padded;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::reader::Reader;

@@ -31,13 +31,13 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::alignment::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::escape::quoted;
 use crate::ggml_type::GgmlType;
-use crate::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::limits::Limits;
-use crate::shards;
+use crate::split;
 use crate::tensor::Shape;
-use crate::value::ValueType;
+use crate::value_type::ValueType;
 
 /// What a file cannot say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -284,7 +284,7 @@ impl GgufWriter {
     /// shards that hold `tensors` tensors together. The file must be called
     /// `PREFIX-00001-of-0000N.gguf`, numbered from 1.
     pub fn split(&mut self, no: u16, count: u16, tensors: i32) -> &mut Self {
-        self.kv(shards::NO_KEY, no).kv(shards::COUNT_KEY, count).kv(shards::TENSORS_KEY, tensors)
+        self.kv(split::NO_KEY, no).kv(split::COUNT_KEY, count).kv(split::TENSORS_KEY, tensors)
     }
 
     /// Adds a tensor: dimensions in elements, the contiguous one first.
