@@ -8,15 +8,13 @@ use gguf_format::{GgmlType, TensorInfo};
 
 use crate::config::{Architecture, Phi3Config, check_layers};
 use crate::error::Error;
-use crate::problems::{Misfit, Problem, Problems, layer_of};
+use crate::keys::BLOCK_COUNT;
+use crate::names::{
+    self, OUTPUT, OUTPUT_NORM, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TOKEN_EMBEDDING, stem,
+};
+use crate::problems::{Misfit, Problem, Problems};
 use crate::rope::RopeScaling;
 use crate::slot::{Matrix, Slot};
-
-pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
-pub(crate) const OUTPUT: &str = "output.weight";
-const OUTPUT_NORM: &str = "output_norm.weight";
-pub(crate) const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
-pub(crate) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 
 /// Layers without any tensor whose tensors are named one by one: enough to see what the file should
 /// have, and few enough that the count of the others is still in the message.
@@ -128,7 +126,7 @@ impl TensorMap {
     /// type, the first 256 of it; [`Error::UnsupportedValue`] where there are more than 1,024 layers,
     /// [`Error::InvalidValue`] where there are more than 65,536.
     pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
-        check_layers(config.layers, config.key("block_count"))?;
+        check_layers(config.layers, config.key(BLOCK_COUNT))?;
         let mut binder = Binder {
             config,
             widths: Widths::new(config),
@@ -204,7 +202,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     /// tensor: the work is bounded by the tensors in the file, not by what `block_count` claims.
     fn layers(&mut self, tensors: &[TensorInfo<'_>]) {
         let present: HashSet<u32> =
-            tensors.iter().filter_map(|tensor| layer_of(tensor.name())).collect();
+            tensors.iter().filter_map(|tensor| names::layer_of(tensor.name())).collect();
         let is_absent = |layer: &u32| !present.contains(layer);
         let unnamed = || (0..self.config.layers).filter(is_absent).skip(NAMED_LAYERS);
         let first_unnamed = unnamed().next();
@@ -224,21 +222,22 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         // Unit 1 is the embedding. Layers are bounded, so this never saturates.
         let unit = layer.saturating_add(2);
         let Widths { hidden, queries, ffn, .. } = self.widths;
-        let name = |stem| layer_tensor(layer, stem);
-        self.vector(unit, &name("attn_norm"), Slot::AttnNorm(layer), hidden);
+        let name = |stem| names::of_layer(layer, stem);
+        self.vector(unit, &name(stem::ATTN_NORM), Slot::AttnNorm(layer), hidden);
         self.query_key_value(unit, layer);
-        self.matrix(unit, &name("attn_output"), queries, &[(Slot::AttnOutput(layer), hidden)]);
-        self.vector(unit, &name("ffn_norm"), Slot::FfnNorm(layer), hidden);
+        self.matrix(unit, &name(stem::ATTN_OUTPUT), queries, &[(Slot::AttnOutput(layer), hidden)]);
+        self.vector(unit, &name(stem::FFN_NORM), Slot::FfnNorm(layer), hidden);
         self.gate_up(unit, layer);
-        self.matrix(unit, &name("ffn_down"), ffn, &[(Slot::FfnDown(layer), hidden)]);
+        self.matrix(unit, &name(stem::FFN_DOWN), ffn, &[(Slot::FfnDown(layer), hidden)]);
     }
 
     fn query_key_value(&mut self, unit: u32, layer: u32) {
         let Widths { hidden, queries, keys, .. } = self.widths;
         let slots =
             [(Slot::AttnQ(layer), queries), (Slot::AttnK(layer), keys), (Slot::AttnV(layer), keys)];
-        let fused = layer_tensor(layer, "attn_qkv");
-        let split = ["attn_q", "attn_k", "attn_v"].map(|stem| layer_tensor(layer, stem));
+        let fused = names::of_layer(layer, stem::ATTN_QKV);
+        let split =
+            [stem::ATTN_Q, stem::ATTN_K, stem::ATTN_V].map(|stem| names::of_layer(layer, stem));
         let first_split = split.iter().find(|name| self.unbound.contains_key(name.as_str()));
         match (self.unbound.contains_key(fused.as_str()), first_split) {
             (true, Some(first_split)) => {
@@ -268,8 +267,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         let Widths { hidden, ffn, fused_ffn, .. } = self.widths;
         let slots = [(Slot::FfnGate(layer), ffn), (Slot::FfnUp(layer), ffn)];
         let [gate_slot, up_slot] = slots;
-        let gate = layer_tensor(layer, "ffn_gate");
-        let up = layer_tensor(layer, "ffn_up");
+        let gate = names::of_layer(layer, stem::FFN_GATE);
+        let up = names::of_layer(layer, stem::FFN_UP);
         let up_rows = self.unbound.get(up.as_str()).map(|tensor| tensor.shape().rows());
         match (self.unbound.contains_key(gate.as_str()), up_rows) {
             (true, Some(rows)) if rows == fused_ffn => {
@@ -373,12 +372,11 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
             })
             .collect();
         let Some(tensor) = self.take(name, &[cols, rows]) else { return };
-        let scale = match (tensor.ggml_type(), name.strip_suffix(".weight")) {
-            (GgmlType::NVFP4, Some(stem)) => {
-                self.scale(unit, &format!("{stem}.input_scale"), slots, Slot::InputScale);
-                self.scale(unit, &format!("{stem}.scale"), slots, Slot::Scale)
-            }
-            _ => None,
+        let scale = if tensor.ggml_type() == GgmlType::NVFP4 {
+            self.scale(unit, names::input_scale_of(name), slots, Slot::InputScale);
+            self.scale(unit, names::scale_of(name), slots, Slot::Scale)
+        } else {
+            None
         };
         if let Some(bound) = self.push(unit, tensor, slot_rows, false) {
             bound.scale = scale;
@@ -389,14 +387,12 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     fn scale(
         &mut self,
         unit: u32,
-        name: &str,
+        name: Option<String>,
         slots: &[(Slot, u64)],
         of: fn(Matrix) -> Slot,
     ) -> Option<BoundScale> {
-        if !self.unbound.contains_key(name) {
-            return None;
-        }
-        let tensor = self.take_f32(name, 1)?;
+        let name = name.filter(|name| self.unbound.contains_key(name.as_str()))?;
+        let tensor = self.take_f32(&name, 1)?;
         let matrices = slots.iter().filter_map(|(slot, _)| slot.matrix());
         let slots = matrices.map(|matrix| SlotRows { slot: of(matrix), rows: 0..1 }).collect();
         let bound = self.push(unit, tensor, slots, true)?;
@@ -457,10 +453,6 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         });
         self.bound.last_mut()
     }
-}
-
-fn layer_tensor(layer: u32, stem: &str) -> String {
-    format!("blk.{layer}.{stem}.weight")
 }
 
 /// Dimensions of one at the end do not count, as in llama.cpp: a single element may have none.

@@ -1,6 +1,20 @@
-//! The error codes of this crate, and what there is to say of each.
+//! The error codes of this crate with class, cause and cure.
 
-use crate::ErrorClass;
+/// Whose fault an [`Error`](crate::Error) is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The file is broken: keys or tensors are missing, wrong or contradict each other.
+    ///
+    /// Also what a caller converts from [`gguf_format::Error`] and is not unsupported: a file that
+    /// could not be read, or exceeds a limit. The error inside [`Error::Metadata`](crate::Error::Metadata) tells these
+    /// apart by its own [`class`](gguf_format::Error::class).
+    Malformed,
+    /// The file may be good, but holds another model, or a form of it that is not supported.
+    Unsupported,
+    /// This crate is wrong.
+    Internal,
+}
 
 /// What stands behind an error code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

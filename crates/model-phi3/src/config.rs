@@ -5,11 +5,16 @@ use std::fmt;
 use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo, Text};
 
 use crate::attention::AttentionShape;
-use crate::binding::{OUTPUT, TOKEN_EMBEDDING};
 use crate::error::Error;
+use crate::keys::{
+    ARCHITECTURE, ATTN_FACTOR, BLOCK_COUNT, CONTEXT_LENGTH, EMBEDDING_LENGTH, EXPERT_COUNT,
+    FEED_FORWARD_LENGTH, FILE_TYPE, HEAD_COUNT, HEAD_COUNT_KV, KEY_LENGTH, NAME, ORIGINAL_CONTEXT,
+    RMS_EPSILON, ROPE_DIMENSION_COUNT, ROPE_FREQ_BASE, SCALE_LINEAR, SCALING_FACTOR, SCALING_TYPE,
+    SLIDING_WINDOW, TOKEN_MERGES, TOKEN_SCORES, TOKEN_TYPE, TOKENS, TYPE, VALUE_LENGTH, VOCAB_SIZE,
+};
+use crate::names::{self, OUTPUT, TOKEN_EMBEDDING};
 use crate::problems::Problem;
 use crate::rope::{Rope, RopeScaling, RopeStyle};
-use crate::warning::{ATTN_FACTOR, CONTEXT_LENGTH, ORIGINAL_CONTEXT, has_rope_factors};
 
 /// The base of RoPE frequencies where the file does not say, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
@@ -26,18 +31,6 @@ const MAX_HEAD_DIM: u64 = 65_536;
 
 /// Bytes of a text that are copied from the file: a string may be most of a header.
 const MAX_TEXT: usize = 4096;
-
-const BLOCK_COUNT: &str = "block_count";
-const EMBEDDING_LENGTH: &str = "embedding_length";
-const FEED_FORWARD_LENGTH: &str = "feed_forward_length";
-const HEAD_COUNT: &str = "attention.head_count";
-const HEAD_COUNT_KV: &str = "attention.head_count_kv";
-const KEY_LENGTH: &str = "attention.key_length";
-const VALUE_LENGTH: &str = "attention.value_length";
-const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
-const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
-const VOCAB_SIZE: &str = "vocab_size";
-const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// The architecture that a file names, which decides the prefix of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +64,7 @@ impl Architecture {
     }
 
     fn from_metadata(metadata: &Metadata<'_>) -> Result<Self, Error> {
-        match metadata.optional::<&str>("general.architecture")? {
+        match metadata.optional::<&str>(ARCHITECTURE)? {
             Some("phi3") => Ok(Self::Phi3),
             Some("llama") => Ok(Self::Llama),
             found => Err(Error::UnsupportedArchitecture {
@@ -154,7 +147,7 @@ impl Phi3Config {
     pub fn from_gguf(metadata: &Metadata<'_>, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
         check_type(metadata)?;
         let architecture = Architecture::from_metadata(metadata)?;
-        let rope_factors = has_rope_factors(tensors);
+        let rope_factors = tensors.iter().any(|tensor| names::is_rope_factors(tensor.name()));
         let mut keys = Keys { metadata, architecture, rope_factors, unsupported: None };
         let dimensions = keys.read()?;
         if let Some(error) = keys.unsupported.take() {
@@ -227,7 +220,7 @@ impl Phi3Config {
 
 /// Adapters, importance matrices and projectors name the architecture of the model they are for.
 fn check_type(metadata: &Metadata<'_>) -> Result<(), Error> {
-    match metadata.optional::<&str>("general.type")? {
+    match metadata.optional::<&str>(TYPE)? {
         None | Some("model") => Ok(()),
         Some(other) => Err(Error::NotAModel { found: Some(excerpt(other).to_owned()) }),
     }
@@ -373,8 +366,8 @@ impl<'a> Keys<'_, 'a> {
         self.check_dense()?;
         self.check_tokenizer()?;
         Ok(Dimensions {
-            name: self.metadata.optional("general.name")?,
-            file_type: self.metadata.optional("general.file_type")?,
+            name: self.metadata.optional(NAME)?,
+            file_type: self.metadata.optional(FILE_TYPE)?,
             layers,
             hidden,
             heads,
@@ -384,9 +377,7 @@ impl<'a> Keys<'_, 'a> {
             context_length: self.optional_positive(CONTEXT_LENGTH)?,
             rms_epsilon: self.positive_float(RMS_EPSILON)?,
             rope: self.rope(hidden, head_dim)?,
-            sliding_window: self
-                .optional("attention.sliding_window")?
-                .filter(|&window| window != 0),
+            sliding_window: self.optional(SLIDING_WINDOW)?.filter(|&window| window != 0),
             vocab_size: self.optional(VOCAB_SIZE)?,
             tokens: self.metadata.optional::<Strings<'_>>(TOKENS)?.map(|tokens| tokens.len()),
         })
@@ -449,7 +440,6 @@ impl<'a> Keys<'_, 'a> {
 
     /// Mixtures of experts share the architecture names, but not the weights.
     fn check_dense(&mut self) -> Result<(), Error> {
-        const EXPERT_COUNT: &str = "expert_count";
         if let Some(experts) = self.optional::<u64>(EXPERT_COUNT)?.filter(|&count| count != 0) {
             self.refuse(EXPERT_COUNT, experts, "only models without experts are");
         }
@@ -527,7 +517,7 @@ impl<'a> Keys<'_, 'a> {
             return Err(self.invalid(ROPE_DIMENSION_COUNT, count, reason));
         }
         let scaling_factor = self.scaling_factor()?;
-        let freq_base = self.positive_float("rope.freq_base")?.unwrap_or(DEFAULT_FREQ_BASE);
+        let freq_base = self.positive_float(ROPE_FREQ_BASE)?.unwrap_or(DEFAULT_FREQ_BASE);
         let original_context = self.optional_positive(ORIGINAL_CONTEXT)?;
         let attn_factor = self.positive_float(ATTN_FACTOR)?;
         let named = self.rope_scaling()?;
@@ -550,7 +540,7 @@ impl<'a> Keys<'_, 'a> {
     /// The first of the two keys that is there, as in llama.cpp: the second is an older name.
     fn scaling_factor(&self) -> Result<Option<f32>, Error> {
         let mut first = None;
-        for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
+        for suffix in [SCALING_FACTOR, SCALE_LINEAR] {
             let factor = self.optional::<f32>(suffix)?;
             if let Some(factor) = factor.filter(|f| !(f.is_finite() && *f >= 0.0)) {
                 return Err(self.invalid(suffix, factor, "it must be a finite number, 0 or above"));
@@ -561,21 +551,19 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn rope_scaling(&mut self) -> Result<Option<RopeScaling>, Error> {
-        const SUFFIX: &str = "rope.scaling.type";
-        let Some(name) = self.optional::<&str>(SUFFIX)? else { return Ok(None) };
+        let Some(name) = self.optional::<&str>(SCALING_TYPE)? else { return Ok(None) };
         let scaling = RopeScaling::from_name(name);
         if scaling.is_none() {
             let known = "known are none, linear, yarn and longrope";
-            self.refuse(SUFFIX, format!("\"{}\"", excerpt(name)), known);
+            self.refuse(SCALING_TYPE, format!("\"{}\"", excerpt(name)), known);
         }
         Ok(scaling)
     }
 
     /// The tokenizer is not this crate's business, but wrong types betray a broken file.
     fn check_tokenizer(&self) -> Result<(), Error> {
-        const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
-        self.metadata.optional::<Strings<'_>>("tokenizer.ggml.merges")?;
-        self.metadata.optional::<Elements<'_, f32>>("tokenizer.ggml.scores")?;
+        self.metadata.optional::<Strings<'_>>(TOKEN_MERGES)?;
+        self.metadata.optional::<Elements<'_, f32>>(TOKEN_SCORES)?;
         // Signed in what llama.cpp writes; other writers use unsigned.
         if self.metadata.optional::<Elements<'_, u32>>(TOKEN_TYPE).is_err() {
             self.metadata.optional::<Elements<'_, i32>>(TOKEN_TYPE)?;

@@ -1,11 +1,10 @@
 //! Why a file gives no model, by whose fault.
 
-use crate::codes::{self, CodeFacts};
-use crate::problems::Problems;
-use gguf_format::{GgmlType, escape};
+use gguf_format::GgmlType;
 
-/// Characters of a name or value that a message shows at most.
-pub(crate) const SHOWN_CHARS: usize = 96;
+use crate::codes::{self, CodeFacts, ErrorClass};
+use crate::problems::{Problem, Problems};
+use crate::shown::shown;
 
 /// Why a file gives no configuration, binding or plan.
 ///
@@ -37,7 +36,7 @@ pub enum Error {
     /// A key has a value that no Phi-3 model can have.
     #[error(
         "the key {} is {}, but {reason}",
-        escape(.key).shortened(SHOWN_CHARS), escape(.value).shortened(SHOWN_CHARS)
+        shown(.key), shown(.value)
     )]
     InvalidValue {
         /// The key.
@@ -52,7 +51,7 @@ pub enum Error {
     /// crate lays out.
     #[error(
         "the key {} is {}, which is not supported: {reason}",
-        escape(.key).shortened(SHOWN_CHARS), escape(.value).shortened(SHOWN_CHARS)
+        shown(.key), shown(.value)
     )]
     UnsupportedValue {
         /// The key.
@@ -70,7 +69,7 @@ pub enum Error {
     /// A tensor is of a type that cannot be decoded to half precision.
     #[error(
         "tensor {} is {ggml_type}, which cannot be converted to f16",
-        escape(.tensor).shortened(SHOWN_CHARS)
+        shown(.tensor)
     )]
     NoConversion {
         /// The tensor.
@@ -94,20 +93,10 @@ pub enum Error {
     },
 }
 
-/// Whose fault an [`Error`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The file is broken: keys or tensors are missing, wrong or contradict each other.
-    ///
-    /// Also what a caller converts from [`gguf_format::Error`] and is not unsupported: a file that
-    /// could not be read, or exceeds a limit. The error inside [`Error::Metadata`] tells these
-    /// apart by its own [`class`](gguf_format::Error::class).
-    Malformed,
-    /// The file may be good, but holds another model, or a form of it that is not supported.
-    Unsupported,
-    /// This crate is wrong.
-    Internal,
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Binding(problem.into())
+    }
 }
 
 impl Error {
@@ -168,20 +157,16 @@ fn metadata_facts(error: &gguf_format::Error) -> CodeFacts {
 
 fn architecture_text(found: Option<&str>) -> String {
     match found {
-        Some(name) => format!(
-            "the architecture \"{}\" is not supported: expected phi3 or llama",
-            escape(name).shortened(SHOWN_CHARS)
-        ),
+        Some(name) => {
+            format!("the architecture \"{}\" is not supported: expected phi3 or llama", shown(name))
+        }
         None => "the file holds no model: it has no general.architecture".to_owned(),
     }
 }
 
 fn not_a_model_text(found: Option<&str>) -> String {
     match found {
-        Some(kind) => format!(
-            "the file holds no model: its general.type is \"{}\"",
-            escape(kind).shortened(SHOWN_CHARS)
-        ),
+        Some(kind) => format!("the file holds no model: its general.type is \"{}\"", shown(kind)),
         None => {
             "the file holds no weights: it has no tensors, as one of a vocabulary alone has none"
                 .to_owned()

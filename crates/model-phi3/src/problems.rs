@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use gguf_format::{GgmlType, Shape, escape};
+use gguf_format::{GgmlType, Shape};
 
-use crate::error::{Error, ErrorClass, SHOWN_CHARS};
+use crate::codes::ErrorClass;
+use crate::names;
+use crate::shown::shown;
 
 /// Problems that a message lists before it only counts the rest.
 const SHOWN_PROBLEMS: usize = 20;
@@ -67,11 +69,11 @@ impl Problems {
     }
 }
 
-impl From<Problem> for Error {
+impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        let mut problems = Problems::none();
+        let mut problems = Self::none();
         problems.push(problem);
-        Self::Binding(problems)
+        problems
     }
 }
 
@@ -168,13 +170,13 @@ pub enum Misfit {
 
 impl Misfit {
     pub(crate) fn of(name: &str, layers: u32) -> Self {
-        if layer_of(name).is_some_and(|layer| layer >= layers) {
+        if names::layer_of(name).is_some_and(|layer| layer >= layers) {
             Self::NoSuchLayer
-        } else if name.ends_with(".bias") {
+        } else if names::is_bias(name) {
             Self::Bias
-        } else if name == "rope_freqs.weight" {
+        } else if name == names::ROPE_FREQUENCIES {
             Self::FrequencyFactors
-        } else if name.ends_with(".scale") || name.ends_with(".input_scale") {
+        } else if names::is_scale(name) {
             Self::Scale
         } else {
             Self::Unknown
@@ -223,7 +225,7 @@ impl fmt::Display for Problem {
                 write!(f, "missing: every tensor of {count} more layers, from layer {first} on")
             }
             Self::Unexpected { name, reason } => {
-                write!(f, "unexpected: {}, {reason}", escape(name).shortened(SHOWN_CHARS))
+                write!(f, "unexpected: {}, {reason}", shown(name))
             }
             Self::Misshapen { name, expected, found } => {
                 write!(f, "wrong shape: {name} is {found}, expected {expected}")
@@ -239,10 +241,4 @@ impl fmt::Display for Problem {
             }
         }
     }
-}
-
-/// The layer that a tensor name speaks of.
-pub(crate) fn layer_of(name: &str) -> Option<u32> {
-    let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
-    layer.parse().ok()
 }

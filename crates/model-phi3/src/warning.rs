@@ -2,15 +2,10 @@
 
 use std::fmt;
 
-use gguf_format::TensorInfo;
-
-use crate::binding::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::config::Phi3Config;
+use crate::keys::{ATTN_FACTOR, CONTEXT_LENGTH, ORIGINAL_CONTEXT};
+use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::rope::RopeScaling;
-
-pub(crate) const CONTEXT_LENGTH: &str = "context_length";
-pub(crate) const ORIGINAL_CONTEXT: &str = "rope.scaling.original_context_length";
-pub(crate) const ATTN_FACTOR: &str = "rope.scaling.attn_factor";
 
 /// Something about a model that a user should know: it loads, and its answers may be wrong.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,11 +65,6 @@ impl fmt::Display for Warning {
             }
         }
     }
-}
-
-/// Whether the file has any tensor of RoPE factors.
-pub(crate) fn has_rope_factors(tensors: &[TensorInfo<'_>]) -> bool {
-    tensors.iter().any(|tensor| [ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT].contains(&tensor.name()))
 }
 
 impl Phi3Config {
