@@ -63,7 +63,7 @@ pub struct BoundTensor {
     pub ggml_type: GgmlType,
     /// Where its bytes are.
     pub source: SourceRange,
-    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`](crate::LoadPlan::unit_label).
+    /// The unit of progress it belongs to, from 0; see [`LoadPlan::unit`](crate::LoadPlan::unit).
     pub unit: u32,
     /// Rows; 1 for a vector.
     pub rows: u64,
@@ -187,7 +187,7 @@ struct Binder<'c, 't, 'a> {
 impl<'t, 'a> Binder<'_, 't, 'a> {
     fn embedding(&mut self) {
         let &Phi3Config { vocab, tied_output, .. } = self.config;
-        self.matrix(1, TOKEN_EMBEDDING, self.widths.hidden, &[(Slot::TokenEmbedding, vocab)]);
+        self.matrix(0, TOKEN_EMBEDDING, self.widths.hidden, &[(Slot::TokenEmbedding, vocab)]);
         if !tied_output {
             return;
         }
@@ -219,8 +219,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn layer(&mut self, layer: u32) {
-        // Unit 1 is the embedding. Layers are bounded, so this never saturates.
-        let unit = layer.saturating_add(2);
+        // Unit 0 is the embedding. Layers are bounded, so this never saturates.
+        let unit = layer.saturating_add(1);
         let Widths { hidden, queries, ffn, .. } = self.widths;
         let name = |stem| names::of_layer(layer, stem);
         self.vector(unit, &name(stem::ATTN_NORM), Slot::AttnNorm(layer), hidden);
@@ -290,8 +290,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn output(&mut self) {
-        // Two more than the layers, which are bounded: this never saturates.
-        let unit = self.config.layers.saturating_add(2);
+        // After the embedding and the layers. Layers are bounded, so this never saturates.
+        let unit = self.config.layers.saturating_add(1);
         let hidden = self.widths.hidden;
         self.vector(unit, OUTPUT_NORM, Slot::OutputNorm, hidden);
         if !self.config.tied_output {
@@ -312,7 +312,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         let len = u64::from(self.config.rope.dimension_count) / 2;
         for (name, slot) in pair {
             if let Some(factors) = self.take_f32(name, len) {
-                self.push(1, factors, vec![SlotRows { slot, rows: 0..1 }], true);
+                self.push(0, factors, vec![SlotRows { slot, rows: 0..1 }], true);
             }
         }
     }

@@ -78,7 +78,9 @@ pub struct PlanOp {
     pub conversion: Conversion,
     /// What decoded values are multiplied by, in `f32`, before they are rounded to half.
     pub scale: Option<BoundScale>,
-    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`].
+    /// The format of the slots in its destination. All of them have the same.
+    pub format: SlotFormat,
+    /// The unit of progress it belongs to, from 0; see [`LoadPlan::unit`].
     pub unit: u32,
 }
 
@@ -255,11 +257,10 @@ impl LoadPlan {
         self.layers.saturating_add(2)
     }
 
-    /// What is loaded with the unit of this number, from 1 to [`units`](Self::units); `None` for
-    /// any other number.
+    /// The unit of this number, from 0 to [`units`](Self::units) - 1; `None` for any other number.
     #[must_use]
-    pub fn unit_label(&self, unit: u32) -> Option<Unit> {
-        match unit.checked_sub(1)?.checked_sub(1) {
+    pub fn unit(&self, number: u32) -> Option<Unit> {
+        match number.checked_sub(1) {
             None => Some(Unit::Embedding),
             Some(layer) if layer < self.layers => Some(Unit::Layer(layer)),
             Some(layer) if layer == self.layers => Some(Unit::Output),
@@ -356,6 +357,7 @@ impl LoadPlan {
             dest: whole,
             conversion,
             scale,
+            format,
             unit: tensor.unit,
         });
         Ok(())

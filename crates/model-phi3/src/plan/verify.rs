@@ -8,7 +8,6 @@ use crate::conversion::Conversion;
 use crate::error::Error;
 use crate::slot::Slot;
 
-const F16_BYTES: u64 = 2;
 const F32_BYTES: u64 = 4;
 
 impl LoadPlan {
@@ -36,13 +35,13 @@ impl LoadPlan {
     }
 
     fn verify_destinations(&self) -> Result<(), Error> {
-        let (mut end, mut unit) = (0, 1);
+        let (mut end, mut unit) = (0, 0);
         for op in &self.ops {
             let PlanOp { tensor, dest, .. } = op;
             if dest.start < end || !dest.start.is_multiple_of(ALIGNMENT) || dest.is_empty() {
                 return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
             }
-            if op.unit < unit || op.unit > self.units() {
+            if op.unit < unit || op.unit >= self.units() {
                 return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
             }
             (end, unit) = (dest.end, op.unit);
@@ -60,11 +59,7 @@ impl LoadPlan {
         let mut previous: Option<&SourceRange> = None;
         for op in sources {
             let PlanOp { tensor, source, dest, .. } = op;
-            let written = match op.conversion {
-                Conversion::Copy => length(&source.range),
-                Conversion::ToF16(ggml_type) => length(&source.range)
-                    .and_then(|bytes| elements_in(ggml_type, bytes)?.checked_mul(F16_BYTES)),
-            };
+            let written = length(&source.range).and_then(|bytes| op.conversion.dest_bytes(bytes));
             if written.is_none() || written != length(dest) {
                 return Err(fault(format!(
                     "{tensor} has bytes {:?} for {dest:?} ({:?})",
@@ -146,6 +141,12 @@ impl LoadPlan {
                 if part.tensor != op.tensor {
                     return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
                 }
+                if part.format != op.format {
+                    return Err(fault(format!(
+                        "{} has another format than {}",
+                        part.slot, op.tensor
+                    )));
+                }
                 end = part.dest.end;
                 let shares = |next: &&PlannedSlot| {
                     next.slot.is_scale() && (&next.tensor, &next.dest) == (&part.tensor, &part.dest)
@@ -168,13 +169,6 @@ impl LoadPlan {
                 PlannedSlot { slot: Slot::Output, ..embedding.clone() } == *planned
             })
     }
-}
-
-/// Elements that `bytes` bytes of whole blocks hold.
-fn elements_in(ggml_type: GgmlType, bytes: u64) -> Option<u64> {
-    let blocks = bytes.checked_div(ggml_type.block_bytes())?;
-    let elements = blocks.checked_mul(ggml_type.block_len())?;
-    (ggml_type.bytes_for(elements) == Some(bytes)).then_some(elements)
 }
 
 #[cfg(test)]
@@ -229,9 +223,8 @@ mod tests {
 
     #[test]
     fn units_out_of_order_are_found() {
-        assert!(broken(|plan| plan.ops[0].unit = 0).contains("is in unit 0"));
         assert!(broken(|plan| plan.ops[0].unit = 3).contains("after 3"));
-        assert!(broken(|plan| plan.ops.last_mut().unwrap().unit = 6).contains("is in unit 6"));
+        assert!(broken(|plan| plan.ops.last_mut().unwrap().unit = 5).contains("is in unit 5"));
     }
 
     #[test]
@@ -287,6 +280,12 @@ mod tests {
         }
         assert!(broken(|plan| plan.slots[2].op += 1).contains("do not tile it"));
         assert!(broken(|plan| plan.slots[0].tensor = "other".into()).contains("is not in"));
+    }
+
+    #[test]
+    fn slots_of_another_format_than_their_transfer_are_found() {
+        let error = broken(|plan| plan.ops[2].format = SlotFormat::F32);
+        assert!(error.contains("has another format than"), "{error}");
     }
 
     #[test]

@@ -148,11 +148,12 @@ fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
         slot => slot,
     };
     let unit = match matrix.layer() {
-        Some(layer) => layer + 2,
-        None if matrix == Slot::OutputNorm => plan.units(),
-        None if matrix == Slot::Output && !config.tied_output => plan.units(),
-        None => 1,
+        Some(layer) => layer + 1,
+        None if matrix == Slot::OutputNorm => plan.units() - 1,
+        None if matrix == Slot::Output && !config.tied_output => plan.units() - 1,
+        None => 0,
     };
+    assert_eq!(op.format, planned.format);
     assert_eq!(op.unit, unit, "{}", planned.slot);
 }
 
@@ -218,7 +219,7 @@ fn a_tied_output_costs_nothing_twice() {
 fn units_are_labelled_as_progress_shows_them() {
     let plan = TestFile::tiny().plan(Storage::F16).unwrap();
     let labels: Vec<String> =
-        (1..=plan.units()).map(|unit| plan.unit_label(unit).unwrap().to_string()).collect();
+        (0..plan.units()).map(|unit| plan.unit(unit).unwrap().to_string()).collect();
     assert_eq!(
         labels,
         [
@@ -229,10 +230,9 @@ fn units_are_labelled_as_progress_shows_them() {
             "Output weights loaded"
         ]
     );
-    assert_eq!(plan.unit_label(0), None);
-    assert_eq!(plan.unit_label(plan.units() + 1), None);
-    assert_eq!(plan.unit_label(u32::MAX), None);
-    assert_eq!(plan.unit_label(1), Some(Unit::Embedding));
+    assert_eq!(plan.unit(plan.units()), None);
+    assert_eq!(plan.unit(u32::MAX), None);
+    assert_eq!(plan.unit(0), Some(Unit::Embedding));
 }
 
 #[test]
