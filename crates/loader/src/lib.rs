@@ -40,6 +40,7 @@ mod background;
 pub mod c_weights;
 mod cancel;
 mod checks;
+mod choice_text;
 mod codes;
 mod demand;
 mod device_choice;
@@ -76,6 +77,7 @@ pub mod cli;
 mod readme {}
 
 pub use crate::cancel::CancelToken;
+pub use crate::choice_text::ParseChoiceError;
 pub use crate::codes::CodeFacts;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};

@@ -14,6 +14,7 @@ use crate::binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
 use crate::config::Phi3Config;
 use crate::conversion::Conversion;
 use crate::error::Error;
+use crate::shown::shown;
 use crate::slot::Slot;
 use crate::weights::Phi3Weights;
 
@@ -31,7 +32,8 @@ pub enum Storage {
 }
 
 impl Storage {
-    const ALL: [Self; 2] = [Self::F16, Self::Native];
+    /// Every policy, in the order of help texts.
+    pub const ALL: &'static [Self] = &[Self::F16, Self::Native];
 
     /// The name on a command line.
     #[must_use]
@@ -50,15 +52,18 @@ impl fmt::Display for Storage {
 }
 
 /// The text is not the name of a [`Storage`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected f16 or native")]
-pub struct ParseStorageError;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{}\" is unknown: expected f16 or native", shown(.found))]
+pub struct ParseStorageError {
+    found: String,
+}
 
 impl FromStr for Storage {
     type Err = ParseStorageError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|storage| storage.name() == name).ok_or(ParseStorageError)
+        let storage = Self::ALL.iter().find(|storage| storage.name() == name);
+        storage.copied().ok_or_else(|| ParseStorageError { found: name.to_owned() })
     }
 }
 

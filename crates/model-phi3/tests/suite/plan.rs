@@ -260,10 +260,12 @@ fn weights_pass_errors_on() {
 
 #[test]
 fn storage_names_round_trip() {
-    for storage in [Storage::F16, Storage::Native] {
-        assert_eq!(storage.to_string().parse(), Ok(storage));
+    assert_eq!(Storage::ALL, [Storage::F16, Storage::Native]);
+    for storage in Storage::ALL {
+        assert_eq!(storage.to_string().parse(), Ok(*storage));
     }
-    assert!("q4".parse::<Storage>().is_err());
+    let unknown = "q4\n".parse::<Storage>().unwrap_err();
+    assert_eq!(unknown.to_string(), r#""q4\n" is unknown: expected f16 or native"#);
 }
 
 /// The types that weights can have, of which whole blocks make every row of a generated model.
