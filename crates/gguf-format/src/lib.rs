@@ -83,6 +83,12 @@
 //! specification and the tools leave room, [`Gguf`] says what was decided. How much a header may
 //! ask for is bounded by [`Limits`]; what exceeds them is an [`Error`] apart from what is broken.
 //!
+//! # Without copying
+//!
+//! [`GgufFile::map`] is for tools that read all data of a model, such as one that prints a digest and
+//! the range of every tensor: `examples/statistics.rs` is one. [`GgufFile::data`] returns the data of a
+//! tensor in the mapping. The caller guarantees that the files do not change.
+//!
 //! # Unsafe code
 //!
 //! Denied, except in the one module that maps files. Nothing else of the crate needs it:
