@@ -9,13 +9,14 @@ use crate::reader::Reader;
 use crate::skip::{self, Extent};
 use crate::value_type::ValueType;
 
-/// An array in the metadata: its place in the file's bytes, proven to hold what it announces.
+/// An array in the metadata: its place in the file's bytes. Parsing has checked that the file holds all
+/// elements.
 ///
-/// Copying one copies a reference. Elements are decoded when they are asked for, unaligned and
-/// little-endian as they lie in the file; no vocabulary is ever copied.
+/// A copy of an `Array` is a copy of a reference. Elements are unaligned and little-endian, as in the
+/// file, and are decoded when they are read. A vocabulary is never copied.
 ///
-/// Parsing proves that every element is inside the file and that booleans are 0 or 1. It does not
-/// look at the text of strings: [`as_strings`](Self::as_strings) does that one by one.
+/// Parsing checks that every element is inside the file and that booleans are 0 or 1. It does not check
+/// the text of strings: [`as_strings`](Self::as_strings) checks each string when it is read.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Array<'a>(Extent<'a>);
 
@@ -42,7 +43,7 @@ impl<'a> Array<'a> {
         self.0.element_type
     }
 
-    /// Number of elements (of the outermost level, where arrays are nested).
+    /// Number of elements. If arrays are nested, those of the outermost level.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len
@@ -54,8 +55,8 @@ impl<'a> Array<'a> {
         self.0.len == 0
     }
 
-    /// The elements as they lie in the file: numbers little-endian and unaligned, strings and
-    /// nested arrays with their lengths in between.
+    /// The elements as they are in the file: numbers are little-endian and unaligned, strings and
+    /// nested arrays follow their lengths.
     #[must_use]
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.0.payload
@@ -67,7 +68,7 @@ impl<'a> Array<'a> {
         self.0.offset
     }
 
-    /// The numbers or booleans, or `None` where the elements are of another type than `T`.
+    /// The numbers or booleans, or `None` if the elements have another type than `T`.
     ///
     /// ```
     /// # use gguf_format::{Array, Value};
@@ -81,15 +82,15 @@ impl<'a> Array<'a> {
             .then_some(Elements { rest: self.0.payload, element: PhantomData })
     }
 
-    /// The strings, each checked to be UTF-8 when it is reached, or `None` where the elements are
-    /// no strings.
+    /// The strings, or `None` if the elements are not strings. Each string is checked to be UTF-8 when
+    /// it is reached.
     #[must_use]
     pub fn as_strings(&self) -> Option<Strings<'a>> {
         Some(Strings { raw: self.as_byte_strings()?, index: 0 })
     }
 
-    /// The strings as bytes, unchecked: some vocabularies hold tokens that are no UTF-8. `None`
-    /// where the elements are no strings.
+    /// The strings as bytes, unchecked, because some vocabularies hold tokens that are not UTF-8.
+    /// `None` if the elements are not strings.
     #[must_use]
     pub fn as_byte_strings(&self) -> Option<ByteStrings<'a>> {
         (self.0.element_type == ValueType::String).then_some(ByteStrings {
@@ -99,7 +100,7 @@ impl<'a> Array<'a> {
         })
     }
 
-    /// The inner arrays, or `None` where the elements are no arrays.
+    /// The inner arrays, or `None` if the elements are not arrays.
     #[must_use]
     pub fn as_arrays(&self) -> Option<Arrays<'a>> {
         (self.0.element_type == ValueType::Array).then_some(Arrays {
@@ -114,7 +115,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A fixed-size element of an array: `u8` to `u64`, `i8` to `i64`, `f32`, `f64`, `bool`.
+/// An array element of fixed size: `u8` to `u64`, `i8` to `i64`, `f32`, `f64`, `bool`.
 pub trait Element: Copy + sealed::Sealed {
     /// The type in the file.
     const TYPE: ValueType;
@@ -203,7 +204,7 @@ impl<'a> Iterator for ByteStrings<'a> {
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         self.left = self.left.checked_sub(1)?;
-        // The array was proven when the file was parsed, so neither question ends it early.
+        // Parsing has checked the array, so neither `?` ends the iterator early.
         let (len, tail) = self.rest.split_first_chunk::<8>()?;
         let (string, rest) =
             tail.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
@@ -222,8 +223,8 @@ impl FusedIterator for ByteStrings<'_> {}
 
 /// Iterator over the strings of an [`Array`], see [`Array::as_strings`].
 ///
-/// An element that is no UTF-8 is [`Error::Malformed`] with its offset and position; the iterator
-/// goes on after it.
+/// An element that is not UTF-8 is [`Error::Malformed`] with its offset and position. The iterator
+/// continues after it.
 #[derive(Debug, Clone)]
 pub struct Strings<'a> {
     raw: ByteStrings<'a>,
@@ -267,7 +268,7 @@ impl<'a> Iterator for Arrays<'a> {
     fn next(&mut self) -> Option<Array<'a>> {
         self.left = self.left.checked_sub(1)?;
         let mut reader = Reader::over_payload(self.rest);
-        // The array was proven when the file was parsed, so no question ends it early.
+        // Parsing has checked the array, so no `?` ends the iterator early.
         let inner = skip::array(&mut reader, "".into(), u64::MAX).ok()?;
         let taken = reader.offset();
         self.rest = self.rest.get(usize::try_from(taken).ok()?..)?;

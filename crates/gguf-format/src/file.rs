@@ -20,11 +20,11 @@ use crate::split::{self, SplitKeys};
 use crate::tensor::{NameIndex, TENSORS, TensorInfo};
 use crate::warning::Warning;
 
-/// Bytes of a file that are read first. Enough for most files without a vocabulary; each further
-/// read takes four times as much.
+/// Bytes of a file that are read first. This is enough for most files without a vocabulary. Each
+/// further read takes four times as much.
 const FIRST_READ: u64 = 256 << 10;
 
-/// The headers of all shards as one.
+/// The headers of all shards under one catalogue.
 enum Catalogue<'a> {
     One(&'a Gguf<'a>),
     Split { first: &'a Gguf<'a>, tensors: Vec<TensorInfo<'a>>, index: NameIndex<'a> },
@@ -54,14 +54,14 @@ self_cell! {
 ///
 /// # Split models
 ///
-/// A file whose `split.count` is 2 or more is a shard. Its name must end in
-/// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
-/// siblings in the same folder. The rest of the name is any bytes. Metadata are those of the first
-/// shard. `split.tensors.count` is checked where present.
+/// A file is a shard if its `split.count` is 2 or more. Its name must end in `-00001-of-0000N.gguf` and
+/// match `split.no` and `split.count`. The same holds for the other shards, which must be in the same
+/// folder. The rest of the name can be any bytes. The metadata of the model are those of the first
+/// shard. `split.tensors.count` is checked if it is present.
 ///
-/// Without `split.count`, or with 0 or 1, a file is a model by itself. It is refused where its name or
-/// `split.no` says that it is one of several shards. The name is the one that it was opened by, also
-/// where that is a symbolic link.
+/// If `split.count` is absent, 0 or 1, the file is a complete model. It is refused if its name or
+/// `split.no` is that of one of several shards. The name is that of the path given, also if the path is
+/// a symbolic link.
 pub struct GgufFile<S = OpenFile> {
     shards: Vec<Shard<S>>,
     catalogue: OwnedCatalogue,
@@ -77,26 +77,26 @@ impl GgufFile {
         Self::open_with(path, &Limits::default())
     }
 
-    /// Opens a model: reads the header of the file, and of its sibling shards, into memory.
+    /// Opens a model: reads the headers of the file and of the other shards into memory.
     ///
-    /// Safe whatever others do to the file meanwhile: the header is parsed from a private copy,
-    /// and the file is not mapped. Not much more is read than the header takes: the first 256 KiB (of
-    /// further shards 16 KiB), then up to four times as much as before, as long as
-    /// [`Limits::max_header_bytes`] allow, which are for the headers of all shards together. Addresses
-    /// are reserved for the longest header, but no memory. Of the data, only padding between tensors is
-    /// looked at, where there is some: see [`Warning`].
+    /// Other processes may change the file meanwhile: the header is parsed from a private copy, and the
+    /// file is not mapped. Little more is read than the header takes: the first 256 KiB (of further
+    /// shards 16 KiB), then up to four times as much as before, within [`Limits::max_header_bytes`],
+    /// which applies to the headers of all shards together. Addresses are reserved for the longest
+    /// header, but no memory. Of the data, only padding between tensors is read: see [`Warning`].
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; what [`Gguf::parse`] refuses, as [`Error::InFile`] with the file's name;
-    /// [`Error::Shard`] where the shards of a split model are missing or do not fit.
+    /// [`Error::Io`]; the errors of [`Gguf::parse`], as [`Error::InFile`] with the file's name;
+    /// [`Error::Shard`] if shards of a split model are missing or do not match.
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
         Self::open_from(path, limits, |path| OpenFile::open(path))
     }
 }
 
 impl<S: ByteSource> GgufFile<S> {
-    /// Opens a model that `open` gives the sources of, by their names: a model in a store, or in memory.
+    /// Opens a model from sources that `open` returns for their names: a model in a store, or in
+    /// memory.
     ///
     /// `open` is called with `name`. If that source is a shard of a split model, `open` is also called
     /// with the names of the other shards, which differ from `name` in their number only. For a name
@@ -170,13 +170,13 @@ impl<S: ByteSource> GgufFile<S> {
         Ok(Self { shards, catalogue })
     }
 
-    /// All files of the model, the first shard first; at least one.
+    /// All files of the model, at least one; the first shard is first.
     #[must_use]
     pub fn shards(&self) -> &[Shard<S>] {
         &self.shards
     }
 
-    /// The tensors of all shards: those of the first in file order, then those of the next.
+    /// The tensors of all shards: first those of the first shard in file order, then those of the next.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo<'_>] {
         match self.catalogue.borrow_dependent() {
@@ -185,7 +185,7 @@ impl<S: ByteSource> GgufFile<S> {
         }
     }
 
-    /// The tensor of this name, in whichever shard.
+    /// The tensor of this name, in any shard.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'_>> {
         match self.catalogue.borrow_dependent() {
@@ -194,30 +194,30 @@ impl<S: ByteSource> GgufFile<S> {
         }
     }
 
-    /// The key-value pairs, those of the first shard.
+    /// The key-value pairs of the first shard.
     #[must_use]
     pub fn metadata(&self) -> &Metadata<'_> {
         self.first().metadata()
     }
 
-    /// The version of the format, that of the first shard.
+    /// The version of the format in the first shard.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.first().version()
     }
 
-    /// The alignment of tensor data in bytes, that of the first shard.
+    /// The alignment of tensor data in bytes, in the first shard.
     #[must_use]
     pub fn alignment(&self) -> u64 {
         self.first().alignment()
     }
 
-    /// What may be wrong with the files although they are read.
+    /// What may be wrong with the files although they can be read.
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
         self.shards().iter().flat_map(Shard::warnings)
     }
 
-    /// The data of a tensor, where the files were [mapped](Self::map).
+    /// The data of a tensor, if the files were [mapped](Self::map).
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let shard = self.shards().get(tensor.shard())?;
@@ -280,14 +280,14 @@ mod tests {
     use crate::write::GgufWriter;
     use std::fs::File;
 
-    /// Bytes that are read of a file of `file_len` bytes which starts with this key's header.
+    /// Bytes that are read of a file of `file_len` bytes whose header has a text of `text_len` bytes.
     fn bytes_read(text_len: usize, file_len: u64) -> u64 {
         let mut writer = GgufWriter::new();
         let header = writer.kv("k", "x".repeat(text_len)).to_bytes(|_, _| ()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         std::fs::write(&path, header).unwrap();
-        // Zeros, which take no room on most disks.
+        // The rest is a hole, which takes no disk space on most file systems.
         File::options().write(true).open(&path).unwrap().set_len(file_len).unwrap();
         let model = GgufFile::open(&path).unwrap();
         model.shards()[0].header().borrow_owner().len() as u64

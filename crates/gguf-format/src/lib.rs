@@ -1,16 +1,15 @@
 //! GGUF files as typed, bounds-proven data.
 //!
-//! GGUF is the file format of llama.cpp and its relatives: key-value metadata, a list of tensors,
-//! and their data. This crate reads everything but the data, and proves it: after parsing, every
+//! GGUF is the file format of llama.cpp and related programs: key-value metadata, a list of tensors,
+//! and their data. This crate reads everything except the data, and checks it: after parsing, every
 //! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file and
-//! follows that of the tensor before it. What uses the catalogue need not check again.
+//! follows that of the tensor before it. Users of the catalogue need not check these again.
 //!
-//! It makes no difference who wrote the file. Parsing is total over any bytes: it does not panic,
-//! overflow, recurse or allocate by what the file announces, takes linear time, and costs nothing
-//! that is not asked for: names, strings and arrays are borrowed, and a vocabulary is skipped in
-//! one pass, not decoded.
+//! Files need not be trusted. Parsing is total over any bytes: it does not panic, overflow or recurse,
+//! does not allocate by counts in the file, and takes linear time. Names, strings and arrays are
+//! borrowed, and a vocabulary is skipped in one pass without decoding.
 //!
-//! # The whole use
+//! # An example
 //!
 //! ```
 //! use gguf_format::{ErrorClass, GgmlType, GgufFile, Strings};
@@ -62,26 +61,26 @@
 //! # Ok::<(), gguf_format::Error>(())
 //! ```
 //!
-//! Names and strings come from the file: print them through [`escape()`], as all messages of this
-//! crate do.
+//! Names and strings come from the file. Print them through [`escape()`], as all messages of this crate
+//! do.
 //!
 //! # Where to start
 //!
 //! | you have | use |
 //! |---|---|
-//! | a path | [`GgufFile::open`]: one file or all shards, safe whatever happens to the file |
-//! | a path, and nobody changes the file | [`GgufFile::map`], unsafe: data without copying |
+//! | a path | [`GgufFile::open`]: one file or all shards; others may change the file meanwhile |
+//! | a path of files that do not change | [`GgufFile::map`], unsafe: data without copying |
 //! | a model in a store or in memory | [`GgufFile::open_from`], with a [`ByteSource`] |
 //! | the bytes of a file | [`Gguf::parse`] |
-//! | the first bytes of a file, say of a download | [`Gguf::parse_header`] |
-//! | a file to be made | [`write::GgufWriter`] |
+//! | the first bytes of a file, for example of a download | [`Gguf::parse_header`] |
+//! | a file to write | [`write::GgufWriter`] |
 //!
 //! # What is read
 //!
-//! Versions 2 and 3, little-endian; version 1 and big-endian files are refused by name. All value
-//! types, arrays of arrays included, and all tensor types of [`GgmlType`]. Where the
-//! specification and the tools leave room, [`Gguf`] says what was decided. How much a header may
-//! ask for is bounded by [`Limits`]; what exceeds them is an [`Error`] apart from what is broken.
+//! Versions 2 and 3, little-endian. Version 1 and big-endian files have errors of their own. All value
+//! types, including arrays of arrays, and all tensor types of [`GgmlType`] are read. [`Gguf`] lists
+//! decisions where specification and tools differ. [`Limits`] bound the size of a header; a file that
+//! exceeds them has an [`Error`] of its own class.
 //!
 //! # Without copying
 //!
@@ -91,8 +90,8 @@
 //!
 //! # Unsafe code
 //!
-//! Denied, except in the one module that maps files. Nothing else of the crate needs it:
-//! [`GgufFile::open`] reads headers into memory.
+//! Unsafe code is denied except in the module that maps files. [`GgufFile::open`] needs none: it reads
+//! headers into memory.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(

@@ -1,4 +1,4 @@
-//! Mapping of files: the only unsafe code of this crate.
+//! Maps files: the only unsafe code of this crate.
 
 use std::io;
 use std::path::Path;

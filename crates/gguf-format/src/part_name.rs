@@ -1,10 +1,9 @@
-//! Names that tools give to the parts of a file that they cut into pieces.
+//! Names of parts of a file that tools have cut into pieces.
 
 use std::path::Path;
 
-/// Whether a file is named as one part of several that tools cut files into: `x.gguf.part1of2`,
-/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`; also with the ending after it, as in
-/// `x-split-a.gguf`.
+/// Whether a file has the name of one such part: `x.gguf.part1of2`, `x.gguf-split-a`, `x.gguf.part-aa`,
+/// `x.gguf.001`, `x.gguf.aa`. The extension can also follow, as in `x-split-a.gguf`.
 pub(crate) fn is_part_name(path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
     let name = name.as_encoded_bytes().to_ascii_lowercase();

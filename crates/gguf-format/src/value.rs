@@ -48,7 +48,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The type in words, with that of an array's elements: `u32`, `array of string`.
+    /// The type in words, for an array with that of its elements: `u32`, `array of string`.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The string, where it is one, whether or not it is UTF-8.
+    /// The text of a string, which need not be UTF-8; `None` for other types.
     #[must_use]
     pub const fn as_text(&self) -> Option<Text<'a>> {
         match self {
@@ -82,13 +82,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The string, where it is one and is UTF-8.
+    /// The text of a string that is UTF-8; otherwise `None`.
     #[must_use]
     pub fn as_str(&self) -> Option<&'a str> {
         self.as_text()?.as_str().ok()
     }
 
-    /// The array, where it is one.
+    /// The array; `None` for other types.
     #[must_use]
     pub const fn as_array(&self) -> Option<Array<'a>> {
         match self {

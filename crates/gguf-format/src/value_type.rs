@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// One table for the value types: variant, number, name, name of an array of it, size in bytes
-/// (0 where it varies).
+/// One table of the value types: variant, number, name, name of an array of it, size in bytes (0 if it
+/// varies).
 macro_rules! value_types {
     ($( $(#[$doc:meta])* $name:ident = $id:literal, $text:literal, $size:literal; )+) => {
         /// The type of a metadata value or of an array's elements.
@@ -17,13 +17,13 @@ macro_rules! value_types {
             /// Every value type, in the order of its number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The type of this number, or `None` where GGUF has none.
+            /// The type of this number, or `None` if GGUF has no such type.
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id { $( $id => Some(Self::$name), )+ _ => None }
             }
 
-            /// The number that stands for this type in a file.
+            /// The number of this type in a file.
             #[must_use]
             pub const fn id(self) -> u32 {
                 match self { $( Self::$name => $id, )+ }
@@ -67,9 +67,9 @@ value_types! {
     F32 = 6, "f32", 4;
     /// One byte, 0 or 1.
     Bool = 7, "bool", 1;
-    /// Bytes with their number. They should be UTF-8.
+    /// Length and bytes. They should be UTF-8.
     String = 8, "string", 0;
-    /// Elements of one type with their count.
+    /// Element type, count and elements.
     Array = 9, "array", 0;
     /// Unsigned, 64 bits.
     U64 = 10, "u64", 8;

@@ -1,4 +1,4 @@
-//! What may be wrong with a file that is read all the same.
+//! What may be wrong with a file that can be read.
 
 use std::fmt;
 use std::io;
@@ -11,16 +11,16 @@ use crate::error::path_text;
 use crate::escape::quoted;
 use crate::gguf::Gguf;
 
-/// Bytes of padding that are looked at in one file. Real files have less than 16 KiB.
+/// Bytes of padding that are read in one file, at most. Real files have less than 16 KiB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Bytes of padding that are read at once.
+/// Bytes of padding that one call reads.
 const PIECE: usize = 64 << 10;
 
-/// Warnings of padding that are kept of one file.
+/// Warnings about padding that are kept for one file.
 const MAX_WARNINGS: usize = 16;
 
-/// Something about a file that a user should know: it is read, and may be another than it should be.
+/// A problem with a file that can be read. The file may not be what the user expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -33,30 +33,30 @@ pub enum Warning {
         tensor: String,
         /// Where it ends, in bytes from the start of the file.
         end: u64,
-        /// Where the first byte is that is not zero.
+        /// Position of the first byte that is not zero, in bytes from the start of the file.
         at: u64,
         /// Length of the file in bytes.
         file_len: u64,
     },
-    /// There is more padding than is looked at.
+    /// There is more padding than is read.
     #[non_exhaustive]
     UncheckedPadding {
         /// The file.
         path: PathBuf,
-        /// The first tensor whose padding was not looked at.
+        /// The first tensor whose padding was not read.
         tensor: String,
-        /// Bytes of padding that were looked at.
+        /// Bytes of padding that were read.
         looked_at: u64,
     },
-    /// The file goes on after its last tensor.
+    /// Bytes follow the last tensor and its padding.
     #[non_exhaustive]
     TrailingData {
         /// The file.
         path: PathBuf,
-        /// The last tensor, where there is one.
+        /// The last tensor, if there is one.
         tensor: Option<String>,
-        /// Where it ends, in bytes from the start of the file; where there is none, where the data
-        /// start.
+        /// Where it ends, in bytes from the start of the file. Without a tensor, where the data section
+        /// starts.
         end: u64,
         /// Bytes after it and its padding.
         more: u64,
@@ -85,8 +85,8 @@ const TRAILING_DATA: (&str, &str, &str) = (
 );
 
 impl Warning {
-    /// Every code that [`code`](Self::code) can answer, with what it means and what can be done. Codes
-    /// are only ever added.
+    /// Every code that [`code`](Self::code) can return, with its meaning and cure. Codes are only
+    /// added, never removed.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] =
         &[PADDING, TRAILING_DATA, UNCHECKED_PADDING];
 

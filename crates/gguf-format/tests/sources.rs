@@ -152,7 +152,7 @@ fn errors_name_the_shard_that_has_them() {
     assert!(matches!(&missing, Error::Shard { kind, .. } if is_third(kind)));
 }
 
-/// Fails at reads once it is told to.
+/// Serves the first read and fails at all others.
 struct Failing<'f>(InMemory, &'f AtomicBool);
 
 impl ByteSource for Failing<'_> {
