@@ -1,36 +1,37 @@
 //! The error codes of this crate with class, cause and cure.
 
-/// Whose fault an [`Error`](crate::Error) is.
+/// The part at fault, which an [`Error`](crate::Error) belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
     /// The file is broken: keys or tensors are missing, wrong or contradict each other.
     ///
-    /// Also what a caller converts from [`gguf_format::Error`] and is not unsupported: a file that
-    /// could not be read, or exceeds a limit. The error inside [`Error::Metadata`](crate::Error::Metadata) tells these
-    /// apart by its own [`class`](gguf_format::Error::class).
+    /// An error that a caller converts from [`gguf_format::Error`] is in this class too, unless it is
+    /// unsupported: the file could not be read, or exceeds a limit. The error in
+    /// [`Error::Metadata`](crate::Error::Metadata) has a [`class`](gguf_format::Error::class) of its
+    /// own that separates these.
     Malformed,
-    /// The file may be good, but holds another model, or a form of it that is not supported.
+    /// The file may be valid, but it holds another model, or an unsupported form of this one.
     Unsupported,
-    /// This crate is wrong.
+    /// This crate has a bug.
     Internal,
 }
 
-/// What stands behind an error code.
+/// An error code with its class, cause and cure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CodeFacts {
     /// The code.
     pub code: &'static str,
-    /// Whose fault it is.
+    /// The part at fault.
     pub class: ErrorClass,
-    /// What has happened.
+    /// The cause in words.
     pub cause: &'static str,
-    /// What can be done about it.
+    /// What the user can do.
     pub cure: &'static str,
 }
 
-/// Makes a constant of each code, and the lists of all.
+/// Makes a constant of each code, and the lists of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:literal;)+) => {
         $(pub(crate) const $name: CodeFacts =
@@ -39,7 +40,7 @@ macro_rules! codes {
         pub(crate) const NAMES: &[&str] = &[$($code),+];
 
         impl CodeFacts {
-            /// Those of every code of this crate, in the order of
+            /// The facts of every code of this crate, in the order of
             /// [`Error::ALL_CODES`](crate::Error::ALL_CODES).
             pub const ALL: &'static [Self] = &[$($name),+];
         }

@@ -1,4 +1,4 @@
-//! What happens to a tensor's bytes on their way to the device.
+//! Conversions of a tensor's bytes on their way to the device.
 
 use gguf_format::GgmlType;
 
@@ -10,15 +10,15 @@ const F16_BYTES: u64 = 2;
 pub enum Conversion {
     /// The destination holds the source bytes unchanged.
     Copy,
-    /// The destination holds each element of the source, stored as this type, decoded to `f32` and
-    /// rounded to nearest-even IEEE half precision.
+    /// Each element of the source is decoded from this type to `f32`, and rounded to IEEE half
+    /// precision, to nearest even.
     ToF16(GgmlType),
 }
 
 impl Conversion {
-    /// The conversion that turns `source` into half precision; `None` where there is none.
+    /// The conversion from `source` to half precision; `None` if there is none.
     ///
-    /// This is the one table of convertible types: a new type is a row here and a decoder in the
+    /// This is the table of all convertible types. A new type needs a row here and a decoder in the
     /// transfer engine.
     #[must_use]
     pub const fn to_f16(source: GgmlType) -> Option<Self> {
@@ -55,7 +55,7 @@ impl Conversion {
         }
     }
 
-    /// Bytes that so many bytes of a tensor become; `None` if they are not whole blocks, or if the
+    /// Bytes of the result for so many source bytes; `None` if these are not whole blocks, or if the
     /// result exceeds 64 bits.
     #[must_use]
     pub fn dest_bytes(self, source_bytes: u64) -> Option<u64> {
@@ -70,7 +70,7 @@ impl Conversion {
         }
     }
 
-    /// Bytes of a tensor, as whole blocks, that become at most `dest_bytes` bytes.
+    /// Source bytes, in whole blocks, whose result has at most `dest_bytes` bytes.
     #[must_use]
     pub fn source_bytes(self, dest_bytes: u64) -> u64 {
         match self {

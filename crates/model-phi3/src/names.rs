@@ -13,7 +13,7 @@ pub(crate) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 /// The frequency factors of Llama 3.
 pub(crate) const ROPE_FREQUENCIES: &str = "rope_freqs.weight";
 
-/// What tensors of a layer are called after `blk.N.`, without `.weight`.
+/// Names of a layer's tensors, without `blk.N.` and `.weight`.
 pub(crate) mod stem {
     pub(crate) const ATTN_NORM: &str = "attn_norm";
     pub(crate) const ATTN_Q: &str = "attn_q";

@@ -1,8 +1,8 @@
-//! The published models of the family, as blueprints for synthetic files of real shape.
+//! Descriptions of the published models, for synthetic files with real shapes.
 //!
-//! A [`Blueprint`] has the keys and tensors of the file that llama.cpp's converter and quantiser
-//! make of such a model, in their order; only weights and tokenizer are left out. The dimensions
-//! are those of the models' own `config.json`.
+//! A [`Blueprint`] has the keys and tensors of the file that llama.cpp's converter and quantiser make
+//! of such a model, in the same order, without weights and tokenizer. The dimensions are those of the
+//! models' own `config.json`.
 //!
 //! ```
 //! use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -33,7 +33,7 @@ use crate::rope::RopeScaling;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
-    /// No published model: 3 layers, grouped-query attention and RoPE factors in a few megabytes.
+    /// Not a published model: 3 layers, grouped-query attention and RoPE factors in a few megabytes.
     Tiny,
     /// Phi-3-mini-4k-instruct.
     Mini4k,
@@ -52,7 +52,7 @@ pub enum Preset {
 pub enum Layout {
     /// `attn_qkv` and a fused `ffn_up`, architecture `phi3`.
     Fused,
-    /// One tensor each, architecture `llama`: the llamafied form.
+    /// One tensor each, architecture `llama`: the form of "llamafied" models.
     Split,
 }
 
@@ -73,18 +73,18 @@ pub enum TypeMix {
     Q4_K_M,
 }
 
-/// The text is none of the names of a [`Preset`], [`Layout`] or [`TypeMix`].
+/// The text is not the name of a [`Preset`], [`Layout`] or [`TypeMix`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of {}", .expected.join(", "))]
 pub struct ParsePresetError {
     expected: &'static [&'static str],
 }
 
-/// Names in both directions from one list.
+/// Names in both directions, from one list.
 macro_rules! named {
     ($type:ident: $( $variant:ident = $name:literal ),+) => {
         impl $type {
-            /// Every one, in the order of their listing.
+            /// Every variant, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
             /// The name on a command line.
@@ -146,7 +146,7 @@ impl Blueprint {
         Self { metadata: metadata(&model, layout, mix), tensors: tensors(&model, layout, mix) }
     }
 
-    /// A writer that has been given all keys and tensors.
+    /// A writer with all keys and tensors.
     #[must_use]
     pub fn writer(&self) -> GgufWriter {
         let mut writer = GgufWriter::new();
@@ -175,7 +175,7 @@ struct Model {
     original_context: u32,
     freq_base: f32,
     sliding_window: u32,
-    /// Present together with the RoPE factors.
+    /// Models with RoPE factors have this factor.
     attn_factor: Option<f32>,
     tied_output: bool,
 }
@@ -295,13 +295,13 @@ fn metadata(model: &Model, layout: Layout, mix: TypeMix) -> Vec<(String, WriteVa
     }
     match layout {
         Layout::Fused => key(keys::SLIDING_WINDOW, model.sliding_window.into()),
-        // llama.cpp looks for the factors of a `llama` file only where this key names them.
+        // llama.cpp loads the factors of a `llama` file only if this key is `longrope`.
         Layout::Split if model.attn_factor.is_some() => {
             key(keys::SCALING_TYPE, RopeScaling::LongRope.name().into());
         }
         Layout::Split => {}
     }
-    // llama.cpp's way to say that there is no tokenizer; it wants the size then.
+    // In llama.cpp, this means that there is no tokenizer. Then it requires the size.
     key(keys::VOCAB_SIZE, model.vocab.into());
     pairs.push(("tokenizer.ggml.model".to_owned(), "none".into()));
     pairs
@@ -357,7 +357,7 @@ fn tensors(model: &Model, layout: Layout, mix: TypeMix) -> Vec<TensorSpec> {
     specs
 }
 
-/// What llama.cpp's quantiser tells matrices apart by.
+/// The kinds of matrices that llama.cpp's quantiser treats differently.
 #[derive(Clone, Copy)]
 enum Matrix {
     Plain,
@@ -366,7 +366,7 @@ enum Matrix {
     Sensitive {
         more_bits: bool,
     },
-    /// The output, or the embedding that stands for it.
+    /// The output, or the embedding if the output is tied.
     Output,
 }
 

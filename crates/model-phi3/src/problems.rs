@@ -1,4 +1,4 @@
-//! What can be wrong with the tensors of a file.
+//! Problems with the tensors of a file.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use crate::codes::ErrorClass;
 use crate::names;
 use crate::shown::shown;
 
-/// Problems that a message lists before it only counts the rest.
+/// Problems that a message lists. It counts the others.
 const SHOWN_PROBLEMS: usize = 20;
 
-/// Problems that are kept before the rest is only counted: a file of a few megabytes can have a
-/// hundred thousand, and each takes several times the memory of the tensor it is about.
+/// Problems that are stored. The others are only counted: a file of a few megabytes can have a hundred
+/// thousand, and each takes several times the memory of its tensor.
 const KEPT_PROBLEMS: usize = 256;
 
-/// Everything that keeps the tensors of a file from being the model of its configuration.
+/// All problems because of which the tensors of a file are not those of its configuration.
 ///
-/// Displays the first twenty, one a line, and the number of the others.
+/// Displays the first twenty problems, one on a line, and the number of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     kept: Vec<Problem>,
@@ -38,19 +38,19 @@ impl Problems {
         }
     }
 
-    /// `None` where there are no problems.
+    /// `None` if there are no problems.
     pub(crate) fn into_any(self) -> Option<Self> {
         (!self.kept.is_empty()).then_some(self)
     }
 
-    /// The problems, up to the first 256: at least one, in the order of the forward pass, unexpected
-    /// tensors last.
+    /// The first 256 problems, at least one, in the order of the forward pass. Unexpected tensors are
+    /// last.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
         &self.kept
     }
 
-    /// The number of all problems of this class, with those that were only counted.
+    /// The number of all problems of this class, including those that were only counted.
     #[must_use]
     pub const fn count(&self, class: ErrorClass) -> usize {
         match class {
@@ -60,9 +60,9 @@ impl Problems {
         }
     }
 
-    /// [`Malformed`](ErrorClass::Malformed) where anything is missing, misshapen or contradictory;
-    /// [`Unsupported`](ErrorClass::Unsupported) where the model is whole, but has more than a
-    /// Phi-3 or has it in another form.
+    /// [`Malformed`](ErrorClass::Malformed) if a tensor is missing, misshapen or contradictory;
+    /// [`Unsupported`](ErrorClass::Unsupported) if the model is complete, but has more than a Phi-3 or
+    /// another form.
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         if self.malformed == 0 { ErrorClass::Unsupported } else { ErrorClass::Malformed }
@@ -92,33 +92,33 @@ impl fmt::Display for Problems {
     }
 }
 
-/// One thing that is wrong with the tensors of a file.
+/// One problem with the tensors of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A tensor is not there.
+    /// A tensor is missing.
     Missing {
-        /// Its name; those of all parts, in words, where a split weight is missing whole.
+        /// Its name. If a split weight is missing completely, the names of all its parts, in words.
         name: String,
-        /// What could stand in its place: the other layout, where there is one.
+        /// What can replace it: the other layout, if there is one.
         alternative: Option<String>,
     },
-    /// Layers have no tensor at all. The first such layers are told as [`Missing`](Self::Missing),
-    /// tensor by tensor; these are the others.
+    /// Layers have no tensor at all. The tensors of the first such layers are reported as
+    /// [`Missing`](Self::Missing); these are the other layers.
     MissingLayers {
         /// The first of them, from 0.
         first: u32,
-        /// How many they are.
+        /// Their number.
         count: usize,
     },
-    /// A tensor has no place in the model.
+    /// A tensor does not belong to the model.
     Unexpected {
         /// Its name, as in the file.
         name: String,
-        /// Why not.
+        /// The reason.
         reason: Misfit,
     },
-    /// A tensor has other dimensions than the configuration says.
+    /// A tensor does not have the dimensions of the configuration.
     Misshapen {
         /// Its name.
         name: String,
@@ -127,14 +127,14 @@ pub enum Problem {
         /// The dimensions it has.
         found: Shape,
     },
-    /// A weight is there twice, fused and split.
+    /// The file has a weight twice, fused and split.
     FusedAndSplit {
         /// The fused tensor.
         fused: String,
         /// One of the split tensors.
         split: String,
     },
-    /// A tensor that is never converted has another type than consumers read.
+    /// A tensor that is never converted does not have the type that consumers read.
     WrongType {
         /// Its name.
         name: String,
@@ -143,7 +143,7 @@ pub enum Problem {
         /// The type it has.
         found: GgmlType,
     },
-    /// A tensor of integers stands where weights should be.
+    /// A tensor of weights has integers.
     Integers {
         /// Its name.
         name: String,
@@ -152,11 +152,11 @@ pub enum Problem {
     },
 }
 
-/// Why a tensor has no place in the model.
+/// The reason why a tensor does not belong to the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Misfit {
-    /// Its layer does not exist by `block_count`.
+    /// Its layer is not less than `block_count`.
     NoSuchLayer,
     /// It is a bias, and Phi-3 has none.
     Bias,
@@ -197,7 +197,7 @@ impl fmt::Display for Misfit {
 }
 
 impl Problem {
-    /// Whether the file itself is sound, only the model is another or in another form.
+    /// Whether the file is valid, and holds another model or another form of it.
     fn is_foreign(&self) -> bool {
         match self {
             Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,

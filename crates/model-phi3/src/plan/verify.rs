@@ -1,4 +1,4 @@
-//! Proof that a plan is sound, independent of how it was made.
+//! Checks a plan without using the code that made it.
 
 use gguf_format::GgmlType;
 
@@ -11,17 +11,18 @@ use crate::slot::Slot;
 const F32_BYTES: u64 = 4;
 
 impl LoadPlan {
-    /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
+    /// Checks the plan again, so that a bug in making it cannot corrupt device memory:
     ///
-    /// * transfers are in order of units; their destinations follow each other inside the arena,
-    ///   aligned, without overlap; the arena ends with the last of them;
-    /// * every transfer writes as many bytes as its conversion makes of those it reads; no byte of
-    ///   a file is read twice; the sums are the ones stated;
-    /// * every weight of the model is there once, in order, with shape and format that account for
-    ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
-    ///   is the token embedding, and scales, which the weights of one tensor share;
-    /// * scales are single `f32`: as slots they are of weights that are NVFP4, as part of a
-    ///   transfer they are of one that decodes NVFP4.
+    /// * transfers are ordered by unit; their destinations are in ascending order inside the arena,
+    ///   aligned and without overlap; the arena ends after the last of them;
+    /// * every transfer writes as many bytes as its conversion makes of the source; no byte of a file
+    ///   is read twice; the sums match the totals of the plan;
+    /// * every weight of the model occurs once, in order, and its bytes follow from shape and format;
+    ///   the weights of a transfer have its format and cover its destination without overlap.
+    ///   Exceptions are a tied output, which is the token embedding, and scales, which the weights of
+    ///   one tensor share;
+    /// * scales are single `f32` values: a slot of a scale belongs to NVFP4 weights, and the scale of a
+    ///   transfer to one that decodes NVFP4.
     ///
     /// # Errors
     ///
@@ -182,7 +183,7 @@ mod tests {
     use gguf_format::write::GgufWriter;
     use gguf_format::{Gguf, Limits};
 
-    /// The header and the first bytes of the data, which the parser wants where there is no padding.
+    /// The header and the first bytes of the data, which the parser requires if there is no padding.
     fn with_data(layout: &gguf_format::write::Layout) -> Vec<u8> {
         [layout.header(), &[0; 8]].concat()
     }
@@ -198,7 +199,7 @@ mod tests {
         LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
     }
 
-    /// The rule that `spoil` breaks.
+    /// The error after `spoil` has changed the plan.
     #[track_caller]
     fn broken(spoil: impl FnOnce(&mut LoadPlan)) -> String {
         let mut plan = plan(Preset::Tiny);
@@ -243,7 +244,7 @@ mod tests {
             plan.ops[1].source.range = start..start + length;
         });
         assert!(error.contains("shares bytes"), "{error}");
-        // The same range of another file is another range.
+        // The same range of another file is a different range.
         let mut plan = plan(Preset::Tiny);
         plan.ops[0].source.shard = 1;
         plan.verify().unwrap();
@@ -346,7 +347,7 @@ mod tests {
         plan.slots[weights].format = SlotFormat::Blocks(GgmlType::Q4_0);
         let error = plan.verify().unwrap_err().to_string();
         assert!(error.contains("layers.1.ffn_down.scale is no scale"), "{error}");
-        // Q, K and V share one place, and no other slot shares it.
+        // Q, K and V share one place. No other slot may share it.
         let mut plan = scaled(Storage::Native);
         let (shared, other) = (
             position(&plan, Slot::Scale(Matrix::AttnK(0))),

@@ -9,7 +9,7 @@ use model_phi3::{
 };
 use proptest::prelude::*;
 
-/// The table of slots and shapes that consumers rely on.
+/// The slots and shapes that consumers rely on.
 fn published_shape(slot: Slot, config: &Phi3Config) -> Vec<u64> {
     let Phi3Config { hidden, ffn, vocab, .. } = *config;
     let queries = u64::from(config.heads) * u64::from(config.head_dim);
@@ -33,7 +33,7 @@ fn len(range: &Range<u64>) -> u64 {
     range.end - range.start
 }
 
-/// Everything a plan promises, computed anew from the file.
+/// Checks a plan against values that are computed from the file.
 fn check(file: &TestFile, storage: Storage) {
     let config = file.config().unwrap();
     let plan = file.plan(storage).unwrap();
@@ -268,7 +268,7 @@ fn storage_names_round_trip() {
     assert_eq!(unknown.to_string(), r#""q4\n" is unknown: expected f16 or native"#);
 }
 
-/// The types that weights can have, of which whole blocks make every row of a generated model.
+/// Types that weights can have and whose blocks divide every row of a generated model.
 fn any_type() -> impl Strategy<Value = GgmlType> {
     let integers = [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64];
     proptest::sample::select(GgmlType::ALL)
@@ -285,7 +285,7 @@ struct Layer {
     fused_ffn: bool,
 }
 
-/// A valid file of random dimensions, layouts, types and order of tensors.
+/// A valid file with random dimensions, layouts, types and order of tensors.
 fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
     let layer = (any::<bool>(), any::<bool>())
         .prop_map(|(fused_qkv, fused_ffn)| Layer { fused_qkv, fused_ffn });
@@ -316,7 +316,7 @@ fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value
             set("attention.head_count_kv", kv_heads.into());
             set("attention.key_length", head_dim.min(hidden));
             file.set(&format!("{prefix}.attention.layer_norm_rms_epsilon"), 1e-5_f32);
-            // Heads wider than the hidden state are refused, so both cannot be small.
+            // Heads wider than the hidden state are refused, so the two cannot both be small.
             let head_dim = head_dim.min(hidden);
             let (queries, keys) = (u64::from(heads) * head_dim, u64::from(kv_heads) * head_dim);
 
@@ -379,7 +379,7 @@ proptest! {
         check(&file, Storage::F16);
     }
 
-    /// NVFP4 alone, so that every matrix can have scales.
+    /// Only NVFP4, so that every matrix can have scales.
     #[test]
     fn any_file_of_nvfp4_is_planned(file in any_file(Just(GgmlType::NVFP4))) {
         check(&file, Storage::F16);
@@ -391,7 +391,7 @@ proptest! {
         check(&file, Storage::Native);
     }
 
-    /// Whatever is wrong with a file, the answer is a plan or an error.
+    /// For any faulty file, the result is a plan or an error.
     #[test]
     fn spoilt_files_never_panic(
         mut file in any_file(any_type()),
