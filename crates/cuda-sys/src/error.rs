@@ -1,6 +1,8 @@
 //! Errors of the engine, decoded from the one text that crosses the bridge.
 
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// Whose fault an [`Error`] is, as the C++ side numbers it. Append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,17 +48,40 @@ impl ErrorCode {
 }
 
 /// A failure inside the engine or its device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A message is complete: it contains what the operating system said. For a source that could not be
+/// read, [`source`](std::error::Error::source) returns the [`io::Error`].
+#[derive(Clone, Debug)]
 pub struct Error {
     code: ErrorCode,
     status: i32,
     source_file: Option<u32>,
     context: String,
+    cause: Option<Arc<io::Error>>,
+}
+
+/// The cause follows from code and status.
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |error: &Self| (error.code, error.status, error.source_file);
+        fields(self) == fields(other) && self.context == other.context
+    }
+}
+
+impl Eq for Error {}
+
+/// The error of the operating system for a source that could not be read.
+fn io_cause(code: ErrorCode, status: i32) -> Option<Arc<io::Error>> {
+    match (code, status) {
+        (ErrorCode::FileTruncated, _) => Some(Arc::new(io::ErrorKind::UnexpectedEof.into())),
+        (ErrorCode::Io, 1..) => Some(Arc::new(io::Error::from_raw_os_error(status))),
+        _ => None,
+    }
 }
 
 impl Error {
     pub(crate) fn new(code: ErrorCode, context: String) -> Self {
-        Self { code, status: 0, source_file: None, context }
+        Self { code, status: 0, source_file: None, context, cause: None }
     }
 
     /// What kind of failure it is.
@@ -92,14 +117,10 @@ impl Error {
             let code = ErrorCode::from_number(fields.next()?.parse().ok()?)?;
             let status = fields.next()?.parse().ok()?;
             let source_file = u32::try_from(fields.next()?.parse::<i64>().ok()?).ok();
-            Some(Self { code, status, source_file, context: fields.next()?.to_owned() })
+            let context = fields.next()?.to_owned();
+            Some(Self { code, status, source_file, context, cause: io_cause(code, status) })
         })();
-        decoded.unwrap_or_else(|| Self {
-            code: ErrorCode::Internal,
-            status: 0,
-            source_file: None,
-            context: what.to_owned(),
-        })
+        decoded.unwrap_or_else(|| Self::new(ErrorCode::Internal, what.to_owned()))
     }
 }
 
@@ -115,7 +136,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +161,22 @@ mod tests {
                 assert_eq!(error.context(), "context: with\x1fanything");
             }
         }
+    }
+
+    #[test]
+    fn the_cause_of_a_failed_read_is_the_io_error() {
+        let cause = |what| {
+            let error = Error::decode(what);
+            let cause = std::error::Error::source(&error)?.downcast_ref::<io::Error>()?;
+            Some((cause.kind(), cause.raw_os_error()))
+        };
+        let denied = io::ErrorKind::PermissionDenied;
+        assert_eq!(cause("transfer\x1f5\x1f13\x1f0\x1fpread"), Some((denied, Some(13))));
+        let ended = io::ErrorKind::UnexpectedEof;
+        assert_eq!(cause("transfer\x1f6\x1f0\x1f0\x1fpread"), Some((ended, None)));
+        // The number of a device is no number of the operating system.
+        assert_eq!(cause("transfer\x1f7\x1f13\x1f-1\x1fcudaMemcpy"), None);
+        assert_eq!(cause("transfer\x1f5\x1f0\x1f0\x1fpread"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Time to parse a header, every check on: a small one, and ones with real vocabularies.
+//! Time to parse a header with all checks: a small one, and headers with real vocabularies.
 //!
-//! `whole` parses a file in memory; `open` opens one on disk and reads its header, from the page
+//! `whole` parses a file in memory. `open` opens a file on disk and reads its header from the page
 //! cache.
 #![allow(missing_docs, reason = "criterion's macros generate undocumented items")]
 

@@ -1,11 +1,11 @@
 //! A fuzzer for stable toolchains: `cargo run --profile fuzz --example fuzz -- SECONDS [SEED]`.
 //!
-//! Theory: as `fuzz/fuzz_targets/parse.rs`, whose promises it checks on mutants of the same seed
-//! corpus, without the compiler's coverage. In its place it keeps, of each outcome that it has not
-//! seen, the file that led there, and mutates that further. The same seed makes the same files.
+//! Checks the same promises as `fuzz/fuzz_targets/parse.rs` on mutants of the same seed corpus, without
+//! coverage from the compiler. Instead, it keeps the first file of each new outcome and mutates it
+//! further. The same seed gives the same files.
 //!
-//! The profile checks for overflows, so that none goes unnoticed. A file that breaks a promise, or
-//! takes longer than a second each time, is left in `fuzz/artifacts`; the exit status is then 1.
+//! The profile checks for overflows. A file that breaks a promise, or that takes longer than a second
+//! each time, is written to `fuzz/artifacts`, and the exit status is 1.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write as _};
@@ -19,19 +19,19 @@ use gguf_format::Gguf;
 #[path = "../fuzz/promises.rs"]
 mod promises;
 
-/// Longest file that mutants grow to, in bytes.
+/// Length of mutants in bytes, at most.
 const MAX_LEN: usize = 1 << 16;
 
-/// Longer than any file of [`MAX_LEN`] bytes may take.
+/// No file of [`MAX_LEN`] bytes may take longer.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Most files that are kept for further mutation.
+/// Files that are kept for further mutation, at most.
 const MAX_POOL: usize = 4096;
 
-/// Refused before anything of the file is read: nothing new lies behind these.
+/// Errors before anything else of the file is read. Mutating such files finds nothing new.
 const AT_THE_DOOR: [&str; 3] = ["GGUF_BAD_MAGIC", "GGUF_UNSUPPORTED_VERSION", "GGUF_BIG_ENDIAN"];
 
-/// What a parser may take for a length, a count, a type or an offset.
+/// Values that are special as a length, a count, a type or an offset.
 const NUMBERS: [u64; 24] = [
     0,
     1,
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Fuzzes for a while; answers the number of findings.
+/// Runs the fuzzer for a while; returns the number of findings.
 fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let mut pool = read_corpus(&folder.join("corpus/parse"))?;
@@ -92,8 +92,8 @@ fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
     let started = Instant::now();
     let mut last_check = started;
     while started.elapsed() < time && findings < 10 {
-        // Half of the mutants descend from a seed directly, or the many that fail early crowd them
-        // out.
+        // Half of the mutants are made from a seed. Otherwise the many files that fail early would
+        // dominate.
         let ancestors = if random.below(2) == 0 { seeds } else { pool.len() };
         let mut bytes = pool[random.below(ancestors)].clone();
         for _ in 0..=random.below(6) {
@@ -131,7 +131,7 @@ fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
     Ok(findings)
 }
 
-/// Whether the file takes long every time, and not once because the machine was busy elsewhere.
+/// Whether the file takes long every time, and not only once because the machine was busy.
 fn is_slow(bytes: &[u8]) -> bool {
     (0..3).all(|_| {
         let began = Instant::now();
@@ -150,7 +150,7 @@ fn read_corpus(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
     if files.is_empty() { Err(io::Error::other("the corpus is empty")) } else { Ok(files) }
 }
 
-/// Leaves a file for whoever looks into the finding.
+/// Writes a file for the investigation of the finding.
 fn keep(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -161,8 +161,7 @@ fn keep(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// What tells an outcome from others: the message without its numbers and names, or the kinds of
-/// keys and tensors.
+/// The outcome of a file: the message without numbers and names, or the kinds of keys and tensors.
 fn signature(bytes: &[u8]) -> String {
     match Gguf::parse(bytes) {
         Ok(gguf) => {
@@ -213,7 +212,7 @@ fn mutate(bytes: &mut Vec<u8>, pool: &[Vec<u8>], random: &mut Random) {
     }
 }
 
-/// SplitMix64: no dependency, and the same seed gives the same files everywhere.
+/// SplitMix64: it needs no dependency, and the same seed gives the same files everywhere.
 struct Random(u64);
 
 impl Random {
@@ -225,7 +224,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `bound`, which is not 0.
+    /// A number below `bound`, which must not be 0.
     fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }

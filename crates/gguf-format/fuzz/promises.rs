@@ -1,18 +1,18 @@
-//! What every input must do, whatever it is. Shared by the fuzz target, the fuzzer for stable
-//! toolchains and the tests.
+//! Promises that hold for every input. The fuzz target, the fuzzer for stable toolchains and the tests
+//! share them.
 #![allow(clippy::unwrap_used, reason = "a broken promise is reported by panicking")]
 
 use gguf_format::{Error, Gguf, Limits, Value, ValueType};
 
-/// Parses `bytes` and panics where a promise of the library is broken. Answers the error's code,
-/// or `None` for a valid file.
+/// Parses `bytes` and panics if a promise of the library is broken. Returns the error's code, or `None`
+/// for a valid file.
 ///
-/// 1. Nothing panics, whatever is asked of a parsed file.
-/// 2. What parses is proven: ranges inside the file, each at the padded end of the one before it, as long
-///    as shape and type say; names unique; arrays as long as they say. Keys and strings print as one line
-///    without control characters.
-/// 3. What is refused has a listed code and a message of one line without control characters.
-/// 4. A prefix gives the same answer or asks for more, and asking for more ends.
+/// 1. No query of a parsed file panics.
+/// 2. A parsed file is as it says: ranges are inside the file, each at the padded end of the one before
+///    it and as long as shape and type require; names are unique; arrays have their announced lengths.
+///    Keys and strings print on one line without control characters.
+/// 3. An error has a listed code and a message of one line without control characters.
+/// 4. A prefix gives the same result or requests more bytes, and the requests end.
 pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {
     let whole = Gguf::parse(bytes);
     let code = match &whole {
@@ -32,7 +32,7 @@ pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {
     code
 }
 
-/// Of a file that parses: what a consumer relies on without looking again.
+/// Checks what users of a parsed file rely on.
 fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
     assert!(gguf.alignment().is_power_of_two());
     assert!(gguf.data_offset() <= file_len);
@@ -46,7 +46,7 @@ fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
         assert_eq!(shape.row_len() % ggml_type.block_len(), 0);
         assert_eq!(shape.row_len() * shape.rows(), shape.elements());
         assert_eq!(gguf.tensor(tensor.name()), Some(tensor));
-        // Without elements it may lie behind padding that the file does not have.
+        // A tensor without elements may be behind padding that the file does not have.
         assert!(range.start == padded(end) || (range.is_empty() && range.start == file_len));
         end = range.end.max(end);
     }
@@ -54,7 +54,7 @@ fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
     assert_eq!(gguf.trailing_bytes(), file_len.saturating_sub(padded(gguf.data_end())));
 }
 
-/// Keys and strings need not be UTF-8; what is printed of them is one line without control characters.
+/// Keys and strings need not be UTF-8. They print on one line without control characters.
 fn check_metadata(gguf: &Gguf<'_>) {
     for (key, value) in gguf.metadata().iter() {
         assert!(!format!("{key} = {value}").chars().any(char::is_control));
@@ -68,7 +68,7 @@ fn check_metadata(gguf: &Gguf<'_>) {
     }
 }
 
-/// Reads everything in a value; no array may end early.
+/// Reads everything in a value. No array may end early.
 fn exhaust(value: Value<'_>) {
     let Value::Array(array) = value else { return };
     let count = match array.element_type() {
@@ -84,7 +84,7 @@ fn exhaust(value: Value<'_>) {
     assert_eq!(count, array.len());
 }
 
-/// Reads the file as `GgufFile` does: more and more of it, until it answers.
+/// Reads the file as `GgufFile` does: more and more of it, until there is a result.
 fn check_prefixes(bytes: &[u8], code: Option<&'static str>) {
     let mut have = 0;
     let answer = loop {

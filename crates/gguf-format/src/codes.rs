@@ -1,22 +1,39 @@
-//! The error codes, and what there is to say of each.
+//! The error codes with class, cause and cure.
 
-use crate::ErrorClass;
+/// The part at fault, which an [`Error`](crate::Error) belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The system could not read a file.
+    Io,
+    /// The file is broken: it is truncated, breaks a rule of the format, or lacks something that was
+    /// required. A missing shard is one case, because the model is then truncated.
+    Malformed,
+    /// The file may be valid, but it is of a kind that is not supported.
+    Unsupported,
+    /// The file exceeds the [`Limits`](crate::Limits).
+    Limit,
+    /// The caller gave too few bytes; see [`Error::Incomplete`](crate::Error::Incomplete).
+    Incomplete,
+    /// The machine has too little memory for the header.
+    Memory,
+}
 
-/// What stands behind an error code.
+/// An error code with its class, cause and cure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CodeFacts {
     /// The code.
     pub code: &'static str,
-    /// Whose fault it is.
+    /// The part at fault.
     pub class: ErrorClass,
-    /// What has happened.
+    /// The cause in words.
     pub cause: &'static str,
-    /// What can be done about it.
+    /// What the user can do.
     pub cure: &'static str,
 }
 
-/// Makes a constant of each code, and the lists of all.
+/// Makes a constant of each code, and the lists of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:expr;)+) => {
         $(pub(crate) const $name: CodeFacts =
@@ -25,7 +42,7 @@ macro_rules! codes {
         pub(crate) const NAMES: &[&str] = &[$($code),+];
 
         impl CodeFacts {
-            /// Those of every code, in the order of [`Error::ALL_CODES`](crate::Error::ALL_CODES).
+            /// The facts of every code, in the order of [`Error::ALL_CODES`](crate::Error::ALL_CODES).
             pub const ALL: &'static [Self] = &[$($name),+];
         }
     };

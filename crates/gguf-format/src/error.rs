@@ -1,21 +1,27 @@
-//! What can be wrong, by whose fault, with numbers.
+//! Errors of the parser.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::GgmlType;
-use crate::codes::{self, CodeFacts};
+use crate::codes::{self, CodeFacts, ErrorClass};
 use crate::escape::{path_text, quoted};
+use crate::ggml_type::GgmlType;
+use crate::part_name::is_part_name;
 
-/// Why a file was refused, or a question to it has no answer.
+/// The reason why a file was refused, or why its metadata do not answer a query.
 ///
-/// Variants separate by blame, see [`class`](Self::class). Each kind has a stable
-/// [`code`](Self::code) for machines, a message with offset, name, expected and found for people,
-/// and often a cure: [`help`](Self::help). Names from the file are printed
+/// The [`class`](Self::class) says which part is at fault. Each kind of error has a stable
+/// [`code`](Self::code) for programs, a message with offset, name, and the expected and found values,
+/// and often a cure: [`help`](Self::help). Messages print names from the file
 /// [escaped](crate::escape()).
 ///
-/// Offsets are bytes from the start of the file (of the shard, where a model is split).
+/// Offsets are in bytes from the start of the file. If a model is split, they are from the start of the
+/// shard.
+///
+/// A message is complete: it contains the message of its cause. Print it alone, without the messages
+/// of the chain. [`source`](std::error::Error::source) returns the cause for programs, which find the
+/// [`io::Error`] with its kind and its number at the end of the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,12 +30,11 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        // Raw, so that thiserror does not take it for the cause: the message has it already.
-        r#source: io::Error,
+        /// The error of the operating system.
+        source: io::Error,
     },
 
-    /// The file ends before what it announces.
+    /// The file ends before the end of something that it announces.
     #[error(
         "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file{}",
         missing_text(.item)
@@ -45,109 +50,110 @@ pub enum Error {
         available: u64,
     },
 
-    /// [`Gguf::parse_header`](crate::Gguf::parse_header) was given too short a prefix: the header
-    /// goes on, and so does the file. Not a fault of the file.
+    /// The prefix that [`Gguf::parse_header`](crate::Gguf::parse_header) received ends before the
+    /// header, and the file is longer than the prefix. The file is not at fault.
     #[error("the header goes on: at least {needed} bytes of the file are needed to parse it")]
     Incomplete {
-        /// Bytes from the start of the file without which parsing cannot get further.
+        /// Bytes from the start of the file that the parser needs, at least, to continue.
         needed: u64,
     },
 
     /// The bytes break a rule of the format.
     #[error("malformed at byte {offset}: {kind}")]
     Malformed {
-        /// Where.
+        /// Position in bytes.
         offset: u64,
-        /// Which rule.
+        /// The rule that is broken.
         kind: MalformedKind,
     },
 
-    /// Well-formed perhaps, but of a kind that this reader does not read.
+    /// The file may be valid, but this reader does not support it.
     #[error("unsupported at byte {offset}: {kind}")]
     Unsupported {
-        /// Where the file says so.
+        /// Position of the unsupported field in bytes.
         offset: u64,
-        /// What.
+        /// What is not supported.
         kind: UnsupportedKind,
     },
 
-    /// More than [`Limits`](crate::Limits) allow.
+    /// The file exceeds one of the [`Limits`](crate::Limits).
     #[error("over the limit at byte {offset}: {what} is {value}, the limit is {limit}")]
     Limit {
-        /// Where the file asks for it.
+        /// Position of the field that exceeds the limit, in bytes.
         offset: u64,
-        /// What there is too much of.
+        /// The limited quantity.
         what: &'static str,
-        /// How much the file asks for, at least.
+        /// The value in the file, at least.
         value: u64,
-        /// How much is allowed.
+        /// The limit.
         limit: u64,
     },
 
-    /// A key that was required is not in the metadata.
+    /// A required key is not in the metadata.
     #[error("the key {} is missing", quoted(.key))]
     Missing {
         /// The key.
         key: String,
     },
 
-    /// A key has a value of another type than was asked for.
+    /// The value of a key has another type than the caller requested.
     #[error("the key {} must be {expected}, but is {found}", quoted(.key))]
     WrongType {
         /// The key.
         key: String,
-        /// The type asked for.
+        /// The requested type.
         expected: &'static str,
         /// The type in the file.
         found: &'static str,
     },
 
-    /// A key has an integer that does not fit the type asked for.
+    /// The value of a key is an integer that does not fit the requested type.
     #[error("the key {} is {value}, which is no {expected}", quoted(.key))]
     OutOfRange {
         /// The key.
         key: String,
-        /// The type asked for.
+        /// The requested type.
         expected: &'static str,
         /// The value in the file.
         value: i128,
     },
 
-    /// The files of a split model do not make one model.
+    /// The files of a split model do not form one model.
     #[error("{}: {kind}", path_text(.path))]
     Shard {
-        /// The file that is missing or does not fit.
+        /// The file that is missing or does not match.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         kind: ShardKind,
     },
 
-    /// There is no memory for what the header lists.
+    /// There is not enough memory for the lists of the header.
     #[error(
         "there is no memory for {what} of the header: {bytes} bytes are needed{}",
         .left.map_or_else(String::new, |left| format!(", {left} are left"))
     )]
     OutOfMemory {
-        /// What it is for.
+        /// The purpose of the memory.
         what: &'static str,
-        /// Bytes that are needed, at least.
+        /// Bytes that are required, at least.
         bytes: u64,
-        /// Bytes that are left of [`Limits::max_memory`](crate::Limits::max_memory); `None` where the
-        /// system refused them.
+        /// Bytes that are left of [`Limits::max_memory`](crate::Limits::max_memory); `None` if the
+        /// system refused the memory.
         left: Option<u64>,
     },
 
-    /// Any of the above, in a file with a name.
+    /// Any other error, with the file that it occurred in.
     #[error("{}: {error}", path_text(.path))]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The error.
+        #[source]
         error: Box<Error>,
     },
 }
 
-/// What was being read when the file ended.
+/// The item that the parser was reading when the file ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Item {
@@ -155,14 +161,14 @@ pub enum Item {
     Magic,
     /// The version and the two counts after the magic.
     FixedHeader,
-    /// All key-value pairs together, by their count.
+    /// All key-value pairs together.
     KeyValues {
-        /// How many the file announces.
+        /// The number that the file announces.
         count: u64,
     },
-    /// All tensor descriptions together, by their count.
+    /// All tensor descriptions together.
     TensorInfos {
-        /// How many the file announces.
+        /// The number that the file announces.
         count: u64,
     },
     /// A key.
@@ -189,9 +195,9 @@ pub enum Item {
     TensorData {
         /// The tensor.
         name: String,
-        /// Where the last tensor of the file ends: the length that the file must have.
+        /// Where the last tensor of the file ends, in bytes: the length that the file must have.
         file_end: u64,
-        /// The length that it has.
+        /// The length of the file in bytes.
         file_len: u64,
     },
     /// An element of a string array.
@@ -218,7 +224,7 @@ impl fmt::Display for Item {
     }
 }
 
-/// Which rule of the format the bytes break.
+/// The rule of the format that the file breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedKind {
@@ -227,7 +233,7 @@ pub enum MalformedKind {
     BadMagic {
         /// The first four bytes.
         found: [u8; 4],
-        /// What the file seems to be instead.
+        /// The format that the file seems to have instead.
         looks_like: Option<&'static OtherFormat>,
     },
     /// A key of no bytes.
@@ -242,13 +248,13 @@ pub enum MalformedKind {
         /// The tensor's position, from 0.
         index: u64,
     },
-    /// A tensor's name, or a string that is asked for as text, that is not UTF-8.
+    /// A tensor's name, or a string that was requested as text, is not UTF-8.
     #[error("{item} is not valid UTF-8")]
     InvalidUtf8 {
-        /// What it is.
+        /// The name or string.
         item: Item,
     },
-    /// A value or array element type that GGUF does not have.
+    /// GGUF has no such type of values or array elements.
     #[error("key {} has the unknown value type {id}", quoted(.key))]
     UnknownValueType {
         /// The key, which need not be UTF-8.
@@ -276,7 +282,7 @@ pub enum MalformedKind {
         /// The name.
         name: String,
     },
-    /// `general.alignment` is no power of two.
+    /// `general.alignment` is not a power of two.
     #[error("general.alignment is {value}, which is no power of two")]
     BadAlignment {
         /// The value in the file.
@@ -298,7 +304,7 @@ pub enum MalformedKind {
         /// Its dimensions, contiguous first.
         dims: Vec<u64>,
     },
-    /// A row that is no whole number of blocks.
+    /// A row is not a whole number of blocks.
     #[error(
         "tensor {} has rows of {row_len} elements, but {ggml_type} comes in blocks of {}",
         quoted(.name), .ggml_type.block_len()
@@ -319,7 +325,7 @@ pub enum MalformedKind {
         /// Its offset in the data section.
         offset: u64,
     },
-    /// An offset that is no multiple of the alignment.
+    /// An offset is not a multiple of the alignment.
     #[error(
         "tensor {} starts at offset {offset} in the data, which is no multiple of the alignment {alignment}",
         quoted(.name)
@@ -332,7 +338,7 @@ pub enum MalformedKind {
         /// The file's alignment.
         alignment: u64,
     },
-    /// A tensor that does not start where the one before it ends, padded to the alignment.
+    /// A tensor does not start at the padded end of the tensor before it.
     #[error(
         "tensor {} ({ggml_type}) is at offset {offset} in the data, expected at offset {expected}, {}",
         quoted(.name), place_text(.before)
@@ -344,12 +350,12 @@ pub enum MalformedKind {
         ggml_type: GgmlType,
         /// Its offset in the data section.
         offset: u64,
-        /// Where the tensors before it end.
+        /// Where the tensors before it end, padded, in the data section.
         expected: u64,
-        /// Name and type of the tensor before it, whose size decides the place.
+        /// Name and type of the tensor before it, whose size determines this place.
         before: Option<Box<(String, GgmlType)>>,
     },
-    /// Bytes between the descriptions of the tensors and their data that are not zero.
+    /// The padding between the tensor descriptions and the data is not zero.
     #[error(
         "the padding between the header and the data is not zero: likely the number of tensors, \
          {tensors}, is too small, or the header is damaged"
@@ -358,7 +364,7 @@ pub enum MalformedKind {
         /// The number of tensors that the file announces.
         tensors: u64,
     },
-    /// Where the data should start there is the description of one more tensor.
+    /// The description of a further tensor follows the announced ones.
     #[error(
         "tensor {} follows the last of the {tensors} tensors that the file announces: likely that \
          number is too small",
@@ -372,17 +378,17 @@ pub enum MalformedKind {
     },
 }
 
-/// What a file is that is not GGUF.
+/// The format of a file that is not GGUF.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OtherFormat {
-    /// In words, with an article.
+    /// The format in words, with an article.
     pub what: &'static str,
     /// What the user can do about it.
     pub cure: &'static str,
 }
 
-/// What this reader does not read.
+/// A feature that this reader does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnsupportedKind {
@@ -392,13 +398,14 @@ pub enum UnsupportedKind {
         /// The number in the file.
         version: u32,
     },
-    /// A file for big-endian machines.
+    /// The file is for big-endian machines.
     #[error("big-endian GGUF (version {version}); little-endian files are supported")]
     BigEndian {
-        /// The version, read as big-endian.
+        /// The version, if it is read as big-endian.
         version: u32,
     },
-    /// A tensor type that this version does not read: of a later ggml, of a fork, or of none.
+    /// This version does not support the tensor type: it belongs to a later ggml or to a fork, or it is
+    /// not a type.
     #[error("tensor {} has the ggml type {id}, which this version does not read", quoted(.name))]
     UnknownTensorType {
         /// The tensor.
@@ -413,86 +420,86 @@ pub enum UnsupportedKind {
         name: String,
         /// The number in the file.
         id: u32,
-        /// What the type was called.
+        /// The name that the type had.
         removed: &'static str,
     },
 }
 
-/// Why the files of a split model do not make one model.
+/// The reason why the files of a split model do not form one model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardKind {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("this shard of the split model is missing ({no} of {count})")]
     Missing {
         /// The shard's number in file names, from 1.
         no: u64,
-        /// Shards of the model.
+        /// Number of shards.
         count: u64,
     },
-    /// The metadata speak of several shards, but the file name has no `-00001-of-0000N.gguf`.
+    /// The metadata announce several shards, but the file name does not end in `-00001-of-0000N.gguf`.
     #[error(
         "the file is one of {count} shards by its metadata, but its name does not end in -{no:05}-of-{count:05}.gguf"
     )]
     BadName {
-        /// The number the name should have, from 1.
+        /// The number that the name should have, from 1.
         no: u64,
-        /// Shards of the model, by the metadata.
+        /// Number of shards in the metadata.
         count: u64,
     },
-    /// The file holds one shard, and other files follow in it.
+    /// The file holds one shard, and further files follow in it.
     #[error(
         "the file holds shard {no} of {count}, and another GGUF file follows at byte {at}: the shards were joined"
     )]
     Joined {
         /// The number of the shard in file names, from 1.
         no: u64,
-        /// Shards of the model, by the metadata.
+        /// Number of shards in the metadata.
         count: u64,
-        /// Where the next file starts in this one.
+        /// Where the next file starts in this one, in bytes.
         at: u64,
     },
-    /// A number that no shard of the model has.
+    /// `split.no` is not less than the number of shards.
     #[error("split.no is {no}, but the {count} shards have numbers from 0")]
     NoBeyondCount {
-        /// What `split.no` says.
+        /// The value of `split.no`.
         no: u64,
-        /// Shards of the model, by the metadata.
+        /// Number of shards in the metadata.
         count: u64,
     },
-    /// The file name is that of one shard of several, but the metadata make it a model by itself.
+    /// The file name is that of one shard of several, but the metadata describe a complete model.
     #[error("the file is named as shard {no} of {count}, but is a model by itself by its metadata")]
     Whole {
         /// The number in the file name.
         no: u64,
-        /// Shards by the file name.
+        /// The number of shards in the file name.
         count: u64,
     },
-    /// A key says otherwise than the file's place in the model.
+    /// The value of a key does not match the file's place in the model.
     #[error("{key} is {found}, but this shard of the model must have {expected}")]
     Mismatch {
         /// The key.
         key: &'static str,
-        /// What the key should say.
+        /// The value that the key should have.
         expected: u64,
-        /// What it says.
+        /// The value in the file.
         found: u64,
     },
-    /// A shard of another model: another architecture, or not split at all.
+    /// The shard belongs to another model: it has another architecture, or is not split.
     #[error("this file does not belong to the split model: {why}")]
     Foreign {
-        /// How one can tell.
+        /// The difference.
         why: &'static str,
     },
-    /// The shards hold another number of tensors than they announce.
+    /// The shards do not hold as many tensors as they announce.
     #[error("the shards hold {found} tensors, but split.tensors.count is {expected}")]
     TensorCount {
-        /// What `split.tensors.count` says.
+        /// The value of `split.tensors.count`.
         expected: u64,
-        /// Tensors of all shards.
+        /// Tensors in all shards.
         found: u64,
     },
-    /// A tensor that another shard has as well.
+    /// Another shard has a tensor of the same name.
     #[error("the tensor {} is in an earlier shard too", quoted(.name))]
     DuplicateTensor {
         /// The tensor.
@@ -500,30 +507,11 @@ pub enum ShardKind {
     },
 }
 
-/// Whose fault an [`Error`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The system could not read a file.
-    Io,
-    /// The file is broken: truncated, against the rules of the format, or lacking what was
-    /// required of it. A missing shard too: the model is cut short, as a truncated file is.
-    Malformed,
-    /// The file may be good, but is of a kind that is not supported.
-    Unsupported,
-    /// The file exceeds the [`Limits`](crate::Limits) in force.
-    Limit,
-    /// The caller gave too few bytes; see [`Error::Incomplete`].
-    Incomplete,
-    /// The machine has too little memory for the header.
-    Memory,
-}
-
 impl Error {
-    /// Every code that [`code`](Self::code) can answer. Codes are only ever added.
+    /// Every code that [`code`](Self::code) can return. Codes are only added, never removed.
     pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
 
-    /// What there is to say of this kind of error, whatever the file.
+    /// Code, class, cause and cure of this kind of error.
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
@@ -587,13 +575,13 @@ impl Error {
         self.facts().code
     }
 
-    /// Whose fault it is.
+    /// The part at fault.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.facts().class
     }
 
-    /// What the user can do about it; `None` where only the calling program can do something.
+    /// What the user can do; `None` if only the calling program can do something.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         let is_part = self.path().is_some_and(is_part_name);
@@ -617,7 +605,7 @@ impl Error {
         }
     }
 
-    /// The file the error speaks of, where it is known.
+    /// The file that the error is about, if it is known.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -628,7 +616,7 @@ impl Error {
         }
     }
 
-    /// The error itself, without [`InFile`](Self::InFile) around it: for matching.
+    /// The error without [`InFile`](Self::InFile) around it, for matching.
     #[must_use]
     pub fn without_path(&self) -> &Self {
         match self {
@@ -637,7 +625,7 @@ impl Error {
         }
     }
 
-    /// Names the file, unless the error already does.
+    /// Adds the name of the file, unless the error has one.
     pub(crate) fn in_file(self, path: &Path) -> Self {
         if self.path().is_some() {
             self
@@ -651,7 +639,7 @@ fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
     looks_like.map_or_else(String::new, |format| format!(", like {}", format.what))
 }
 
-/// How much is missing of a file of `file_len` bytes, where that is known.
+/// The number of missing bytes of a file of `file_len` bytes, if it is known.
 fn missing_text(item: &Item) -> String {
     let Item::TensorData { file_end, file_len, .. } = item else { return String::new() };
     let missing = file_end.saturating_sub(*file_len);
@@ -673,36 +661,6 @@ fn place_text(before: &Option<Box<(String, GgmlType)>>) -> String {
 
 const JOIN_PARTS: &str = "by its name this is one part of a file that was cut in pieces: join all \
                           parts in their order, such as with `cat`, and give the result";
-
-/// Whether a file is named as one part of several that tools cut files into: `x.gguf.part1of2`,
-/// `x.gguf-split-a`, `x.gguf.part-aa`, `x.gguf.001`, `x.gguf.aa`; also with the ending after it, as in
-/// `x-split-a.gguf`.
-fn is_part_name(path: &Path) -> bool {
-    let Some(name) = path.file_name() else { return false };
-    let name = name.as_encoded_bytes().to_ascii_lowercase();
-    let stem = name.strip_suffix(b".gguf").unwrap_or(&name);
-    let after = |marker: &[u8]| {
-        let at = stem.windows(marker.len()).rposition(|window| window == marker)?;
-        stem.get(at.saturating_add(marker.len())..)
-    };
-    let is_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
-    let is_label = |rest: &[u8]| {
-        let is_letters = (1..=3).contains(&rest.len()) && rest.iter().all(u8::is_ascii_lowercase);
-        is_letters || is_number(rest)
-    };
-    let is_counted = |rest: &[u8]| match rest.split_first() {
-        Some((b'.' | b'-' | b'_', label)) => is_label(label),
-        _ => is_number(rest),
-    };
-    let is_gguf_ending = after(b".gguf.").is_some_and(|rest| {
-        let is_number = rest.len() >= 2 && rest.iter().all(u8::is_ascii_digit);
-        let is_pair = rest.len() == 2 && rest.iter().all(u8::is_ascii_lowercase);
-        is_number || is_pair
-    });
-    is_gguf_ending
-        || [&b".part"[..], b"-part", b"_part"].iter().any(|m| after(m).is_some_and(is_counted))
-        || [&b"-split-"[..], b".split-"].iter().any(|m| after(m).is_some_and(is_label))
-}
 
 #[cfg(test)]
 mod tests {
@@ -784,38 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_file_are_known_by_their_names() {
-        for name in [
-            "x.gguf.part1of2",
-            "x.gguf.part2of2",
-            "X.GGUF-split-a",
-            "x.gguf-split-b",
-            "x.gguf.split-aa",
-            "x.gguf.part-aa",
-            "x.gguf.part.1",
-            "x.gguf.part01",
-            "x.part1.gguf",
-            "x-part-a.gguf.aa",
-            "x.gguf.001",
-            "x.gguf.aa",
-            "x-split-a.gguf",
-            "x-part-a.gguf",
-        ] {
-            assert!(is_part_name(Path::new(name)), "{name}");
-        }
-        for name in [
-            "x.gguf",
-            "x-00001-of-00002.gguf",
-            "x.gguf.bak",
-            "x.gguf.1",
-            "department.gguf",
-            "x.particle.gguf",
-            "x-split-attention.gguf",
-            "x.partial",
-            "",
-        ] {
-            assert!(!is_part_name(Path::new(name)), "{name}");
-        }
+    fn a_part_of_a_file_has_a_cure_of_its_own() {
         let truncated =
             || Error::Truncated { item: Item::Magic, offset: 0, needed: 4, available: 0 };
         let help = |name| truncated().in_file(Path::new(name)).help().unwrap();
@@ -831,16 +758,40 @@ mod tests {
         }
     }
 
-    #[test]
-    fn no_message_stands_twice_in_a_chain() {
-        for error in all() {
-            let named = error.in_file(Path::new("model.gguf"));
-            let mut above: &dyn std::error::Error = &named;
-            while let Some(cause) = above.source() {
-                assert!(!above.to_string().contains(&cause.to_string()), "{named:?}");
-                above = cause;
+    /// The last error of a chain. Every message on the way must contain that of its cause.
+    fn root<'e>(
+        error: &'e (dyn std::error::Error + 'static),
+    ) -> &'e (dyn std::error::Error + 'static) {
+        match error.source() {
+            None => error,
+            Some(cause) => {
+                assert!(error.to_string().contains(&cause.to_string()), "{error:?}");
+                root(cause)
             }
         }
+    }
+
+    #[test]
+    fn every_message_contains_that_of_its_cause() {
+        for error in all() {
+            let message = error.to_string();
+            let named = error.in_file(Path::new("model.gguf"));
+            assert!(message.contains(&root(&named).to_string()), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn the_chain_of_an_io_error_ends_with_it() {
+        const EIO: i32 = 5;
+        let io = || Error::Io { path: "a.gguf".into(), source: io::Error::from_raw_os_error(EIO) };
+        let in_file = Error::InFile { path: "a.gguf".into(), error: Box::new(io()) };
+        for error in [io(), in_file] {
+            let cause: &io::Error = root(&error).downcast_ref().unwrap();
+            assert_eq!(cause.raw_os_error(), Some(EIO));
+        }
+        let kind = Error::Io { path: "a.gguf".into(), source: io::ErrorKind::UnexpectedEof.into() };
+        let cause: &io::Error = root(&kind).downcast_ref().unwrap();
+        assert_eq!(cause.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Printing of text that came from a file.
+//! Prints text that comes from a file.
 //!
-//! A tensor name can carry terminal escapes that clear the screen, or bidirectional controls that
-//! make one name look like another. Everything this crate prints of a file goes through here.
+//! A tensor name can contain terminal escapes that clear the screen, or bidirectional controls that
+//! make one name look like another. This crate prints all text of a file through this module.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
-/// Text from a file, made harmless for terminals and logs: see [`escape`].
+/// Text from a file, safe for terminals and logs: see [`escape`].
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a> {
     bytes: &'a [u8],
@@ -14,11 +14,11 @@ pub struct Escaped<'a> {
     in_quotes: bool,
 }
 
-/// Displays `text` with control characters, bidirectional and invisible controls, line separators
-/// and backslashes as `\n`, `\u{1b}`, `\\` and so on, and bytes that are no UTF-8 as `\xff`. So are
-/// characters that print as nothing or blank: Unicode's default-ignorable ones, with its variation
-/// selectors, and all spaces but that of ASCII. Everything else prints as it is. The result is one
-/// line.
+/// Displays `text` on one line. These characters are escaped, as `
+/// `, `\u{1b}`, `\\` and so on: control characters, bidirectional and invisible controls, line
+/// separators, backslashes, Unicode's default-ignorable characters with its variation selectors, and
+/// all spaces except that of ASCII. Bytes that are not UTF-8 are shown as `\xff`. All other characters
+/// print as they are.
 ///
 /// ```
 /// use gguf_format::escape;
@@ -38,8 +38,8 @@ pub fn path_text(path: &Path) -> Escaped<'_> {
 }
 
 impl Escaped<'_> {
-    /// Prints at most `max_chars` characters of the text, then `…` where some are left: keys may
-    /// be 65,535 bytes long, and a message should not be.
+    /// Prints at most `max_chars` characters of the text, then `…` if the text is longer. A key may
+    /// have 65,535 bytes, which is too long for a message.
     #[must_use]
     pub fn shortened(self, max_chars: usize) -> Self {
         Self { max_chars, ..self }
@@ -67,7 +67,7 @@ impl Escaped<'_> {
                 }
                 left = left.saturating_sub(1);
                 match c {
-                    // Or a name could end the quotation and go on in our words.
+                    // Otherwise a name could end the quotation and imitate the message.
                     '"' if self.in_quotes => f.write_str("\\\"")?,
                     c => write_char(f, c)?,
                 }
@@ -97,21 +97,22 @@ fn write_char(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
     }
 }
 
-/// Whether [`escape`] shows a character as `\u{..}`: a control, or one that reorders, hides or breaks what
-/// is printed, or prints as nothing. For output that has escapes of its own, such as JSON, where
-/// line ends and tabs are among them.
+/// Whether [`escape`] shows a character as `\u{..}`: a control, a character that reorders, hides or
+/// breaks the printed text, or one that prints as nothing. For formats with escapes of their own, such
+/// as JSON. Line ends and tabs are among these characters.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }
 
-/// Characters that reorder, hide or break what is printed, and those that print as nothing or as an
-/// empty space: one name must not look like another. Only the space of ASCII is printed as it is.
+/// Characters that reorder, hide or break the printed text, and those that print as nothing or as an
+/// empty space, so that one name does not look like another. Only the space of ASCII is printed as it
+/// is.
 fn is_invisible(c: char) -> bool {
     is_ignorable(c) || is_blank(c) || is_control_of_script(c)
 }
 
-/// Unicode's `Default_Ignorable_Code_Point`: shown as nothing where they are not supported.
+/// Unicode's `Default_Ignorable_Code_Point`: a program that does not support them shows nothing.
 fn is_ignorable(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}'
@@ -140,7 +141,7 @@ pub(crate) fn quoted_in_full<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
     Escaped { in_quotes: true, ..escape(text) }
 }
 
-/// `"name"`, escaped and shortened: how errors show names.
+/// `"name"`, escaped and shortened, for error messages.
 pub(crate) fn quoted<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
     quoted_in_full(text).shortened(96)
 }

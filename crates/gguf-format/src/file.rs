@@ -1,245 +1,39 @@
-//! Models on disk: one file, or all the files of a split model.
+//! A model on disk: one file, or all the files of a split model, under one catalogue.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
-use std::ops::Deref;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use self_cell::self_cell;
 
+use crate::byte_source::{ByteSource, OpenFile};
 use crate::error::{Error, ShardKind};
-use crate::gguf::{Gguf, padded};
+use crate::gguf::Gguf;
+use crate::header::OwnedGguf;
 use crate::limits::Limits;
-use crate::magic;
 use crate::memory::Memory;
-use crate::metadata::{KEY_COUNT, Metadata};
-use crate::prefix::Prefix;
-use crate::reader::HEADER_SIZE;
-use crate::shards::{self, SplitKeys};
-use crate::tensor::{NameIndex, TENSOR_COUNT, TENSORS, TensorInfo};
-use crate::warning::{self, Warning};
+use crate::metadata::Metadata;
+use crate::shard::{Opener, Shard};
+use crate::siblings;
+use crate::split::{self, SplitKeys};
+use crate::tensor::{NameIndex, TENSORS, TensorInfo};
+use crate::warning::Warning;
 
-/// Bytes of a file that are read first. Enough for most files without a vocabulary; each further
-/// read takes four times as much.
+/// Bytes of a file that are read first. This is enough for most files without a vocabulary. Each
+/// further read takes four times as much.
 const FIRST_READ: u64 = 256 << 10;
 
-/// The same of every further shard, whose headers hold little but tensor descriptions: a thousand of them
-/// are kept.
-const FIRST_READ_OF_SIBLING: u64 = 16 << 10;
-
-/// What the memory of a header's bytes is for.
-const BYTES: &str = "the bytes";
-
-/// Bytes of a tensor description beside its name, at most.
-const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
-
-/// The bytes a header was parsed from.
-pub(crate) enum HeaderBytes {
-    /// The start of the file, as it was when it was read.
-    Read(Prefix),
-    /// The whole file.
-    Mapped(memmap2::Mmap),
-}
-
-impl Deref for HeaderBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Read(prefix) => prefix,
-            Self::Mapped(map) => map,
-        }
-    }
-}
-
-self_cell! {
-    /// A header together with the bytes it borrows from.
-    pub(crate) struct OwnedGguf {
-        owner: HeaderBytes,
-        #[covariant]
-        dependent: Gguf,
-    }
-}
-
-/// One file of a model, open.
-pub struct Shard {
-    path: PathBuf,
-    file: File,
-    opened_as: std::fs::Metadata,
-    gguf: OwnedGguf,
-    warnings: Vec<Warning>,
-}
-
-impl Shard {
-    /// The path it was opened by.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The open file. Ranges of tensors are offsets in it; read them with positioned reads, its
-    /// cursor is anywhere.
-    #[must_use]
-    pub const fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Length in bytes when it was opened. Ranges were proven against this length: a file that is
-    /// shorter by now fails to be read, it does not yield wrong bytes.
-    #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "an empty file is no shard")]
-    pub fn len(&self) -> u64 {
-        self.opened_as.len()
-    }
-
-    /// What the file system said of the file when it was opened, before anything was read. A file
-    /// that looks different later has been changed by somebody.
-    #[must_use]
-    pub const fn opened_as(&self) -> &std::fs::Metadata {
-        &self.opened_as
-    }
-
-    /// Where the data section starts, in bytes from the start of the file.
-    #[must_use]
-    pub fn data_offset(&self) -> u64 {
-        self.gguf().data_offset()
-    }
-
-    /// The header of this file alone.
-    #[must_use]
-    pub fn gguf(&self) -> &Gguf<'_> {
-        self.gguf.borrow_dependent()
-    }
-
-    /// Bytes of memory that the header takes.
-    fn memory_bytes(&self) -> u64 {
-        let bytes = match self.gguf.borrow_owner() {
-            HeaderBytes::Read(prefix) => Prefix::memory_bytes(prefix.len() as u64),
-            HeaderBytes::Mapped(_) => 0,
-        };
-        bytes.saturating_add(self.gguf().list_bytes())
-    }
-
-    /// What may be wrong with this file although it is read.
-    #[must_use]
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
-    }
-
-    /// The whole file, where it was [mapped](GgufFile::map).
-    #[must_use]
-    pub fn mapped(&self) -> Option<&[u8]> {
-        match self.gguf.borrow_owner() {
-            HeaderBytes::Mapped(map) => Some(map),
-            HeaderBytes::Read(_) => None,
-        }
-    }
-
-    /// Opens one file; `parse` reads or maps its header.
-    fn open(
-        path: &Path,
-        limits: &Limits,
-        first_read: u64,
-        parse: &ParseFile<'_>,
-    ) -> Result<Self, Error> {
-        let io_error = |source| Error::Io { path: path.to_owned(), source };
-        // Asked before opening: opening a pipe waits for its other end.
-        if !std::fs::metadata(path).map_err(io_error)?.is_file() {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-            return Err(io_error(source));
-        }
-        let file = File::open(path).map_err(io_error)?;
-        let opened_as = file.metadata().map_err(io_error)?;
-        let gguf =
-            parse(&file, opened_as.len(), limits, first_read).map_err(|error| match error {
-                ParseFileError::Io(source) if source.kind() == io::ErrorKind::OutOfMemory => {
-                    let bytes = opened_as.len().min(limits.max_header_bytes);
-                    Error::OutOfMemory { what: BYTES, bytes, left: None }.in_file(path)
-                }
-                ParseFileError::Io(source) => io_error(source),
-                ParseFileError::Gguf(error) => error.in_file(path),
-            })?;
-        let warnings = warning::of_file(path, &file, gguf.borrow_dependent()).map_err(io_error)?;
-        Ok(Self { path: path.to_owned(), file, opened_as, gguf, warnings })
-    }
-}
-
-impl fmt::Debug for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shard")
-            .field("path", &self.path)
-            .field("len", &self.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// How a file of a length becomes a header, by [`read_header`] or by mapping: the last figure is the number
-/// of bytes that are read first.
-pub(crate) type ParseFile<'f> =
-    dyn Fn(&File, u64, &Limits, u64) -> Result<OwnedGguf, ParseFileError> + 'f;
-
-/// An error that does not name its file yet.
-pub(crate) enum ParseFileError {
-    Io(io::Error),
-    Gguf(Error),
-}
-
-impl OwnedGguf {
-    /// Parses the header of a file of `len` bytes that starts with `bytes`; gives the bytes back
-    /// with an error.
-    pub(crate) fn parse(
-        bytes: HeaderBytes,
-        len: u64,
-        limits: &Limits,
-    ) -> Result<Self, (HeaderBytes, Error)> {
-        Self::try_new_or_recover(bytes, |bytes| Gguf::parse_header(bytes, len, limits))
-    }
-}
-
-/// Reads as much of the file as its header turns out to take.
-fn read_header(
-    file: &File,
-    len: u64,
-    limits: &Limits,
-    first_read: u64,
-) -> Result<OwnedGguf, ParseFileError> {
-    // With the padding behind the longest header, or a description in its place.
-    let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
-    let room = limits.max_header_bytes.saturating_add(after);
-    let most = len.min(room);
-    let mut prefix = Prefix::with_room_for(most).map_err(ParseFileError::Io)?;
-    let mut wanted = first_read;
-    loop {
-        let read = wanted.min(most);
-        let bytes = Prefix::memory_bytes(read);
-        let mut memory = Memory::new(limits.max_memory);
-        memory.grow(0, bytes, BYTES).map_err(ParseFileError::Gguf)?;
-        prefix.read_until(file, read).map_err(ParseFileError::Io)?;
-        let limits = &limits.clone().with_max_memory(memory.left());
-        match OwnedGguf::parse(HeaderBytes::Read(prefix), len, limits) {
-            Ok(gguf) => return Ok(gguf),
-            Err((HeaderBytes::Read(read), Error::Incomplete { needed })) => {
-                let more = (read.len() as u64).saturating_mul(4).min(limits.max_header_bytes);
-                wanted = more.max(needed.saturating_add(first_read));
-                prefix = read;
-            }
-            Err((_, error)) => return Err(ParseFileError::Gguf(error)),
-        }
-    }
-}
-
-/// The headers of all shards as one.
+/// The headers of all shards under one catalogue.
 enum Catalogue<'a> {
     One(&'a Gguf<'a>),
     Split { first: &'a Gguf<'a>, tensors: Vec<TensorInfo<'a>>, index: NameIndex<'a> },
 }
 
 self_cell! {
-    /// Shards together with a catalogue that borrows from them.
-    struct Model {
-        owner: Vec<Shard>,
+    /// The headers of the shards together with a catalogue that borrows from them.
+    struct OwnedCatalogue {
+        owner: Vec<Arc<OwnedGguf>>,
         #[covariant]
         dependent: Catalogue,
     }
@@ -260,16 +54,17 @@ self_cell! {
 ///
 /// # Split models
 ///
-/// A file whose `split.count` is 2 or more is a shard. Its name must end in
-/// `-00001-of-0000N.gguf` and agree with `split.no` and `split.count`, as must those of its
-/// siblings in the same folder. The rest of the name is any bytes. Metadata are those of the first
-/// shard. `split.tensors.count` is checked where present.
+/// A file is a shard if its `split.count` is 2 or more. Its name must end in `-00001-of-0000N.gguf` and
+/// match `split.no` and `split.count`. The same holds for the other shards, which must be in the same
+/// folder. The rest of the name can be any bytes. The metadata of the model are those of the first
+/// shard. `split.tensors.count` is checked if it is present.
 ///
-/// Without `split.count`, or with 0 or 1, a file is a model by itself. It is refused where its name or
-/// `split.no` says that it is one of several shards. The name is the one that it was opened by, also
-/// where that is a symbolic link.
-pub struct GgufFile {
-    model: Model,
+/// If `split.count` is absent, 0 or 1, the file is a complete model. It is refused if its name or
+/// `split.no` is that of one of several shards. The name is that of the path given, also if the path is
+/// a symbolic link.
+pub struct GgufFile<S = OpenFile> {
+    shards: Vec<Shard<S>>,
+    catalogue: OwnedCatalogue,
 }
 
 impl GgufFile {
@@ -282,93 +77,147 @@ impl GgufFile {
         Self::open_with(path, &Limits::default())
     }
 
-    /// Opens a model: reads the header of the file, and of its sibling shards, into memory.
+    /// Opens a model: reads the headers of the file and of the other shards into memory.
     ///
-    /// Safe whatever others do to the file meanwhile: the header is parsed from a private copy,
-    /// and the file is not mapped. Not much more is read than the header takes: the first 256 KiB (of
-    /// further shards 16 KiB), then up to four times as much as before, as long as
-    /// [`Limits::max_header_bytes`] allow, which are for the headers of all shards together. Addresses
-    /// are reserved for the longest header, but no memory. Of the data, only padding between tensors is
-    /// looked at, where there is some: see [`Warning`].
+    /// Other processes may change the file meanwhile: the header is parsed from a private copy, and the
+    /// file is not mapped. Little more is read than the header takes: the first 256 KiB (of further
+    /// shards 16 KiB), then up to four times as much as before, within [`Limits::max_header_bytes`],
+    /// which applies to the headers of all shards together. Addresses are reserved for the longest
+    /// header, but no memory. Of the data, only padding between tensors is read: see [`Warning`].
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; what [`Gguf::parse`] refuses, as [`Error::InFile`] with the file's name;
-    /// [`Error::Shard`] where the shards of a split model are missing or do not fit.
+    /// [`Error::Io`]; the errors of [`Gguf::parse`], as [`Error::InFile`] with the file's name;
+    /// [`Error::Shard`] if shards of a split model are missing or do not match.
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
-        Self::open_by(path.as_ref(), limits, &read_header)
+        Self::open_from(path, limits, |path| OpenFile::open(path))
+    }
+}
+
+impl<S: ByteSource> GgufFile<S> {
+    /// Opens a model from sources that `open` returns for their names: a model in a store, or in
+    /// memory.
+    ///
+    /// `open` is called with `name`. If that source is a shard of a split model, `open` is also called
+    /// with the names of the other shards, which differ from `name` in their number only. For a name
+    /// without a source it must return [`NotFound`](io::ErrorKind::NotFound).
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use std::path::Path;
+    /// # use gguf_format::{ByteSource, GgufFile, Limits, write::GgufWriter};
+    /// struct InMemory(Vec<u8>);
+    ///
+    /// impl ByteSource for InMemory {
+    ///     fn name(&self) -> &Path {
+    ///         Path::new("in memory")
+    ///     }
+    ///
+    ///     fn byte_len(&self) -> u64 {
+    ///         self.0.len() as u64
+    ///     }
+    ///
+    ///     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    ///         let start = usize::try_from(offset).map_err(io::Error::other)?;
+    ///         let rest = self.0.get(start..).unwrap_or_default();
+    ///         let bytes = rest.get(..buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    ///         buffer.copy_from_slice(bytes);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # let bytes = GgufWriter::new().kv("general.architecture", "phi3").to_bytes(|_, _| ()).unwrap();
+    /// let model = GgufFile::open_from("in memory", &Limits::default(), |_| Ok(InMemory(bytes.clone())))?;
+    /// assert_eq!(model.metadata().require::<&str>("general.architecture")?, "phi3");
+    /// # Ok::<(), gguf_format::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](GgufFile::open_with). Errors name the source.
+    pub fn open_from(
+        name: impl AsRef<Path>,
+        limits: &Limits,
+        open: impl Fn(&Path) -> io::Result<S>,
+    ) -> Result<Self, Error> {
+        let opener = Opener { open: &open, parse: &OwnedGguf::read };
+        Self::open_by(name.as_ref(), limits, &opener)
     }
 
-    /// Opens a file, and its siblings where it is a shard; `parse` reads or maps each.
+    /// Opens a source, and the other shards if it is a shard.
     pub(crate) fn open_by(
-        path: &Path,
+        name: &Path,
         limits: &Limits,
-        parse: &ParseFile<'_>,
+        opener: &Opener<'_, S>,
     ) -> Result<Self, Error> {
-        let opened = Shard::open(path, limits, FIRST_READ, parse)?;
-        let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(path))?;
+        let opened = opener.open(name, limits, FIRST_READ)?;
+        let keys = SplitKeys::of(opened.gguf()).map_err(|error| error.in_file(opened.path()))?;
         let (shards, memory) = match keys {
             None => {
-                shards::check_whole(path, opened.gguf())?;
+                split::check_whole(opened.path(), opened.gguf())?;
                 (vec![opened], Memory::new(limits.max_memory))
             }
             Some(keys) => {
                 opened.check_not_joined(keys)?;
-                open_siblings(opened, keys, limits, parse)?
+                siblings::open(opened, keys, limits, opener)?
             }
         };
-        let model = Model::try_new(shards, |shards| join(shards, path, memory));
-        model.map(|model| Self { model }).map_err(|error| error.in_file(path))
+        let headers = shards.iter().map(|shard| Arc::clone(shard.header())).collect();
+        let names = shards.iter().map(Shard::path);
+        let catalogue =
+            OwnedCatalogue::try_new(headers, |headers| join(headers, name, names, memory))
+                .map_err(|error| error.in_file(name))?;
+        Ok(Self { shards, catalogue })
     }
 
-    /// All files of the model, the first shard first; at least one.
+    /// All files of the model, at least one; the first shard is first.
     #[must_use]
-    pub fn shards(&self) -> &[Shard] {
-        self.model.borrow_owner()
+    pub fn shards(&self) -> &[Shard<S>] {
+        &self.shards
     }
 
-    /// The tensors of all shards: those of the first in file order, then those of the next.
+    /// The tensors of all shards: first those of the first shard in file order, then those of the next.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo<'_>] {
-        match self.model.borrow_dependent() {
+        match self.catalogue.borrow_dependent() {
             Catalogue::One(gguf) => gguf.tensors(),
             Catalogue::Split { tensors, .. } => tensors,
         }
     }
 
-    /// The tensor of this name, in whichever shard.
+    /// The tensor of this name, in any shard.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'_>> {
-        match self.model.borrow_dependent() {
+        match self.catalogue.borrow_dependent() {
             Catalogue::One(gguf) => gguf.tensor(name),
             Catalogue::Split { tensors, index, .. } => tensors.get(index.get(name)?),
         }
     }
 
-    /// The key-value pairs, those of the first shard.
+    /// The key-value pairs of the first shard.
     #[must_use]
     pub fn metadata(&self) -> &Metadata<'_> {
         self.first().metadata()
     }
 
-    /// The version of the format, that of the first shard.
+    /// The version of the format in the first shard.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.first().version()
     }
 
-    /// The alignment of tensor data in bytes, that of the first shard.
+    /// The alignment of tensor data in bytes, in the first shard.
     #[must_use]
     pub fn alignment(&self) -> u64 {
         self.first().alignment()
     }
 
-    /// What may be wrong with the files although they are read.
+    /// What may be wrong with the files although they can be read.
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
         self.shards().iter().flat_map(Shard::warnings)
     }
 
-    /// The data of a tensor, where the files were [mapped](Self::map).
+    /// The data of a tensor, if the files were [mapped](Self::map).
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let shard = self.shards().get(tensor.shard())?;
@@ -377,160 +226,47 @@ impl GgufFile {
     }
 
     fn first(&self) -> &Gguf<'_> {
-        match self.model.borrow_dependent() {
+        match self.catalogue.borrow_dependent() {
             Catalogue::One(first) | Catalogue::Split { first, .. } => first,
         }
     }
 }
 
-impl fmt::Debug for GgufFile {
+impl<S: ByteSource> fmt::Debug for GgufFile<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GgufFile")
-            .field("shards", &self.shards())
+            .field("shards", &self.shards)
             .field("metadata", &self.metadata().len())
             .field("tensors", &self.tensors().len())
             .finish_non_exhaustive()
     }
 }
 
-impl Shard {
-    /// Fails where another file follows in this one, which is a shard by its keys: shards that were joined
-    /// make no model.
-    fn check_not_joined(&self, keys: SplitKeys) -> Result<(), Error> {
-        let end = self.gguf().data_end();
-        for at in [end, padded(end, self.gguf().alignment())] {
-            let mut magic = [0; 4];
-            // Where there is less, nothing follows.
-            if self.file.read_exact_at(&mut magic, at).is_ok() && magic == magic::MAGIC {
-                let kind =
-                    ShardKind::Joined { no: keys.no.saturating_add(1), count: keys.count, at };
-                return Err(Error::Shard { path: self.path.clone(), kind });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What the headers of the shards have taken, of bounds on all of them together. Keys and tensors count
-/// beside the bytes: in memory a short one takes many times its bytes.
-struct HeaderBudget<'l> {
-    limits: &'l Limits,
-    bytes: u64,
-    keys: u64,
-    tensors: u64,
-    memory: Memory,
-}
-
-impl HeaderBudget<'_> {
-    /// Opens a further shard within what is left.
-    fn open(&mut self, path: &Path, parse: &ParseFile<'_>) -> Result<Shard, Error> {
-        let limits = self.limits;
-        let left = limits
-            .clone()
-            .with_max_header_bytes(limits.max_header_bytes.saturating_sub(self.bytes))
-            .with_max_kv(limits.max_kv.saturating_sub(self.keys))
-            .with_max_tensors(limits.max_tensors.saturating_sub(self.tensors))
-            .with_max_memory(self.memory.left());
-        let shard = Shard::open(path, &left, FIRST_READ_OF_SIBLING, parse).map_err(|error| {
-            let &Error::Limit { offset, what, value, .. } = error.without_path() else {
-                return error;
-            };
-            let (what, used, limit) = match what {
-                HEADER_SIZE => (
-                    "the size of the headers of all shards in bytes",
-                    self.bytes,
-                    limits.max_header_bytes,
-                ),
-                KEY_COUNT => {
-                    ("the number of key-value pairs of all shards", self.keys, limits.max_kv)
-                }
-                TENSOR_COUNT => {
-                    ("the number of tensors of all shards", self.tensors, limits.max_tensors)
-                }
-                _ => return error,
-            };
-            let value = value.saturating_add(used);
-            Error::Limit { offset, what, value, limit }.in_file(path)
-        })?;
-        self.take(&shard)?;
-        Ok(shard)
-    }
-
-    fn take(&mut self, shard: &Shard) -> Result<(), Error> {
-        let gguf = shard.gguf();
-        self.bytes = self.bytes.saturating_add(gguf.header_end());
-        self.keys = self.keys.saturating_add(gguf.metadata().len() as u64);
-        self.tensors = self.tensors.saturating_add(gguf.tensors().len() as u64);
-        let taken = self.memory.grow(0, shard.memory_bytes(), BYTES);
-        taken.map_err(|error| error.in_file(shard.path()))
-    }
-}
-
-/// Opens the other shards of the model that `opened` belongs to. Returns all, in order, and what they
-/// leave of the memory for headers.
-fn open_siblings(
-    opened: Shard,
-    keys: SplitKeys,
-    limits: &Limits,
-    parse: &ParseFile<'_>,
-) -> Result<(Vec<Shard>, Memory), Error> {
-    let name = shards::name_of(&opened.path, keys)?;
-    if name.count > limits.max_shards {
-        let error = Error::Limit {
-            offset: 0,
-            what: "the number of shards",
-            value: name.count,
-            limit: limits.max_shards,
-        };
-        return Err(error.in_file(&opened.path));
-    }
-    let memory = Memory::new(limits.max_memory);
-    let mut budget = HeaderBudget { limits, bytes: 0, keys: 0, tensors: 0, memory };
-    budget.take(&opened)?;
-    let mut opened = Some(opened);
-    let mut all = Vec::new();
-    for no in 1..=name.count {
-        if no == name.no {
-            all.extend(opened.take());
-            continue;
-        }
-        let path = name.sibling(no);
-        let shard = budget.open(&path, parse).map_err(|error| match error {
-            Error::Io { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                Error::Shard { path, kind: ShardKind::Missing { no, count: name.count } }
-            }
-            other => other,
-        })?;
-        let found = SplitKeys::of(shard.gguf()).map_err(|error| error.in_file(&path))?;
-        let Some(found) = found else {
-            let kind = ShardKind::Foreign { why: "it has no split.count" };
-            return Err(Error::Shard { path, kind });
-        };
-        shards::check(&path, found, &name, no)?;
-        shard.check_not_joined(found)?;
-        all.push(shard);
-    }
-    Ok((all, budget.memory))
-}
-
-/// One catalogue of all shards of the model at `path`, which must agree on what they are shards of.
-fn join<'a>(shards: &'a [Shard], path: &Path, mut memory: Memory) -> Result<Catalogue<'a>, Error> {
-    let first = match shards {
+/// One catalogue of all shards of the model that was opened by `name`. Fails if the shards do not belong
+/// to one model.
+fn join<'a, 'n>(
+    headers: &'a [Arc<OwnedGguf>],
+    name: &Path,
+    names: impl Iterator<Item = &'n Path> + Clone,
+    mut memory: Memory,
+) -> Result<Catalogue<'a>, Error> {
+    let first = match headers {
         [] => {
             let kind = ShardKind::Missing { no: 1, count: 1 };
-            return Err(Error::Shard { path: path.to_owned(), kind });
+            return Err(Error::Shard { path: name.to_owned(), kind });
         }
         [only] => return Ok(Catalogue::One(only.gguf())),
         [first, ..] => first.gguf(),
     };
-    shards::same_model(shards.iter().map(|shard| (shard.path(), shard.gguf())))?;
+    let shards = names.zip(headers.iter().map(|header| header.gguf()));
+    split::same_model(shards.clone())?;
     let mut tensors = Vec::new();
     let mut index = NameIndex::default();
-    for (at, shard) in shards.iter().enumerate() {
-        for tensor in shard.gguf().tensors() {
+    for (at, (name, gguf)) in shards.enumerate() {
+        for tensor in gguf.tensors() {
             if !index.insert(tensor.name(), tensors.len(), &mut memory)? {
                 let kind = ShardKind::DuplicateTensor { name: tensor.name().to_owned() };
-                return Err(Error::Shard { path: shard.path.clone(), kind });
+                return Err(Error::Shard { path: name.to_owned(), kind });
             }
             memory.push(&mut tensors, tensor.in_shard(at), TENSORS)?;
         }
@@ -542,18 +278,19 @@ fn join<'a>(shards: &'a [Shard], path: &Path, mut memory: Memory) -> Result<Cata
 mod tests {
     use super::*;
     use crate::write::GgufWriter;
+    use std::fs::File;
 
-    /// Bytes that are read of a file of `file_len` bytes which starts with this key's header.
+    /// Bytes that are read of a file of `file_len` bytes whose header has a text of `text_len` bytes.
     fn bytes_read(text_len: usize, file_len: u64) -> u64 {
         let mut writer = GgufWriter::new();
         let header = writer.kv("k", "x".repeat(text_len)).to_bytes(|_, _| ()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         std::fs::write(&path, header).unwrap();
-        // Zeros, which take no room on most disks.
+        // The rest is a hole, which takes no disk space on most file systems.
         File::options().write(true).open(&path).unwrap().set_len(file_len).unwrap();
         let model = GgufFile::open(&path).unwrap();
-        model.shards()[0].gguf.borrow_owner().len() as u64
+        model.shards()[0].header().borrow_owner().len() as u64
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! The tensor element types of ggml: one table, from which everything else is generated.
+//! The tensor element types of ggml. The enum and its functions are generated from one table.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Generates the enum and every accessor from one table, so that a type cannot be known to one
-/// function and unknown to another.
+use crate::escape::escape;
+
+/// Generates the enum and every function from one table, so that all functions know the same types.
 macro_rules! ggml_types {
     ($( $(#[$doc:meta])* $name:ident = $id:literal, block $len:literal x $bytes:literal; )+) => {
         /// The type of a tensor's elements, by ggml's own name and number.
@@ -13,11 +14,11 @@ macro_rules! ggml_types {
         /// [`block_bytes`](Self::block_bytes) bytes. Blocks never straddle a row. Plain numbers
         /// are blocks of one element.
         ///
-        /// The list is that of ggml as of gguf-py 0.19. Every type can be catalogued, whether or
-        /// not anything can compute with it.
+        /// The list is that of ggml as of gguf-py 0.19. A catalogue can hold tensors of every type,
+        /// also of those that no program computes with.
         ///
-        /// Number 42 is `Q2_0` as ggml has it, in blocks of 64 elements. A fork writes blocks of 128
-        /// under the same number: such a file shows itself by the places of its tensors.
+        /// Number 42 is `Q2_0` as in ggml, in blocks of 64 elements. A fork writes blocks of 128
+        /// elements under the same number. Such a file is found by the places of its tensors.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         #[allow(non_camel_case_types, reason = "the field's spelling: Q4_K, IQ2_XXS")]
@@ -29,8 +30,8 @@ macro_rules! ggml_types {
             /// Every type, in the order of its number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The type of this number, or `None` where this version knows none (or ggml has
-            /// removed it, see [`removed_name`](Self::removed_name)).
+            /// The type of this number, or `None` if this version has none. (For a type that ggml has
+            /// removed, see [`removed_name`](Self::removed_name).)
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id {
@@ -39,7 +40,7 @@ macro_rules! ggml_types {
                 }
             }
 
-            /// The number that stands for this type in a file.
+            /// The number of this type in a file.
             #[must_use]
             pub const fn id(self) -> u32 {
                 match self { $( Self::$name => $id, )+ }
@@ -81,8 +82,8 @@ ggml_types! {
     Q5_1 = 7, block 32 x 24;
     /// 8 bits, one scale.
     Q8_0 = 8, block 32 x 34;
-    /// 8 bits, scale and sum: ggml's type for activations, 36 bytes in `ggml-common.h`. (gguf-py
-    /// still counts the 40 bytes of its first version; no tool writes it to files.)
+    /// 8 bits, scale and sum: ggml's type for activations, 36 bytes in `ggml-common.h`. (gguf-py has
+    /// the 40 bytes of an earlier version; no tool writes this type to files.)
     Q8_1 = 9, block 32 x 36;
     /// 2-bit super-block.
     Q2_K = 10, block 256 x 84;
@@ -124,7 +125,7 @@ ggml_types! {
     F64 = 28, block 1 x 8;
     /// 1.75 bits an element, from a grid.
     IQ1_M = 29, block 256 x 56;
-    /// The upper half of an IEEE single. Plain numbers, not blocks.
+    /// The upper half of an IEEE single. Plain numbers without blocks.
     BF16 = 30, block 1 x 2;
     /// Ternary, 1.69 bits an element.
     TQ1_0 = 34, block 256 x 54;
@@ -141,7 +142,7 @@ ggml_types! {
 }
 
 impl GgmlType {
-    /// The name of a type that ggml once had under this number and has removed from files.
+    /// The name of a type that had this number and that ggml has removed from files.
     #[must_use]
     pub const fn removed_name(id: u32) -> Option<&'static str> {
         match id {
@@ -157,8 +158,8 @@ impl GgmlType {
         }
     }
 
-    /// Bytes that `elements` elements take, or `None` where they are no whole number of blocks or
-    /// the size exceeds `u64`.
+    /// Bytes of `elements` elements; `None` if they are not a whole number of blocks, or if the size
+    /// exceeds `u64`.
     ///
     /// ```
     /// use gguf_format::GgmlType;
@@ -184,13 +185,13 @@ impl fmt::Display for GgmlType {
 
 /// No ggml type has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no ggml type is called \"{}\"", crate::escape(.0))]
+#[error("no ggml type is called \"{}\"", escape(.0))]
 pub struct UnknownGgmlType(String);
 
 impl FromStr for GgmlType {
     type Err = UnknownGgmlType;
 
-    /// By name, in any case: gguf-py writes `Q4_K`, ggml itself `q4_K`, users `q4_k`.
+    /// By name, in upper or lower case: gguf-py writes `Q4_K`, ggml `q4_K`, users `q4_k`.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .iter()

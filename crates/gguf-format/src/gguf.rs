@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::alignment::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::limits::Limits;
 use crate::magic;
@@ -12,29 +13,22 @@ use crate::reader::Reader;
 use crate::tensor::{self, Catalogue, TensorInfo};
 use crate::value::Value;
 
-/// The alignment of files that do not state one, in bytes.
-pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
-
-/// The key that states the alignment.
-pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
-
 /// One GGUF header: metadata and tensor catalogue, borrowed from the file's bytes.
 ///
-/// Parsing is total: any bytes give a header whose every claim is proven against the file, or an
-/// [`Error`]. It allocates no more than a small multiple of the header's own size, copies no
-/// string and decodes no array.
+/// Parsing is total: for any bytes it returns a header that was checked against the file, or an
+/// [`Error`]. It allocates no more than a small multiple of the header's size, copies no strings and
+/// decodes no arrays.
 ///
-/// Decisions where the specification and the tools leave room:
+/// Decisions where specification and tools differ or say nothing:
 ///
-/// * Tensors lie in the order of their descriptions, each at the padded end of the one before it: all
-///   tools write them so, and ggml refuses others. A file with a gap or an overlap is refused.
-/// * The padding between the descriptions and the data is zeros. Anything else there is refused, and
-///   so is the description of one more tensor than the file announces.
-/// * Trailing bytes after the last tensor, and a last tensor without its padding, are accepted.
-///   [`trailing_bytes`](Self::trailing_bytes) tells them. Tensors without elements may lie behind
-///   padding that is missing.
-/// * The alignment is any power of two (as ggml reads it; the specification asks for a multiple of
-///   8) up to [`Limits::max_alignment`], in a `u32`.
+/// * Tensors are in the order of their descriptions, each at the padded end of the tensor before it.
+///   All tools write them so, and ggml refuses other files. A file with a gap or an overlap is refused.
+/// * The padding between the descriptions and the data is zero. Any other byte is refused, and so is
+///   the description of one tensor more than the file announces.
+/// * Trailing bytes after the last tensor, and a last tensor without padding, are accepted: see
+///   [`trailing_bytes`](Self::trailing_bytes). Tensors without elements may be behind missing padding.
+/// * The alignment is a power of two (as in ggml; the specification requires a multiple of 8) up to
+///   [`Limits::max_alignment`], in a `u32`.
 /// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
 /// * A boolean other than 0 and 1 is refused, in arrays too.
 #[derive(Clone)]
@@ -68,7 +62,7 @@ impl<'a> Gguf<'a> {
     /// # Errors
     ///
     /// [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`], [`Error::Limit`], and
-    /// [`Error::WrongType`] where `general.alignment` is no `u32`.
+    /// [`Error::WrongType`] if `general.alignment` is not a `u32`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         Self::parse_with(bytes, &Limits::default())
     }
@@ -82,16 +76,15 @@ impl<'a> Gguf<'a> {
         Self::parse_header(bytes, bytes.len() as u64, limits)
     }
 
-    /// Parses the header of a file of `file_len` bytes, of which `prefix` are the first. Tensors
-    /// are proven against `file_len`, so their data need not be in memory.
+    /// Parses the header of a file of `file_len` bytes that starts with `prefix`. Ranges of tensors are
+    /// checked against `file_len`, so their data need not be in memory.
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse), and [`Error::Incomplete`] where the header is longer than
-    /// `prefix`: fetch at least as many bytes as that says, better several times more, and try
-    /// again.
+    /// As [`parse`](Self::parse), and [`Error::Incomplete`] if the header is longer than `prefix`. Then
+    /// call this again with at least as many bytes as the error says; several times as many are better.
     pub fn parse_header(prefix: &'a [u8], file_len: u64, limits: &Limits) -> Result<Self, Error> {
-        // A prefix longer than the file means that the file has shrunk; it ends where it ends now.
+        // If the prefix is longer than the file, the file has shrunk, and its new end counts.
         let prefix = usize::try_from(file_len)
             .ok()
             .and_then(|file_len| prefix.get(..file_len))
@@ -115,7 +108,7 @@ impl<'a> Gguf<'a> {
             check_counted(reader, padded(end, alignment), alignment, limits, tensor_count)?;
         }
         catalogue.place(data_offset, file_len, alignment)?;
-        // A file without data need not have the padding either.
+        // A file without data need not have the padding.
         let data_offset = data_offset.min(file_len);
         Ok(Self {
             bytes: prefix,
@@ -136,14 +129,14 @@ impl<'a> Gguf<'a> {
         self.version
     }
 
-    /// The alignment of tensor data, in bytes: a power of two, 32 where the file states none.
+    /// The alignment of tensor data in bytes: a power of two, 32 if the file does not state it.
     #[must_use]
     pub const fn alignment(&self) -> u64 {
         self.alignment
     }
 
-    /// Where the data section starts, in bytes from the start of the file. In a file without data
-    /// and without padding, the end of the file.
+    /// Where the data section starts, in bytes from the start of the file. If the file has no data and
+    /// no padding, this is the end of the file.
     #[must_use]
     pub const fn data_offset(&self) -> u64 {
         self.data_offset
@@ -164,11 +157,11 @@ impl<'a> Gguf<'a> {
         self.file_len
     }
 
-    /// Where the last tensor ends, in bytes from the start of the file, without padding after it; the
-    /// data offset where there is none.
+    /// Where the last tensor ends, in bytes from the start of the file, without padding after it. If
+    /// there are no tensors, this is the data offset.
     #[must_use]
     pub fn data_end(&self) -> u64 {
-        // Tensors are in order; the last ones may be empty, and lie behind missing padding.
+        // Tensors are in order. The last ones may be empty and behind missing padding.
         let ends = self.catalogue.tensors.iter().rev().map(TensorInfo::range);
         ends.filter(|range| !range.is_empty())
             .map(|range| range.end)
@@ -176,8 +169,7 @@ impl<'a> Gguf<'a> {
             .unwrap_or(self.data_offset)
     }
 
-    /// Bytes of the file after the last tensor and its padding: none in a file that is as tools write
-    /// it.
+    /// Bytes of the file after the last tensor and its padding. Tools write no such bytes.
     #[must_use]
     pub fn trailing_bytes(&self) -> u64 {
         self.file_len.saturating_sub(padded(self.data_end(), self.alignment))
@@ -201,8 +193,7 @@ impl<'a> Gguf<'a> {
         self.catalogue.tensors.get(self.catalogue.index.get(name)?)
     }
 
-    /// The data of a tensor of this file, or `None` where they are not among the bytes that were
-    /// parsed.
+    /// The data of a tensor of this file, or `None` if the parsed bytes do not contain them.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&'a [u8]> {
         bytes_of(self.bytes, &tensor.range())
@@ -221,13 +212,8 @@ impl fmt::Debug for Gguf<'_> {
     }
 }
 
-/// The next multiple of `alignment`. Beyond 64 bits, where no file reaches, all ones.
-pub(crate) fn padded(offset: u64, alignment: u64) -> u64 {
-    offset.checked_next_multiple_of(alignment).unwrap_or(u64::MAX)
-}
-
-/// Fails where the padding after the descriptions holds anything but zeros: a number of tensors that is
-/// too small shows there.
+/// Fails if the padding after the descriptions is not zero, which is so if the number of tensors in the
+/// file is too small.
 fn check_padding(
     prefix: &[u8],
     padding: Range<u64>,
@@ -245,8 +231,8 @@ fn check_padding(
     }
 }
 
-/// Fails where the description of another tensor follows. Where there is padding it shows there; where
-/// there is none, it would pass for data.
+/// Fails if the description of a further tensor follows. If there is padding, that description is in
+/// the padding. If there is none, it would be taken for data.
 fn check_counted(
     mut reader: Reader<'_>,
     expected: u64,
@@ -284,8 +270,8 @@ fn alignment(metadata: &Metadata<'_>, limits: &Limits) -> Result<u32, Error> {
     let value = match metadata.get(ALIGNMENT_KEY) {
         None => return Ok(DEFAULT_ALIGNMENT),
         Some(Value::U32(value)) => value,
-        // Not by `require`, which takes any integer: the specification fixes this one type, and
-        // ggml refuses others.
+        // `require` would accept any integer type. The specification demands `u32`, and ggml refuses
+        // others.
         Some(other) => {
             return Err(Error::WrongType {
                 key: ALIGNMENT_KEY.to_owned(),

@@ -1,16 +1,15 @@
 //! GGUF files as typed, bounds-proven data.
 //!
-//! GGUF is the file format of llama.cpp and its relatives: key-value metadata, a list of tensors,
-//! and their data. This crate reads everything but the data, and proves it: after parsing, every
+//! GGUF is the file format of llama.cpp and related programs: key-value metadata, a list of tensors,
+//! and their data. This crate reads everything except the data, and checks it: after parsing, every
 //! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file and
-//! follows that of the tensor before it. What uses the catalogue need not check again.
+//! follows that of the tensor before it. Users of the catalogue need not check these again.
 //!
-//! It makes no difference who wrote the file. Parsing is total over any bytes: it does not panic,
-//! overflow, recurse or allocate by what the file announces, takes linear time, and costs nothing
-//! that is not asked for: names, strings and arrays are borrowed, and a vocabulary is skipped in
-//! one pass, not decoded.
+//! Files need not be trusted. Parsing is total over any bytes: it does not panic, overflow or recurse,
+//! does not allocate by counts in the file, and takes linear time. Names, strings and arrays are
+//! borrowed, and a vocabulary is skipped in one pass without decoding.
 //!
-//! # The whole use
+//! # An example
 //!
 //! ```
 //! use gguf_format::{ErrorClass, GgmlType, GgufFile, Strings};
@@ -62,30 +61,37 @@
 //! # Ok::<(), gguf_format::Error>(())
 //! ```
 //!
-//! Names and strings come from the file: print them through [`escape()`], as all messages of this
-//! crate do.
+//! Names and strings come from the file. Print them through [`escape()`], as all messages of this crate
+//! do.
 //!
 //! # Where to start
 //!
 //! | you have | use |
 //! |---|---|
-//! | a path | [`GgufFile::open`]: one file or all shards, safe whatever happens to the file |
-//! | a path, and nobody changes the file | [`GgufFile::map`], unsafe: data without copying |
+//! | a path | [`GgufFile::open`]: one file or all shards; others may change the file meanwhile |
+//! | a path of files that do not change | [`GgufFile::map`], unsafe: data without copying |
+//! | a model in a store or in memory | [`GgufFile::open_from`], with a [`ByteSource`] |
 //! | the bytes of a file | [`Gguf::parse`] |
-//! | the first bytes of a file, say of a download | [`Gguf::parse_header`] |
-//! | a file to be made | [`write::GgufWriter`] |
+//! | the first bytes of a file, for example of a download | [`Gguf::parse_header`] |
+//! | a file to write | [`write::GgufWriter`] |
 //!
 //! # What is read
 //!
-//! Versions 2 and 3, little-endian; version 1 and big-endian files are refused by name. All value
-//! types, arrays of arrays included, and all tensor types of [`GgmlType`]. Where the
-//! specification and the tools leave room, [`Gguf`] says what was decided. How much a header may
-//! ask for is bounded by [`Limits`]; what exceeds them is an [`Error`] apart from what is broken.
+//! Versions 2 and 3, little-endian. Version 1 and big-endian files have errors of their own. All value
+//! types, including arrays of arrays, and all tensor types of [`GgmlType`] are read. [`Gguf`] lists
+//! decisions where specification and tools differ. [`Limits`] bound the size of a header; a file that
+//! exceeds them has an [`Error`] of its own class.
+//!
+//! # Without copying
+//!
+//! [`GgufFile::map`] is for tools that read all data of a model, such as one that prints a digest and
+//! the range of every tensor: `examples/statistics.rs` is one. [`GgufFile::data`] returns the data of a
+//! tensor in the mapping. The caller guarantees that the files do not change.
 //!
 //! # Unsafe code
 //!
-//! Denied, except in the one module that maps files. Nothing else of the crate needs it:
-//! [`GgufFile::open`] reads headers into memory.
+//! Unsafe code is denied except in the module that maps files. [`GgufFile::open`] needs none: it reads
+//! headers into memory.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -103,37 +109,49 @@
     )
 )]
 
+mod alignment;
+mod array;
+mod byte_source;
 mod codes;
 mod error;
 mod escape;
 mod file;
 mod ggml_type;
 mod gguf;
+mod header;
 mod limits;
 mod magic;
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature; its documentation says why")]
 mod map;
 mod memory;
 mod metadata;
+mod part_name;
 mod prefix;
 mod reader;
-mod shards;
+mod shard;
+mod siblings;
 mod skip;
+mod split;
 mod tensor;
 mod text;
 mod value;
+mod value_type;
 mod warning;
 pub mod write;
 
-pub use codes::CodeFacts;
-pub use error::{Error, ErrorClass, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
+pub use array::{Array, Arrays, ByteStrings, Element, Elements, Strings};
+pub use byte_source::{ByteSource, OpenFile};
+pub use codes::{CodeFacts, ErrorClass};
+pub use error::{Error, Item, MalformedKind, OtherFormat, ShardKind, UnsupportedKind};
 pub use escape::{Escaped, escape, is_unprintable, path_text};
-pub use file::{GgufFile, Shard};
+pub use file::GgufFile;
 pub use ggml_type::{GgmlType, UnknownGgmlType};
 pub use gguf::Gguf;
 pub use limits::Limits;
 pub use metadata::{FromValue, Metadata};
+pub use shard::Shard;
 pub use tensor::{Shape, TensorInfo};
 pub use text::Text;
-pub use value::{Array, Arrays, ByteStrings, Element, Elements, Strings, Value, ValueType};
+pub use value::Value;
+pub use value_type::ValueType;
 pub use warning::Warning;

@@ -1,10 +1,10 @@
-//! How much of a file's claims to believe.
+//! Limits on the size of headers.
 
 /// Upper bounds on what a header may ask for.
 ///
-/// Parsing never allocates by a count in the file, so even without limits memory is bounded by a
-/// small multiple of the header's bytes; the limits bound the header itself. The defaults pass
-/// every published file that keeps to the specification. What exceeds one is
+/// Parsing never allocates by a count in the file. Even without limits, memory is bounded by a small
+/// multiple of the header's bytes, and the limits bound the header. All published files that follow the
+/// specification are within the defaults. A file that exceeds a limit is
 /// [`Error::Limit`](crate::Error).
 ///
 /// ```
@@ -15,32 +15,33 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes from the start of the file to the end of the last tensor description; of a split model,
+    /// Bytes from the start of the file to the end of the last tensor description. For a split model,
     /// those of all shards together. Default 48 MiB; a vocabulary of 262,144 tokens with merges takes
-    /// less than 20 MiB. What is read and kept of the files is at most some three times as much.
+    /// less than 20 MiB. At most about three times as much is read and kept of the files.
     pub max_header_bytes: u64,
-    /// Key-value pairs; of a split model, those of all shards together. Default 262,144; real files
+    /// Key-value pairs. For a split model, those of all shards together. Default 262,144; real files
     /// have fewer than 100.
     pub max_kv: u64,
-    /// Tensors, of all shards together as well. Default 262,144; real models have fewer than 5,000.
+    /// Tensors. For a split model, those of all shards together. Default 262,144; real models have
+    /// fewer than 5,000.
     pub max_tensors: u64,
     /// Bytes of a key. Default 65,535, as the specification says.
     pub max_key_len: u64,
-    /// Bytes of a tensor's name. Default 64, as the specification says (ggml itself stores 63, and
-    /// stable-diffusion.cpp, which has it built with more, writes names of up to 127).
+    /// Bytes of a tensor's name. Default 64, as the specification says. (ggml stores 63.
+    /// stable-diffusion.cpp is built with a larger limit and writes names of up to 127.)
     pub max_name_len: u64,
-    /// Arrays inside arrays, counting the outermost. Default 8; ggml itself reads 1. Parsing costs
-    /// the same at any depth, but going through such an array level by level costs the product of
+    /// Nesting of arrays, including the outermost. Default 8; ggml reads 1. The cost of parsing does
+    /// not depend on the depth, but iterating over such an array level by level costs the product of
     /// its depth and its bytes.
     pub max_array_depth: u64,
-    /// Bytes of `general.alignment`. Default 16 MiB; real files use 32, up to the size of a huge
+    /// Bytes of `general.alignment`. Default 16 MiB; real files use 32 bytes up to the size of a huge
     /// page.
     pub max_alignment: u64,
-    /// Files of a split model. Default 1,024: each is kept open.
+    /// Files of a split model. Default 1,024, because each file is kept open.
     pub max_shards: u64,
-    /// Bytes of memory for headers, and for the lists of their keys and tensors; of a split model, for
-    /// all shards together. Default is no limit. It is for processes that are ended when they take too
-    /// much, as in a container: what exceeds it is
+    /// Bytes of memory for headers and for the lists of keys and tensors. For a split model, those of
+    /// all shards together. There is no limit by default. Set it if the system ends processes that take
+    /// too much memory, as in a container. A file that exceeds it is
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub max_memory: u64,
 }

@@ -1,4 +1,4 @@
-//! The first four bytes, and what a file is that has others.
+//! The magic, and how other formats are recognised.
 
 use crate::error::{Error, Item, MalformedKind, OtherFormat};
 use crate::reader::Reader;
@@ -10,7 +10,7 @@ const CONVERT: &str =
 const CONVERT_AGAIN: &str = "convert the original model again with a current llama.cpp";
 const UNPACK: &str = "unpack it first";
 
-/// Beginnings of files that people take for GGUF files.
+/// First bytes of files that users mistake for GGUF files.
 const OTHERS: &[(&[u8], OtherFormat)] = &[
     (b"PK\x03\x04", OtherFormat { what: "a zip archive or PyTorch checkpoint", cure: CONVERT }),
     (b"\x80\x02", OtherFormat { what: "a Python pickle or old PyTorch checkpoint", cure: CONVERT }),
@@ -30,7 +30,7 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
     // Its name before 2014.
     (b"version https://hawser", LFS_POINTER),
     (b"<", WEB_PAGE),
-    // In UTF-16, of either byte order.
+    // In UTF-16, in both byte orders.
     (b"\xff\xfe<\0", WEB_PAGE),
     (b"\xfe\xff\0<", WEB_PAGE),
     (
@@ -67,13 +67,13 @@ const WEB_PAGE: OtherFormat = OtherFormat {
 
 const SAFETENSORS: OtherFormat = OtherFormat { what: "a safetensors file", cure: CONVERT };
 
-/// Bytes that tell another format. Pages can begin with blank lines.
+/// Bytes that are searched for another format. Web pages can begin with blank lines.
 const LOOKED_AT: usize = 4096;
 
 /// Reads and checks the magic.
 pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
     let start = reader.peek(LOOKED_AT);
-    // As much of the magic as there is: what is shorter is no GGUF file either, but says what.
+    // If the file is shorter than the magic, the bytes that it has are compared.
     let there = reader.left_in_file().min(MAGIC.len() as u64);
     let magic = reader.take(there).map_err(|s| s.while_reading(Item::Magic))?;
     if magic == MAGIC {
@@ -98,7 +98,7 @@ pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
 }
 
 fn looks_like(start: &[u8]) -> Option<&'static OtherFormat> {
-    // safetensors starts with the length of a JSON object, whose brace follows.
+    // safetensors starts with the length of a JSON object, then its brace.
     if start.get(8) == Some(&b'{') {
         return Some(&SAFETENSORS);
     }

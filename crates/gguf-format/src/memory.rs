@@ -1,12 +1,11 @@
-//! Lists that grow with what a file holds, and fail where there is no memory for them.
+//! Lists that grow with the contents of a file, and an error if there is no memory for them.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::error::Error;
 
-/// What headers may take of the memory of the process: see
-/// [`Limits::max_memory`](crate::Limits::max_memory).
+/// Memory of the process that headers may take: see [`Limits::max_memory`](crate::Limits::max_memory).
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: u64,
@@ -14,7 +13,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Nothing is used yet.
+    /// Starts with nothing used.
     pub(crate) const fn new(limit: u64) -> Self {
         Self { limit, used: 0 }
     }
@@ -29,7 +28,7 @@ impl Memory {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Appends to a list that is `what` of a header.
+    /// Appends to a list. `what` is its purpose for the error.
     pub(crate) fn push<T>(
         &mut self,
         list: &mut Vec<T>,
@@ -37,7 +36,7 @@ impl Memory {
         what: &'static str,
     ) -> Result<(), Error> {
         if list.len() == list.capacity() {
-            // As `push` grows.
+            // The capacity that `push` grows to.
             let more = list.len().max(4);
             let new = list.len().saturating_add(more);
             let bytes = |items: usize| (items as u64).saturating_mul(size_of::<T>() as u64);
@@ -52,7 +51,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Makes room for one more entry of a map that is `what` of a header.
+    /// Makes room for one more entry of a map. `what` is its purpose for the error.
     pub(crate) fn reserve_one_in<K: Eq + Hash, V>(
         &mut self,
         map: &mut HashMap<K, V>,
@@ -67,7 +66,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Counts that something takes `new` bytes in place of `old`. Both are there while it is copied.
+    /// Counts `new` bytes in place of `old`. Both exist while the contents are copied.
     pub(crate) fn grow(&mut self, old: u64, new: u64, what: &'static str) -> Result<(), Error> {
         let left = self.left();
         if new > left {
@@ -78,8 +77,8 @@ impl Memory {
     }
 }
 
-/// What the standard library's map takes for so many entries: a power of two of places, of which seven
-/// in eight are used, and a byte beside each.
+/// Bytes of the standard library's map for so many entries: a power of two of slots, of which seven in
+/// eight are used, and one more byte for each slot.
 fn bytes_of_map<K, V>(entries: usize) -> u64 {
     let places = (entries as u64).saturating_mul(8).div_ceil(7).next_power_of_two().max(4);
     places.saturating_mul((size_of::<(K, V)>() as u64).saturating_add(1))
@@ -101,7 +100,7 @@ mod tests {
         }
         assert!(list.iter().copied().eq(0..1000) && map.len() == 1000);
         assert!(list.capacity() < 2100);
-        // 1024 numbers of 8 bytes, and 2048 places of 17: enough for 1792 entries.
+        // 1024 numbers of 8 bytes, and 2048 slots of 17 bytes: enough for 1792 entries.
         assert_eq!((memory.used(), map.capacity()), (1024 * 8 + 2048 * 17, 1792));
         assert_eq!(memory.left(), (1 << 20) - memory.used());
     }
@@ -111,7 +110,8 @@ mod tests {
         let mut memory = Memory::new(100);
         let mut list = Vec::new();
         let refused = (0..).find_map(|i: u64| memory.push(&mut list, i, "numbers").err());
-        // Of 4 numbers, 32 bytes are used. 8 take 64, and while they are copied both are there.
+        // The list has used 32 bytes for 4 numbers. 8 numbers take 64 bytes, and both exist while they
+        // are copied.
         assert_eq!((list.len(), memory.used()), (8, 64));
         let text = refused.unwrap().to_string();
         assert!(

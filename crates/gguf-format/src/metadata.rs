@@ -3,27 +3,30 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::array::{Array, ByteStrings, Element, Elements, Strings};
 use crate::error::{Error, Item, MalformedKind};
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::reader::Reader;
 use crate::skip;
 use crate::text::Text;
-use crate::value::{Array, ByteStrings, Element, Elements, Strings, Value, ValueType};
+use crate::value::Value;
+use crate::value_type::ValueType;
 
-/// Bytes that a key-value pair takes at least: the key's length, the type, and a value of one byte.
+/// Bytes of a key-value pair, at least: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
 
-/// What is over the limit where there are too many keys.
+/// The name of this limit in errors.
 pub(crate) const KEY_COUNT: &str = "the number of key-value pairs";
 
-/// What the memory of the pairs is for.
+/// The purpose of the memory in errors.
 const KEYS: &str = "the list of keys";
 
-/// The key-value pairs of a file: unique keys, in file order, found in constant time.
+/// The key-value pairs of a file in file order. Keys are unique, and a lookup takes constant time.
 ///
-/// Keys and strings need not be UTF-8. A key that is not is passed over: [`iter`](Self::iter) has it,
-/// and no name finds it. A string that is not is an error only where it is asked for as `&str`.
+/// Keys and strings need not be UTF-8. A key that is not UTF-8 is accepted: [`iter`](Self::iter)
+/// returns it, and no lookup finds it. A string that is not UTF-8 is an error only if it is requested
+/// as `&str`.
 ///
 /// ```
 /// # use gguf_format::{Error, Metadata, Strings};
@@ -39,8 +42,7 @@ const KEYS: &str = "the list of keys";
 #[derive(Debug, Clone, Default)]
 pub struct Metadata<'a> {
     pairs: Vec<Pair<'a>>,
-    /// Key to position in `pairs`. The hasher is keyed at random: a file cannot provoke
-    /// collisions.
+    /// Key to position in `pairs`. The hasher has a random key, so a file cannot provoke collisions.
     index: HashMap<&'a [u8], usize>,
 }
 
@@ -112,7 +114,7 @@ impl<'a> Metadata<'a> {
         self.pair(key).map(|pair| pair.value)
     }
 
-    /// Where the pair of this key starts in the file.
+    /// Where the pair of this key starts in the file, in bytes.
     pub(crate) fn offset_of(&self, key: &str) -> Option<u64> {
         self.pair(key).map(|pair| pair.offset)
     }
@@ -125,18 +127,18 @@ impl<'a> Metadata<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] without such a key, and what [`optional`](Self::optional) answers.
+    /// [`Error::Missing`] if there is no such key, and the errors of [`optional`](Self::optional).
     pub fn require<T: FromValue<'a>>(&self, key: &str) -> Result<T, Error> {
         self.optional(key)?.ok_or_else(|| Error::Missing { key: key.to_owned() })
     }
 
-    /// The value of `key` as a `T`, or `None` without such a key.
+    /// The value of `key` as a `T`, or `None` if there is no such key.
     ///
     /// # Errors
     ///
-    /// [`Error::WrongType`] and [`Error::OutOfRange`] where its value is no `T`, and
-    /// [`Error::Malformed`] where `T` is `&str` and the string is not UTF-8: see [`FromValue`]. A key
-    /// of the wrong type is never taken for an absent one.
+    /// [`Error::WrongType`] and [`Error::OutOfRange`] if the value is not a `T`, and
+    /// [`Error::Malformed`] if `T` is `&str` and the string is not UTF-8: see [`FromValue`]. A key of
+    /// the wrong type is never treated as absent.
     pub fn optional<T: FromValue<'a>>(&self, key: &str) -> Result<Option<T>, Error> {
         let Some(&Pair { value, offset, .. }) = self.pair(key) else { return Ok(None) };
         T::from_value(value).map(Some).map_err(|mismatch| match mismatch {
@@ -149,7 +151,7 @@ impl<'a> Metadata<'a> {
                 Error::OutOfRange { key: key.to_owned(), expected: T::NAME, value }
             }
             Mismatch::Utf8 => Error::Malformed {
-                // Behind the key, its length and the type of the value.
+                // After the key, its length and the type of the value.
                 offset: offset.saturating_add(8 + 4).saturating_add(key.len() as u64),
                 kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.into() } },
             },
@@ -189,7 +191,8 @@ fn parse_value<'a>(
     let offset = reader.offset();
     let value = match value_type {
         ValueType::Array => {
-            return skip::array(reader, key, limits.max_array_depth).map(Value::Array);
+            let array = skip::array(reader, key, limits.max_array_depth)?;
+            return Ok(Value::Array(array.into()));
         }
         ValueType::U8 => reader.u8().map(Value::U8),
         ValueType::I8 => reader.fixed().map(|b| Value::I8(i8::from_le_bytes(b))),
@@ -212,7 +215,7 @@ fn parse_value<'a>(
     value.map_err(skip::value_of(key))
 }
 
-/// Why a [`Value`] is not what was asked for.
+/// Why a [`Value`] is not of the requested type.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
@@ -228,14 +231,14 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What [`Metadata::require`] and [`Metadata::optional`] can answer.
+/// Types that [`Metadata::require`] and [`Metadata::optional`] can return.
 ///
-/// * Integers (`u8` to `u64`, `i8` to `i64`) accept every integer type in the file whose value
-///   fits: writers disagree on `u32` and `u64`, and the specification asks readers to take both.
-///   A value that does not fit is [`Error::OutOfRange`], never cut off.
-/// * `f32` accepts `f32` only; `f64` accepts `f64` and `f32`. Integers are no floats.
+/// * Integers (`u8` to `u64`, `i8` to `i64`) accept every integer type in the file if the value fits:
+///   writers use both `u32` and `u64`, and the specification asks readers to accept both. A value that
+///   does not fit is [`Error::OutOfRange`]; it is never truncated.
+/// * `f32` accepts `f32` only; `f64` accepts `f64` and `f32`. Integers are not accepted as floats.
 /// * `bool`, `&str` and [`Text`] accept their own type only. A string that is not UTF-8 is
-///   [`Error::Malformed`] as `&str`, and no error as [`Text`].
+///   [`Error::Malformed`] as `&str`, and is accepted as [`Text`].
 /// * [`Array`] accepts any array; [`Elements<T>`](Elements), [`Strings`] and [`ByteStrings`]
 ///   accept arrays of exactly that element type.
 pub trait FromValue<'a>: Sized + sealed::Sealed {

@@ -1,49 +1,48 @@
-//! The first bytes of a file, in memory that grows without being copied.
+//! The first bytes of a source, in memory that grows without being copied.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 
 use memmap2::{MmapMut, MmapOptions};
 
-/// The first bytes of a file, as they were when they were read.
+use crate::byte_source::ByteSource;
+
+/// A copy of the first bytes of a source.
 ///
-/// The header of a large vocabulary takes many megabytes, and what costs most in reading them is
-/// that the system provides fresh memory page by page. So the room for the longest header is
-/// reserved at once, as addresses without memory behind them, and a long header is read into huge
-/// pages.
+/// The header of a large vocabulary takes many megabytes. Most of the time for reading it is spent by
+/// the system on providing fresh memory page by page. So addresses for the longest header are reserved
+/// at once, without memory, and a long header is read into huge pages.
 pub(crate) struct Prefix {
     memory: MmapMut,
-    /// Bytes that have been read. The rest was never touched and takes no memory.
+    /// Bytes that have been read. The memory behind them was never touched and takes no pages.
     len: usize,
 }
 
 impl Prefix {
-    /// Nothing yet, with room for `most` bytes.
+    /// Empty, with room for `most` bytes.
     pub(crate) fn with_room_for(most: u64) -> io::Result<Self> {
         let most = usize::try_from(most).map_err(io::Error::other)?;
         let memory = MmapOptions::new().len(most).no_reserve_swap().map_anon()?;
         Ok(Self { memory, len: 0 })
     }
 
-    /// Bytes of memory that the first `len` bytes take, whole pages.
+    /// Bytes of memory of the first `len` bytes, as whole pages.
     pub(crate) fn memory_bytes(len: u64) -> u64 {
         let page = if len >= HUGE_PAGE as u64 { HUGE_PAGE as u64 } else { 4096 };
         len.checked_next_multiple_of(page).unwrap_or(u64::MAX)
     }
 
-    /// Reads on until these are the first `len` bytes of the file, at most as many as there is room
-    /// for.
-    pub(crate) fn read_until(&mut self, mut file: &File, len: u64) -> io::Result<()> {
+    /// Reads until these are the first `len` bytes of the source, or as many as there is room for.
+    pub(crate) fn read_until(&mut self, source: &impl ByteSource, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         #[cfg(target_os = "linux")]
         if len >= HUGE_PAGE && self.len < HUGE_PAGE {
-            // A header of kilobytes must not take a huge page: there may be a thousand of them. A
-            // kernel without huge pages refuses, and small ones do.
+            // A header of kilobytes must not take a huge page, because there may be a thousand of them.
+            // A kernel without huge pages returns an error, and small pages are used.
             let _ = self.memory.advise(memmap2::Advice::HugePage);
         }
         let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
-        file.read_exact(missing).map_err(|error| match error.kind() {
+        source.read_exact_at(missing, self.len as u64).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 io::Error::new(error.kind(), "the file shrank while it was read")
             }
@@ -62,17 +61,18 @@ impl Deref for Prefix {
     }
 }
 
-/// Bytes from which on a huge page can fit.
+/// Length in bytes from which a huge page is useful.
 const HUGE_PAGE: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::byte_source::OpenFile;
 
-    fn file(bytes: &[u8]) -> File {
+    fn file(bytes: &[u8]) -> OpenFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        file.reopen().unwrap()
+        OpenFile::open(file.path()).unwrap()
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! A cursor over the start of a file that never reads past what is there.
+//! A cursor over the start of a file that never reads past its bytes.
 
 use crate::error::{Error, Item};
 use crate::limits::Limits;
 
 /// Reads little-endian fields, in order, from the first bytes of a file.
 ///
-/// Three ends are told apart: that of the file (a fault of the file), that of the header limit
-/// (over limit), and that of the bytes in memory (the caller may fetch more).
+/// There are three ends: the end of the file (the file is at fault), the header limit (the header is
+/// too long), and the end of the bytes in memory (the caller may read more).
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     /// The bytes in memory, clipped to the header limit.
@@ -17,10 +17,10 @@ pub(crate) struct Reader<'a> {
     max_header_bytes: u64,
 }
 
-/// What is over the limit where a header is too long.
+/// The name of this limit in errors.
 pub(crate) const HEADER_SIZE: &str = "the header's size in bytes";
 
-/// Why some bytes could not be had; becomes an [`Error`] once it is known what they were.
+/// Why bytes are not available. It becomes an [`Error`] once the item is known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shortage {
     offset: u64,
@@ -36,7 +36,7 @@ enum Cause {
 }
 
 impl Shortage {
-    /// The error, given what was being read.
+    /// The error, for the item that was being read.
     #[cold]
     pub(crate) fn while_reading(self, item: Item) -> Error {
         let Self { offset, needed, cause } = self;
@@ -54,7 +54,7 @@ impl Shortage {
 }
 
 impl<'a> Reader<'a> {
-    /// `prefix` are the first bytes of a file of `file_len` bytes.
+    /// `prefix` is the start of a file of `file_len` bytes.
     pub(crate) fn new(prefix: &'a [u8], file_len: u64, limits: &Limits) -> Self {
         let limit = usize::try_from(limits.max_header_bytes).unwrap_or(usize::MAX);
         Self {
@@ -65,13 +65,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A reader of the same file from `offset` on, of more than a header may take.
+    /// A reader of the same file from `offset` on, without the header limit.
     pub(crate) fn beyond_header(prefix: &'a [u8], file_len: u64, offset: u64) -> Self {
         let pos = usize::try_from(offset).unwrap_or(usize::MAX).min(prefix.len());
         Self { bytes: prefix, pos, file_len, max_header_bytes: u64::MAX }
     }
 
-    /// A reader of bytes that are all there and were proven before.
+    /// A reader of bytes that were parsed before.
     pub(crate) fn over_payload(bytes: &'a [u8]) -> Self {
         Self { bytes, pos: 0, file_len: bytes.len() as u64, max_header_bytes: u64::MAX }
     }
@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
         self.pos as u64
     }
 
-    /// Bytes from here to the end of the file (not of the bytes in memory).
+    /// Bytes from here to the end of the file, which may be longer than the bytes in memory.
     pub(crate) fn left_in_file(&self) -> u64 {
         self.file_len.saturating_sub(self.offset())
     }
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
         self.bytes.get(self.pos..).unwrap_or_default()
     }
 
-    /// Up to `n` of the next bytes, without reading them.
+    /// Up to `n` of the next bytes. The position does not change.
     pub(crate) fn peek(&self, n: usize) -> &'a [u8] {
         let rest = self.rest();
         rest.get(..n).unwrap_or(rest)
@@ -110,8 +110,8 @@ impl<'a> Reader<'a> {
         Shortage { offset, needed, cause }
     }
 
-    /// Fails where the file, not only its part in memory, has fewer than `n` bytes left. Asked
-    /// before a loop over a count in the file, it bounds the loop.
+    /// Fails if the file has fewer than `n` bytes left, in memory or not. A loop over a count in the
+    /// file calls this first, which bounds the loop.
     pub(crate) fn ensure_in_file(&self, n: u64) -> Result<(), Shortage> {
         if n > self.left_in_file() { Err(self.shortage(n)) } else { Ok(()) }
     }
@@ -157,8 +157,8 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    /// A length of at most `max` and that many bytes. Past the end of the file is worse than past
-    /// the limit, so it is said first.
+    /// A length of at most `max` and that many bytes. A length beyond the end of the file is reported
+    /// as that, also if it is over the limit.
     pub(crate) fn string_up_to(
         &mut self,
         max: u64,
@@ -174,8 +174,8 @@ impl<'a> Reader<'a> {
         self.take(len).map_err(|s| s.while_reading(item()))
     }
 
-    /// Skips `count` strings; returns the bytes they take. This is where the time of parsing a
-    /// vocabulary goes, so the loop keeps one slice and nothing else.
+    /// Skips `count` strings and returns their bytes. Most of the time for a vocabulary is spent here,
+    /// so the loop has one slice as its state.
     pub(crate) fn skip_strings(&mut self, count: u64) -> Result<&'a [u8], Shortage> {
         // Each string takes at least its length field.
         self.ensure_in_file(count.saturating_mul(8))?;
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
                 tail.get(usize::try_from(u64::from_le_bytes(*len)).ok()?..)
             });
             let Some(after) = after else {
-                // Read the offending string again, slowly, for its exact shortage.
+                // Reads the string at fault again to get the exact shortage.
                 self.pos = self.bytes.len().saturating_sub(rest.len());
                 return Err(match self.string() {
                     Err(shortage) => shortage,

@@ -1,19 +1,31 @@
-//! The forward pass over an array: proves that it is inside the file, and decodes nothing.
+//! Skips arrays: checks that they are inside the file, without decoding.
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::reader::{Reader, Shortage};
 use crate::text::Text;
-use crate::value::{Array, ValueType};
+use crate::value_type::ValueType;
 
-/// Least bytes of an inner array: element type and count.
+/// Bytes of an inner array, at least: element type and count.
 const MIN_ARRAY_BYTES: u64 = 12;
+
+/// The place of an array in the file.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Extent<'a> {
+    pub(crate) element_type: ValueType,
+    /// Number of elements of the outermost level.
+    pub(crate) len: usize,
+    /// The elements as they are in the file.
+    pub(crate) payload: &'a [u8],
+    /// Where `payload` starts in the file, in bytes.
+    pub(crate) offset: u64,
+}
 
 /// Reads an array's element type and count, and skips its elements.
 pub(crate) fn array<'a>(
     reader: &mut Reader<'a>,
     key: Text<'_>,
     max_depth: u64,
-) -> Result<Array<'a>, Error> {
+) -> Result<Extent<'a>, Error> {
     let (element_type, count) = array_header(reader, key)?;
     let offset = reader.offset();
     let payload = match element_type {
@@ -23,12 +35,12 @@ pub(crate) fn array<'a>(
         }
         _ => flat(reader, key, element_type, count)?,
     };
-    // Every element takes at least a byte of the payload, which is in memory.
+    // Every element takes at least one byte of the payload, which is in memory.
     let len = usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(Array { element_type, len, payload, offset })
+    Ok(Extent { element_type, len, payload, offset })
 }
 
-/// The error of a value that is not all there.
+/// The error of an incomplete value.
 pub(crate) fn value_of(key: Text<'_>) -> impl FnOnce(Shortage) -> Error + '_ {
     move |shortage| shortage.while_reading(Item::Value { key: owned(key) })
 }
@@ -54,7 +66,7 @@ pub(crate) fn value_type(reader: &mut Reader<'_>, key: Text<'_>) -> Result<Value
     })
 }
 
-/// Skips the elements of an array of anything but arrays; returns their bytes.
+/// Skips the elements of an array that is not nested; returns their bytes.
 fn flat<'a>(
     reader: &mut Reader<'a>,
     key: Text<'_>,
@@ -65,7 +77,7 @@ fn flat<'a>(
         return reader.skip_strings(count).map_err(value_of(key));
     };
     let offset = reader.offset();
-    // A product beyond 64 bits is certainly beyond the file.
+    // If the product exceeds 64 bits, it exceeds the file as well.
     let payload = reader.take(count.saturating_mul(size)).map_err(value_of(key))?;
     if element_type == ValueType::Bool {
         booleans(payload, key, offset)?;
@@ -89,8 +101,8 @@ pub(crate) fn invalid_bool(key: Text<'_>, value: u8, offset: u64) -> Error {
     Error::Malformed { offset, kind: MalformedKind::InvalidBool { key: owned(key), value } }
 }
 
-/// Skips `count` inner arrays. Iterative: the stack holds how many arrays are left on each level,
-/// so its height is that of the nesting and is limited before it grows.
+/// Skips `count` inner arrays without recursion. The stack holds the number of remaining arrays on each
+/// level. Its height is the depth of nesting, which is checked before the stack grows.
 fn nested(reader: &mut Reader<'_>, key: Text<'_>, count: u64, max_depth: u64) -> Result<(), Error> {
     let mut left = vec![announced(reader, key, count)?];
     while let Some(innermost) = left.last_mut() {
@@ -120,7 +132,7 @@ fn nested(reader: &mut Reader<'_>, key: Text<'_>, count: u64, max_depth: u64) ->
     Ok(())
 }
 
-/// `count`, once it is certain that so many inner arrays can be in the file at all.
+/// Returns `count` if the file is long enough for so many inner arrays.
 fn announced(reader: &Reader<'_>, key: Text<'_>, count: u64) -> Result<u64, Error> {
     reader
         .ensure_in_file(count.saturating_mul(MIN_ARRAY_BYTES))

@@ -1,34 +1,34 @@
-//! The tensor catalogue: what every tensor is called, how it is shaped, and where its bytes lie.
+//! The tensor catalogue: names, shapes, types and byte ranges.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::ops::Range;
 
+use crate::alignment::padded;
 use crate::error::{Error, Item, MalformedKind, UnsupportedKind};
 use crate::ggml_type::GgmlType;
-use crate::gguf::padded;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::reader::Reader;
 
-/// Bytes that a tensor description takes at least: the name's length, the number of dimensions,
-/// the type and the offset.
+/// Bytes of a tensor description, at least: the name's length, the number of dimensions, the type and
+/// the offset.
 const MIN_TENSOR_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
 
-/// What is over the limit where there are too many tensors.
+/// The name of this limit in errors.
 pub(crate) const TENSOR_COUNT: &str = "the number of tensors";
 
-/// What the memory of the catalogue is for.
+/// The purpose of the memory in errors.
 pub(crate) const TENSORS: &str = "the list of tensors";
 
-/// ggml knows no more dimensions.
+/// ggml supports no more dimensions.
 const MAX_DIMS: usize = 4;
 
-/// The dimensions of a tensor as the file lists them: `ne[0]`, the contiguous one, first.
+/// The dimensions of a tensor in file order: `ne[0]`, the contiguous dimension, is first.
 ///
-/// At most four dimensions; none at all is a single element, and a dimension of zero is a tensor
-/// without elements (ggml reads both). The product is proven to be below 2^63.
+/// There are at most four dimensions. A tensor without dimensions has one element, and one with a
+/// dimension of zero has none (ggml reads both). The product is less than 2^63.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     dims: [u64; MAX_DIMS],
@@ -37,8 +37,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A shape of these dimensions, contiguous first, or `None` with more than four of them or
-    /// more than 2^63 - 1 elements. Dimensions of zero do not excuse the others.
+    /// A shape of these dimensions, contiguous first; `None` if there are more than four, or more than
+    /// 2^63 - 1 elements. For this limit, a dimension of zero counts as one.
     #[must_use]
     pub fn new(dims: &[u64]) -> Option<Self> {
         let mut own = [1; MAX_DIMS];
@@ -63,7 +63,7 @@ impl Shape {
         self.elements
     }
 
-    /// Elements in a row: the first dimension, 1 where there is none.
+    /// Elements in a row: the first dimension, or 1 if there is none.
     #[must_use]
     pub const fn row_len(&self) -> u64 {
         let [row_len, ..] = self.dims;
@@ -74,7 +74,7 @@ impl Shape {
     #[must_use]
     pub const fn rows(&self) -> u64 {
         let [_, a, b, c] = self.dims;
-        // The whole product was proven to fit, with every zero counted as one.
+        // The product of all dimensions fits, with zeros counted as one.
         a.saturating_mul(b).saturating_mul(c)
     }
 }
@@ -99,10 +99,10 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// One tensor of the catalogue. Everything it says is proven: the range lies inside its file, is
-/// as long as shape and type make it, and starts where that of the tensor before it ends, padded to
-/// the alignment. One without elements has an empty range, which is at the end of the file where the padding
-/// before its place is missing.
+/// One tensor of the catalogue. Parsing has checked that the range is inside its file, has the length
+/// that follows from shape and type, and starts at the padded end of the tensor before it. A tensor
+/// without elements has an empty range. If the padding before its place is missing, that range is at
+/// the end of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     name: &'a str,
@@ -113,7 +113,7 @@ pub struct TensorInfo<'a> {
 }
 
 impl<'a> TensorInfo<'a> {
-    /// The name, as it is in the file: [escape](crate::escape()) it to print it.
+    /// The name as it is in the file. [Escape](crate::escape()) it before printing.
     #[must_use]
     pub const fn name(&self) -> &'a str {
         self.name
@@ -131,7 +131,7 @@ impl<'a> TensorInfo<'a> {
         self.ggml_type
     }
 
-    /// Where the data lie, in bytes from the start of the file (of [this shard](Self::shard)).
+    /// Where the data are, in bytes from the start of the file ([this shard](Self::shard)).
     #[must_use]
     pub const fn range(&self) -> Range<u64> {
         self.range.start..self.range.end
@@ -143,8 +143,8 @@ impl<'a> TensorInfo<'a> {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Position of its file among [`GgufFile::shards`](crate::GgufFile::shards); 0 in a model of
-    /// one file.
+    /// Position of its file in [`GgufFile::shards`](crate::GgufFile::shards); 0 for a model in one
+    /// file.
     #[must_use]
     pub const fn shard(&self) -> usize {
         self.shard
@@ -155,12 +155,12 @@ impl<'a> TensorInfo<'a> {
     }
 }
 
-/// Name to position. The hasher is keyed at random: a file cannot provoke collisions.
+/// Name to position. The hasher has a random key, so a file cannot provoke collisions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NameIndex<'a>(HashMap<&'a str, usize>);
 
 impl<'a> NameIndex<'a> {
-    /// `false` where the name is there already.
+    /// Returns `false` if the name exists already.
     pub(crate) fn insert(
         &mut self,
         name: &'a str,
@@ -226,8 +226,8 @@ impl<'a> Catalogue<'a> {
         Ok(Self { tensors, index })
     }
 
-    /// Makes the ranges absolute, and proves that each tensor starts where the one before it ends,
-    /// padded to the alignment, and that all lie inside the file.
+    /// Makes the ranges absolute. Checks that each tensor starts at the padded end of the tensor before
+    /// it, and that all are inside the file.
     pub(crate) fn place(
         &mut self,
         data_offset: u64,
@@ -244,15 +244,15 @@ impl<'a> Catalogue<'a> {
             else {
                 return Err(overflow(tensor.name, relative.start, data_offset));
             };
-            // Without elements it takes no bytes, so that the file may end before its place by the
-            // padding that tools leave out after the last bytes.
+            // A tensor without elements takes no bytes. The file may end before its place if the
+            // padding after the last bytes is missing, as tools leave it out.
             if relative.is_empty() && start <= padded_len {
                 let at = start.min(file_len);
                 tensor.range = at..at;
                 continue;
             }
             if end > file_len {
-                // What is missing is its data or, of one without elements, what lies before it.
+                // The data are missing or, for a tensor without elements, the bytes before its place.
                 let offset = if relative.is_empty() { file_len } else { start };
                 return Err(Error::Truncated {
                     item: Item::TensorData { name: tensor.name.to_owned(), file_end, file_len },
@@ -268,9 +268,9 @@ impl<'a> Catalogue<'a> {
 
     /// Bytes of the data section up to the end of the last tensor, without padding after it.
     ///
-    /// All tools write tensors in the order of their descriptions, each at the padded sum of those
-    /// before it, and llama.cpp reads no others. A tensor elsewhere betrays a size that is not the
-    /// writer's: a type of a fork, or a damaged header.
+    /// All tools write tensors in the order of their descriptions, each at the padded sum of the sizes
+    /// before it, and llama.cpp refuses other files. If a tensor is elsewhere, a size is not what the
+    /// writer used: the type belongs to a fork, or the header is damaged.
     fn prove_places(&self, data_offset: u64, alignment: u64) -> Result<u64, Error> {
         let mut end = 0;
         let mut before: Option<&TensorInfo<'_>> = None;
@@ -295,14 +295,14 @@ impl<'a> Catalogue<'a> {
     }
 }
 
-/// The name of the tensor whose description starts at the reader's place, where there is one that
-/// would be the next: with a known type, whole blocks, and exactly the offset `expected`. Such bytes
-/// are no accident.
+/// The name in the tensor description at the reader's position, if there is a description that fits as
+/// the next one: a known type, whole blocks, and exactly the offset `expected`. Data do not look like
+/// that by chance.
 ///
 /// # Errors
 ///
-/// [`Error::Incomplete`] where the bytes at hand end before that is known. Most data are no
-/// description by their first eight bytes, which would be the length of a name.
+/// [`Error::Incomplete`] if more bytes are needed to decide. For most data the first eight bytes, as
+/// the length of a name, are enough.
 pub(crate) fn description_at<'a>(
     reader: &mut Reader<'a>,
     expected: u64,

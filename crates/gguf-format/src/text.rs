@@ -1,13 +1,13 @@
-//! Text of a file, which need not be UTF-8.
+//! Text from a file, which need not be UTF-8.
 
 use std::fmt;
 use std::str::Utf8Error;
 
 use crate::escape::{escape, quoted_in_full};
 
-/// A key or a string of a file: bytes that should be UTF-8, and are not in every file.
+/// A key or string from a file. It should be UTF-8, but is not in every file.
 ///
-/// Displays [escaped](crate::escape()), so that it can be printed whatever it holds.
+/// Displays [escaped](crate::escape()), so that any text can be printed.
 ///
 /// ```
 /// # use gguf_format::Text;
@@ -29,7 +29,7 @@ impl<'a> Text<'a> {
     ///
     /// # Errors
     ///
-    /// Where the bytes are not UTF-8.
+    /// If the bytes are not UTF-8.
     pub const fn as_str(self) -> Result<&'a str, Utf8Error> {
         std::str::from_utf8(self.0)
     }

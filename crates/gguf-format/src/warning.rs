@@ -1,25 +1,25 @@
-//! What may be wrong with a file that is read all the same.
+//! What may be wrong with a file that can be read.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::alignment::padded;
+use crate::byte_source::ByteSource;
 use crate::escape::{path_text, quoted};
-use crate::gguf::{Gguf, padded};
+use crate::gguf::Gguf;
 
-/// Bytes of padding that are looked at in one file. Real files have less than 16 KiB.
+/// Bytes of padding that are read in one file, at most. Real files have less than 16 KiB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Bytes of padding that are read at once.
+/// Bytes of padding that one call reads.
 const PIECE: usize = 64 << 10;
 
-/// Warnings of padding that are kept of one file.
+/// Warnings about padding that are kept for one file.
 const MAX_WARNINGS: usize = 16;
 
-/// Something about a file that a user should know: it is read, and may be another than it should be.
+/// A problem with a file that can be read. The file may not be what the user expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -32,30 +32,30 @@ pub enum Warning {
         tensor: String,
         /// Where it ends, in bytes from the start of the file.
         end: u64,
-        /// Where the first byte is that is not zero.
+        /// Position of the first byte that is not zero, in bytes from the start of the file.
         at: u64,
         /// Length of the file in bytes.
         file_len: u64,
     },
-    /// There is more padding than is looked at.
+    /// There is more padding than is read.
     #[non_exhaustive]
     UncheckedPadding {
         /// The file.
         path: PathBuf,
-        /// The first tensor whose padding was not looked at.
+        /// The first tensor whose padding was not read.
         tensor: String,
-        /// Bytes of padding that were looked at.
+        /// Bytes of padding that were read.
         looked_at: u64,
     },
-    /// The file goes on after its last tensor.
+    /// Bytes follow the last tensor and its padding.
     #[non_exhaustive]
     TrailingData {
         /// The file.
         path: PathBuf,
-        /// The last tensor, where there is one.
+        /// The last tensor, if there is one.
         tensor: Option<String>,
-        /// Where it ends, in bytes from the start of the file; where there is none, where the data
-        /// start.
+        /// Where it ends, in bytes from the start of the file. Without a tensor, where the data section
+        /// starts.
         end: u64,
         /// Bytes after it and its padding.
         more: u64,
@@ -84,8 +84,8 @@ const TRAILING_DATA: (&str, &str, &str) = (
 );
 
 impl Warning {
-    /// Every code that [`code`](Self::code) can answer, with what it means and what can be done. Codes
-    /// are only ever added.
+    /// Every code that [`code`](Self::code) can return, with its meaning and cure. Codes are only
+    /// added, never removed.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] =
         &[PADDING, TRAILING_DATA, UNCHECKED_PADDING];
 
@@ -144,14 +144,14 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What may be wrong with an open file, of which `gguf` is the header. Reads the padding between tensors,
-/// where there is some: at most 256 MiB.
-pub(crate) fn of_file(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
-    let mut warnings = nonzero_padding(path, file, gguf)?;
+/// What may be wrong with a source that has the header `gguf`. Reads the padding between tensors, at
+/// most 256 MiB.
+pub(crate) fn of_source(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
+    let mut warnings = nonzero_padding(source, gguf)?;
     if gguf.trailing_bytes() != 0 {
         let last = gguf.tensors().iter().rev().find(|tensor| !tensor.range().is_empty());
         warnings.push(Warning::TrailingData {
-            path: path.to_owned(),
+            path: source.name().to_owned(),
             tensor: last.map(|tensor| tensor.name().to_owned()),
             end: gguf.data_end(),
             more: gguf.trailing_bytes(),
@@ -161,7 +161,7 @@ pub(crate) fn of_file(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<V
     Ok(warnings)
 }
 
-fn nonzero_padding(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
+fn nonzero_padding(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
     let mut looked_at = 0_u64;
     for tensor in gguf.tensors() {
@@ -170,14 +170,14 @@ fn nonzero_padding(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<
         if tensor.range().is_empty() || start >= end {
             continue;
         }
-        let (path, tensor) = (path.to_owned(), tensor.name().to_owned());
+        let (path, tensor) = (source.name().to_owned(), tensor.name().to_owned());
         let seen_with_this = looked_at.saturating_add(end.saturating_sub(start));
         if warnings.len() == MAX_WARNINGS || seen_with_this > MAX_BYTES {
             warnings.push(Warning::UncheckedPadding { path, tensor, looked_at });
             break;
         }
         looked_at = seen_with_this;
-        if let Some(at) = first_nonzero(file, start..end)? {
+        if let Some(at) = first_nonzero(source, start..end)? {
             let file_len = gguf.file_len();
             warnings.push(Warning::Padding { path, tensor, end: start, at, file_len });
         }
@@ -185,13 +185,13 @@ fn nonzero_padding(path: &Path, file: &File, gguf: &Gguf<'_>) -> io::Result<Vec<
     Ok(warnings)
 }
 
-/// Where the first byte of a range of the file is that is not zero.
-fn first_nonzero(file: &File, range: Range<u64>) -> io::Result<Option<u64>> {
+/// The position of the first byte in a range of the source that is not zero.
+fn first_nonzero(source: &impl ByteSource, range: Range<u64>) -> io::Result<Option<u64>> {
     let mut buffer = [0; PIECE];
     for start in range.clone().step_by(PIECE) {
         let left = usize::try_from(range.end.saturating_sub(start)).unwrap_or(PIECE);
         let piece = buffer.get_mut(..left.min(PIECE)).unwrap_or_default();
-        file.read_exact_at(piece, start)?;
+        source.read_exact_at(piece, start)?;
         if let Some(at) = piece.iter().position(|&byte| byte != 0) {
             return Ok(Some(start.saturating_add(at as u64)));
         }

@@ -1,14 +1,12 @@
-//! Writing GGUF files: headers and layouts; the caller brings the data.
+//! Writes GGUF files. The caller provides the data.
 //!
-//! Always compiled, behind no feature: it is small, has no dependencies, and every test of code
-//! that reads GGUF wants to write some. A [`GgufWriter`] collects keys and tensors;
-//! [`layout`](GgufWriter::layout) turns them into the header's bytes and the places where the data
-//! must go, so that files of many gigabytes are streamed by whoever has the data, while
-//! [`to_bytes`](GgufWriter::to_bytes) makes small files in memory.
+//! Always compiled, without a feature: it is small, has no dependencies, and every test of code that
+//! reads GGUF needs it. A [`GgufWriter`] collects keys and tensors. [`layout`](GgufWriter::layout)
+//! returns the header's bytes and the places of the data, so that the caller can stream files of many
+//! gigabytes. [`to_bytes`](GgufWriter::to_bytes) makes small files in memory.
 //!
-//! Whatever the writer accepts, [`Gguf::parse`](crate::Gguf::parse) accepts within the default
-//! [`Limits`], as long as the header stays within
-//! [`max_header_bytes`](Limits::max_header_bytes) and the counts within theirs.
+//! [`Gguf::parse`](crate::Gguf::parse) accepts every file that the writer accepts, if its header and
+//! counts are within the default [`Limits`].
 //!
 //! ```
 //! use gguf_format::{Gguf, GgmlType, write::GgufWriter};
@@ -31,22 +29,22 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::alignment::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::escape::quoted;
 use crate::ggml_type::GgmlType;
-use crate::gguf::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::limits::Limits;
-use crate::shards;
+use crate::split;
 use crate::tensor::Shape;
-use crate::value::ValueType;
+use crate::value_type::ValueType;
 
-/// What a file cannot say.
+/// Something that a GGUF file cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// A version other than 2 and 3.
     #[error("GGUF version {0} cannot be written; 2 and 3 can")]
     Version(u32),
-    /// An alignment that is no power of two or beyond [`Limits::max_alignment`].
+    /// An alignment that is not a power of two or exceeds [`Limits::max_alignment`].
     #[error("the alignment {0} is no power of two up to 16 MiB")]
     Alignment(u32),
     /// A key or tensor name that is empty or too long.
@@ -54,14 +52,14 @@ pub enum WriteError {
     NameLength {
         /// The name.
         name: String,
-        /// Most bytes.
+        /// The most bytes that it can have.
         max: u64,
     },
     /// A key that occurs twice. The `split.` keys are written by [`GgufWriter::split`].
     #[error("the key {} occurs twice", quoted(.0))]
     DuplicateKey(String),
-    /// `general.alignment` as a key like others: the tensors' places follow from it, so it is given
-    /// by [`GgufWriter::alignment`] alone.
+    /// `general.alignment` as a key. Use [`GgufWriter::alignment`], because the places of the tensors
+    /// depend on it.
     #[error("general.alignment is set by the writer's alignment, not as a key")]
     AlignmentKey,
     /// A tensor name that occurs twice.
@@ -75,7 +73,7 @@ pub enum WriteError {
         /// Its dimensions.
         dims: Vec<u64>,
     },
-    /// Rows that are no whole number of blocks.
+    /// Rows that are not a whole number of blocks.
     #[error("tensor {} has rows that are no whole number of {ggml_type} blocks", quoted(.name))]
     PartialBlock {
         /// The tensor.
@@ -171,7 +169,7 @@ impl From<WriteArray> for WriteValue {
 }
 
 impl WriteArray {
-    /// Levels of nesting, 1 for an array of anything but arrays.
+    /// Levels of nesting; 1 for an array that is not nested.
     fn depth(&self) -> u64 {
         match self {
             Self::Array(inner) => {
@@ -239,8 +237,8 @@ struct Tensor {
     ggml_type: GgmlType,
 }
 
-/// Collects what a file shall hold. Keys and tensors are written in the order they were given;
-/// mistakes are reported by [`layout`](Self::layout).
+/// Collects the contents of a file. Keys and tensors are written in the order in which they are added.
+/// [`layout`](Self::layout) reports mistakes.
 #[derive(Debug, Clone)]
 pub struct GgufWriter {
     version: u32,
@@ -262,7 +260,7 @@ impl GgufWriter {
         Self { version: 3, alignment: None, kvs: Vec::new(), tensors: Vec::new() }
     }
 
-    /// Sets the version, 2 or 3; their layouts are the same.
+    /// Sets the version, 2 or 3. Both have the same layout.
     pub const fn version(&mut self, version: u32) -> &mut Self {
         self.version = version;
         self
@@ -280,11 +278,11 @@ impl GgufWriter {
         self
     }
 
-    /// Adds the keys of a shard, with the types that llama.cpp gives them: `no` from 0, of `count`
-    /// shards that hold `tensors` tensors together. The file must be called
-    /// `PREFIX-00001-of-0000N.gguf`, numbered from 1.
+    /// Adds the keys of a shard, with the types that llama.cpp uses: `no` from 0, and `count` shards
+    /// that hold `tensors` tensors together. The file must have the name `PREFIX-00001-of-0000N.gguf`,
+    /// numbered from 1.
     pub fn split(&mut self, no: u16, count: u16, tensors: i32) -> &mut Self {
-        self.kv(shards::NO_KEY, no).kv(shards::COUNT_KEY, count).kv(shards::TENSORS_KEY, tensors)
+        self.kv(split::NO_KEY, no).kv(split::COUNT_KEY, count).kv(split::TENSORS_KEY, tensors)
     }
 
     /// Adds a tensor: dimensions in elements, the contiguous one first.
@@ -302,7 +300,7 @@ impl GgufWriter {
     ///
     /// # Errors
     ///
-    /// The first thing that a file cannot say, see [`WriteError`].
+    /// The first thing that GGUF cannot express: see [`WriteError`].
     pub fn layout(&self) -> Result<Layout, WriteError> {
         let limits = Limits::default();
         if !matches!(self.version, 2 | 3) {
@@ -365,7 +363,7 @@ impl GgufWriter {
             .ok_or_else(|| self.tensors.last().map_or(WriteError::Memory(end), Tensor::too_large))
     }
 
-    /// The whole file, in memory: `fill` is given each tensor's position and zeroed data.
+    /// The whole file in memory. `fill` gets each tensor's position and zeroed data.
     ///
     /// # Errors
     ///
@@ -410,7 +408,7 @@ fn check_name(name: &str, max: u64) -> Result<(), WriteError> {
     }
 }
 
-/// Where everything of a file goes.
+/// The places of all parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     header: Vec<u8>,
@@ -419,7 +417,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// From an unpadded header and ranges in the data section; `None` beyond 64 bits.
+    /// From an unpadded header and ranges in the data section; `None` if a place exceeds 64 bits.
     fn new(mut header: Vec<u8>, mut ranges: Vec<Range<u64>>, alignment: u64) -> Option<Self> {
         header.resize(header.len().checked_next_multiple_of(usize::try_from(alignment).ok()?)?, 0);
         let data_offset = header.len() as u64;
@@ -443,8 +441,8 @@ impl Layout {
         self.header.len() as u64
     }
 
-    /// Where the data of each tensor go, in bytes from the start of the file, in the order the
-    /// tensors were added, which is ascending. What lies between is padding: zeros.
+    /// Where the data of each tensor go, in bytes from the start of the file. They are in the order in
+    /// which the tensors were added, which is ascending. The padding between them is zeros.
     #[must_use]
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.ranges

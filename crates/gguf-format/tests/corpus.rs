@@ -1,5 +1,5 @@
-//! The fuzzers' seed corpus: each file does what its name says, `valid.` or the code of its error.
-//! Inputs that a fuzzer found are added here under such a name.
+//! The seed corpus of the fuzzers: the name of each file says the result, `valid.` or the code of the
+//! error. Inputs that a fuzzer finds are added here under such names.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../fuzz/promises.rs"]

@@ -1,4 +1,4 @@
-//! Models on disk: single, split, mapped, and what can be wrong with them.
+//! Models on disk: single, split, mapped and faulty ones.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -56,7 +56,7 @@ impl Split {
         GgufFile::open(self.path(opened)).expect_err("the model must be refused")
     }
 
-    /// The refusal must name this shard.
+    /// The error must name this shard.
     #[track_caller]
     fn shard_refusal(&self, opened: u16, named: u16) -> ShardKind {
         match self.refusal(opened) {
@@ -75,7 +75,7 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// What `f` answers, which it must do at all: a minute is for the slowest of machines.
+/// The result of `f`, which must return within a minute, also on slow machines.
 #[track_caller]
 fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
@@ -127,8 +127,8 @@ fn a_header_beyond_the_limit_is_not_read() {
     assert_eq!((error.class(), error.path()), (ErrorClass::Limit, Some(&*path)));
 }
 
-/// Of a header whose fields are small, no single one reaches beyond the limit: the end of what may
-/// be read is told from the end of what was read, or the same start is read again for ever.
+/// The fields of this header are small, so no single field exceeds the limit. The end of what may be
+/// read must differ from the end of what was read, or the reader reads the same bytes for ever.
 #[test]
 fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
     let folder = tempfile::tempdir().unwrap();
@@ -145,8 +145,8 @@ fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
     );
 }
 
-/// Where there is no padding, the data are looked at as a description, whose name may be as long as
-/// the limit in force: what is asked for must be within what can be read.
+/// Without padding, the data are parsed as a description, whose name may be as long as the limit. The
+/// parser must not request more than can be read.
 #[test]
 fn data_that_look_like_a_long_name_are_not_read_for_ever() {
     let folder = tempfile::tempdir().unwrap();
@@ -164,7 +164,7 @@ fn data_that_look_like_a_long_name_are_not_read_for_ever() {
     assert!(in_time(move || GgufFile::open_with(path, &limits)).is_ok());
 }
 
-/// Each of these shards is within the limits, and all together are not.
+/// Each of these shards is within the limits. Together they are not.
 #[test]
 fn keys_and_tensors_of_all_shards_have_one_limit() {
     let split = Split::new();
@@ -214,7 +214,7 @@ fn truncation_is_found_from_the_header_alone() {
     assert_eq!(error.path(), Some(&*path));
     assert!(error.to_string().starts_with(&path.display().to_string()));
     assert!(error.help().is_some());
-    // Also where the file ends before its data start.
+    // Also if the file ends before its data start.
     for len in [bytes.len() - 1, valid().header().len() + 1, valid().header().len()] {
         let path = write(&folder, "short.gguf", &bytes[..len]);
         let text = GgufFile::open(&path).unwrap_err().to_string();
@@ -227,7 +227,7 @@ fn truncation_is_found_from_the_header_alone() {
 #[test]
 fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    // Nobody ever opens the other end.
+    // The other end of the pipe is never opened.
     let pipe = folder.path().join("pipe.gguf");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let nowhere = folder.path().join("nowhere.gguf");
@@ -244,7 +244,7 @@ fn an_empty_file_is_truncated_by_both_ways_of_opening() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, "empty.gguf", b"");
     assert_eq!(GgufFile::open(&path).unwrap_err().code(), "GGUF_TRUNCATED");
-    // SAFETY: nobody else knows this folder.
+    // SAFETY: no other process uses this folder.
     let mapped = unsafe { GgufFile::map(&path, &Limits::default()) };
     assert_eq!(mapped.unwrap_err().code(), "GGUF_TRUNCATED");
 }
@@ -252,7 +252,7 @@ fn an_empty_file_is_truncated_by_both_ways_of_opening() {
 #[test]
 fn a_mapped_model_has_its_data_at_hand() {
     let split = Split::new();
-    // SAFETY: nobody else knows this folder.
+    // SAFETY: no other process uses this folder.
     let model = unsafe { GgufFile::map(split.path(0), &Limits::default()) }.unwrap();
     let tensor = model.tensor("blk.2.b").unwrap();
     assert_eq!(model.data(tensor), Some(&[33; 288][..]));
@@ -321,12 +321,12 @@ fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
     let split = Split::new();
     fs::write(split.path(1), valid().bytes()).unwrap();
     assert!(matches!(split.shard_refusal(0, 1), ShardKind::Foreign { .. }));
-    // Nor is it a model by itself under that name.
+    // It is not a complete model under that name either.
     assert_eq!(split.shard_refusal(1, 1), ShardKind::Whole { no: 2, count: 3 });
     assert!(split.refusal(1).help().unwrap().contains("a name that does not end in"));
 }
 
-/// The number of a file in its name, in its metadata and among its siblings is one.
+/// The numbers of a file in its name, in its metadata and among the shards are equal.
 #[test]
 fn a_number_that_no_shard_has_is_never_replaced_by_its_siblings() {
     for no in 0..3 {
@@ -334,7 +334,7 @@ fn a_number_that_no_shard_has_is_never_replaced_by_its_siblings() {
             let split = Split::new();
             let name = format!("model-{wrong_no:05}-of-{wrong_count:05}.gguf");
             let path = split.folder.path().join(name);
-            // Also beside all of its siblings, as a copy, a hard link and a symbolic link.
+            // Also beside all other shards, as a copy, a hard link and a symbolic link.
             for way in 0..3 {
                 match way {
                     0 => drop(fs::copy(split.path(no), &path).unwrap()),
@@ -364,7 +364,7 @@ fn a_number_beyond_the_count_is_refused_under_any_name() {
     }
 }
 
-/// As where one bit of `split.count`, or of its key, is damaged.
+/// As if one bit of `split.count`, or of its key, is damaged.
 #[test]
 fn a_shard_that_lost_its_count_is_no_model_by_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -389,7 +389,7 @@ fn a_shard_that_lost_its_count_is_no_model_by_itself() {
     }
 }
 
-/// As the hub's cache has them: files under their hashes, and links under their names.
+/// As in the cache of the hub: files are named by their hashes, and links have their names.
 #[test]
 fn shards_are_found_beside_the_link_that_was_opened() {
     let split = Split::new();
@@ -570,7 +570,7 @@ fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
         model.warnings().cloned().collect::<Vec<_>>()
     };
     assert_eq!(warnings(&bytes), []);
-    // The padding of the last tensor may be there, and must be zeros.
+    // The last tensor may have padding, which must be zero.
     bytes.resize(end.next_multiple_of(32), 0);
     let padded = bytes.len();
     assert!(padded > end);
@@ -618,7 +618,7 @@ fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
     assert!(text.contains(&format!("at byte {}: the tensor ends at byte {place}, ", place + 3)));
 }
 
-/// What is not looked at is said.
+/// A warning says what is not checked.
 #[test]
 fn warnings_and_looks_at_padding_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
@@ -668,14 +668,14 @@ fn padding_of_any_alignment_is_looked_at() {
             "{warning}"
         );
     }
-    // Sixteen times 16 MiB less 4 bytes were looked at.
+    // Sixteen times 16 MiB minus 4 bytes were read.
     let [warning] = &warnings(19, 16 << 20)[..] else { panic!("one warning") };
     let figures =
         "after tensor \"16\" and later ones is not compared with zeros, beyond the 268435392 bytes";
     assert!(warning.contains(figures), "{warning}");
 }
 
-/// Forty sparse shards that each claim a header near the limit: their headers count together.
+/// Forty sparse shards, each with a header near the limit: the limit applies to all headers together.
 #[test]
 fn the_headers_of_all_shards_have_one_limit() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Files that have broken some reader, one test each. Each names the error it must get, so a
-//! reader that refuses for the wrong reason fails too.
+//! Files that broke other readers, one test for each. Each test names the expected error, so that a
+//! reader which refuses a file for another reason fails the test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -9,7 +9,7 @@ use gguf_format::{
 };
 use raw::{ARRAY, BOOL, F32, Q4_K, Raw, STRING, U8, U32, U64, array, info, kv, string, valid};
 
-/// Lengths and counts that wrap, turn negative or are cut off in some reader.
+/// Lengths and counts that overflow, become negative or are truncated in some reader.
 const HUGE: [u64; 12] = [
     (1 << 31) - 1,
     1 << 31,
@@ -56,7 +56,7 @@ fn truncated(bytes: &[u8]) -> Item {
             assert!(needed > available);
             if let Item::TensorData { name, file_end, file_len } = item {
                 assert_eq!(file_len, bytes.len() as u64);
-                // All that the file lacks, of this tensor and of those after it.
+                // All bytes that the file lacks, of this tensor and of those after it.
                 assert!(file_end >= offset.saturating_add(needed));
                 return data_of(&name);
             }
@@ -77,7 +77,7 @@ fn over_limit(bytes: &[u8]) -> (&'static str, u64, u64) {
     }
 }
 
-/// As [`truncated`] answers, without the lengths that the file has and should have.
+/// As [`truncated`], without the actual and the required length of the file.
 fn data_of(name: &str) -> Item {
     Item::TensorData { name: name.to_owned(), file_end: 0, file_len: 0 }
 }
@@ -153,7 +153,7 @@ mod truncation {
     #[test]
     fn a_prefix_of_a_longer_file_asks_for_more() {
         let bytes = valid().bytes();
-        // The padding after the header is looked at, too.
+        // The padding after the header is also checked.
         let start = valid().header().len().next_multiple_of(32);
         for len in 0..bytes.len() {
             let parsed = Gguf::parse_header(&bytes[..len], bytes.len() as u64, &Limits::default());
@@ -183,7 +183,7 @@ mod truncation {
         let parse = |prefix: &[u8], bytes: &[u8]| {
             Gguf::parse_header(prefix, bytes.len() as u64, &limits).map(drop)
         };
-        // No name is of no bytes, or as long as this.
+        // Names of no bytes, or of this length, are invalid.
         for data in [[0; 8], [0xff; 8], 101u64.to_le_bytes()] {
             let bytes = without_padding(&data);
             let start = bytes.len() - 128;
@@ -193,7 +193,7 @@ mod truncation {
             ));
             assert!(parse(&bytes[..start + 8], &bytes).is_ok());
         }
-        // A name longer than ggml's, within the limit in force: every prefix has the same answer.
+        // A name that is longer than ggml's but within the limit: every prefix gives the same result.
         let description = info("n".repeat(70), &[], F32, 128);
         let bytes = without_padding(&description);
         let start = bytes.len() - 128;
@@ -223,7 +223,7 @@ mod truncation {
         assert_eq!(gguf.tensors()[0].range(), end - 36..end);
         assert_eq!(gguf.tensors()[1].range(), end..end);
         assert_eq!(gguf.data(&gguf.tensors()[1]), Some(&[][..]));
-        // The header is all there is, without padding.
+        // The file is the header without padding.
         let bytes = Raw::default().tensor("t", &[0], F32, 0).bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
         let end = bytes.len() as u64;
@@ -452,7 +452,7 @@ mod names {
         assert_eq!(malformed(&bytes), MalformedKind::DuplicateTensor { name: "t".into() });
     }
 
-    /// A reader that compares each key with all before it hangs here for minutes.
+    /// A reader that compares each key with all keys before it takes minutes here.
     #[test]
     fn two_hundred_thousand_keys_take_less_than_quadratic_time() {
         let kvs = (0..200_000).map(|i| kv(format!("{i:06x}"), U8, [1])).collect();
@@ -554,7 +554,7 @@ mod alignment {
     fn that_pads_past_the_end_of_the_file() {
         let bytes =
             file(U32, &(1u32 << 20).to_le_bytes()).tensor("t", &[1], F32, 0).data(4096).bytes();
-        // What was data is padding now.
+        // The former data are padding now.
         assert_eq!(malformed(&bytes), MalformedKind::HeaderPadding { tensors: 1 });
         let zeros = Raw { data: vec![0; 4096], ..file(U32, &(1u32 << 20).to_le_bytes()) };
         assert_eq!(truncated(&zeros.tensor("t", &[1], F32, 0).bytes()), data_of("t"));
@@ -621,7 +621,7 @@ mod tensors {
             &[u64::MAX],
             &[1 << 63, 2],
             &[u64::MAX, u64::MAX, u64::MAX, u64::MAX],
-            // The product is 2^20 if it wraps.
+            // If the product overflows, it is 2^20.
             &[1 << 20, (1 << 44) + 1],
             &[1 << 16, 1 << 16, 1 << 16, 1 << 16],
             &[1 << 32, 1 << 32, 0],
@@ -788,7 +788,8 @@ mod tensors {
 
     #[test]
     fn blocks_of_another_size_show_at_the_next_tensor() {
-        // A fork's Q1_0 has blocks of 16 bytes: the next tensor is at 3 * 16, padded, not 3 * 18.
+        // A fork's Q1_0 has blocks of 16 bytes, so the next tensor is at the padded end of 3 * 16
+        // bytes, not of 3 * 18.
         let file = Raw::default().tensor("a", &[384], 41, 0).tensor("b", &[1], F32, 64).data(96);
         assert!(Gguf::parse(&file.bytes()).is_ok());
         let fork = Raw::default().tensor("a", &[1280], 41, 0).tensor("b", &[1], F32, 160).data(192);
@@ -804,7 +805,7 @@ mod tensors {
 
     #[test]
     fn one_description_more_than_the_count() {
-        // With each length of padding, none included, and with the next tensor's data before its own.
+        // With each length of padding, including none, and with the next tensor's data before its own.
         for padding in 0..40 {
             let file = Raw::default()
                 .kv("k".repeat(padding + 1), U8, [1])

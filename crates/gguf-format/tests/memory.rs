@@ -1,4 +1,4 @@
-//! Memory that parsing takes: a small multiple of the bytes that are there, whatever they announce.
+//! The memory of parsing is a small multiple of the file's bytes, whatever the file announces.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -9,20 +9,20 @@ use std::cell::Cell;
 use gguf_format::{ErrorClass, Gguf, GgufFile, Limits};
 use raw::{ARRAY, Raw, STRING, U8, array, info, kv, valid};
 
-/// Counts what this thread allocates.
+/// Counts the allocations of this thread.
 struct Counting;
 
 thread_local! {
     static NOW: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
-    /// Large allocations of this thread that succeed before one fails.
+    /// Number of large allocations of this thread that succeed before one fails.
     static LARGE_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Allocations from which on one counts as large: those of lists, and none of an error's text.
+/// Size from which an allocation is large: that of lists, and more than that of an error's text.
 const LARGE: usize = 4096;
 
-/// Whether this allocation is the one that fails.
+/// Whether this allocation must fail.
 fn fails(size: usize) -> bool {
     size >= LARGE
         && LARGE_LEFT
@@ -35,28 +35,28 @@ fn fails(size: usize) -> bool {
 }
 
 fn count(change: isize) {
-    // A thread that is ending has no counters any more, and nothing to count.
+    // A thread that is ending has no counters and nothing to count.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + change);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
     });
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came, or fails as an allocator may;
-// counting allocates nothing.
+// SAFETY: every call is passed on to the system's allocator unchanged, or fails as an allocator may.
+// Counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if fails(layout.size()) {
             return std::ptr::null_mut();
         }
         count(layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(memory, layout) }
     }
 
@@ -65,7 +65,7 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         count(new_size as isize - layout.size() as isize);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.realloc(memory, layout, new_size) }
     }
 }
@@ -73,7 +73,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most that was allocated at once while `work` ran, in bytes.
+/// The most bytes that were allocated at the same time while `work` ran.
 fn peak<T>(work: impl FnOnce() -> T) -> usize {
     let before = NOW.get();
     PEAK.set(before);
@@ -139,7 +139,7 @@ fn lists_keep_to_the_limit_of_memory() {
                     fits = false;
                 }
             });
-            // What is not counted is the text of the error, and the map's own head.
+            // The text of the error and the header of the map are not counted.
             assert!(peak as u64 <= limit + 1024, "{peak} bytes with a limit of {limit}");
             fits
         };
@@ -149,12 +149,13 @@ fn lists_keep_to_the_limit_of_memory() {
     }
 }
 
-/// What `open` answers where each large allocation in turn fails; the number of those.
+/// The results of `open` if each large allocation in turn fails; returns the number of these
+/// allocations.
 fn with_each_allocation_failing<T>(open: impl Fn() -> Result<T, gguf_format::Error>) -> usize {
     for succeed in 0.. {
         LARGE_LEFT.set(succeed);
         let answer = open();
-        // Counting down starts anew, from far above, once one has failed.
+        // After a failure, the countdown starts again from a large number.
         let failed = LARGE_LEFT.replace(usize::MAX) > succeed;
         match answer {
             Ok(_) if !failed => return succeed,
@@ -173,7 +174,7 @@ fn a_failed_allocation_is_an_error_wherever_it_fails() {
     let kvs = (0..3000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
     let infos = (0..3000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
     let bytes = Raw { kvs, infos, ..Raw::default() }.bytes();
-    // Lists and maps of keys and tensors, which double until they are large enough.
+    // Lists and maps of keys and tensors, which grow by doubling.
     assert!(with_each_allocation_failing(|| Gguf::parse(&bytes)) > 20);
 
     let folder = tempfile::tempdir().unwrap();
@@ -187,6 +188,6 @@ fn a_failed_allocation_is_an_error_wherever_it_fails() {
         );
         std::fs::write(path(no), shard.bytes()).unwrap();
     }
-    // Those of the joined catalogue as well.
+    // Also the lists of the joined catalogue.
     assert!(with_each_allocation_failing(|| GgufFile::open(path(0))) > 20);
 }

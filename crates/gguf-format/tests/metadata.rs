@@ -1,4 +1,4 @@
-//! What typed questions to the metadata answer.
+//! Results of typed metadata queries.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -183,7 +183,7 @@ fn a_string_that_is_not_utf8_is_an_error_only_where_it_is_asked_for_as_text() {
                 format!("at byte {at}: the value of key \"general.author\" is not valid UTF-8");
             assert!(error.to_string().ends_with(&text), "{error}");
         }
-        // As another type it is of the wrong type, whatever its bytes.
+        // If it is requested as another type, it has the wrong type, whatever its bytes.
         let error = metadata.optional::<u32>("general.author").unwrap_err();
         assert_eq!(error.code(), "GGUF_WRONG_TYPE");
         assert_eq!(metadata.require::<Text<'_>>("general.author").unwrap().as_bytes(), bad);
@@ -203,9 +203,9 @@ fn a_key_that_is_not_utf8_is_passed_over() {
         let (key, value) = metadata.iter().next().unwrap();
         assert_eq!((key.as_bytes(), value), (bad, Value::U8(1)));
         assert!(key.to_string().contains("\\x"), "{key}");
-        // The name that replaces its bytes is no name of it.
+        // The escaped form of a name does not find the name.
         assert!(!metadata.contains(&key.to_string()));
-        // As every key, it may not be there twice, and its errors name it in one line.
+        // As other keys, it must not occur twice, and its errors show it on one line.
         let twice = Raw::default().kv(bad, U8, [1]).kv(bad, U8, [1]).bytes();
         assert_eq!(Gguf::parse(&twice).unwrap_err().code(), "GGUF_DUPLICATE_KEY");
         let unknown = Raw::default().kv(bad, 13, [1]).bytes();

@@ -1,4 +1,4 @@
-//! Generated files: valid ones are read back as they were written, mutated ones never panic.
+//! Generated files: valid ones are read back as written, and mutated ones never cause a panic.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -108,7 +108,7 @@ impl Model {
     }
 }
 
-/// Reads an array back into what was written, through the typed iterators.
+/// Reads an array through the typed iterators and returns what was written.
 fn read_array(array: Array<'_>) -> WriteArray {
     macro_rules! read {
         ($( $variant:ident )+) => {
@@ -149,7 +149,7 @@ fn read_value(value: Value<'_>) -> WriteValue {
     }
 }
 
-/// A change to a file: bytes overwritten by interesting numbers, cut out, doubled or cut off.
+/// A mutation of a file: bytes are overwritten by special numbers, removed, doubled or truncated.
 #[derive(Debug, Clone)]
 enum Mutation {
     Byte(prop::sample::Index, u8),
@@ -201,7 +201,7 @@ fn mutate(bytes: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
-/// Failures are remembered beside this file, to be run first from then on.
+/// Failures are stored beside this file and are run first from then on.
 fn config() -> ProptestConfig {
     let file = FileFailurePersistence::WithSource("regressions");
     ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
@@ -224,7 +224,7 @@ proptest! {
 
         let kvs = gguf.metadata().iter().filter(|(key, _)| *key != "general.alignment");
         let kvs: Vec<_> = kvs.map(|(key, value)| (key.as_str().unwrap().to_owned(), read_value(value))).collect();
-        // Text, because NaN is not equal to itself.
+        // Compared as text, because NaN is not equal to itself.
         prop_assert_eq!(format!("{kvs:?}"), format!("{:?}", model.kvs));
 
         prop_assert_eq!(gguf.tensors().len(), model.tensors.len());

@@ -3,7 +3,6 @@
 use crate::error::{Error, NonFiniteTensor};
 use crate::scales::Scales;
 use crate::stats::AllZeroTensor;
-use crate::transfer;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};
 
@@ -39,16 +38,14 @@ pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(),
 
 /// The tensors with infinite or NaN weights, in the order of the plan.
 pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFiniteTensor> {
-    let made = plan.ops().iter().zip(transfer::formats(plan));
-    made.zip(reports)
+    let reports = plan.ops().iter().zip(reports);
+    reports
         .filter(|(_, report)| report.infinite != 0 || report.nan != 0)
-        .filter_map(|((op, format), report)| {
-            Some(NonFiniteTensor {
-                tensor: op.tensor.to_string(),
-                format: format?,
-                infinite: report.infinite,
-                nan: report.nan,
-            })
+        .map(|(op, report)| NonFiniteTensor {
+            tensor: op.tensor.to_string(),
+            format: op.format,
+            infinite: report.infinite,
+            nan: report.nan,
         })
         .collect()
 }

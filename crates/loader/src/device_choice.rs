@@ -14,17 +14,6 @@ impl DeviceChoice {
     }
 }
 
-/// `auto`, `host` or `cuda:N`.
-impl std::fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
-            Self::Auto => f.write_str("auto"),
-            Self::Host => DeviceKind::Host.fmt(f),
-            Self::Cuda(ordinal) => DeviceKind::Cuda(ordinal).fmt(f),
-        }
-    }
-}
-
 fn auto() -> DeviceKind {
     match cuda_sys::cuda_devices() {
         Ok(devices) => match devices.first() {

@@ -85,9 +85,9 @@ pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
 
 /// A load that did not happen. Nothing stays allocated.
 ///
-/// A message is whole: it has its cause in it, and [`source`](std::error::Error::source) does not say
-/// the same again.
-// Hence `r#source`, which thiserror does not take for the cause.
+/// A message is complete: it contains the message of its cause. Print it alone, without the messages
+/// of the chain. [`source`](std::error::Error::source) returns the cause for programs: the chain of
+/// every error of reading or writing ends with the [`std::io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -101,7 +101,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with its model.
-        r#source: model_phi3::Error,
+        source: model_phi3::Error,
     },
     /// The file was changed by somebody during the load.
     #[error("{path}: file changed while it was being loaded: {what}", path = path_text(path))]
@@ -119,7 +119,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The failed read.
-        r#source: cuda_sys::Error,
+        source: cuda_sys::Error,
     },
     /// Writing an output file failed.
     #[error("{path}: {source}", path = path_text(path))]
@@ -128,7 +128,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The failed write.
-        r#source: std::io::Error,
+        source: std::io::Error,
     },
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
@@ -329,31 +329,56 @@ mod tests {
         );
     }
 
+    /// The last error of a chain. Every message on the way must contain that of its cause.
+    fn root<'e>(
+        error: &'e (dyn std::error::Error + 'static),
+    ) -> &'e (dyn std::error::Error + 'static) {
+        match error.source() {
+            None => error,
+            Some(cause) => {
+                assert!(error.to_string().contains(&cause.to_string()), "{error:?}");
+                root(cause)
+            }
+        }
+    }
+
     #[test]
-    fn no_message_stands_twice_in_a_chain() {
+    fn every_message_contains_that_of_its_cause() {
         let path = || std::path::PathBuf::from("model.gguf");
-        let io = || std::io::Error::other("no room");
         let engine = cuda_sys::Device::open(DeviceKind::Cuda(i32::MAX)).unwrap_err();
-        let gguf = || gguf_format::Error::Missing { key: "k".to_owned() };
-        let metadata = model_phi3::Error::Metadata(gguf());
+        let metadata = || gguf_format::Error::Missing { key: "k".to_owned() };
+        let model = model_phi3::Error::Metadata(metadata());
         let all = [
-            Error::Gguf(gguf_format::Error::Io { path: path(), source: io() }),
-            Error::Gguf(gguf()),
-            Error::Model { path: path(), source: metadata },
+            Error::Gguf(metadata()),
+            Error::Model { path: path(), source: model },
             Error::FileChanged { path: path(), what: "its length".to_owned() },
             Error::Read { path: path(), source: engine.clone() },
-            Error::Write { path: path(), source: io() },
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },
             Error::Cancelled,
         ];
         for error in &all {
-            let mut above: &dyn std::error::Error = error;
-            while let Some(cause) = above.source() {
-                assert!(!above.to_string().contains(&cause.to_string()), "{error:?}");
-                above = cause;
-            }
+            let last = root(error);
+            assert!(error.to_string().contains(&last.to_string()), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_chains_of_io_errors_end_with_the_io_error() {
+        const ENOSPC: i32 = 28;
+        let path = || std::path::PathBuf::from("model.gguf");
+        let io = || std::io::Error::from_raw_os_error(ENOSPC);
+        let gguf = || gguf_format::Error::Io { path: path(), source: io() };
+        let all = [
+            Error::Gguf(gguf()),
+            Error::Model { path: path(), source: gguf().into() },
+            Error::Write { path: path(), source: io() },
+        ];
+        for error in &all {
+            let cause: &std::io::Error = root(error).downcast_ref().unwrap();
+            assert_eq!(cause.raw_os_error(), Some(ENOSPC), "{error:?}");
+            assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
         }
     }
 

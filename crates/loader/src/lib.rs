@@ -50,6 +50,7 @@ mod background;
 pub mod c_weights;
 mod cancel;
 mod checks;
+mod choice_text;
 pub mod codes;
 mod device_choice;
 mod error;
@@ -89,6 +90,7 @@ mod readme {}
 
 pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
+pub use crate::choice_text::ParseChoiceError;
 pub use crate::codes::CodeFacts;
 pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};

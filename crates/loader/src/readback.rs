@@ -10,7 +10,7 @@ use cuda_sys::{
     CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, Request,
     StagingRing,
 };
-use model_phi3::{Conversion, LoadPlan, PlanOp};
+use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
 
 const CONFIG: EngineConfig = EngineConfig {
@@ -48,10 +48,7 @@ struct Piece<'a> {
 /// The operation, cut into pieces whose destination is no longer than a window.
 fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
     let (source, dest) = (&op.source.range, &op.dest);
-    let source_step = match op.conversion {
-        Conversion::Copy => window_bytes,
-        Conversion::ToF16(from) => window_bytes / 2 / from.block_len() * from.block_bytes(),
-    };
+    let source_step = op.conversion.source_bytes(window_bytes);
     (0..(dest.end - dest.start).div_ceil(window_bytes)).map(move |index| {
         let (from, to) = (source.start + index * source_step, dest.start + index * window_bytes);
         Piece {

@@ -225,19 +225,23 @@ mod tests {
         open(&SystemTime::now, &CancelToken::new()).unwrap();
     }
 
-    /// Both files of a model in two.
-    fn split(folder: &Path) -> Source {
-        for no in 0..2 {
-            let mut writer = GgufWriter::new();
-            writer.split(no, 2, 0);
-            let name = format!("m-{:05}-of-00002.gguf", no + 1);
-            std::fs::write(folder.join(name), writer.to_bytes(|_, _| ()).unwrap()).unwrap();
-        }
-        Source::open(&folder.join("m-00001-of-00002.gguf"), &Limits::default()).unwrap()
+    fn shard_path(folder: &Path, no: usize) -> PathBuf {
+        folder.join(format!("m-{no:05}-of-00003.gguf"))
     }
 
-    /// What the engine says when it reads so many bytes of the second of these files.
-    fn read_second(sources: &[SourceFile<'_>; 2], bytes: u64) -> cuda_sys::Error {
+    /// A model in three files, opened by the first.
+    fn split(folder: &Path) -> Source {
+        for no in 0..3 {
+            let mut writer = GgufWriter::new();
+            writer.split(no, 3, 0);
+            let bytes = writer.to_bytes(|_, _| ()).unwrap();
+            std::fs::write(shard_path(folder, usize::from(no) + 1), bytes).unwrap();
+        }
+        Source::open(&shard_path(folder, 1), &Limits::default()).unwrap()
+    }
+
+    /// The engine's error when it reads so many bytes of the shard of this number, from 1.
+    fn read_shard(sources: &[SourceFile<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
         let config = EngineConfig {
             readers: 1,
             storage_readers: 0,
@@ -248,7 +252,7 @@ mod tests {
         let host = Device::open(DeviceKind::Host).unwrap();
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
         let op = CopyOp {
-            file: 1,
+            file: no - 1,
             source_offset: 0,
             source_bytes: bytes,
             dest_offset: 0,
@@ -263,28 +267,50 @@ mod tests {
         engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap_err()
     }
 
+    /// The `io::Error` at the end of the error's chain.
+    fn io_cause(error: &Error) -> &std::io::Error {
+        let engine = std::error::Error::source(error).unwrap();
+        engine.source().unwrap().downcast_ref().unwrap()
+    }
+
     #[test]
-    fn a_shard_that_cannot_be_read_is_named() {
+    fn an_unreadable_second_shard_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let source = split(dir.path());
-        let second = dir.path().join("m-00002-of-00002.gguf");
+        let second = shard_path(dir.path(), 2);
         let unreadable = File::options().write(true).open(&second).unwrap();
-        let [first, _] = source.files()[..] else { panic!("two files") };
-        let unreadable = SourceFile { file: unreadable.as_fd(), bytes: 1 };
-        let error = source.explain(source.engine_error(read_second(&[first, unreadable], 1)));
+        let mut sources = source.files();
+        sources[1] = SourceFile { file: unreadable.as_fd(), bytes: 1 };
+        let error = source.explain(source.engine_error(read_shard(&sources, 2, 1)));
         assert_eq!((error.code(), error.retriable()), ("READ_FAILED", true));
         assert!(error.to_string().starts_with(&format!("{}: ", second.display())), "{error}");
         assert!(error.to_string().contains("Bad file descriptor"), "{error}");
+        const EBADF: i32 = 9;
+        assert_eq!(io_cause(&error).raw_os_error(), Some(EBADF));
+    }
 
+    #[test]
+    fn a_truncated_third_shard_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = split(dir.path());
+        let third = shard_path(dir.path(), 3);
         // It has its length, and gives less than is asked for.
-        let long = SourceFile { bytes: 4096, ..source.files()[1] };
-        let error = source.explain(source.engine_error(read_second(&[first, long], 4096)));
+        let mut sources = source.files();
+        sources[2].bytes = 4096;
+        let error = source.explain(source.engine_error(read_shard(&sources, 3, 4096)));
         assert_eq!(error.code(), "READ_FAILED", "{error}");
+        assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");
+        assert_eq!(io_cause(&error).kind(), ErrorKind::UnexpectedEof);
 
-        std::fs::write(&second, "").unwrap();
-        let error = source.explain(source.engine_error(read_second(&[first, long], 4096)));
+        std::fs::write(&third, "").unwrap();
+        let error = source.explain(source.engine_error(read_shard(&sources, 3, 4096)));
         assert_eq!(error.code(), "FILE_CHANGED", "{error}");
-        assert!(error.to_string().contains("m-00002-of-00002.gguf"), "{error}");
+        assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");
+
+        let opened = Source::open(&shard_path(dir.path(), 1), &Limits::default());
+        let error = opened.map(drop).unwrap_err();
+        assert_eq!(error.code(), "GGUF_TRUNCATED", "{error}");
+        assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");
     }
 
     #[test]

@@ -15,19 +15,8 @@ use std::ops::ControlFlow;
 /// The engine's operations, in the order of the plan's. Those whose slots are floats have their
 /// infinities counted.
 fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
-    let formats = formats(plan);
-    let floats = formats.iter().map(|format| floats_of((*format)?));
     let ops = plan.ops().iter().zip(scales.iter());
-    ops.zip(floats).map(|((op, scale), floats)| copy_op(op, scale, floats)).collect()
-}
-
-/// The format of each operation's slots. All slots of an operation have the same.
-pub(crate) fn formats(plan: &LoadPlan) -> Vec<Option<SlotFormat>> {
-    let mut formats = vec![None; plan.ops().len()];
-    for slot in plan.slots() {
-        formats[slot.op] = Some(slot.format);
-    }
-    formats
+    ops.map(|(op, scale)| copy_op(op, scale, floats_of(op.format))).collect()
 }
 
 /// `None` for blocks: whether their weights are finite is known only once they are decoded.
@@ -41,7 +30,7 @@ fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     }
 }
 
-/// The engine knows ggml types by number and units from 0.
+/// The engine knows ggml types by number.
 pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
@@ -58,7 +47,7 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
                 Conversion::ScaledToF16 { ggml_type: ggml_type.id(), scale }
             }
         },
-        unit: op.unit - 1,
+        unit: op.unit,
         floats,
     }
 }
@@ -125,12 +114,14 @@ impl UnitReporter<'_> {
     fn report(&mut self, progress: Progress) -> ControlFlow<()> {
         let of = self.plan.units();
         while self.reported < progress.units_done {
-            self.reported += 1;
-            let label = self.plan.unit_label(self.reported).map(|unit| unit.to_string());
+            let label = self.plan.unit(self.reported).map(|unit| unit.to_string());
             let label = label.unwrap_or_default();
-            tracing::info!(unit = self.reported, of, bytes = progress.bytes_done, "{label}");
+            self.reported += 1;
+            // Events count from 1.
+            let unit = self.reported;
+            tracing::info!(unit, of, bytes = progress.bytes_done, "{label}");
             self.observer.event(&LoadEvent::Progress {
-                unit: self.reported,
+                unit,
                 of,
                 label: &label,
                 bytes: progress.bytes_done,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How query heads share key and value heads.
+/// How query heads share key heads and value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AttentionKind {
     /// Each query head has its own key and value head.
@@ -24,29 +24,30 @@ impl fmt::Display for AttentionKind {
     }
 }
 
-/// What an attention kernel must know beside the weights.
+/// The figures that an attention kernel needs in addition to the weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AttentionShape {
     /// Query heads.
     pub q_heads: u32,
-    /// Key heads, and value heads; divides `q_heads`.
+    /// Key heads, and as many value heads. Their number divides `q_heads`.
     pub kv_heads: u32,
     /// Elements of one head.
     pub head_dim: u32,
-    /// What `q . k` is multiplied by: `1 / sqrt(head_dim)`.
+    /// The factor of `q . k`: `1 / sqrt(head_dim)`.
     pub scale: f32,
 }
 
 impl AttentionShape {
     pub(crate) fn new(q_heads: u32, kv_heads: u32, head_dim: u32) -> Self {
-        // In f64, because a head_dim above 2^24 is no exact f32; the one rounding is the last.
+        // Computed in f64, because a head_dim above 2^24 may not be an exact f32. The result is rounded
+        // once.
         #[allow(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
         let scale = f64::from(head_dim).sqrt().recip() as f32;
         Self { q_heads, kv_heads, head_dim, scale }
     }
 
-    /// How query heads share key and value heads. One head of each kind counts as
+    /// How query heads share key heads and value heads. If there is one head of each kind, this is
     /// [`MultiHead`](AttentionKind::MultiHead).
     #[must_use]
     pub const fn kind(&self) -> AttentionKind {

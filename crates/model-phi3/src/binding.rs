@@ -1,4 +1,4 @@
-//! Which tensor of the file holds which weight.
+//! Finds the tensor of the file that holds each weight.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -8,31 +8,29 @@ use gguf_format::{GgmlType, TensorInfo};
 
 use crate::config::{Architecture, Phi3Config, check_layers};
 use crate::error::Error;
-use crate::problems::{Misfit, Problem, Problems, layer_of};
+use crate::keys::BLOCK_COUNT;
+use crate::names::{
+    self, OUTPUT, OUTPUT_NORM, ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TOKEN_EMBEDDING, stem,
+};
+use crate::problems::{Misfit, Problem, Problems};
 use crate::rope::RopeScaling;
 use crate::slot::{Matrix, Slot};
 
-pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
-pub(crate) const OUTPUT: &str = "output.weight";
-const OUTPUT_NORM: &str = "output_norm.weight";
-pub(crate) const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
-pub(crate) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
-
-/// Layers without any tensor whose tensors are named one by one: enough to see what the file should
-/// have, and few enough that the count of the others is still in the message.
+/// Number of layers without tensors whose tensors are listed one by one. This shows what the file
+/// should have, and the message still has room for the count of the others.
 const NAMED_LAYERS: usize = 2;
 
 /// Bytes of one file of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SourceRange {
-    /// Position of the file among the shards of the model; 0 where there is one file.
+    /// Position of the file in the shards of the model; 0 if the model is one file.
     pub shard: usize,
     /// Bytes from the start of that file.
     pub range: Range<u64>,
 }
 
-/// Rows of a tensor that are one weight.
+/// The rows of a tensor that hold one weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotRows {
@@ -43,7 +41,7 @@ pub struct SlotRows {
 }
 
 impl SlotRows {
-    /// The same rows of a tied output, where these are the token embedding's.
+    /// The same rows as those of a tied output, if they belong to the token embedding.
     fn as_output(&self) -> Option<Self> {
         let slot = match self.slot {
             Slot::TokenEmbedding => Slot::Output,
@@ -59,13 +57,13 @@ impl SlotRows {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BoundTensor {
-    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    /// The name in the file. It is one of llama.cpp's names, so it needs no escaping.
     pub name: Arc<str>,
     /// The type in the file.
     pub ggml_type: GgmlType,
-    /// Where its bytes are.
+    /// The position of its bytes.
     pub source: SourceRange,
-    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`](crate::LoadPlan::unit_label).
+    /// The unit of progress it belongs to, from 0; see [`LoadPlan::unit`](crate::LoadPlan::unit).
     pub unit: u32,
     /// Rows; 1 for a vector.
     pub rows: u64,
@@ -73,12 +71,12 @@ pub struct BoundTensor {
     pub cols: u64,
     /// Whether it is a vector, so that its weight has the shape `[cols]`.
     pub vector: bool,
-    /// The tensor whose one `f32` all of its values are multiplied by: of NVFP4 tensors, where the
-    /// file has one. It is bound as a tensor of its own as well.
+    /// The tensor with the `f32` that all values are multiplied by. Only NVFP4 tensors can have one.
+    /// The scale is also bound as a tensor of its own.
     pub scale: Option<BoundScale>,
-    /// The weights it holds, in row order. They tile the tensor, with two exceptions: a tied output
-    /// follows as an alias of the whole token embedding, and the weights of a fused tensor share its
-    /// scales.
+    /// The weights that it holds, in row order. They cover the tensor without overlap, with two
+    /// exceptions: a tied output is an alias of the whole token embedding and comes last, and the
+    /// weights of a fused tensor share its scales.
     pub slots: Vec<SlotRows>,
 }
 
@@ -86,9 +84,9 @@ pub struct BoundTensor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BoundScale {
-    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    /// The name in the file. It is one of llama.cpp's names, so it needs no escaping.
     pub name: Arc<str>,
-    /// Where its four bytes are.
+    /// The position of its four bytes.
     pub source: SourceRange,
 }
 
@@ -100,7 +98,7 @@ impl BoundTensor {
     }
 }
 
-/// Where every weight of the model is in the file.
+/// The position of every weight of the model in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMap {
     tensors: Vec<BoundTensor>,
@@ -109,26 +107,27 @@ pub struct TensorMap {
 impl TensorMap {
     /// Finds every weight among the tensors of the file.
     ///
-    /// Each layer may hold `attn_qkv` or `attn_q`, `attn_k`, `attn_v`, and a fused `ffn_up` (gate
-    /// rows first) or `ffn_gate` and `ffn_up`, whatever its architecture and the other layers say.
+    /// Each layer can have `attn_qkv` or `attn_q`, `attn_k` and `attn_v`, and a fused `ffn_up` (gate
+    /// rows first) or `ffn_gate` and `ffn_up`. This does not depend on the architecture or on other
+    /// layers.
     ///
-    /// Every tensor must have its place: as in llama.cpp, one that is left over is an error, for
-    /// to ignore it would be to run another model. That includes biases, which Phi-3 does not
-    /// have, and `rope_freqs.weight`, whose frequency factors (Llama 3) have no slot.
+    /// Every tensor must belong to a slot. A tensor that remains is an error, as in llama.cpp, because
+    /// a model without it would be another model. Biases, which Phi-3 does not have, and
+    /// `rope_freqs.weight`, whose frequency factors (Llama 3) have no slot, are such tensors.
     ///
-    /// RoPE factors come in pairs, long and short; one without the other is an error, and so are
-    /// none where `rope.scaling.type` is `longrope`.
+    /// RoPE factors come in pairs, long and short. One without the other is an error. Having none is an
+    /// error if `rope.scaling.type` is `longrope`.
     ///
-    /// Beside `X.weight` of type NVFP4 a file may have `X.scale` and `X.input_scale`, one `f32` each.
-    /// Beside weights of other types they are left over.
+    /// If `X.weight` is NVFP4, the file can have `X.scale` and `X.input_scale`, one `f32` each. Beside
+    /// weights of other types, these are unexpected tensors.
     ///
     /// # Errors
     ///
-    /// [`Error::Binding`] with everything that is missing, unexpected, misshapen or of the wrong
-    /// type, the first 256 of it; [`Error::UnsupportedValue`] where there are more than 1,024 layers,
-    /// [`Error::InvalidValue`] where there are more than 65,536.
+    /// [`Error::Binding`] with all tensors that are missing, unexpected, misshapen or of the wrong type
+    /// (it lists the first 256); [`Error::UnsupportedValue`] if there are more than 1,024 layers;
+    /// [`Error::InvalidValue`] if there are more than 65,536.
     pub fn bind(config: &Phi3Config, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
-        check_layers(config.layers, config.key("block_count"))?;
+        check_layers(config.layers, config.key(BLOCK_COUNT))?;
         let mut binder = Binder {
             config,
             widths: Widths::new(config),
@@ -144,8 +143,7 @@ impl TensorMap {
         binder.finish()
     }
 
-    /// The tensors, by unit of progress and inside one by shard and offset: the order in which
-    /// they are best read.
+    /// The tensors in the best order for reading: by unit of progress, then by shard and offset.
     #[must_use]
     pub fn tensors(&self) -> &[BoundTensor] {
         &self.tensors
@@ -154,8 +152,8 @@ impl TensorMap {
 
 /// The lengths that tensors of the model can have.
 ///
-/// One that would exceed 64 bits saturates: no tensor can have that many elements, so it is
-/// reported as a wrong shape like any other.
+/// A length that exceeds 64 bits saturates. No tensor can have so many elements, so it is reported as a
+/// wrong shape.
 struct Widths {
     hidden: u64,
     queries: u64,
@@ -177,7 +175,7 @@ impl Widths {
     }
 }
 
-/// Binds tensors one by one and collects what is wrong.
+/// Binds tensors one by one and collects the problems.
 struct Binder<'c, 't, 'a> {
     config: &'c Phi3Config,
     widths: Widths,
@@ -189,22 +187,22 @@ struct Binder<'c, 't, 'a> {
 impl<'t, 'a> Binder<'_, 't, 'a> {
     fn embedding(&mut self) {
         let &Phi3Config { vocab, tied_output, .. } = self.config;
-        self.matrix(1, TOKEN_EMBEDDING, self.widths.hidden, &[(Slot::TokenEmbedding, vocab)]);
+        self.matrix(0, TOKEN_EMBEDDING, self.widths.hidden, &[(Slot::TokenEmbedding, vocab)]);
         if !tied_output {
             return;
         }
-        // Nothing but the embedding and its scales is bound so far.
+        // Only the embedding and its scales are bound so far.
         for tensor in &mut self.bound {
             let aliases: Vec<_> = tensor.slots.iter().filter_map(SlotRows::as_output).collect();
             tensor.slots.extend(aliases);
         }
     }
 
-    /// Binds the layers. Of those that have no tensor at all only the first are taken tensor by
-    /// tensor: the work is bounded by the tensors in the file, not by what `block_count` claims.
+    /// Binds the layers. If layers have no tensor at all, only the first of them are bound tensor by
+    /// tensor. So the work is bounded by the number of tensors in the file, not by `block_count`.
     fn layers(&mut self, tensors: &[TensorInfo<'_>]) {
         let present: HashSet<u32> =
-            tensors.iter().filter_map(|tensor| layer_of(tensor.name())).collect();
+            tensors.iter().filter_map(|tensor| names::layer_of(tensor.name())).collect();
         let is_absent = |layer: &u32| !present.contains(layer);
         let unnamed = || (0..self.config.layers).filter(is_absent).skip(NAMED_LAYERS);
         let first_unnamed = unnamed().next();
@@ -221,24 +219,25 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn layer(&mut self, layer: u32) {
-        // Unit 1 is the embedding. Layers are bounded, so this never saturates.
-        let unit = layer.saturating_add(2);
+        // Unit 0 is the embedding. Layers are bounded, so this never saturates.
+        let unit = layer.saturating_add(1);
         let Widths { hidden, queries, ffn, .. } = self.widths;
-        let name = |stem| layer_tensor(layer, stem);
-        self.vector(unit, &name("attn_norm"), Slot::AttnNorm(layer), hidden);
+        let name = |stem| names::of_layer(layer, stem);
+        self.vector(unit, &name(stem::ATTN_NORM), Slot::AttnNorm(layer), hidden);
         self.query_key_value(unit, layer);
-        self.matrix(unit, &name("attn_output"), queries, &[(Slot::AttnOutput(layer), hidden)]);
-        self.vector(unit, &name("ffn_norm"), Slot::FfnNorm(layer), hidden);
+        self.matrix(unit, &name(stem::ATTN_OUTPUT), queries, &[(Slot::AttnOutput(layer), hidden)]);
+        self.vector(unit, &name(stem::FFN_NORM), Slot::FfnNorm(layer), hidden);
         self.gate_up(unit, layer);
-        self.matrix(unit, &name("ffn_down"), ffn, &[(Slot::FfnDown(layer), hidden)]);
+        self.matrix(unit, &name(stem::FFN_DOWN), ffn, &[(Slot::FfnDown(layer), hidden)]);
     }
 
     fn query_key_value(&mut self, unit: u32, layer: u32) {
         let Widths { hidden, queries, keys, .. } = self.widths;
         let slots =
             [(Slot::AttnQ(layer), queries), (Slot::AttnK(layer), keys), (Slot::AttnV(layer), keys)];
-        let fused = layer_tensor(layer, "attn_qkv");
-        let split = ["attn_q", "attn_k", "attn_v"].map(|stem| layer_tensor(layer, stem));
+        let fused = names::of_layer(layer, stem::ATTN_QKV);
+        let split =
+            [stem::ATTN_Q, stem::ATTN_K, stem::ATTN_V].map(|stem| names::of_layer(layer, stem));
         let first_split = split.iter().find(|name| self.unbound.contains_key(name.as_str()));
         match (self.unbound.contains_key(fused.as_str()), first_split) {
             (true, Some(first_split)) => {
@@ -262,14 +261,14 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    /// The fused tensor has the name of the split `ffn_up`: whether there is a gate beside it
-    /// decides, and its rows tell where the two contradict each other.
+    /// The fused tensor has the same name as the split `ffn_up`. It is fused if there is no gate. If
+    /// there is a gate, the number of rows shows whether the two contradict each other.
     fn gate_up(&mut self, unit: u32, layer: u32) {
         let Widths { hidden, ffn, fused_ffn, .. } = self.widths;
         let slots = [(Slot::FfnGate(layer), ffn), (Slot::FfnUp(layer), ffn)];
         let [gate_slot, up_slot] = slots;
-        let gate = layer_tensor(layer, "ffn_gate");
-        let up = layer_tensor(layer, "ffn_up");
+        let gate = names::of_layer(layer, stem::FFN_GATE);
+        let up = names::of_layer(layer, stem::FFN_UP);
         let up_rows = self.unbound.get(up.as_str()).map(|tensor| tensor.shape().rows());
         match (self.unbound.contains_key(gate.as_str()), up_rows) {
             (true, Some(rows)) if rows == fused_ffn => {
@@ -291,8 +290,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn output(&mut self) {
-        // Two more than the layers, which are bounded: this never saturates.
-        let unit = self.config.layers.saturating_add(2);
+        // After the embedding and the layers. Layers are bounded, so this never saturates.
+        let unit = self.config.layers.saturating_add(1);
         let hidden = self.widths.hidden;
         self.vector(unit, OUTPUT_NORM, Slot::OutputNorm, hidden);
         if !self.config.tied_output {
@@ -309,17 +308,17 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         if !any && self.config.rope.scaling != Some(RopeScaling::LongRope) {
             return;
         }
-        // Configurations keep the rotated dimensions even.
+        // The configuration guarantees that the number of rotated dimensions is even.
         let len = u64::from(self.config.rope.dimension_count) / 2;
         for (name, slot) in pair {
             if let Some(factors) = self.take_f32(name, len) {
-                self.push(1, factors, vec![SlotRows { slot, rows: 0..1 }], true);
+                self.push(0, factors, vec![SlotRows { slot, rows: 0..1 }], true);
             }
         }
     }
 
     fn leftovers(&mut self, tensors: &[TensorInfo<'_>]) {
-        // In file order, not in that of the map.
+        // In file order. The map has no order.
         for tensor in tensors {
             if self.unbound.contains_key(tensor.name()) {
                 self.problems.push(Problem::Unexpected {
@@ -347,7 +346,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         self.problems.push(Problem::Missing { name, alternative: Some(alternative) });
     }
 
-    /// Takes tensors out of the running, once what is wrong with them has been said.
+    /// Removes tensors whose problems have been reported.
     fn drop_all<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
         for name in names {
             self.unbound.remove(name.as_str());
@@ -360,50 +359,47 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    /// Binds a matrix whose rows are those of `slots`, one after the other, and its scales.
+    /// Binds a matrix whose rows are those of `slots` in their order, and its scales.
     fn matrix(&mut self, unit: u32, name: &str, cols: u64, slots: &[(Slot, u64)]) {
         let mut rows = 0_u64;
         let slot_rows: Vec<SlotRows> = slots
             .iter()
             .map(|&(slot, count)| {
                 let start = rows;
-                // Saturates as `Widths` does.
+                // Saturates for the same reason as `Widths`.
                 rows = rows.saturating_add(count);
                 SlotRows { slot, rows: start..rows }
             })
             .collect();
         let Some(tensor) = self.take(name, &[cols, rows]) else { return };
-        let scale = match (tensor.ggml_type(), name.strip_suffix(".weight")) {
-            (GgmlType::NVFP4, Some(stem)) => {
-                self.scale(unit, &format!("{stem}.input_scale"), slots, Slot::InputScale);
-                self.scale(unit, &format!("{stem}.scale"), slots, Slot::Scale)
-            }
-            _ => None,
+        let scale = if tensor.ggml_type() == GgmlType::NVFP4 {
+            self.scale(unit, names::input_scale_of(name), slots, Slot::InputScale);
+            self.scale(unit, names::scale_of(name), slots, Slot::Scale)
+        } else {
+            None
         };
         if let Some(bound) = self.push(unit, tensor, slot_rows, false) {
             bound.scale = scale;
         }
     }
 
-    /// Binds the one value that all of `slots` share, where the file has it.
+    /// Binds the scale that all of `slots` share, if the file has it.
     fn scale(
         &mut self,
         unit: u32,
-        name: &str,
+        name: Option<String>,
         slots: &[(Slot, u64)],
         of: fn(Matrix) -> Slot,
     ) -> Option<BoundScale> {
-        if !self.unbound.contains_key(name) {
-            return None;
-        }
-        let tensor = self.take_f32(name, 1)?;
+        let name = name.filter(|name| self.unbound.contains_key(name.as_str()))?;
+        let tensor = self.take_f32(&name, 1)?;
         let matrices = slots.iter().filter_map(|(slot, _)| slot.matrix());
         let slots = matrices.map(|matrix| SlotRows { slot: of(matrix), rows: 0..1 }).collect();
         let bound = self.push(unit, tensor, slots, true)?;
         Some(BoundScale { name: Arc::clone(&bound.name), source: bound.source.clone() })
     }
 
-    /// Takes a vector that consumers read as `f32` under every storage policy.
+    /// Takes a vector that is `f32` under every storage policy.
     fn take_f32(&mut self, name: &str, len: u64) -> Option<&'t TensorInfo<'a>> {
         let tensor = self.take(name, &[len])?;
         let found = tensor.ggml_type();
@@ -415,7 +411,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         None
     }
 
-    /// Takes the tensor of this name and shape out of the running, or says what is wrong with it.
+    /// Takes the tensor of this name and shape, or reports the problem.
     fn take(&mut self, name: &str, expected: &[u64]) -> Option<&'t TensorInfo<'a>> {
         let Some(tensor) = self.unbound.remove(name) else {
             self.problems.push(Problem::missing(name));
@@ -459,11 +455,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 }
 
-fn layer_tensor(layer: u32, stem: &str) -> String {
-    format!("blk.{layer}.{stem}.weight")
-}
-
-/// Dimensions of one at the end do not count, as in llama.cpp: a single element may have none.
+/// Trailing dimensions of one do not count, as in llama.cpp: a single element may have no dimensions.
 fn same_dims(found: &[u64], expected: &[u64]) -> bool {
     let dim = |dims: &[u64], axis: usize| dims.get(axis).copied().unwrap_or(1);
     (0..found.len().max(expected.len())).all(|axis| dim(found, axis) == dim(expected, axis))

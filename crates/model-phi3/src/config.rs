@@ -1,45 +1,38 @@
-//! The dimensions of a model, from its metadata.
+//! Reads the dimensions of a model from its metadata.
 
 use std::fmt;
 
 use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo, Text};
 
 use crate::attention::AttentionShape;
-use crate::binding::{OUTPUT, TOKEN_EMBEDDING};
 use crate::error::Error;
+use crate::keys::{
+    ARCHITECTURE, ATTN_FACTOR, BLOCK_COUNT, CONTEXT_LENGTH, EMBEDDING_LENGTH, EXPERT_COUNT,
+    FEED_FORWARD_LENGTH, FILE_TYPE, HEAD_COUNT, HEAD_COUNT_KV, KEY_LENGTH, NAME, ORIGINAL_CONTEXT,
+    RMS_EPSILON, ROPE_DIMENSION_COUNT, ROPE_FREQ_BASE, SCALE_LINEAR, SCALING_FACTOR, SCALING_TYPE,
+    SLIDING_WINDOW, TOKEN_MERGES, TOKEN_SCORES, TOKEN_TYPE, TOKENS, TYPE, VALUE_LENGTH, VOCAB_SIZE,
+};
+use crate::names::{self, OUTPUT, TOKEN_EMBEDDING};
 use crate::problems::Problem;
 use crate::rope::{Rope, RopeScaling, RopeStyle};
-use crate::warning::{ATTN_FACTOR, CONTEXT_LENGTH, ORIGINAL_CONTEXT, has_rope_factors};
 
-/// The base of RoPE frequencies where the file does not say, as in llama.cpp.
+/// The base of RoPE frequencies if the file does not state it, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
 
-/// Layers that a model can have: far above any known one. More is taken for damage.
+/// The most layers that a model can have, far above any known model. A larger number means damage.
 const MAX_LAYERS: u32 = 65_536;
 
-/// Layers of the models that are supported. Published ones have at most 40; work and memory grow with
-/// every layer.
+/// The most layers that are supported. Published models have at most 40. Work and memory grow with the
+/// number of layers.
 const SUPPORTED_LAYERS: u32 = 1024;
 
-/// Elements that a head can have where the file does not bound them by its hidden state.
+/// The most elements of a head if the file does not state its hidden state.
 const MAX_HEAD_DIM: u64 = 65_536;
 
-/// Bytes of a text that are copied from the file: a string may be most of a header.
+/// The most bytes of a text that are copied from the file. A string can be most of a header.
 const MAX_TEXT: usize = 4096;
 
-const BLOCK_COUNT: &str = "block_count";
-const EMBEDDING_LENGTH: &str = "embedding_length";
-const FEED_FORWARD_LENGTH: &str = "feed_forward_length";
-const HEAD_COUNT: &str = "attention.head_count";
-const HEAD_COUNT_KV: &str = "attention.head_count_kv";
-const KEY_LENGTH: &str = "attention.key_length";
-const VALUE_LENGTH: &str = "attention.value_length";
-const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
-const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
-const VOCAB_SIZE: &str = "vocab_size";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-
-/// The architecture that a file names, which decides the prefix of its keys.
+/// The architecture of a file. It is the prefix of most keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -47,7 +40,7 @@ pub enum Architecture {
     Phi3,
     /// `llama`: a "llamafied" Phi-3, whose fused tensors were split before conversion.
     ///
-    /// Nothing in such a file says that it is a Phi-3; any model of the same form is accepted.
+    /// The file does not say that the model is a Phi-3. Any model of the same form is accepted.
     Llama,
 }
 
@@ -61,7 +54,7 @@ impl Architecture {
         }
     }
 
-    /// How files of this architecture order the elements that RoPE rotates together.
+    /// Order of the elements that RoPE rotates together, in files of this architecture.
     #[must_use]
     pub const fn rope_style(self) -> RopeStyle {
         match self {
@@ -71,7 +64,7 @@ impl Architecture {
     }
 
     fn from_metadata(metadata: &Metadata<'_>) -> Result<Self, Error> {
-        match metadata.optional::<&str>("general.architecture")? {
+        match metadata.optional::<&str>(ARCHITECTURE)? {
             Some("phi3") => Ok(Self::Phi3),
             Some("llama") => Ok(Self::Llama),
             found => Err(Error::UnsupportedArchitecture {
@@ -87,14 +80,14 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// The dimensions of a Phi-3 model. All come from the file; none is assumed.
+/// The dimensions of a Phi-3 model. All of them come from the file.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Phi3Config {
-    /// What the file calls itself.
+    /// The architecture in the file.
     pub architecture: Architecture,
-    /// `general.name`, as it is in the file: escape it to print it. Of a name beyond 4096 bytes,
-    /// the start. One that is not UTF-8 is [escaped](gguf_format::escape()) already.
+    /// `general.name` as it is in the file; escape it before printing. If it is longer than 4096 bytes,
+    /// this is its start. If it is not UTF-8, it is already [escaped](gguf_format::escape()).
     pub name: Option<String>,
     /// Transformer layers, from 1 to 1,024.
     pub layers: u32,
@@ -102,59 +95,58 @@ pub struct Phi3Config {
     pub hidden: u64,
     /// Query heads.
     pub heads: u32,
-    /// Key heads, and value heads; divides `heads`.
+    /// Key heads, and as many value heads. Their number divides `heads`.
     pub kv_heads: u32,
     /// Elements of a head: `attention.key_length`, or `hidden / heads`.
     pub head_dim: u32,
     /// Elements of the feed-forward network's inner state.
     pub ffn: u64,
-    /// Rows of the token embedding. May exceed the number of tokens: rows are often padded.
+    /// Rows of the token embedding. There may be more rows than tokens, because rows are often padded.
     pub vocab: u64,
-    /// Tokens of context the model was made for.
+    /// Tokens of context that the model was made for.
     pub context_length: u32,
     /// Added to the mean square in the norms; positive and finite.
     pub rms_epsilon: f32,
     /// Rotary position embedding.
     pub rope: Rope,
-    /// Tokens that a token attends to: `attention.sliding_window`. `None` where the key is 0, as in
-    /// Phi-4, or absent. With 0 attention reaches the whole context; absent, the file does not
-    /// say: Microsoft's own q4 file of mini-4k lacks the key, although that model has a window of
-    /// 2047 tokens.
+    /// Tokens that a token attends to: `attention.sliding_window`. `None` if the key is 0, as in Phi-4,
+    /// or absent. If it is 0, attention reaches the whole context. If it is absent, the file does not
+    /// say: Microsoft's own q4 file of mini-4k lacks the key, although that model has a window of 2047
+    /// tokens.
     pub sliding_window: Option<u32>,
     /// `general.file_type`: llama.cpp's number of the mix of tensor types.
     pub file_type: Option<u32>,
-    /// Whether the output weights are the token embedding, because the file has no others.
+    /// Whether the file has no output weights, so that the output is the token embedding.
     pub tied_output: bool,
 }
 
 impl Phi3Config {
     /// Reads and checks the dimensions of the model.
     ///
-    /// `tensors` give the vocabulary, which `phi3` files have no key for, and whether the output
-    /// is tied. All their other dimensions are checked by [`TensorMap::bind`](crate::TensorMap).
+    /// `tensors` show the size of the vocabulary, for which `phi3` files have no key, and whether the
+    /// output is tied. [`TensorMap::bind`](crate::TensorMap) checks their other dimensions.
     ///
-    /// Keys that newer files may give as an array with one value a layer (`head_count`,
-    /// `head_count_kv`, `feed_forward_length`) are accepted where all layers agree.
+    /// `head_count`, `head_count_kv` and `feed_forward_length` can also be arrays with one value for
+    /// each layer, if all layers have the same value.
     ///
-    /// What the file says it is comes first: an adapter has neither the keys nor the tensors of a
-    /// model. Wrong values come before unsupported ones, then comes a file without any tensor,
-    /// then missing keys, and what the tensors lack comes last: a file that contradicts itself is
-    /// told from one that only holds less than a model.
+    /// If a file has several errors, the first in this order is returned: another type or architecture
+    /// (an adapter has neither the keys nor the tensors of a model); wrong values; unsupported values;
+    /// no tensors; missing keys; tensors that are missing. So a file that contradicts itself differs
+    /// from a file that has less than a model.
     ///
     /// # Errors
     ///
-    /// * [`Error::NotAModel`] where `general.type` is there and not `model`, or there are no
-    ///   tensors.
+    /// * [`Error::NotAModel`] if `general.type` is present and not `model`, or if there are no tensors.
     /// * [`Error::UnsupportedArchitecture`] for anything but `phi3` and `llama`.
-    /// * [`Error::Metadata`] where a required key is missing, or a key has the wrong type.
-    /// * [`Error::InvalidValue`] where a value is out of bounds or contradicts another.
+    /// * [`Error::Metadata`] if a required key is missing, or a key has the wrong type.
+    /// * [`Error::InvalidValue`] if a value is out of bounds or contradicts another value.
     /// * [`Error::UnsupportedValue`] for more than 1,024 layers, experts, layers that differ, and
     ///   unknown RoPE scaling.
-    /// * [`Error::Binding`] where no tensor tells the size of the vocabulary.
+    /// * [`Error::Binding`] if no tensor shows the size of the vocabulary.
     pub fn from_gguf(metadata: &Metadata<'_>, tensors: &[TensorInfo<'_>]) -> Result<Self, Error> {
         check_type(metadata)?;
         let architecture = Architecture::from_metadata(metadata)?;
-        let rope_factors = has_rope_factors(tensors);
+        let rope_factors = tensors.iter().any(|tensor| names::is_rope_factors(tensor.name()));
         let mut keys = Keys { metadata, architecture, rope_factors, unsupported: None };
         let dimensions = keys.read()?;
         if let Some(error) = keys.unsupported.take() {
@@ -179,7 +171,7 @@ impl Phi3Config {
             hidden,
             heads,
             kv_heads: dimensions.kv_heads.unwrap_or(heads),
-            // Known, and so is RoPE, where hidden state and heads are.
+            // If hidden state and heads are known, so are this and RoPE.
             head_dim: keys.given(KEY_LENGTH, dimensions.head_dim)?,
             ffn,
             vocab,
@@ -192,14 +184,14 @@ impl Phi3Config {
         })
     }
 
-    /// What an attention kernel must know.
+    /// The figures that an attention kernel needs.
     #[must_use]
     pub fn attention(&self) -> AttentionShape {
         AttentionShape::new(self.heads, self.kv_heads, self.head_dim)
     }
 
-    /// Weights of the model, without RoPE factors; a tied output counts once. `None` where the
-    /// number does not fit 64 bits.
+    /// Weights of the model, without RoPE factors. A tied output counts once. `None` if the number
+    /// exceeds 64 bits.
     #[must_use]
     pub fn parameters(&self) -> Option<u64> {
         let head_dim = u64::from(self.head_dim);
@@ -227,7 +219,7 @@ impl Phi3Config {
 
 /// Adapters, importance matrices and projectors name the architecture of the model they are for.
 fn check_type(metadata: &Metadata<'_>) -> Result<(), Error> {
-    match metadata.optional::<&str>("general.type")? {
+    match metadata.optional::<&str>(TYPE)? {
         None | Some("model") => Ok(()),
         Some(other) => Err(Error::NotAModel { found: Some(excerpt(other).to_owned()) }),
     }
@@ -237,7 +229,7 @@ fn full_key(architecture: Architecture, suffix: &str) -> String {
     format!("{}.{suffix}", architecture.name())
 }
 
-/// Bounds everything that is done once a layer.
+/// Limits everything that is done once for each layer.
 pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
     let value = layers.to_string();
     if layers > MAX_LAYERS {
@@ -256,8 +248,8 @@ fn excerpt(text: &str) -> &str {
     text.split_at(text.floor_char_boundary(MAX_TEXT)).0
 }
 
-/// The start of a name that is only shown. It need not be UTF-8, since no weight depends on it: then it
-/// is escaped.
+/// The start of a name, for display only. No weight depends on it, so it need not be UTF-8: then it is
+/// escaped.
 fn name_text(name: Text<'_>) -> String {
     match name.as_str() {
         Ok(name) => excerpt(name).to_owned(),
@@ -265,8 +257,8 @@ fn name_text(name: Text<'_>) -> String {
     }
 }
 
-/// Rows of the token embedding, or else of the output, so that a file which lacks only the former
-/// still gets to the report of all that is missing.
+/// Rows of the token embedding. If it is missing, rows of the output, so that the report of all missing
+/// tensors is still reached.
 fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
     let named = |name| tensors.iter().find(|tensor| tensor.name() == name);
     let tensor = named(TOKEN_EMBEDDING)
@@ -283,7 +275,7 @@ fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
     }
 }
 
-/// What the keys that are present say; `None` where they are not enough to know.
+/// The values of the keys that are present; `None` if they are not sufficient.
 struct Dimensions<'a> {
     name: Option<Text<'a>>,
     file_type: Option<u32>,
@@ -307,7 +299,7 @@ struct Keys<'m, 'a> {
     architecture: Architecture,
     /// Whether the file has RoPE factors.
     rope_factors: bool,
-    /// The first value that is sound, but not supported: what is wrong elsewhere counts for more.
+    /// The first valid but unsupported value. Errors in other values have priority.
     unsupported: Option<Error>,
 }
 
@@ -329,7 +321,7 @@ impl<'a> Keys<'_, 'a> {
         full_key(self.architecture, suffix)
     }
 
-    /// What is known of a key without which there is no model.
+    /// The value of a required key.
     fn given<T>(&self, suffix: &str, value: Option<T>) -> Result<T, Error> {
         Ok(value.ok_or_else(|| gguf_format::Error::Missing { key: self.key(suffix) })?)
     }
@@ -373,8 +365,8 @@ impl<'a> Keys<'_, 'a> {
         self.check_dense()?;
         self.check_tokenizer()?;
         Ok(Dimensions {
-            name: self.metadata.optional("general.name")?,
-            file_type: self.metadata.optional("general.file_type")?,
+            name: self.metadata.optional(NAME)?,
+            file_type: self.metadata.optional(FILE_TYPE)?,
             layers,
             hidden,
             heads,
@@ -384,15 +376,13 @@ impl<'a> Keys<'_, 'a> {
             context_length: self.optional_positive(CONTEXT_LENGTH)?,
             rms_epsilon: self.positive_float(RMS_EPSILON)?,
             rope: self.rope(hidden, head_dim)?,
-            sliding_window: self
-                .optional("attention.sliding_window")?
-                .filter(|&window| window != 0),
+            sliding_window: self.optional(SLIDING_WINDOW)?.filter(|&window| window != 0),
             vocab_size: self.optional(VOCAB_SIZE)?,
             tokens: self.metadata.optional::<Strings<'_>>(TOKENS)?.map(|tokens| tokens.len()),
         })
     }
 
-    /// An integer above zero, given once or, with the same value, once a layer.
+    /// An integer above zero: one value, or an array with this value for each layer.
     fn per_layer<T: Dimension>(
         &mut self,
         suffix: &str,
@@ -402,7 +392,7 @@ impl<'a> Keys<'_, 'a> {
         let Some(array) = self.metadata.get(&key).and_then(|value| value.as_array()) else {
             return self.optional_positive(suffix);
         };
-        // The two types that llama.cpp's writers use for such arrays.
+        // llama.cpp's writers use two types for such arrays.
         let mut values: Box<dyn Iterator<Item = i64> + '_> =
             match (array.iter::<i32>(), array.iter::<u32>()) {
                 (Some(values), _) => Box::new(values.map(i64::from)),
@@ -447,9 +437,8 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    /// Mixtures of experts share the architecture names, but not the weights.
+    /// Mixtures of experts have the same architecture names but other weights.
     fn check_dense(&mut self) -> Result<(), Error> {
-        const EXPERT_COUNT: &str = "expert_count";
         if let Some(experts) = self.optional::<u64>(EXPERT_COUNT)?.filter(|&count| count != 0) {
             self.refuse(EXPERT_COUNT, experts, "only models without experts are");
         }
@@ -479,7 +468,7 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn head_dim(&mut self, hidden: Option<u64>, heads: Option<u32>) -> Result<Option<u32>, Error> {
-        // No known model has heads wider than its hidden state; the bound keeps products small.
+        // No known model has heads wider than its hidden state. The limit keeps products small.
         let most = hidden.unwrap_or(MAX_HEAD_DIM);
         let head_dim = match (self.optional_positive::<u32>(KEY_LENGTH)?, hidden, heads) {
             (Some(given), _, _) if u64::from(given) > most => {
@@ -516,7 +505,7 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    /// `None` where nothing says how many elements are rotated.
+    /// `None` if nothing states the number of rotated elements.
     fn rope(&mut self, hidden: Option<u64>, head_dim: Option<u32>) -> Result<Option<Rope>, Error> {
         let dimension_count = self.optional_positive(ROPE_DIMENSION_COUNT)?.or(head_dim);
         let most = head_dim.map(u64::from).or(hidden).unwrap_or(MAX_HEAD_DIM);
@@ -527,7 +516,7 @@ impl<'a> Keys<'_, 'a> {
             return Err(self.invalid(ROPE_DIMENSION_COUNT, count, reason));
         }
         let scaling_factor = self.scaling_factor()?;
-        let freq_base = self.positive_float("rope.freq_base")?.unwrap_or(DEFAULT_FREQ_BASE);
+        let freq_base = self.positive_float(ROPE_FREQ_BASE)?.unwrap_or(DEFAULT_FREQ_BASE);
         let original_context = self.optional_positive(ORIGINAL_CONTEXT)?;
         let attn_factor = self.positive_float(ATTN_FACTOR)?;
         let named = self.rope_scaling()?;
@@ -547,10 +536,10 @@ impl<'a> Keys<'_, 'a> {
         }))
     }
 
-    /// The first of the two keys that is there, as in llama.cpp: the second is an older name.
+    /// The first of the two keys that is present, as in llama.cpp. The second has an older name.
     fn scaling_factor(&self) -> Result<Option<f32>, Error> {
         let mut first = None;
-        for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
+        for suffix in [SCALING_FACTOR, SCALE_LINEAR] {
             let factor = self.optional::<f32>(suffix)?;
             if let Some(factor) = factor.filter(|f| !(f.is_finite() && *f >= 0.0)) {
                 return Err(self.invalid(suffix, factor, "it must be a finite number, 0 or above"));
@@ -561,29 +550,27 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn rope_scaling(&mut self) -> Result<Option<RopeScaling>, Error> {
-        const SUFFIX: &str = "rope.scaling.type";
-        let Some(name) = self.optional::<&str>(SUFFIX)? else { return Ok(None) };
+        let Some(name) = self.optional::<&str>(SCALING_TYPE)? else { return Ok(None) };
         let scaling = RopeScaling::from_name(name);
         if scaling.is_none() {
             let known = "known are none, linear, yarn and longrope";
-            self.refuse(SUFFIX, format!("\"{}\"", excerpt(name)), known);
+            self.refuse(SCALING_TYPE, format!("\"{}\"", excerpt(name)), known);
         }
         Ok(scaling)
     }
 
-    /// The tokenizer is not this crate's business, but wrong types betray a broken file.
+    /// This crate does not use the tokenizer, but wrong types are a sign of a broken file.
     fn check_tokenizer(&self) -> Result<(), Error> {
-        const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
-        self.metadata.optional::<Strings<'_>>("tokenizer.ggml.merges")?;
-        self.metadata.optional::<Elements<'_, f32>>("tokenizer.ggml.scores")?;
-        // Signed in what llama.cpp writes; other writers use unsigned.
+        self.metadata.optional::<Strings<'_>>(TOKEN_MERGES)?;
+        self.metadata.optional::<Elements<'_, f32>>(TOKEN_SCORES)?;
+        // llama.cpp writes signed integers. Other writers use unsigned integers.
         if self.metadata.optional::<Elements<'_, u32>>(TOKEN_TYPE).is_err() {
             self.metadata.optional::<Elements<'_, i32>>(TOKEN_TYPE)?;
         }
         Ok(())
     }
 
-    /// A vocabulary that does not fit the weights would make a model answer nonsense.
+    /// If the vocabulary does not match the weights, the model returns wrong text.
     fn check_tokens(&self, dimensions: &Dimensions<'_>, vocab: u64) -> Result<(), Error> {
         let reason = || format!("the token embedding has only {vocab} rows");
         if let Some(tokens) = dimensions.tokens.filter(|&tokens| tokens as u64 > vocab) {

@@ -1,21 +1,24 @@
-//! What happens to a tensor's bytes on their way to the device.
+//! Conversions of a tensor's bytes on their way to the device.
 
 use gguf_format::GgmlType;
+
+/// Bytes of a half.
+const F16_BYTES: u64 = 2;
 
 /// How the bytes of a file tensor become the bytes of its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Conversion {
     /// The destination holds the source bytes unchanged.
     Copy,
-    /// The destination holds each element of the source, stored as this type, decoded to `f32` and
-    /// rounded to nearest-even IEEE half precision.
+    /// Each element of the source is decoded from this type to `f32`, and rounded to IEEE half
+    /// precision, to nearest even.
     ToF16(GgmlType),
 }
 
 impl Conversion {
-    /// The conversion that turns `source` into half precision; `None` where there is none.
+    /// The conversion from `source` to half precision; `None` if there is none.
     ///
-    /// This is the one table of convertible types: a new type is a row here and a decoder in the
+    /// This is the table of all convertible types. A new type needs a row here and a decoder in the
     /// transfer engine.
     #[must_use]
     pub const fn to_f16(source: GgmlType) -> Option<Self> {
@@ -51,6 +54,34 @@ impl Conversion {
             _ => None,
         }
     }
+
+    /// Bytes of the result for so many source bytes; `None` if these are not whole blocks, or if the
+    /// result exceeds 64 bits.
+    #[must_use]
+    pub fn dest_bytes(self, source_bytes: u64) -> Option<u64> {
+        match self {
+            Self::Copy => Some(source_bytes),
+            Self::ToF16(ggml_type) => {
+                let blocks = source_bytes.checked_div(ggml_type.block_bytes())?;
+                let is_whole = blocks.checked_mul(ggml_type.block_bytes()) == Some(source_bytes);
+                let bytes = blocks.checked_mul(ggml_type.block_len())?.checked_mul(F16_BYTES)?;
+                is_whole.then_some(bytes)
+            }
+        }
+    }
+
+    /// Source bytes, in whole blocks, whose result has at most `dest_bytes` bytes.
+    #[must_use]
+    pub fn source_bytes(self, dest_bytes: u64) -> u64 {
+        match self {
+            Self::Copy => dest_bytes,
+            Self::ToF16(ggml_type) => {
+                let block = ggml_type.block_len().saturating_mul(F16_BYTES);
+                let blocks = dest_bytes.checked_div(block).unwrap_or(0);
+                blocks.saturating_mul(ggml_type.block_bytes())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +97,22 @@ mod tests {
             .collect();
         let expected = ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"];
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn sizes_are_those_of_whole_blocks() {
+        // 32 elements in 34 bytes.
+        let q8_0 = Conversion::ToF16(GgmlType::Q8_0);
+        assert_eq!((q8_0.dest_bytes(0), q8_0.dest_bytes(68)), (Some(0), Some(128)));
+        assert_eq!((q8_0.dest_bytes(33), q8_0.dest_bytes(u64::MAX)), (None, None));
+        assert_eq!(Conversion::ToF16(GgmlType::TQ1_0).dest_bytes(u64::MAX / 54 * 54), None);
+        assert_eq!([127, 128, 191].map(|bytes| q8_0.source_bytes(bytes)), [34, 68, 68]);
+        assert_eq!(Conversion::Copy.dest_bytes(u64::MAX), Some(u64::MAX));
+        assert_eq!(Conversion::Copy.source_bytes(7), 7);
+        for conversion in GgmlType::ALL.iter().filter_map(|&of| Conversion::to_f16(of)) {
+            let source = conversion.source_bytes(8 << 20);
+            assert_eq!(conversion.dest_bytes(source), Some(8 << 20), "{conversion:?}");
+        }
     }
 
     #[test]

@@ -1,58 +1,58 @@
-//! Why a file gives no model, by whose fault.
+//! Errors of configuration, binding and plan.
 
-use crate::codes::{self, CodeFacts};
-use crate::problems::Problems;
-use gguf_format::{GgmlType, escape};
+use gguf_format::GgmlType;
 
-/// Characters of a name or value that a message shows at most.
-pub(crate) const SHOWN_CHARS: usize = 96;
+use crate::codes::{self, CodeFacts, ErrorClass};
+use crate::problems::{Problem, Problems};
+use crate::shown::shown;
 
-/// Why a file gives no configuration, binding or plan.
+/// The reason why a file gives no configuration, binding or plan.
 ///
-/// Each kind has a stable [`code`](Self::code) for machines, a message with key or tensor and
-/// numbers for people, and often a cure: [`help`](Self::help). Text from the file is escaped.
+/// Each kind of error has a stable [`code`](Self::code) for programs, a message with key or tensor and
+/// numbers, and often a cure: [`help`](Self::help). Text from the file is escaped. A message is
+/// complete: it contains the message of its cause, which [`source`](std::error::Error::source) returns
+/// for programs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A key is missing, of the wrong type, or holds an integer out of range: all that this crate
-    /// makes of it. A caller's `?` may put any error of the parser here, see [`ErrorClass`].
+    /// A key is missing, has the wrong type, or is an integer out of range. This crate makes only such
+    /// errors, but `?` in a caller can convert any error of the parser: see [`ErrorClass`].
     #[error(transparent)]
     Metadata(#[from] gguf_format::Error),
 
     /// The file holds another model, or none.
     #[error("{}", architecture_text(.found.as_deref()))]
     UnsupportedArchitecture {
-        /// `general.architecture`, where the file has it.
+        /// `general.architecture`, if the file has it.
         found: Option<String>,
     },
 
-    /// The file holds something else than a model's weights.
+    /// The file does not hold the weights of a model.
     #[error("{}", not_a_model_text(.found.as_deref()))]
     NotAModel {
-        /// `general.type`, where it is another than `model`: `adapter`, `imatrix`, `mmproj`. `None`
-        /// where the file has no tensors, as one of a vocabulary alone has none.
+        /// `general.type` if it is not `model`: `adapter`, `imatrix`, `mmproj`. `None` if the file has
+        /// no tensors, as a file of a vocabulary.
         found: Option<String>,
     },
 
-    /// A key has a value that no Phi-3 model can have.
+    /// The value of a key is impossible for a Phi-3 model.
     #[error(
         "the key {} is {}, but {reason}",
-        escape(.key).shortened(SHOWN_CHARS), escape(.value).shortened(SHOWN_CHARS)
+        shown(.key), shown(.value)
     )]
     InvalidValue {
         /// The key.
         key: String,
         /// Its value, as text.
         value: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         reason: String,
     },
 
-    /// A key has a value that other models may have, but that has no meaning for the weights this
-    /// crate lays out.
+    /// The value of a key is possible in other models, but not supported for these weights.
     #[error(
         "the key {} is {}, which is not supported: {reason}",
-        escape(.key).shortened(SHOWN_CHARS), escape(.value).shortened(SHOWN_CHARS)
+        shown(.key), shown(.value)
     )]
     UnsupportedValue {
         /// The key.
@@ -63,14 +63,14 @@ pub enum Error {
         reason: String,
     },
 
-    /// The tensors of the file are not those of its configuration.
+    /// The tensors of the file do not match its configuration.
     #[error(transparent)]
     Binding(#[from] Problems),
 
-    /// A tensor is of a type that cannot be decoded to half precision.
+    /// The type of a tensor cannot be decoded to half precision.
     #[error(
         "tensor {} is {ggml_type}, which cannot be converted to f16",
-        escape(.tensor).shortened(SHOWN_CHARS)
+        shown(.tensor)
     )]
     NoConversion {
         /// The tensor.
@@ -79,7 +79,7 @@ pub enum Error {
         ggml_type: GgmlType,
     },
 
-    /// The model is larger than 64 bits can address.
+    /// The size of the model exceeds 64 bits.
     #[error("{what} exceeds 2^64 - 1 bytes")]
     TooLarge {
         /// What is too large.
@@ -89,34 +89,24 @@ pub enum Error {
     /// A plan breaks one of its own rules: a bug.
     #[error("the load plan is inconsistent: {fault}")]
     InvalidPlan {
-        /// The rule, and where it is broken.
+        /// The rule and the place.
         fault: String,
     },
 }
 
-/// Whose fault an [`Error`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The file is broken: keys or tensors are missing, wrong or contradict each other.
-    ///
-    /// Also what a caller converts from [`gguf_format::Error`] and is not unsupported: a file that
-    /// could not be read, or exceeds a limit. The error inside [`Error::Metadata`] tells these
-    /// apart by its own [`class`](gguf_format::Error::class).
-    Malformed,
-    /// The file may be good, but holds another model, or a form of it that is not supported.
-    Unsupported,
-    /// This crate is wrong.
-    Internal,
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self::Binding(problem.into())
+    }
 }
 
 impl Error {
-    /// Every code of this crate's own. [`code`](Self::code) answers one of these, or one of
-    /// [`gguf_format::Error::ALL_CODES`] for [`Metadata`](Self::Metadata). Codes are only ever
-    /// added.
+    /// Every code of this crate. [`code`](Self::code) returns one of these or, for
+    /// [`Metadata`](Self::Metadata), one of [`gguf_format::Error::ALL_CODES`]. Codes are only added,
+    /// never removed.
     pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
 
-    /// What there is to say of this kind of error, whatever the file.
+    /// Code, class, cause and cure of this kind of error.
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
@@ -141,13 +131,13 @@ impl Error {
         self.facts().code
     }
 
-    /// Whose fault it is.
+    /// The part at fault.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.facts().class
     }
 
-    /// What the user can do about it, where there is something.
+    /// What the user can do, if there is something.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         match self {
@@ -168,20 +158,16 @@ fn metadata_facts(error: &gguf_format::Error) -> CodeFacts {
 
 fn architecture_text(found: Option<&str>) -> String {
     match found {
-        Some(name) => format!(
-            "the architecture \"{}\" is not supported: expected phi3 or llama",
-            escape(name).shortened(SHOWN_CHARS)
-        ),
+        Some(name) => {
+            format!("the architecture \"{}\" is not supported: expected phi3 or llama", shown(name))
+        }
         None => "the file holds no model: it has no general.architecture".to_owned(),
     }
 }
 
 fn not_a_model_text(found: Option<&str>) -> String {
     match found {
-        Some(kind) => format!(
-            "the file holds no model: its general.type is \"{}\"",
-            escape(kind).shortened(SHOWN_CHARS)
-        ),
+        Some(kind) => format!("the file holds no model: its general.type is \"{}\"", shown(kind)),
         None => {
             "the file holds no weights: it has no tensors, as one of a vocabulary alone has none"
                 .to_owned()

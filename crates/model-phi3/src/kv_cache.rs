@@ -1,4 +1,4 @@
-//! The memory that the attention cache of a loaded model will need.
+//! Memory for the key-value cache of a loaded model.
 
 use crate::config::Phi3Config;
 use std::fmt;
@@ -14,12 +14,12 @@ pub enum KvDtype {
     F16,
     /// Brain float, 2 bytes.
     Bf16,
-    /// Any 8-bit float, 1 byte; scales, where a kernel keeps them apart, are not counted.
+    /// Any 8-bit float, 1 byte. Scales that a kernel stores separately are not counted.
     F8,
 }
 
 impl KvDtype {
-    /// Every type, by falling size.
+    /// Every type, by decreasing size.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
 
     /// Bytes of one element.
@@ -65,9 +65,9 @@ impl FromStr for KvDtype {
 
 impl Phi3Config {
     /// Bytes of a full key-value cache: keys and values of every layer, for `batch` sequences of
-    /// `context` tokens each. `None` where the number does not fit 64 bits.
+    /// `context` tokens each. `None` if the number exceeds 64 bits.
     ///
-    /// A sliding window, which would let a cache be smaller, is not taken into account.
+    /// A sliding window, which makes a smaller cache possible, is not considered.
     #[must_use]
     pub fn kv_cache_bytes(&self, context: u64, batch: u64, dtype: KvDtype) -> Option<u64> {
         [

@@ -1,18 +1,18 @@
 //! Phi-3 configuration, tensor mapping and load plan.
 //!
-//! This crate knows what a Phi-3 model is and how GGUF files hold one. It turns the catalogue that
-//! [`gguf_format`] has proven into a [`LoadPlan`]: which bytes of which file go where in device
-//! memory, and what is done to them on the way. It does no I/O and knows no device, so a model can
-//! be checked and priced on any machine.
+//! This crate knows the Phi-3 models and how GGUF files store them. From the catalogue that
+//! [`gguf_format`] has checked it makes a [`LoadPlan`]: which bytes of which file go to which place in
+//! device memory, and how they are converted. It does no I/O and needs no device, so a model can be
+//! checked, and its memory computed, on any machine.
 //!
 //! The steps, each with its own type:
 //!
 //! 1. [`Phi3Config::from_gguf`] reads the dimensions and checks them against each other.
-//! 2. [`TensorMap::bind`] finds the tensors of every [`Slot`], fused or split, and reports all that
-//!    is missing, unexpected or misshapen at once.
+//! 2. [`TensorMap::bind`] finds the tensors of every [`Slot`], fused or split, and reports all missing,
+//!    unexpected and misshapen tensors together.
 //! 3. [`LoadPlan::new`] lays them out in one arena, decoded to half precision or as stored.
-//! 4. [`LoadPlan::weights`] gives the loaded model its shape: a [`Phi3Weights`] of pointers, views
-//!    or whatever stands for a weight.
+//! 4. [`LoadPlan::weights`] returns a [`Phi3Weights`] with a pointer, a view or any other value for
+//!    each weight.
 //!
 //! ```
 //! use gguf_format::Gguf;
@@ -48,22 +48,25 @@ mod codes;
 mod config;
 mod conversion;
 mod error;
+mod keys;
 mod kv_cache;
+mod names;
 mod plan;
 #[cfg(feature = "preset")]
 pub mod preset;
 mod problems;
 mod rope;
+mod shown;
 mod slot;
 mod warning;
 mod weights;
 
 pub use attention::{AttentionKind, AttentionShape};
 pub use binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
-pub use codes::CodeFacts;
+pub use codes::{CodeFacts, ErrorClass};
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
-pub use error::{Error, ErrorClass};
+pub use error::Error;
 pub use kv_cache::{KvDtype, ParseKvDtypeError};
 pub use plan::{LoadPlan, ParseStorageError, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 pub use problems::{Misfit, Problem, Problems};

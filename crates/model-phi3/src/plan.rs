@@ -1,4 +1,4 @@
-//! Where every byte of the model goes: the load plan.
+//! The load plan: the place of every byte of the model.
 
 mod verify;
 
@@ -14,10 +14,11 @@ use crate::binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
 use crate::config::Phi3Config;
 use crate::conversion::Conversion;
 use crate::error::Error;
+use crate::shown::shown;
 use crate::slot::Slot;
 use crate::weights::Phi3Weights;
 
-/// Every tensor starts on a multiple of this many bytes in the arena, as `cudaMalloc` aligns.
+/// Alignment of tensors in the arena in bytes, that of `cudaMalloc`.
 const ALIGNMENT: u64 = 256;
 
 /// How weights are kept in device memory.
@@ -31,7 +32,8 @@ pub enum Storage {
 }
 
 impl Storage {
-    const ALL: [Self; 2] = [Self::F16, Self::Native];
+    /// Every policy, in the order of help texts.
+    pub const ALL: &'static [Self] = &[Self::F16, Self::Native];
 
     /// The name on a command line.
     #[must_use]
@@ -50,15 +52,18 @@ impl fmt::Display for Storage {
 }
 
 /// The text is not the name of a [`Storage`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected f16 or native")]
-pub struct ParseStorageError;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{}\" is unknown: expected f16 or native", shown(.found))]
+pub struct ParseStorageError {
+    found: String,
+}
 
 impl FromStr for Storage {
     type Err = ParseStorageError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|storage| storage.name() == name).ok_or(ParseStorageError)
+        let storage = Self::ALL.iter().find(|storage| storage.name() == name);
+        storage.copied().ok_or_else(|| ParseStorageError { found: name.to_owned() })
     }
 }
 
@@ -68,28 +73,30 @@ impl FromStr for Storage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlanOp {
-    /// The name in the file: one of llama.cpp's, so it needs no escaping.
+    /// The name in the file. It is one of llama.cpp's names, so it needs no escaping.
     pub tensor: Arc<str>,
     /// The bytes of the file.
     pub source: SourceRange,
-    /// The bytes of the arena: starts on a multiple of 256.
+    /// The bytes of the arena. They start on a multiple of 256 bytes.
     pub dest: Range<u64>,
-    /// What is done to the bytes on the way.
+    /// How the bytes are converted.
     pub conversion: Conversion,
-    /// What decoded values are multiplied by, in `f32`, before they are rounded to half.
+    /// The factor of decoded values, in `f32`, applied before they are rounded to half.
     pub scale: Option<BoundScale>,
-    /// The unit of progress it belongs to, from 1; see [`LoadPlan::unit_label`].
+    /// The format of the slots in its destination. All of them have the same.
+    pub format: SlotFormat,
+    /// The unit of progress it belongs to, from 0; see [`LoadPlan::unit`].
     pub unit: u32,
 }
 
-/// What the bytes of a slot are.
+/// The format of a slot's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SlotFormat {
     /// IEEE half precision, row-major.
     F16,
     /// IEEE single precision, row-major.
     F32,
-    /// Elements of this type as the file stores them: rows of whole blocks.
+    /// Elements of this type as in the file: rows of whole blocks.
     Blocks(GgmlType),
 }
 
@@ -116,9 +123,9 @@ impl SlotFormat {
 
 /// One weight in the arena.
 ///
-/// Row `r` of a matrix is the [`row_bytes`](Self::row_bytes) bytes from `dest.start + r *
-/// row_bytes`; in it, block `b` is [`block_bytes`](GgmlType::block_bytes) bytes from `b *
-/// block_bytes` and holds [`block_len`](GgmlType::block_len) elements, both of
+/// Row `r` of a matrix is the [`row_bytes`](Self::row_bytes) bytes from `dest.start + r * row_bytes`.
+/// In a row, block `b` is the [`block_bytes`](GgmlType::block_bytes) bytes from `b * block_bytes`, with
+/// [`block_len`](GgmlType::block_len) elements. Both figures are those of
 /// [`format.ggml_type()`](SlotFormat::ggml_type).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -133,16 +140,16 @@ pub struct PlannedSlot {
     pub op: usize,
     /// `[rows, cols]`, or `[n]` for a vector, in elements.
     pub shape: Vec<u64>,
-    /// What its bytes are.
+    /// The format of its bytes.
     pub format: SlotFormat,
-    /// Bytes of one row; of the whole slot for a vector.
+    /// Bytes of one row. For a vector, bytes of the whole slot.
     pub row_bytes: u64,
-    /// The bytes of the arena. Slices of a fused tensor start on a row, not always on a multiple
-    /// of 256.
+    /// The bytes of the arena. Slices of a fused tensor start on a row, which need not be a multiple of
+    /// 256 bytes.
     pub dest: Range<u64>,
 }
 
-/// A step of loading that progress is reported by.
+/// A step of loading. Progress is reported by these units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unit {
@@ -150,7 +157,7 @@ pub enum Unit {
     Embedding,
     /// The weights of this layer, counted from 0.
     Layer(u32),
-    /// The last norm and, where it is not tied, the output.
+    /// The last norm, and the output if it is not tied.
     Output,
 }
 
@@ -167,9 +174,8 @@ impl fmt::Display for Unit {
 
 /// How to load a model: plain data, made without a device.
 ///
-/// One arena of [`device_bytes`](Self::device_bytes) takes all weights. The transfers are in the
-/// order of units of progress, inside one in the order of the files, and their destinations follow
-/// each other in the same order.
+/// All weights are in one arena of [`device_bytes`](Self::device_bytes). Transfers are ordered by unit
+/// of progress, then by position in the files. Their destinations have the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
     storage: Storage,
@@ -186,10 +192,10 @@ impl LoadPlan {
     ///
     /// # Errors
     ///
-    /// * [`Error::NoConversion`] where a tensor is to be decoded and its type cannot be. Native
-    ///   storage takes every type.
-    /// * [`Error::TooLarge`] where the arena would exceed 64 bits.
-    /// * [`Error::InvalidPlan`] where `tensors` was bound to another configuration than `config`.
+    /// * [`Error::NoConversion`] if a tensor must be decoded and its type cannot be decoded. Native
+    ///   storage accepts every type.
+    /// * [`Error::TooLarge`] if the size of the arena exceeds 64 bits.
+    /// * [`Error::InvalidPlan`] if `tensors` was bound with another configuration than `config`.
     pub fn new(config: &Phi3Config, tensors: &TensorMap, storage: Storage) -> Result<Self, Error> {
         let mut plan = Self {
             storage,
@@ -229,7 +235,7 @@ impl LoadPlan {
         self.layers
     }
 
-    /// The transfers, one a tensor of the file, in the order in which they are best made.
+    /// The transfers, one for each tensor of the file, in the best order for reading.
     #[must_use]
     pub fn ops(&self) -> &[PlanOp] {
         &self.ops
@@ -241,7 +247,7 @@ impl LoadPlan {
         &self.slots
     }
 
-    /// One weight; `None` where the model does not have it.
+    /// One weight; `None` if the model does not have it.
     #[must_use]
     pub fn slot(&self, slot: Slot) -> Option<&PlannedSlot> {
         let position = self.slots.binary_search_by_key(&slot, |planned| planned.slot).ok()?;
@@ -255,11 +261,10 @@ impl LoadPlan {
         self.layers.saturating_add(2)
     }
 
-    /// What is loaded with the unit of this number, from 1 to [`units`](Self::units); `None` for
-    /// any other number.
+    /// The unit of this number, from 0 to [`units`](Self::units) - 1; `None` for any other number.
     #[must_use]
-    pub fn unit_label(&self, unit: u32) -> Option<Unit> {
-        match unit.checked_sub(1)?.checked_sub(1) {
+    pub fn unit(&self, number: u32) -> Option<Unit> {
+        match number.checked_sub(1) {
             None => Some(Unit::Embedding),
             Some(layer) if layer < self.layers => Some(Unit::Layer(layer)),
             Some(layer) if layer == self.layers => Some(Unit::Output),
@@ -273,26 +278,26 @@ impl LoadPlan {
         self.device_bytes
     }
 
-    /// Tensors of the file that are not loaded, since nothing reads them beside halves: the scales
-    /// of inputs of NVFP4 tensors under [`Storage::F16`].
+    /// Tensors of the file that are not loaded because no kernel for halves reads them: under
+    /// [`Storage::F16`], the input scales of NVFP4 tensors.
     #[must_use]
     pub fn left_out(&self) -> &[Arc<str>] {
         &self.left_out
     }
 
-    /// Bytes that the transfers read from the files. Four bytes more are read for every
-    /// [folded scale](PlanOp::scale).
+    /// Bytes that the transfers read from the files. Each [folded scale](PlanOp::scale) adds four
+    /// bytes.
     #[must_use]
     pub const fn source_bytes(&self) -> u64 {
         self.source_bytes
     }
 
-    /// The weights as a struct, each as what `f` makes of its place.
+    /// The weights as a struct. `f` returns the value for each weight from its place.
     ///
     /// # Errors
     ///
-    /// The first error of `f`; [`Error::InvalidPlan`] never occurs for a plan of
-    /// [`new`](Self::new), which has every slot.
+    /// The first error of `f`. [`Error::InvalidPlan`] cannot occur for a plan of [`new`](Self::new),
+    /// which has every slot.
     pub fn weights<P, E: From<Error>>(
         &self,
         mut f: impl FnMut(&PlannedSlot) -> Result<P, E>,
@@ -356,6 +361,7 @@ impl LoadPlan {
             dest: whole,
             conversion,
             scale,
+            format,
             unit: tensor.unit,
         });
         Ok(())

@@ -1,8 +1,8 @@
-//! The published models of the family, as blueprints for synthetic files of real shape.
+//! Descriptions of the published models, for synthetic files with real shapes.
 //!
-//! A [`Blueprint`] has the keys and tensors of the file that llama.cpp's converter and quantiser
-//! make of such a model, in their order; only weights and tokenizer are left out. The dimensions
-//! are those of the models' own `config.json`.
+//! A [`Blueprint`] has the keys and tensors of the file that llama.cpp's converter and quantiser make
+//! of such a model, in the same order, without weights and tokenizer. The dimensions are those of the
+//! models' own `config.json`.
 //!
 //! ```
 //! use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -25,13 +25,15 @@ use gguf_format::GgmlType;
 use gguf_format::write::{GgufWriter, WriteValue};
 
 use crate::config::Architecture;
+use crate::keys;
+use crate::names::{self, stem};
 use crate::rope::RopeScaling;
 
 /// A model to make a file of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
-    /// No published model: 3 layers, grouped-query attention and RoPE factors in a few megabytes.
+    /// Not a published model: 3 layers, grouped-query attention and RoPE factors in a few megabytes.
     Tiny,
     /// Phi-3-mini-4k-instruct.
     Mini4k,
@@ -50,7 +52,7 @@ pub enum Preset {
 pub enum Layout {
     /// `attn_qkv` and a fused `ffn_up`, architecture `phi3`.
     Fused,
-    /// One tensor each, architecture `llama`: the llamafied form.
+    /// One tensor each, architecture `llama`: the form of "llamafied" models.
     Split,
 }
 
@@ -71,18 +73,18 @@ pub enum TypeMix {
     Q4_K_M,
 }
 
-/// The text is none of the names of a [`Preset`], [`Layout`] or [`TypeMix`].
+/// The text is not the name of a [`Preset`], [`Layout`] or [`TypeMix`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of {}", .expected.join(", "))]
 pub struct ParsePresetError {
     expected: &'static [&'static str],
 }
 
-/// Names in both directions from one list.
+/// Names in both directions, from one list.
 macro_rules! named {
     ($type:ident: $( $variant:ident = $name:literal ),+) => {
         impl $type {
-            /// Every one, in the order of their listing.
+            /// Every variant, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
             /// The name on a command line.
@@ -144,7 +146,7 @@ impl Blueprint {
         Self { metadata: metadata(&model, layout, mix), tensors: tensors(&model, layout, mix) }
     }
 
-    /// A writer that has been given all keys and tensors.
+    /// A writer with all keys and tensors.
     #[must_use]
     pub fn writer(&self) -> GgufWriter {
         let mut writer = GgufWriter::new();
@@ -173,7 +175,7 @@ struct Model {
     original_context: u32,
     freq_base: f32,
     sliding_window: u32,
-    /// Present together with the RoPE factors.
+    /// Models with RoPE factors have this factor.
     attn_factor: Option<f32>,
     tied_output: bool,
 }
@@ -269,38 +271,38 @@ fn metadata(model: &Model, layout: Layout, mix: TypeMix) -> Vec<(String, WriteVa
         Layout::Split => Architecture::Llama,
     };
     let mut pairs: Vec<(String, WriteValue)> = vec![
-        ("general.architecture".to_owned(), architecture.name().into()),
-        ("general.type".to_owned(), "model".into()),
-        ("general.name".to_owned(), model.name.into()),
-        ("general.file_type".to_owned(), mix.file_type().into()),
+        (keys::ARCHITECTURE.to_owned(), architecture.name().into()),
+        (keys::TYPE.to_owned(), "model".into()),
+        (keys::NAME.to_owned(), model.name.into()),
+        (keys::FILE_TYPE.to_owned(), mix.file_type().into()),
         ("general.quantization_version".to_owned(), 2_u32.into()),
     ];
     let mut key = |suffix: &str, value: WriteValue| {
         pairs.push((format!("{}.{suffix}", architecture.name()), value));
     };
-    key("context_length", model.context.into());
-    key("embedding_length", model.hidden.into());
-    key("feed_forward_length", model.ffn.into());
-    key("block_count", model.layers.into());
-    key("attention.head_count", model.heads.into());
-    key("attention.head_count_kv", model.kv_heads.into());
-    key("attention.layer_norm_rms_epsilon", 1e-5_f32.into());
-    key("rope.dimension_count", model.rope_dim.into());
-    key("rope.freq_base", model.freq_base.into());
-    key("rope.scaling.original_context_length", model.original_context.into());
+    key(keys::CONTEXT_LENGTH, model.context.into());
+    key(keys::EMBEDDING_LENGTH, model.hidden.into());
+    key(keys::FEED_FORWARD_LENGTH, model.ffn.into());
+    key(keys::BLOCK_COUNT, model.layers.into());
+    key(keys::HEAD_COUNT, model.heads.into());
+    key(keys::HEAD_COUNT_KV, model.kv_heads.into());
+    key(keys::RMS_EPSILON, 1e-5_f32.into());
+    key(keys::ROPE_DIMENSION_COUNT, model.rope_dim.into());
+    key(keys::ROPE_FREQ_BASE, model.freq_base.into());
+    key(keys::ORIGINAL_CONTEXT, model.original_context.into());
     if let Some(factor) = model.attn_factor {
-        key("rope.scaling.attn_factor", factor.into());
+        key(keys::ATTN_FACTOR, factor.into());
     }
     match layout {
-        Layout::Fused => key("attention.sliding_window", model.sliding_window.into()),
-        // llama.cpp looks for the factors of a `llama` file only where this key names them.
+        Layout::Fused => key(keys::SLIDING_WINDOW, model.sliding_window.into()),
+        // llama.cpp loads the factors of a `llama` file only if this key is `longrope`.
         Layout::Split if model.attn_factor.is_some() => {
-            key("rope.scaling.type", RopeScaling::LongRope.name().into());
+            key(keys::SCALING_TYPE, RopeScaling::LongRope.name().into());
         }
         Layout::Split => {}
     }
-    // llama.cpp's way to say that there is no tokenizer; it wants the size then.
-    key("vocab_size", model.vocab.into());
+    // In llama.cpp, this means that there is no tokenizer. Then it requires the size.
+    key(keys::VOCAB_SIZE, model.vocab.into());
     pairs.push(("tokenizer.ggml.model".to_owned(), "none".into()));
     pairs
 }
@@ -314,49 +316,48 @@ fn tensors(model: &Model, layout: Layout, mix: TypeMix) -> Vec<TensorSpec> {
         specs.push(TensorSpec { name, dims: dims.to_vec(), ggml_type });
     };
     if model.attn_factor.is_some() {
-        for length in ["long", "short"] {
-            let name = format!("rope_factors_{length}.weight");
-            put(name, &[u64::from(model.rope_dim / 2)], GgmlType::F32);
+        for name in [names::ROPE_FACTORS_LONG, names::ROPE_FACTORS_SHORT] {
+            put(name.to_owned(), &[u64::from(model.rope_dim / 2)], GgmlType::F32);
         }
     }
     let embedding = if model.tied_output { Matrix::Output } else { Matrix::Plain };
-    put("token_embd.weight".to_owned(), &[hidden, vocab], mix.of(embedding));
+    put(names::TOKEN_EMBEDDING.to_owned(), &[hidden, vocab], mix.of(embedding));
     for layer in 0..model.layers {
         let more_bits = use_more_bits(layer, model.layers);
         let mut put = |stem: &str, dims: &[u64], ggml_type| {
-            put(format!("blk.{layer}.{stem}.weight"), dims, ggml_type);
+            put(names::of_layer(layer, stem), dims, ggml_type);
         };
-        put("attn_norm", &[hidden], GgmlType::F32);
-        put("ffn_down", &[ffn, hidden], mix.of(Matrix::Sensitive { more_bits }));
+        put(stem::ATTN_NORM, &[hidden], GgmlType::F32);
+        put(stem::FFN_DOWN, &[ffn, hidden], mix.of(Matrix::Sensitive { more_bits }));
         match layout {
-            Layout::Fused => put("ffn_up", &[hidden, 2 * ffn], mix.of(Matrix::Plain)),
+            Layout::Fused => put(stem::FFN_UP, &[hidden, 2 * ffn], mix.of(Matrix::Plain)),
             Layout::Split => {
-                put("ffn_gate", &[hidden, ffn], mix.of(Matrix::Plain));
-                put("ffn_up", &[hidden, ffn], mix.of(Matrix::Plain));
+                put(stem::FFN_GATE, &[hidden, ffn], mix.of(Matrix::Plain));
+                put(stem::FFN_UP, &[hidden, ffn], mix.of(Matrix::Plain));
             }
         }
-        put("ffn_norm", &[hidden], GgmlType::F32);
+        put(stem::FFN_NORM, &[hidden], GgmlType::F32);
         match layout {
             Layout::Fused => {
-                put("attn_output", &[queries, hidden], mix.of(Matrix::Plain));
-                put("attn_qkv", &[hidden, queries + 2 * keys], mix.of(Matrix::FusedAttention));
+                put(stem::ATTN_OUTPUT, &[queries, hidden], mix.of(Matrix::Plain));
+                put(stem::ATTN_QKV, &[hidden, queries + 2 * keys], mix.of(Matrix::FusedAttention));
             }
             Layout::Split => {
-                put("attn_k", &[hidden, keys], mix.of(Matrix::Plain));
-                put("attn_output", &[queries, hidden], mix.of(Matrix::Plain));
-                put("attn_q", &[hidden, queries], mix.of(Matrix::Plain));
-                put("attn_v", &[hidden, keys], mix.of(Matrix::Sensitive { more_bits }));
+                put(stem::ATTN_K, &[hidden, keys], mix.of(Matrix::Plain));
+                put(stem::ATTN_OUTPUT, &[queries, hidden], mix.of(Matrix::Plain));
+                put(stem::ATTN_Q, &[hidden, queries], mix.of(Matrix::Plain));
+                put(stem::ATTN_V, &[hidden, keys], mix.of(Matrix::Sensitive { more_bits }));
             }
         }
     }
-    put("output_norm.weight".to_owned(), &[hidden], GgmlType::F32);
+    put(names::OUTPUT_NORM.to_owned(), &[hidden], GgmlType::F32);
     if !model.tied_output {
-        put("output.weight".to_owned(), &[hidden, vocab], mix.of(Matrix::Output));
+        put(names::OUTPUT.to_owned(), &[hidden, vocab], mix.of(Matrix::Output));
     }
     specs
 }
 
-/// What llama.cpp's quantiser tells matrices apart by.
+/// The kinds of matrices that llama.cpp's quantiser treats differently.
 #[derive(Clone, Copy)]
 enum Matrix {
     Plain,
@@ -365,7 +366,7 @@ enum Matrix {
     Sensitive {
         more_bits: bool,
     },
-    /// The output, or the embedding that stands for it.
+    /// The output, or the embedding if the output is tied.
     Output,
 }
 

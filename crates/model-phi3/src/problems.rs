@@ -1,21 +1,23 @@
-//! What can be wrong with the tensors of a file.
+//! Problems with the tensors of a file.
 
 use std::fmt;
 
-use gguf_format::{GgmlType, Shape, escape};
+use gguf_format::{GgmlType, Shape};
 
-use crate::error::{Error, ErrorClass, SHOWN_CHARS};
+use crate::codes::ErrorClass;
+use crate::names;
+use crate::shown::shown;
 
-/// Problems that a message lists before it only counts the rest.
+/// Problems that a message lists. It counts the others.
 const SHOWN_PROBLEMS: usize = 20;
 
-/// Problems that are kept before the rest is only counted: a file of a few megabytes can have a
-/// hundred thousand, and each takes several times the memory of the tensor it is about.
+/// Problems that are stored. The others are only counted: a file of a few megabytes can have a hundred
+/// thousand, and each takes several times the memory of its tensor.
 const KEPT_PROBLEMS: usize = 256;
 
-/// Everything that keeps the tensors of a file from being the model of its configuration.
+/// All problems because of which the tensors of a file are not those of its configuration.
 ///
-/// Displays the first twenty, one a line, and the number of the others.
+/// Displays the first twenty problems, one on a line, and the number of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     kept: Vec<Problem>,
@@ -36,19 +38,19 @@ impl Problems {
         }
     }
 
-    /// `None` where there are no problems.
+    /// `None` if there are no problems.
     pub(crate) fn into_any(self) -> Option<Self> {
         (!self.kept.is_empty()).then_some(self)
     }
 
-    /// The problems, up to the first 256: at least one, in the order of the forward pass, unexpected
-    /// tensors last.
+    /// The first 256 problems, at least one, in the order of the forward pass. Unexpected tensors are
+    /// last.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
         &self.kept
     }
 
-    /// The number of all problems of this class, with those that were only counted.
+    /// The number of all problems of this class, including those that were only counted.
     #[must_use]
     pub const fn count(&self, class: ErrorClass) -> usize {
         match class {
@@ -58,20 +60,20 @@ impl Problems {
         }
     }
 
-    /// [`Malformed`](ErrorClass::Malformed) where anything is missing, misshapen or contradictory;
-    /// [`Unsupported`](ErrorClass::Unsupported) where the model is whole, but has more than a
-    /// Phi-3 or has it in another form.
+    /// [`Malformed`](ErrorClass::Malformed) if a tensor is missing, misshapen or contradictory;
+    /// [`Unsupported`](ErrorClass::Unsupported) if the model is complete, but has more than a Phi-3 or
+    /// another form.
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         if self.malformed == 0 { ErrorClass::Unsupported } else { ErrorClass::Malformed }
     }
 }
 
-impl From<Problem> for Error {
+impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        let mut problems = Problems::none();
+        let mut problems = Self::none();
         problems.push(problem);
-        Self::Binding(problems)
+        problems
     }
 }
 
@@ -90,33 +92,33 @@ impl fmt::Display for Problems {
     }
 }
 
-/// One thing that is wrong with the tensors of a file.
+/// One problem with the tensors of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A tensor is not there.
+    /// A tensor is missing.
     Missing {
-        /// Its name; those of all parts, in words, where a split weight is missing whole.
+        /// Its name. If a split weight is missing completely, the names of all its parts, in words.
         name: String,
-        /// What could stand in its place: the other layout, where there is one.
+        /// What can replace it: the other layout, if there is one.
         alternative: Option<String>,
     },
-    /// Layers have no tensor at all. The first such layers are told as [`Missing`](Self::Missing),
-    /// tensor by tensor; these are the others.
+    /// Layers have no tensor at all. The tensors of the first such layers are reported as
+    /// [`Missing`](Self::Missing); these are the other layers.
     MissingLayers {
         /// The first of them, from 0.
         first: u32,
-        /// How many they are.
+        /// Their number.
         count: usize,
     },
-    /// A tensor has no place in the model.
+    /// A tensor does not belong to the model.
     Unexpected {
         /// Its name, as in the file.
         name: String,
-        /// Why not.
+        /// The reason.
         reason: Misfit,
     },
-    /// A tensor has other dimensions than the configuration says.
+    /// A tensor does not have the dimensions of the configuration.
     Misshapen {
         /// Its name.
         name: String,
@@ -125,14 +127,14 @@ pub enum Problem {
         /// The dimensions it has.
         found: Shape,
     },
-    /// A weight is there twice, fused and split.
+    /// The file has a weight twice, fused and split.
     FusedAndSplit {
         /// The fused tensor.
         fused: String,
         /// One of the split tensors.
         split: String,
     },
-    /// A tensor that is never converted has another type than consumers read.
+    /// A tensor that is never converted does not have the type that consumers read.
     WrongType {
         /// Its name.
         name: String,
@@ -141,7 +143,7 @@ pub enum Problem {
         /// The type it has.
         found: GgmlType,
     },
-    /// A tensor of integers stands where weights should be.
+    /// A tensor of weights has integers.
     Integers {
         /// Its name.
         name: String,
@@ -150,11 +152,11 @@ pub enum Problem {
     },
 }
 
-/// Why a tensor has no place in the model.
+/// The reason why a tensor does not belong to the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Misfit {
-    /// Its layer does not exist by `block_count`.
+    /// Its layer is not less than `block_count`.
     NoSuchLayer,
     /// It is a bias, and Phi-3 has none.
     Bias,
@@ -168,13 +170,13 @@ pub enum Misfit {
 
 impl Misfit {
     pub(crate) fn of(name: &str, layers: u32) -> Self {
-        if layer_of(name).is_some_and(|layer| layer >= layers) {
+        if names::layer_of(name).is_some_and(|layer| layer >= layers) {
             Self::NoSuchLayer
-        } else if name.ends_with(".bias") {
+        } else if names::is_bias(name) {
             Self::Bias
-        } else if name == "rope_freqs.weight" {
+        } else if name == names::ROPE_FREQUENCIES {
             Self::FrequencyFactors
-        } else if name.ends_with(".scale") || name.ends_with(".input_scale") {
+        } else if names::is_scale(name) {
             Self::Scale
         } else {
             Self::Unknown
@@ -195,7 +197,7 @@ impl fmt::Display for Misfit {
 }
 
 impl Problem {
-    /// Whether the file itself is sound, only the model is another or in another form.
+    /// Whether the file is valid, and holds another model or another form of it.
     fn is_foreign(&self) -> bool {
         match self {
             Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,
@@ -223,7 +225,7 @@ impl fmt::Display for Problem {
                 write!(f, "missing: every tensor of {count} more layers, from layer {first} on")
             }
             Self::Unexpected { name, reason } => {
-                write!(f, "unexpected: {}, {reason}", escape(name).shortened(SHOWN_CHARS))
+                write!(f, "unexpected: {}, {reason}", shown(name))
             }
             Self::Misshapen { name, expected, found } => {
                 write!(f, "wrong shape: {name} is {found}, expected {expected}")
@@ -239,10 +241,4 @@ impl fmt::Display for Problem {
             }
         }
     }
-}
-
-/// The layer that a tensor name speaks of.
-pub(crate) fn layer_of(name: &str) -> Option<u32> {
-    let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
-    layer.parse().ok()
 }

@@ -1,14 +1,14 @@
-//! Rotary position embedding: what the forward pass must know beside the weights.
+//! Rotary position embedding: the figures that the forward pass needs in addition to the weights.
 
 use std::fmt;
 
-/// Which elements of a head are rotated together.
+/// The elements of a head that are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RopeStyle {
     /// Element `i` with element `i + rope_dim / 2`: `phi3` files.
     Neox,
-    /// Element `2i` with element `2i + 1`: `llama` files, in which the converter has permuted the
-    /// rows of Q and K to this end.
+    /// Element `2i` with element `2i + 1`: `llama` files, for which the converter permutes the rows of
+    /// Q and K.
     Adjacent,
 }
 
@@ -21,11 +21,11 @@ impl fmt::Display for RopeStyle {
     }
 }
 
-/// How positions beyond the original context are mapped, as `rope.scaling.type` names it.
+/// How positions beyond the original context are mapped: `rope.scaling.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RopeScaling {
-    /// Not at all.
+    /// They are not mapped.
     None,
     /// Positions are divided by a factor.
     Linear,
@@ -62,26 +62,26 @@ impl fmt::Display for RopeScaling {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Rope {
-    /// Which elements are rotated together.
+    /// The elements that are rotated together.
     pub style: RopeStyle,
-    /// Elements of a head that are rotated, from its first: even, at most `head_dim`. Less where
-    /// the rotary embedding is partial (Phi-4-mini). `head_dim` where the file does not say.
+    /// Elements of a head that are rotated, starting with the first: an even number, at most
+    /// `head_dim`. It is less than `head_dim` if the rotary embedding is partial (Phi-4-mini), and
+    /// `head_dim` if the file does not state it.
     pub dimension_count: u32,
-    /// Base of the geometric series of frequencies; 10000 where the file does not say, as in
+    /// Base of the geometric series of frequencies; 10000 if the file does not state it, as in
     /// llama.cpp.
     pub freq_base: f32,
-    /// Tokens of context before scaling, above which the long factors apply.
+    /// Tokens of context before scaling. The long factors apply above it.
     pub original_context: Option<u32>,
-    /// What cosine and sine are multiplied by, as in llama.cpp: the rotated elements of queries and
-    /// those of keys are each scaled by it, so their part of a score by its square. Elements that
-    /// are not rotated are not scaled, so where the rotation is partial no factor of the score
-    /// can stand for it.
+    /// Factor of cosine and sine, as in llama.cpp. It scales the rotated elements of queries and of
+    /// keys, so their part of a score is scaled by its square. Elements that are not rotated are not
+    /// scaled. So if the rotation is partial, a factor of the whole score is not equivalent.
     pub attn_factor: Option<f32>,
-    /// The kind of scaling. Where the file does not name it, a factor means a linear one, and
-    /// [`factors`](Self::factors) mean [`LongRope`](RopeScaling::LongRope): `phi3` files of long-context
-    /// models name none.
+    /// The kind of scaling. If the file does not state it, a factor means a linear one, and
+    /// [`factors`](Self::factors) mean [`LongRope`](RopeScaling::LongRope), because `phi3` files of
+    /// long-context models do not state it.
     pub scaling: Option<RopeScaling>,
-    /// `rope.scaling.factor`, or the older `rope.scale_linear`, where the file has one of them.
+    /// `rope.scaling.factor`, or the older `rope.scale_linear`; `None` if the file has neither.
     pub scaling_factor: Option<f32>,
     /// Whether the file has long and short factors.
     pub factors: bool,

@@ -1,4 +1,4 @@
-//! The names of the weights a Phi-3 forward pass consumes.
+//! Names of the weights that the forward pass of a Phi-3 reads.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 /// One weight of the model, independent of how a file stores it.
 ///
-/// A slot is what a consumer asks for; several slots may live in one file tensor (a fused
-/// `attn_qkv` holds [`AttnQ`](Self::AttnQ), [`AttnK`](Self::AttnK) and [`AttnV`](Self::AttnV)).
-/// Layers count from zero.
+/// A slot is a weight as consumers name it. One file tensor can hold several slots: a fused `attn_qkv`
+/// holds [`AttnQ`](Self::AttnQ), [`AttnK`](Self::AttnK) and [`AttnV`](Self::AttnV). Layers count from
+/// zero.
 ///
-/// [`Display`](fmt::Display) and [`FromStr`] use the stable dotted name, such as
-/// `layers.3.attn_q`. The order of slots is the order of the forward pass, the scales of a matrix
-/// after it, and the optional RoPE factors last.
+/// [`Display`](fmt::Display) and [`FromStr`] use the stable dotted name, such as `layers.3.attn_q`.
+/// Slots are in the order of the forward pass. The scales of a matrix follow it, and the optional RoPE
+/// factors are last.
 ///
 /// ```
 /// use model_phi3::Slot;
@@ -45,21 +45,21 @@ pub enum Slot {
     FfnDown(u32),
     /// `[hidden]`, the norm after the last layer.
     OutputNorm,
-    /// `[vocab, hidden]`; the token embedding itself where the file ties the two.
+    /// `[vocab, hidden]`; the token embedding if the output is tied.
     Output,
     /// `[rope_dim / 2]`, for contexts longer than the original one.
     RopeFactorsLong,
     /// `[rope_dim / 2]`, for contexts up to the original one.
     RopeFactorsShort,
-    /// `[1]`: what all values of the matrix are multiplied by. Of NVFP4 tensors, where the file has
-    /// one, and only under native storage: with halves it is part of the weights.
+    /// `[1]`: the factor of all values of the matrix. Only NVFP4 tensors can have it, and it is a slot
+    /// only under native storage. Under half-precision storage it is part of the weights.
     Scale(Matrix),
-    /// `[1]`: the scale of the activations that the matrix is multiplied with. Of NVFP4 tensors,
-    /// where the file has one, and only under native storage.
+    /// `[1]`: the scale of the activations that the matrix is multiplied with. Only NVFP4 tensors can
+    /// have it, and it is a slot only under native storage.
     InputScale(Matrix),
 }
 
-/// A weight with rows and columns, as opposed to norms and RoPE factors.
+/// A weight with rows and columns. Norms and RoPE factors are not matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each variant is the slot it is named after")]
 pub enum Matrix {
@@ -130,13 +130,13 @@ impl Slot {
         }
     }
 
-    /// Whether this slot holds RoPE factors: optional, and `f32` under every storage policy.
+    /// Whether this slot holds RoPE factors, which are optional, and `f32` under every storage policy.
     #[must_use]
     pub const fn is_rope_factors(self) -> bool {
         matches!(self, Self::RopeFactorsLong | Self::RopeFactorsShort)
     }
 
-    /// Whether this slot holds the scale of a matrix or of its input: optional.
+    /// Whether this slot holds the scale of a matrix or of its input, which are optional.
     #[must_use]
     pub const fn is_scale(self) -> bool {
         matches!(self, Self::Scale(_) | Self::InputScale(_))
@@ -165,15 +165,15 @@ impl Slot {
         })
     }
 
-    /// Every slot that a model of `layers` layers must have, in order. RoPE factors and scales, which
-    /// a model may lack, are not among them.
+    /// Every slot that a model of `layers` layers must have, in order. RoPE factors and scales are
+    /// optional and not included.
     pub fn required(layers: u32) -> impl Iterator<Item = Self> {
         std::iter::once(Self::TokenEmbedding)
             .chain((0..layers).flat_map(|layer| LAYER_SLOTS.map(|(_, slot)| slot(layer))))
             .chain([Self::OutputNorm, Self::Output])
     }
 
-    /// The name, without the `layers.N.` prefix; of a scale, that of its matrix.
+    /// The name without the `layers.N.` prefix. For a scale, that of its matrix.
     const fn stem(self) -> &'static str {
         match self {
             Self::TokenEmbedding => "token_embedding",
@@ -194,7 +194,7 @@ impl Slot {
         }
     }
 
-    /// What follows the matrix's own name in that of its scale.
+    /// The suffix of a scale's name after the name of its matrix.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Scale(_) => ".scale",
@@ -203,7 +203,7 @@ impl Slot {
         }
     }
 
-    /// Sort key: section of the model, layer, place inside the section, place at the matrix.
+    /// Sort key: section of the model, layer, position in the section, position at the matrix.
     const fn rank(self) -> (u8, u32, u8, u8) {
         let (section, layer, place) = self.place();
         let at_matrix = match self {
@@ -214,7 +214,7 @@ impl Slot {
         (section, layer, place, at_matrix)
     }
 
-    /// Section of the model, layer, place inside the section.
+    /// Section of the model, layer, position in the section.
     const fn place(self) -> (u8, u32, u8) {
         match self {
             Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().place(),
@@ -251,7 +251,7 @@ impl PartialOrd for Slot {
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (stem, suffix) = (self.stem(), self.suffix());
-        // The formatter's width and fill apply to the whole name, as for a string.
+        // Width and fill of the formatter apply to the whole name, as for a string.
         match self.layer() {
             Some(layer) => f.pad(&format!("layers.{layer}.{stem}{suffix}")),
             None => f.pad(&format!("{stem}{suffix}")),
@@ -296,7 +296,7 @@ fn layer_slot(name: &str) -> Option<Slot> {
     let layer: u32 = layer.parse().ok()?;
     let (_, slot) = LAYER_SLOTS.into_iter().find(|(known, _)| *known == stem)?;
     let slot = slot(layer);
-    // `u32::from_str` takes "+3" and "03" too; only the canonical spelling is a name.
+    // `u32::from_str` accepts "+3" and "03" too. Only the canonical spelling is a name.
     (slot.to_string() == name).then_some(slot)
 }
 

@@ -2,25 +2,20 @@
 
 use std::fmt;
 
-use gguf_format::TensorInfo;
-
-use crate::binding::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::config::Phi3Config;
+use crate::keys::{ATTN_FACTOR, CONTEXT_LENGTH, ORIGINAL_CONTEXT};
+use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 use crate::rope::RopeScaling;
 
-pub(crate) const CONTEXT_LENGTH: &str = "context_length";
-pub(crate) const ORIGINAL_CONTEXT: &str = "rope.scaling.original_context_length";
-pub(crate) const ATTN_FACTOR: &str = "rope.scaling.attn_factor";
-
-/// Something about a model that a user should know: it loads, and its answers may be wrong.
+/// A problem with a model that can be loaded. Its answers may be wrong.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Keys speak of long-context scaling, and the file has no RoPE factors and no other scaling:
-    /// known of converters that dropped the factors.
+    /// Keys describe long-context scaling, but the file has no RoPE factors and no other scaling. Some
+    /// converters drop the factors.
     #[non_exhaustive]
     RopeFactorsMissing {
-        /// The keys that speak of it, in full, with their values.
+        /// These keys, in full, with their values.
         keys: Vec<(String, String)>,
     },
 }
@@ -34,8 +29,8 @@ const ROPE_FACTORS_MISSING: (&str, &str, &str) = (
 );
 
 impl Warning {
-    /// Every code that [`code`](Self::code) can answer, with what it means and what can be done. Codes
-    /// are only ever added.
+    /// Every code that [`code`](Self::code) can return, with its meaning and cure. Codes are only
+    /// added, never removed.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] = &[ROPE_FACTORS_MISSING];
 
     const fn facts(&self) -> (&'static str, &'static str, &'static str) {
@@ -72,11 +67,6 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Whether the file has any tensor of RoPE factors.
-pub(crate) fn has_rope_factors(tensors: &[TensorInfo<'_>]) -> bool {
-    tensors.iter().any(|tensor| [ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT].contains(&tensor.name()))
-}
-
 impl Phi3Config {
     /// What may be wrong with the model although it can be loaded.
     #[must_use]
@@ -90,7 +80,7 @@ impl Phi3Config {
         let scaling = rope.scaling.filter(|_| has_factor);
         let is_scaled = matches!(scaling, Some(RopeScaling::Linear | RopeScaling::Yarn));
         let is_longer = rope.original_context.is_some_and(|tokens| self.context_length > tokens);
-        // YaRN has an attention factor of its own.
+        // YaRN computes an attention factor of its own.
         let lacks_factors =
             rope.attn_factor.is_some() && !matches!(scaling, Some(RopeScaling::Yarn));
         if rope.factors || !(is_longer && !is_scaled || lacks_factors) {

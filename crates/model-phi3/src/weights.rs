@@ -1,23 +1,23 @@
-//! The weights of a model as a struct, over whatever stands for one weight.
+//! The weights of a model as a struct.
 
 use crate::slot::Slot;
 
-/// The weights of a Phi-3 model, each represented by a `P`: a device pointer, a view, a hash.
+/// The weights of a Phi-3 model. A `P` represents each weight: a device pointer, a view, a hash.
 ///
 /// Build one with [`LoadPlan::weights`](crate::LoadPlan::weights) or [`try_from_fn`](Self::try_from_fn).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phi3Weights<P> {
     /// [`Slot::TokenEmbedding`], `[vocab, hidden]`.
     pub token_embedding: P,
-    /// One entry a layer, from layer 0.
+    /// One entry for each layer, from layer 0.
     pub layers: Vec<LayerWeights<P>>,
     /// [`Slot::OutputNorm`], `[hidden]`.
     pub output_norm: P,
     /// [`Slot::Output`], `[vocab, hidden]`.
     pub output: P,
-    /// [`Slot::RopeFactorsLong`], `[rope_dim / 2]`, where the model has them.
+    /// [`Slot::RopeFactorsLong`], `[rope_dim / 2]`, if the model has them.
     pub rope_factors_long: Option<P>,
-    /// [`Slot::RopeFactorsShort`], `[rope_dim / 2]`, where the model has them.
+    /// [`Slot::RopeFactorsShort`], `[rope_dim / 2]`, if the model has them.
     pub rope_factors_short: Option<P>,
 }
 
@@ -89,8 +89,8 @@ impl<P> LayerWeights<P> {
 }
 
 impl<P> Phi3Weights<P> {
-    /// Calls `f` for every slot of a model with `layers` layers, in slot order; for the RoPE
-    /// factors only where `rope_factors` says that the model has them.
+    /// Calls `f` for every slot of a model with `layers` layers, in slot order. The RoPE factors are
+    /// included if `rope_factors` is true.
     ///
     /// # Errors
     ///

@@ -95,7 +95,7 @@ fn print_json(
                 dest_bytes: op.dest.end - op.dest.start,
                 conversion: conversion_name(op.conversion).to_owned(),
                 scale: op.scale.as_ref().map(|scale| &*scale.name),
-                unit: op.unit,
+                unit: op.unit + 1,
             })
             .collect(),
         left_out: plan.left_out().iter().map(|name| &**name).collect(),

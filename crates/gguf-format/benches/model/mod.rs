@@ -1,19 +1,19 @@
-//! The files that parsing is timed on, here and in `benches/parsers` of the repository.
+//! The files for benchmarks of parsing, here and in `benches/parsers` of the repository.
 
 use std::fmt::Write as _;
 
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 
-/// Name, tokens and merges of each file.
+/// Name, number of tokens and number of merges of each file.
 pub(crate) const FILES: [(&str, u32, u32); 3] = [
     ("no vocabulary", 0, 0),
     ("32k tokens", 32_064, 0),
     ("200k tokens and merges", 200_064, 199_742),
 ];
 
-/// A file shaped like Phi-3-mini: its tensors, and a vocabulary of `tokens` and `merges`. Tensors
-/// have two rows, for data do not matter here.
+/// A file with the tensors of Phi-3-mini and a vocabulary of `tokens` and `merges`. Tensors have two
+/// rows, because the data do not matter here.
 pub(crate) fn file(tokens: u32, merges: u32) -> Vec<u8> {
     let word = |n: u32| {
         // Lengths as in a byte-pair vocabulary: mostly 3 to 10 bytes.

@@ -1,5 +1,5 @@
-//! Theory: a file from the internet can be refused, but it cannot make the parser panic, hang or
-//! prove something false; see `promises.rs` for the exact claims.
+//! No file can make the parser panic, hang or accept something false. `promises.rs` lists the exact
+//! claims.
 #![no_main]
 
 #[path = "../promises.rs"]

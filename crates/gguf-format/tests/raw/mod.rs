@@ -1,5 +1,5 @@
-//! A byte-level writer that knows nothing of the library, so that its mistakes cannot cancel
-//! those of `gguf_format::write`, and that writes what no writer should.
+//! A byte-level writer that shares no code with the library, so that an error in `gguf_format::write`
+//! is found. It also writes files that a correct writer refuses.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) const U8: u32 = 0;
@@ -22,7 +22,7 @@ pub(crate) struct Raw {
     pub(crate) kvs: Vec<Vec<u8>>,
     pub(crate) infos: Vec<Vec<u8>>,
     pub(crate) alignment: usize,
-    /// What follows the padded header.
+    /// The bytes after the padded header.
     pub(crate) data: Vec<u8>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn kv(key: impl AsRef<[u8]>, type_id: u32, value: impl AsRef<[u8]>) -
     [&string(key)[..], &type_id.to_le_bytes(), value.as_ref()].concat()
 }
 
-/// The value of an array key: element type, announced count, and the elements as given.
+/// The value of an array key: element type, announced count and elements.
 pub(crate) fn array(element: u32, count: u64, elements: impl AsRef<[u8]>) -> Vec<u8> {
     [&element.to_le_bytes()[..], &count.to_le_bytes(), elements.as_ref()].concat()
 }

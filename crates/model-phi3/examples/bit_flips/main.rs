@@ -1,9 +1,9 @@
-//! Flips every bit of the headers of these files, one at a time, and says what becomes of each.
+//! Flips every bit of the headers of these files, one at a time, and prints the results.
 //!
 //! usage: cargo run --release -p model-phi3 --example bit_flips -- FILE...
 //!
-//! The exit code is 1 where a flip gives other weights without an error. A wrong type of the last tensor
-//! only warns: those flips are listed.
+//! The exit code is 1 if a flip gives other weights without an error. If the type of the last tensor is
+//! wrong, there is only a warning: those flips are listed.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 mod survey;

@@ -1,36 +1,36 @@
-//! What becomes of a file whose header has one wrong bit. Shared by the program and the tests.
+//! The effect of one wrong bit in the header of a file. The program and the tests share this module.
 
 use gguf_format::{GgmlType, Gguf};
 use model_phi3::{Conversion, LoadPlan, Phi3Config, PlanOp, PlannedSlot, Storage, TensorMap};
 use std::ops::Range;
 
-/// What a file with a flipped bit is.
+/// The result for a file with a flipped bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It is refused.
+    /// The file is refused.
     Refused,
-    /// It gives the weights of the file without the flip.
+    /// The weights are those of the file without the flip.
     SameWeights,
-    /// It gives other weights of its last tensor alone, with the warning that the file goes on after it.
+    /// Only the weights of the last tensor differ, and there is a warning that bytes follow it.
     Warned,
-    /// It gives other weights, and nothing says so.
+    /// The weights differ without an error or warning.
     OtherWeights,
 }
 
-/// One bit of the header, and what flipping it does.
+/// One bit of the header, and the result of flipping it.
 #[derive(Debug, Clone)]
 pub(crate) struct Flip {
     /// Its byte, from the start of the file.
     pub(crate) byte: usize,
-    /// Its place in the byte, from the lowest.
+    /// Its position in the byte, from the lowest bit.
     pub(crate) bit: u32,
-    /// What the file is then.
+    /// The result.
     pub(crate) outcome: Outcome,
     /// The first weight that differs.
     pub(crate) what: String,
 }
 
-/// Where a weight comes from and what it becomes: all that decides its values.
+/// The source of a weight and its conversion, which determine its values.
 #[derive(Debug, Clone, PartialEq)]
 struct Origin {
     slot: String,
@@ -39,7 +39,7 @@ struct Origin {
     source: Range<u64>,
     conversion: Conversion,
     shape: Vec<u64>,
-    /// In its tensor.
+    /// Position in its tensor.
     offset: u64,
 }
 
@@ -57,7 +57,7 @@ impl Origin {
     }
 }
 
-/// The weights of a file as a load of it would give them, and whether it goes on after its last tensor.
+/// The weights that a load of the file would give, and whether bytes follow its last tensor.
 fn weights(file: &[u8]) -> Result<(Vec<Origin>, bool), model_phi3::Error> {
     let gguf = Gguf::parse(file)?;
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;

@@ -1,4 +1,4 @@
-//! Proof that a plan is sound, independent of how it was made.
+//! Checks a plan without using the code that made it.
 
 use gguf_format::GgmlType;
 
@@ -8,21 +8,21 @@ use crate::conversion::Conversion;
 use crate::error::Error;
 use crate::slot::Slot;
 
-const F16_BYTES: u64 = 2;
 const F32_BYTES: u64 = 4;
 
 impl LoadPlan {
-    /// Proves the plan anew, so that a bug in making it cannot corrupt device memory:
+    /// Checks the plan again, so that a bug in making it cannot corrupt device memory:
     ///
-    /// * transfers are in order of units; their destinations follow each other inside the arena,
-    ///   aligned, without overlap; the arena ends with the last of them;
-    /// * every transfer writes as many bytes as its conversion makes of those it reads; no byte of
-    ///   a file is read twice; the sums are the ones stated;
-    /// * every weight of the model is there once, in order, with shape and format that account for
-    ///   its bytes; the weights of a transfer tile its destination, a tied output excepted, which
-    ///   is the token embedding, and scales, which the weights of one tensor share;
-    /// * scales are single `f32`: as slots they are of weights that are NVFP4, as part of a
-    ///   transfer they are of one that decodes NVFP4.
+    /// * transfers are ordered by unit; their destinations are in ascending order inside the arena,
+    ///   aligned and without overlap; the arena ends after the last of them;
+    /// * every transfer writes as many bytes as its conversion makes of the source; no byte of a file
+    ///   is read twice; the sums match the totals of the plan;
+    /// * every weight of the model occurs once, in order, and its bytes follow from shape and format;
+    ///   the weights of a transfer have its format and cover its destination without overlap.
+    ///   Exceptions are a tied output, which is the token embedding, and scales, which the weights of
+    ///   one tensor share;
+    /// * scales are single `f32` values: a slot of a scale belongs to NVFP4 weights, and the scale of a
+    ///   transfer to one that decodes NVFP4.
     ///
     /// # Errors
     ///
@@ -36,13 +36,13 @@ impl LoadPlan {
     }
 
     fn verify_destinations(&self) -> Result<(), Error> {
-        let (mut end, mut unit) = (0, 1);
+        let (mut end, mut unit) = (0, 0);
         for op in &self.ops {
             let PlanOp { tensor, dest, .. } = op;
             if dest.start < end || !dest.start.is_multiple_of(ALIGNMENT) || dest.is_empty() {
                 return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
             }
-            if op.unit < unit || op.unit > self.units() {
+            if op.unit < unit || op.unit >= self.units() {
                 return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
             }
             (end, unit) = (dest.end, op.unit);
@@ -60,11 +60,7 @@ impl LoadPlan {
         let mut previous: Option<&SourceRange> = None;
         for op in sources {
             let PlanOp { tensor, source, dest, .. } = op;
-            let written = match op.conversion {
-                Conversion::Copy => length(&source.range),
-                Conversion::ToF16(ggml_type) => length(&source.range)
-                    .and_then(|bytes| elements_in(ggml_type, bytes)?.checked_mul(F16_BYTES)),
-            };
+            let written = length(&source.range).and_then(|bytes| op.conversion.dest_bytes(bytes));
             if written.is_none() || written != length(dest) {
                 return Err(fault(format!(
                     "{tensor} has bytes {:?} for {dest:?} ({:?})",
@@ -146,6 +142,12 @@ impl LoadPlan {
                 if part.tensor != op.tensor {
                     return Err(fault(format!("{} is not in {}", part.slot, op.tensor)));
                 }
+                if part.format != op.format {
+                    return Err(fault(format!(
+                        "{} has another format than {}",
+                        part.slot, op.tensor
+                    )));
+                }
                 end = part.dest.end;
                 let shares = |next: &&PlannedSlot| {
                     next.slot.is_scale() && (&next.tensor, &next.dest) == (&part.tensor, &part.dest)
@@ -170,13 +172,6 @@ impl LoadPlan {
     }
 }
 
-/// Elements that `bytes` bytes of whole blocks hold.
-fn elements_in(ggml_type: GgmlType, bytes: u64) -> Option<u64> {
-    let blocks = bytes.checked_div(ggml_type.block_bytes())?;
-    let elements = blocks.checked_mul(ggml_type.block_len())?;
-    (ggml_type.bytes_for(elements) == Some(bytes)).then_some(elements)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +183,7 @@ mod tests {
     use gguf_format::write::GgufWriter;
     use gguf_format::{Gguf, Limits};
 
-    /// The header and the first bytes of the data, which the parser wants where there is no padding.
+    /// The header and the first bytes of the data, which the parser requires if there is no padding.
     fn with_data(layout: &gguf_format::write::Layout) -> Vec<u8> {
         [layout.header(), &[0; 8]].concat()
     }
@@ -204,7 +199,7 @@ mod tests {
         LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
     }
 
-    /// The rule that `spoil` breaks.
+    /// The error after `spoil` has changed the plan.
     #[track_caller]
     fn broken(spoil: impl FnOnce(&mut LoadPlan)) -> String {
         let mut plan = plan(Preset::Tiny);
@@ -229,9 +224,8 @@ mod tests {
 
     #[test]
     fn units_out_of_order_are_found() {
-        assert!(broken(|plan| plan.ops[0].unit = 0).contains("is in unit 0"));
         assert!(broken(|plan| plan.ops[0].unit = 3).contains("after 3"));
-        assert!(broken(|plan| plan.ops.last_mut().unwrap().unit = 6).contains("is in unit 6"));
+        assert!(broken(|plan| plan.ops.last_mut().unwrap().unit = 5).contains("is in unit 5"));
     }
 
     #[test]
@@ -250,7 +244,7 @@ mod tests {
             plan.ops[1].source.range = start..start + length;
         });
         assert!(error.contains("shares bytes"), "{error}");
-        // The same range of another file is another range.
+        // The same range of another file is a different range.
         let mut plan = plan(Preset::Tiny);
         plan.ops[0].source.shard = 1;
         plan.verify().unwrap();
@@ -287,6 +281,12 @@ mod tests {
         }
         assert!(broken(|plan| plan.slots[2].op += 1).contains("do not tile it"));
         assert!(broken(|plan| plan.slots[0].tensor = "other".into()).contains("is not in"));
+    }
+
+    #[test]
+    fn slots_of_another_format_than_their_transfer_are_found() {
+        let error = broken(|plan| plan.ops[2].format = SlotFormat::F32);
+        assert!(error.contains("has another format than"), "{error}");
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
         plan.slots[weights].format = SlotFormat::Blocks(GgmlType::Q4_0);
         let error = plan.verify().unwrap_err().to_string();
         assert!(error.contains("layers.1.ffn_down.scale is no scale"), "{error}");
-        // Q, K and V share one place, and no other slot shares it.
+        // Q, K and V share one place. No other slot may share it.
         let mut plan = scaled(Storage::Native);
         let (shared, other) = (
             position(&plan, Slot::Scale(Matrix::AttnK(0))),

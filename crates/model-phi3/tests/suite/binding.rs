@@ -79,8 +79,8 @@ fn the_message_has_a_line_a_problem_and_an_end() {
     assert!(message.ends_with("\n  and 980 more"), "{message}");
 }
 
-/// Only so many are kept, but those beyond count for the number and the class: the one that makes
-/// this file malformed comes last.
+/// The others are only counted, for the total and the class. The problem that makes this file malformed
+/// is the last one.
 #[test]
 fn problems_beyond_those_that_are_kept_are_counted() {
     let mut file = TestFile::tiny();
@@ -210,7 +210,7 @@ fn factors_of_another_type_are_unsupported() {
     file.tensor("rope_factors_short.weight").ggml_type = GgmlType::BF16;
     let error = file.bind().unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unsupported);
-    // What is said of the code is said of these, too.
+    // The check of the code applies to these, too.
     let facts = error.facts();
     assert!(facts.cause.contains("type") && facts.cure.contains("F32"), "{facts:?}");
 }
@@ -244,8 +244,8 @@ fn a_configuration_of_another_file_is_refused_quickly() {
     assert!(matches!(result, Err(Error::InvalidValue { .. })));
 }
 
-/// A model in two files, of which the second starts in the midst of a layer, so that the first
-/// tensors of a file are read after the last ones of the other.
+/// A model in two files. The second starts in the middle of a layer, so the first tensors of one file
+/// are read after the last tensors of the other.
 #[test]
 fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
     let folder = tempfile::tempdir().unwrap();
@@ -277,8 +277,8 @@ fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
     }
     let place = |t: &BoundTensor| (t.unit, t.source.shard, t.source.range.start);
     assert!(map.tensors().is_sorted_by_key(place));
-    // Of the layer that both files hold a part of, the part in the second has the lower offsets.
-    let of_layer: Vec<_> = map.tensors().iter().filter(|t| t.unit == 3).map(place).collect();
+    // Both files have a part of this layer. The part in the second file has the lower offsets.
+    let of_layer: Vec<_> = map.tensors().iter().filter(|t| t.unit == 2).map(place).collect();
     assert!(!of_layer.is_sorted_by_key(|&(_, _, start)| start), "{of_layer:?}");
 }
 

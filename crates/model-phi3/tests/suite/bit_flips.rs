@@ -1,4 +1,4 @@
-//! One damaged bit of a header: no file may give other weights without an error.
+//! If one bit of a header is damaged, the file must not give other weights without an error.
 
 #[path = "../../examples/bit_flips/survey.rs"]
 mod survey;
@@ -27,7 +27,7 @@ fn no_flipped_bit_gives_other_weights() {
     }
 }
 
-/// The one exception: nothing comes after the last tensor that could be in the wrong place.
+/// The one exception: no tensor follows the last one, so none is in the wrong place.
 #[test]
 fn the_last_tensors_type_shows_in_a_warning_alone() {
     let mut file = TestFile::tiny();

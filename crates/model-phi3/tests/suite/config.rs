@@ -56,7 +56,7 @@ fn every_dimension_comes_from_the_file() {
     assert_eq!(config.attention().scale, 0.125);
 }
 
-/// A name is only shown; what decides which model it is has to be text.
+/// A name is only shown. The key that decides on the model must be text.
 #[test]
 fn a_name_that_is_not_utf8_refuses_no_model() {
     let with = |key: &str| {
@@ -170,7 +170,7 @@ fn counts_that_cannot_be_are_refused_quickly() {
     assert_invalid("phi3.block_count", "32");
 }
 
-/// A file of nothing but the architecture and these keys.
+/// A file with the architecture and these keys only.
 fn keys_alone(keys: &[(&str, WriteValue)]) -> TestFile {
     let mut file = TestFile::default();
     file.set("general.architecture", "phi3");
@@ -241,8 +241,8 @@ fn wrong_values_come_before_unsupported_ones_and_those_before_missing_ones() {
 
 #[test]
 fn what_is_no_model_is_unsupported_not_malformed() {
-    // As llama.cpp writes them: an adapter names the architecture and has none of its dimensions, an
-    // importance matrix names none.
+    // As llama.cpp writes them: an adapter states the architecture but none of its dimensions, and an
+    // importance matrix states neither.
     let mut adapter = keys_alone(&[("general.type", "adapter".into())]);
     adapter.add("blk.0.attn_qkv.weight.lora_a", &[256, 8], GgmlType::F16);
     let mut matrix = TestFile::default();
@@ -253,7 +253,7 @@ fn what_is_no_model_is_unsupported_not_malformed() {
         assert_eq!(error.class(), ErrorClass::Unsupported);
         assert!(error.to_string().contains(kind), "{error}");
     }
-    // A vocabulary alone, with the dimensions of its model or without.
+    // A file of a vocabulary, with or without the dimensions of its model.
     let mut vocabulary = TestFile::tiny();
     vocabulary.tensors.clear();
     for file in [&vocabulary, &keys_alone(&[])] {
@@ -358,7 +358,7 @@ fn a_factor_without_a_type_is_linear_and_has_two_names() {
     assert_eq!((rope.scaling, rope.scaling_factor), (Some(RopeScaling::Yarn), Some(4.0)));
 }
 
-/// The tiny preset without its RoPE factors and what else speaks of a long context.
+/// The tiny preset without its RoPE factors and without the keys for a long context.
 fn short_context() -> TestFile {
     let mut file = TestFile::tiny();
     file.remove("rope_factors_long.weight").remove("rope_factors_short.weight");
@@ -390,7 +390,7 @@ fn a_long_context_without_factors_is_warned_of() {
     let text = warnings(&factor_alone)[0].to_string();
     assert!(text.contains("attn_factor is 1.19") && !text.contains(original), "{text}");
 
-    // Only YaRN has a use for it without them.
+    // Only YaRN uses it without factors.
     for (scaling, expected) in [("none", 1), ("linear", 1), ("yarn", 0)] {
         factor_alone
             .set("phi3.rope.scaling.type", scaling)
@@ -398,7 +398,7 @@ fn a_long_context_without_factors_is_warned_of() {
         assert_eq!(warnings(&factor_alone).len(), expected, "{scaling}");
     }
 
-    // A type alone scales nothing.
+    // A type without a factor scales nothing.
     for scaling in ["none", "linear", "yarn"] {
         long.set("phi3.rope.scaling.type", scaling);
         assert_eq!(warnings(&long).len(), 1, "{scaling}");

@@ -4,7 +4,7 @@ use crate::support::TestFile;
 use gguf_format::GgmlType;
 use model_phi3::{Error, ErrorClass, LoadPlan, Storage};
 
-/// One error of each code, provoked through the API.
+/// One error of each code, caused through the API.
 fn provoked() -> Vec<Error> {
     let tiny = TestFile::tiny;
     let other_layers = {

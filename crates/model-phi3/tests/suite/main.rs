@@ -1,4 +1,4 @@
-//! Whole-crate tests, on headers of files whose data need not exist.
+//! Tests of the whole crate, on headers of files without data.
 #![allow(clippy::unwrap_used, reason = "tests, also outside #[test] functions")]
 
 mod binding;

@@ -9,7 +9,7 @@ use model_phi3::{
 };
 use proptest::prelude::*;
 
-/// The table of slots and shapes that consumers rely on.
+/// The slots and shapes that consumers rely on.
 fn published_shape(slot: Slot, config: &Phi3Config) -> Vec<u64> {
     let Phi3Config { hidden, ffn, vocab, .. } = *config;
     let queries = u64::from(config.heads) * u64::from(config.head_dim);
@@ -33,7 +33,7 @@ fn len(range: &Range<u64>) -> u64 {
     range.end - range.start
 }
 
-/// Everything a plan promises, computed anew from the file.
+/// Checks a plan against values that are computed from the file.
 fn check(file: &TestFile, storage: Storage) {
     let config = file.config().unwrap();
     let plan = file.plan(storage).unwrap();
@@ -148,11 +148,12 @@ fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
         slot => slot,
     };
     let unit = match matrix.layer() {
-        Some(layer) => layer + 2,
-        None if matrix == Slot::OutputNorm => plan.units(),
-        None if matrix == Slot::Output && !config.tied_output => plan.units(),
-        None => 1,
+        Some(layer) => layer + 1,
+        None if matrix == Slot::OutputNorm => plan.units() - 1,
+        None if matrix == Slot::Output && !config.tied_output => plan.units() - 1,
+        None => 0,
     };
+    assert_eq!(op.format, planned.format);
     assert_eq!(op.unit, unit, "{}", planned.slot);
 }
 
@@ -218,7 +219,7 @@ fn a_tied_output_costs_nothing_twice() {
 fn units_are_labelled_as_progress_shows_them() {
     let plan = TestFile::tiny().plan(Storage::F16).unwrap();
     let labels: Vec<String> =
-        (1..=plan.units()).map(|unit| plan.unit_label(unit).unwrap().to_string()).collect();
+        (0..plan.units()).map(|unit| plan.unit(unit).unwrap().to_string()).collect();
     assert_eq!(
         labels,
         [
@@ -229,10 +230,9 @@ fn units_are_labelled_as_progress_shows_them() {
             "Output weights loaded"
         ]
     );
-    assert_eq!(plan.unit_label(0), None);
-    assert_eq!(plan.unit_label(plan.units() + 1), None);
-    assert_eq!(plan.unit_label(u32::MAX), None);
-    assert_eq!(plan.unit_label(1), Some(Unit::Embedding));
+    assert_eq!(plan.unit(plan.units()), None);
+    assert_eq!(plan.unit(u32::MAX), None);
+    assert_eq!(plan.unit(0), Some(Unit::Embedding));
 }
 
 #[test]
@@ -260,13 +260,15 @@ fn weights_pass_errors_on() {
 
 #[test]
 fn storage_names_round_trip() {
-    for storage in [Storage::F16, Storage::Native] {
-        assert_eq!(storage.to_string().parse(), Ok(storage));
+    assert_eq!(Storage::ALL, [Storage::F16, Storage::Native]);
+    for storage in Storage::ALL {
+        assert_eq!(storage.to_string().parse(), Ok(*storage));
     }
-    assert!("q4".parse::<Storage>().is_err());
+    let unknown = "q4\n".parse::<Storage>().unwrap_err();
+    assert_eq!(unknown.to_string(), r#""q4\n" is unknown: expected f16 or native"#);
 }
 
-/// The types that weights can have, of which whole blocks make every row of a generated model.
+/// Types that weights can have and whose blocks divide every row of a generated model.
 fn any_type() -> impl Strategy<Value = GgmlType> {
     let integers = [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64];
     proptest::sample::select(GgmlType::ALL)
@@ -283,7 +285,7 @@ struct Layer {
     fused_ffn: bool,
 }
 
-/// A valid file of random dimensions, layouts, types and order of tensors.
+/// A valid file with random dimensions, layouts, types and order of tensors.
 fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
     let layer = (any::<bool>(), any::<bool>())
         .prop_map(|(fused_qkv, fused_ffn)| Layer { fused_qkv, fused_ffn });
@@ -314,7 +316,7 @@ fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value
             set("attention.head_count_kv", kv_heads.into());
             set("attention.key_length", head_dim.min(hidden));
             file.set(&format!("{prefix}.attention.layer_norm_rms_epsilon"), 1e-5_f32);
-            // Heads wider than the hidden state are refused, so both cannot be small.
+            // Heads wider than the hidden state are refused, so the two cannot both be small.
             let head_dim = head_dim.min(hidden);
             let (queries, keys) = (u64::from(heads) * head_dim, u64::from(kv_heads) * head_dim);
 
@@ -377,7 +379,7 @@ proptest! {
         check(&file, Storage::F16);
     }
 
-    /// NVFP4 alone, so that every matrix can have scales.
+    /// Only NVFP4, so that every matrix can have scales.
     #[test]
     fn any_file_of_nvfp4_is_planned(file in any_file(Just(GgmlType::NVFP4))) {
         check(&file, Storage::F16);
@@ -389,7 +391,7 @@ proptest! {
         check(&file, Storage::Native);
     }
 
-    /// Whatever is wrong with a file, the answer is a plan or an error.
+    /// For any faulty file, the result is a plan or an error.
     #[test]
     fn spoilt_files_never_panic(
         mut file in any_file(any_type()),

@@ -1,11 +1,11 @@
-//! Files to test with: a blueprint to be spoilt, written and parsed as a header.
+//! Test files: a blueprint that a test changes, writes and parses as a header.
 
 use gguf_format::write::WriteValue;
 use gguf_format::{GgmlType, Gguf, Limits, write::GgufWriter};
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use model_phi3::{Error, LoadPlan, Phi3Config, Problem, Storage, TensorMap};
 
-/// The keys and tensors of a file, free to be changed.
+/// The keys and tensors of a file, which tests can change.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TestFile {
     pub(crate) metadata: Vec<(String, WriteValue)>,
@@ -80,7 +80,7 @@ impl TestFile {
     pub(crate) fn with_parsed<R>(&self, f: impl FnOnce(&Gguf<'_>) -> R) -> R {
         let layout = self.writer().layout().unwrap();
         let limits = Limits::default();
-        // With the first bytes of the data, which the parser wants to see where there is no padding.
+        // With the first bytes of the data, which the parser requires if there is no padding.
         let prefix = [layout.header(), &[0; 8]].concat();
         f(&Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap())
     }
@@ -100,7 +100,7 @@ impl TestFile {
         LoadPlan::new(&self.config()?, &self.bind()?, storage)
     }
 
-    /// What is wrong with the tensors, as text.
+    /// The problems with the tensors, as text.
     pub(crate) fn problems(&self) -> Vec<String> {
         match self.bind() {
             Err(Error::Binding(problems)) => {

@@ -16,7 +16,7 @@ pub(crate) const TENSORS_KEY: &str = "split.tensors.count";
 
 const ARCHITECTURE_KEY: &str = "general.architecture";
 
-/// What a shard's metadata say of the whole.
+/// What a shard's metadata say about the whole model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SplitKeys {
     /// From 0.
@@ -25,8 +25,8 @@ pub(crate) struct SplitKeys {
 }
 
 impl SplitKeys {
-    /// The keys of a shard, or `None` where the file is a model of its own: without `split.count`,
-    /// or with a count of 0 or 1.
+    /// The keys of a shard, or `None` if the file is a complete model: without `split.count`, or with a
+    /// count of 0 or 1.
     pub(crate) fn of(gguf: &Gguf<'_>) -> Result<Option<Self>, Error> {
         let metadata = gguf.metadata();
         let Some(count) = metadata.optional::<u64>(COUNT_KEY)?.filter(|&count| count > 1) else {
@@ -36,8 +36,8 @@ impl SplitKeys {
     }
 }
 
-/// Checks that a file whose keys make it a model by itself is not one shard of several by its name or
-/// its number: a damaged `split.count` must not make a model of a part.
+/// Fails if a file is a complete model by its keys but a shard by its name or number: a damaged
+/// `split.count` must not turn a shard into a model.
 pub(crate) fn check_whole(path: &Path, gguf: &Gguf<'_>) -> Result<(), Error> {
     let no = gguf.metadata().optional::<u64>(NO_KEY).map_err(|error| error.in_file(path))?;
     let kind = match (no, ShardName::parse(path)) {
@@ -50,8 +50,8 @@ pub(crate) fn check_whole(path: &Path, gguf: &Gguf<'_>) -> Result<(), Error> {
     Err(Error::Shard { path: path.to_owned(), kind })
 }
 
-/// `PREFIX-00002-of-00003.gguf`, taken apart. The prefix is any bytes, and the numbers are as they
-/// stand there: no file need have them.
+/// The parts of a name `PREFIX-00002-of-00003.gguf`. The prefix is any bytes. The numbers are not
+/// checked against any file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardName {
     /// The folder and everything before `-00002-of-`.
@@ -77,7 +77,7 @@ impl ShardName {
     }
 }
 
-/// Cuts `-` and five digits from the end.
+/// Splits `-` and five digits off the end.
 fn split_number(name: &[u8]) -> Option<(&[u8], u64)> {
     let (rest, digits) = name.split_last_chunk::<5>()?;
     let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
@@ -85,7 +85,8 @@ fn split_number(name: &[u8]) -> Option<(&[u8], u64)> {
     Some((rest.strip_suffix(b"-")?, number))
 }
 
-/// Checks that a file's name says the same as its keys, and finds the names of the others.
+/// Checks that a file's name matches its keys, and returns the name, from which those of the other
+/// shards follow.
 pub(crate) fn name_of(path: &Path, keys: SplitKeys) -> Result<ShardName, Error> {
     let shard_error = |kind| Error::Shard { path: path.to_owned(), kind };
     let SplitKeys { no, count } = keys;
@@ -113,10 +114,10 @@ pub(crate) fn check(path: &Path, keys: SplitKeys, name: &ShardName, no: u64) -> 
     mismatch(NO_KEY, no.saturating_sub(1), keys.no)
 }
 
-/// Checks that shards in order, with consistent places already, come from one model: one
+/// Checks that shards, which are in order and in their places, belong to one model: they have one
 /// architecture, and as many tensors as they announce.
-pub(crate) fn same_model<'a>(
-    shards: impl Iterator<Item = (&'a Path, &'a Gguf<'a>)>,
+pub(crate) fn same_model<'n, 'g>(
+    shards: impl Iterator<Item = (&'n Path, &'g Gguf<'g>)>,
 ) -> Result<(), Error> {
     let mut architecture = None;
     let mut announced = None;
@@ -125,7 +126,7 @@ pub(crate) fn same_model<'a>(
     for (path, gguf) in shards {
         let shard_error = |kind| Error::Shard { path: path.to_owned(), kind };
         let in_file = |error: Error| error.in_file(path);
-        // Only the first shard must have it; later ones usually hold nothing but the split keys.
+        // Only the first shard must have it. Later shards usually have only the split keys.
         let own = gguf.metadata().optional::<&str>(ARCHITECTURE_KEY).map_err(in_file)?;
         if let (Some(own), Some(first)) = (own, architecture)
             && own != first

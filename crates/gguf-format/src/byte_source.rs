@@ -1,0 +1,101 @@
+//! Where the bytes of a model are read from.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes with a length and a name, which can be read at any position: a file, an object in a store, or
+/// memory.
+///
+/// [`OpenFile`] is the source that reads a file of the file system.
+pub trait ByteSource {
+    /// The name in messages. For a file, it is the path. The shards of a split model are found by their
+    /// names: see [`GgufFile::open_from`](crate::GgufFile::open_from).
+    fn name(&self) -> &Path;
+
+    /// Length in bytes. It must not change.
+    fn byte_len(&self) -> u64;
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the source ends before the buffer is full, and
+    /// any other error if the bytes cannot be read.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
+    fn name(&self) -> &Path {
+        (**self).name()
+    }
+
+    fn byte_len(&self) -> u64 {
+        (**self).byte_len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_exact_at(buffer, offset)
+    }
+}
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    path: PathBuf,
+    file: File,
+    opened_as: Metadata,
+}
+
+impl OpenFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// The error of the operating system;
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a regular file.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        // Checked before opening, because opening a pipe waits for its other end.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        let file = File::open(&path)?;
+        let opened_as = file.metadata()?;
+        Ok(Self { path, file, opened_as })
+    }
+
+    /// The path that the file was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file. Use positioned reads: the position of its cursor is not defined.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The metadata of the file when it was opened, before anything was read. If they differ later, the
+    /// file was changed.
+    #[must_use]
+    pub const fn opened_as(&self) -> &Metadata {
+        &self.opened_as
+    }
+}
+
+impl ByteSource for OpenFile {
+    fn name(&self) -> &Path {
+        &self.path
+    }
+
+    fn byte_len(&self) -> u64 {
+        self.opened_as.len()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}

@@ -1,0 +1,118 @@
+//! The header of one source together with the bytes it borrows from.
+
+use std::io;
+use std::ops::Deref;
+
+use self_cell::self_cell;
+
+use crate::byte_source::ByteSource;
+use crate::error::Error;
+use crate::gguf::Gguf;
+use crate::limits::Limits;
+use crate::memory::Memory;
+use crate::prefix::Prefix;
+
+/// What the memory of a header's bytes is for.
+pub(crate) const BYTES: &str = "the bytes";
+
+/// Bytes of a tensor description beside its name, at most.
+const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
+
+/// The bytes a header was parsed from.
+pub(crate) enum HeaderBytes {
+    /// A copy of the first bytes of the source.
+    Read(Prefix),
+    /// The whole file.
+    Mapped(memmap2::Mmap),
+}
+
+impl Deref for HeaderBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(prefix) => prefix,
+            Self::Mapped(map) => map,
+        }
+    }
+}
+
+self_cell! {
+    /// A header together with the bytes it borrows from.
+    pub(crate) struct OwnedGguf {
+        owner: HeaderBytes,
+        #[covariant]
+        dependent: Gguf,
+    }
+}
+
+/// An error that does not name its source yet.
+pub(crate) enum HeaderError {
+    Io(io::Error),
+    Gguf(Error),
+}
+
+impl OwnedGguf {
+    /// Parses the header of a source of `len` bytes that starts with `bytes`. With an error, the bytes
+    /// are returned.
+    pub(crate) fn parse(
+        bytes: HeaderBytes,
+        len: u64,
+        limits: &Limits,
+    ) -> Result<Self, (HeaderBytes, Error)> {
+        Self::try_new_or_recover(bytes, |bytes| Gguf::parse_header(bytes, len, limits))
+    }
+
+    /// Reads the first `first_read` bytes of a source, and more until its header is complete.
+    pub(crate) fn read(
+        source: &impl ByteSource,
+        limits: &Limits,
+        first_read: u64,
+    ) -> Result<Self, HeaderError> {
+        let len = source.byte_len();
+        // The longest header is followed by padding. If there is no padding, the parser looks for one
+        // more description in its place.
+        let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
+        let most = len.min(limits.max_header_bytes.saturating_add(after));
+        let mut prefix = Prefix::with_room_for(most).map_err(HeaderError::Io)?;
+        let mut wanted = first_read;
+        loop {
+            let read = wanted.min(most);
+            let mut memory = Memory::new(limits.max_memory);
+            memory.grow(0, Prefix::memory_bytes(read), BYTES).map_err(HeaderError::Gguf)?;
+            prefix.read_until(source, read).map_err(HeaderError::Io)?;
+            let limits = &limits.clone().with_max_memory(memory.left());
+            match Self::parse(HeaderBytes::Read(prefix), len, limits) {
+                Ok(gguf) => return Ok(gguf),
+                Err((HeaderBytes::Read(read), Error::Incomplete { needed })) => {
+                    let more = (read.len() as u64).saturating_mul(4).min(limits.max_header_bytes);
+                    wanted = more.max(needed.saturating_add(first_read));
+                    prefix = read;
+                }
+                Err((_, error)) => return Err(HeaderError::Gguf(error)),
+            }
+        }
+    }
+
+    /// The parsed header.
+    pub(crate) fn gguf(&self) -> &Gguf<'_> {
+        self.borrow_dependent()
+    }
+
+    /// The whole file, if it was mapped.
+    pub(crate) fn mapped(&self) -> Option<&[u8]> {
+        match self.borrow_owner() {
+            HeaderBytes::Mapped(map) => Some(map),
+            HeaderBytes::Read(_) => None,
+        }
+    }
+
+    /// Bytes of memory that the header takes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let bytes = match self.borrow_owner() {
+            HeaderBytes::Read(prefix) => Prefix::memory_bytes(prefix.len() as u64),
+            HeaderBytes::Mapped(_) => 0,
+        };
+        bytes.saturating_add(self.gguf().list_bytes())
+    }
+}
