@@ -26,6 +26,18 @@ pub enum Io {
     Auto,
 }
 
+/// `read`, `mmap`, `direct` or `auto`.
+impl std::fmt::Display for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Read => "read",
+            Self::Mapped => "mmap",
+            Self::Direct => "direct",
+            Self::Auto => "auto",
+        })
+    }
+}
+
 impl Io {
     const ALL: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 

@@ -4,22 +4,12 @@ use crate::error::NonFiniteTensor;
 use crate::memory_account::MemoryAccount;
 use crate::residency::Residency;
 use crate::warning::Warning;
-use cuda_sys::Io;
 use serde::{Serialize, Serializer};
 use std::fmt::Display;
 
 /// Serialises a value as it is displayed.
 pub(crate) fn text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
-}
-
-pub(crate) fn io<S: Serializer>(io: &Io, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match io {
-        Io::Read => "read",
-        Io::Mapped => "mmap",
-        Io::Direct => "direct",
-        Io::Auto => "auto",
-    })
 }
 
 pub(crate) fn residency<S: Serializer>(

@@ -79,7 +79,7 @@ pub struct Phases {
 #[non_exhaustive]
 pub struct TransferFigures {
     /// How the file was read, after fallbacks.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::io"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
     pub io: Io,
     /// Reader threads that the engine was set to. It starts fewer if there is little work.
     pub threads: u32,

@@ -1,8 +1,10 @@
 //! What the command line accepts.
 
-use clap::builder::{FalseyValueParser, PossibleValuesParser, Resettable, TypedValueParser};
+use clap::builder::{
+    FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
+};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
@@ -135,8 +137,8 @@ pub(super) struct Plan {
     /// GGUF file; of a split file, any shard
     pub(super) file: PathBuf,
     /// What the weights become
-    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
-    pub(super) storage: StorageArg,
+    #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: Storage,
     /// Tokens a sequence of the key-value cache holds [default: the model's context length]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) context: Option<u32>,
@@ -158,14 +160,14 @@ pub(super) struct Plan {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Choices {
     /// Where to: auto, host, cuda or cuda:N
-    #[arg(long, default_value = "auto", value_parser = parse_device, env = "PHI3_LOADER_DEVICE")]
+    #[arg(long, default_value = "auto", value_parser = DeviceChoice::from_str, env = "PHI3_LOADER_DEVICE")]
     pub(super) device: DeviceChoice,
     /// What the weights become
-    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_STORAGE")]
-    pub(super) storage: StorageArg,
+    #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
+    pub(super) storage: Storage,
     /// How the file is read
-    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_IO")]
-    pub(super) io: IoArg,
+    #[arg(long, default_value = "auto", value_parser = word_of::<IoChoice>(IO_CHOICES), env = "PHI3_LOADER_IO")]
+    pub(super) io: IoChoice,
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
@@ -179,17 +181,17 @@ pub(super) struct Choices {
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
     /// Proof to end with
-    #[arg(long, value_enum, default_value_t, env = "PHI3_LOADER_VERIFY")]
-    pub(super) verify: VerifyArg,
+    #[arg(long, default_value = "residency", value_parser = word_of::<Verify>(VERIFY_LEVELS), env = "PHI3_LOADER_VERIFY")]
+    pub(super) verify: Verify,
 }
 
 impl Choices {
     pub(super) fn options(&self) -> LoadOptions {
         let mut options = LoadOptions::new()
             .device(self.device)
-            .storage(self.storage.into())
-            .io(self.io.into())
-            .verify(self.verify.into());
+            .storage(self.storage)
+            .io(self.io)
+            .verify(self.verify);
         options.chunk_bytes = self.chunk;
         options.threads = self.threads;
         options.depth = self.depth;
@@ -201,9 +203,9 @@ impl Choices {
     pub(super) fn to_arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             format!("--device={}", self.device),
-            format!("--storage={}", name_of(&self.storage)),
-            format!("--io={}", name_of(&self.io)),
-            format!("--verify={}", name_of(&self.verify)),
+            format!("--storage={}", self.storage),
+            format!("--io={}", self.io),
+            format!("--verify={}", self.verify),
         ];
         arguments.extend(self.chunk.map(|bytes| format!("--chunk={bytes}")));
         arguments.extend(self.threads.map(|threads| format!("--threads={threads}")));
@@ -211,11 +213,6 @@ impl Choices {
         arguments.extend(self.read_size.map(|bytes| format!("--read-size={bytes}")));
         arguments
     }
-}
-
-/// A value's name on the command line.
-pub(super) fn name_of(value: &impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[derive(Debug, Args)]
@@ -331,67 +328,29 @@ pub(super) struct Completions {
     pub(super) shell: Shell,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum StorageArg {
-    /// Everything decoded to IEEE half
-    #[default]
-    F16,
-    /// Blocks as they are in the file
-    Native,
-}
+/// Values of an option, and their help.
+type Words = &'static [(&'static str, &'static str)];
 
-impl From<StorageArg> for Storage {
-    fn from(storage: StorageArg) -> Self {
-        match storage {
-            StorageArg::F16 => Self::F16,
-            StorageArg::Native => Self::Native,
-        }
-    }
-}
+const STORAGES: Words =
+    &[("f16", "Everything decoded to IEEE half"), ("native", "Blocks as they are in the file")];
+const IO_CHOICES: Words = &[
+    ("auto", "From the page cache what it holds, past it what it does not"),
+    ("mmap", "Copies from a mapping"),
+    ("read", "Positioned reads through the page cache"),
+    ("direct", "O_DIRECT, past the page cache, where the file system has it"),
+];
+const VERIFY_LEVELS: Words = &[
+    ("residency", "Every pointer, its device, and the accounting"),
+    ("checksum", "Also digests of all bytes, as read and as arrived"),
+    ("readback", "Also everything read back and compared with the file"),
+];
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum IoArg {
-    /// From the page cache what it holds, past it what it does not
-    #[default]
-    Auto,
-    /// Copies from a mapping
-    Mmap,
-    /// Positioned reads through the page cache
-    Read,
-    /// O_DIRECT, past the page cache, where the file system has it
-    Direct,
-}
-
-impl From<IoArg> for IoChoice {
-    fn from(io: IoArg) -> Self {
-        match io {
-            IoArg::Auto => Self::Auto,
-            IoArg::Mmap => Self::Mmap,
-            IoArg::Read => Self::Read,
-            IoArg::Direct => Self::Direct,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum VerifyArg {
-    /// Every pointer, its device, and the accounting
-    #[default]
-    Residency,
-    /// Also digests of all bytes, as read and as arrived
-    Checksum,
-    /// Also everything read back and compared with the file
-    Readback,
-}
-
-impl From<VerifyArg> for Verify {
-    fn from(verify: VerifyArg) -> Self {
-        match verify {
-            VerifyArg::Residency => Self::Residency,
-            VerifyArg::Checksum => Self::Checksum,
-            VerifyArg::Readback => Self::Readback,
-        }
-    }
+fn word_of<T>(words: Words) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    let values = words.iter().map(|(word, help)| PossibleValue::new(*word).help(*help));
+    PossibleValuesParser::new(values).try_map(|word| word.parse::<T>())
 }
 
 /// Takes one of these names, and shows them in help and completions.
@@ -400,19 +359,6 @@ where
     T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
-}
-
-fn parse_device(text: &str) -> Result<DeviceChoice, String> {
-    match text {
-        "auto" => Ok(DeviceChoice::Auto),
-        "host" => Ok(DeviceChoice::Host),
-        "cuda" => Ok(DeviceChoice::Cuda(0)),
-        _ => text
-            .strip_prefix("cuda:")
-            .and_then(|ordinal| ordinal.parse::<u16>().ok())
-            .map(|ordinal| DeviceChoice::Cuda(i32::from(ordinal)))
-            .ok_or_else(|| "expected auto, host, cuda or cuda:N".to_owned()),
-    }
 }
 
 /// What the parser of sizes takes.
@@ -528,10 +474,10 @@ mod tests {
 
     #[test]
     fn devices_are_named_as_documented() {
-        assert_eq!(parse_device("cuda"), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
-            assert!(parse_device(wrong).is_err(), "{wrong}");
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
         }
     }
 }

@@ -15,7 +15,7 @@ mod shapes;
 mod small_tensors;
 mod table;
 
-use super::args::{Bench, name_of};
+use super::args::Bench;
 use super::failure::Failure;
 use super::json;
 use super::outputs::{self, Named, Output, Prints};
@@ -141,9 +141,9 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
         },
         settings: Settings {
             device: kind.to_string(),
-            storage: name_of(&arguments.choices.storage),
-            io: name_of(&arguments.choices.io),
-            verify: name_of(&arguments.choices.verify),
+            storage: arguments.choices.storage.to_string(),
+            io: arguments.choices.io.to_string(),
+            verify: arguments.choices.verify.to_string(),
             repeat: arguments.repeat,
         },
         limits,

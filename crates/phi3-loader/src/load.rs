@@ -6,13 +6,12 @@ use super::failure::Failure;
 use super::json::{self, Event, EventKind, FileName, WarningDocument};
 use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
-use super::plan::{config_document, storage_name, write_warnings};
+use super::plan::{config_document, write_warnings};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
 use super::text::bytes;
 use super::timeline;
-use cuda_sys::Io;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
 use loader::{CancelToken, Error, LoadEvent, LoadStats, LoadedModel, Loader, codes};
@@ -114,7 +113,7 @@ fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
             EventKind::Warning { warning: WarningDocument::new(warning) }
         }
         LoadEvent::Planned { plan, .. } => EventKind::Planned {
-            storage: storage_name(plan.storage()),
+            storage: plan.storage().name(),
             vram_bytes: plan.device_bytes(),
             source_bytes: plan.source_bytes(),
         },
@@ -143,15 +142,6 @@ fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
         retriable: error.retriable(),
         help: error.help(),
         exit_code,
-    }
-}
-
-pub(super) fn io_name(io: Io) -> &'static str {
-    match io {
-        Io::Read => "read",
-        Io::Mapped => "mmap",
-        Io::Direct => "direct",
-        Io::Auto => "auto",
     }
 }
 
@@ -187,7 +177,7 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         "read      {} in {} chunks ({}, {} threads)",
         bytes(stats.source_bytes),
         stats.transfer.chunks,
-        io_name(stats.transfer.io),
+        stats.transfer.io,
         stats.transfer.threads
     )?;
     writeln!(

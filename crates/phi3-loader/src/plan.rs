@@ -11,12 +11,12 @@ use super::stdout;
 use super::text::{bytes, shape};
 use gguf_format::path_text;
 use loader::{LoadOptions, Loader, Planned, Warning};
-use model_phi3::{Conversion, Phi3Config, Rope, RopeScaling, SlotFormat, Storage};
+use model_phi3::{Conversion, Phi3Config, Rope, RopeScaling, SlotFormat};
 use std::io::Write;
 use std::path::Path;
 
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
-    let loader = Loader::new(LoadOptions::new().storage(arguments.storage.into()));
+    let loader = Loader::new(LoadOptions::new().storage(arguments.storage));
     outputs::check_model(&arguments.file, &[])?;
     let planned = loader.plan(&arguments.file)?;
     let needs = Needs::new(arguments, &planned);
@@ -59,7 +59,7 @@ fn print_json(
     json::print(&PlanDocument {
         schema_version: json::SCHEMA_VERSION,
         file: FileName::new(file),
-        storage: storage_name(plan.storage()),
+        storage: plan.storage().name(),
         vram_bytes: plan.device_bytes(),
         source_bytes: plan.source_bytes(),
         units: plan.units(),
@@ -113,7 +113,7 @@ fn write_text(
     writeln!(out, "file      {}", path_text(file))?;
     write_config(out, config)?;
     write_warnings(out, warnings)?;
-    writeln!(out, "storage   {}", storage_name(plan.storage()))?;
+    writeln!(out, "storage   {}", plan.storage().name())?;
     writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
     writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
     if needs.reserve != 0 {
@@ -231,13 +231,6 @@ pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
         sliding_window: config.sliding_window,
         tied_output: config.tied_output,
         file_type: config.file_type,
-    }
-}
-
-pub(super) fn storage_name(storage: Storage) -> &'static str {
-    match storage {
-        Storage::Native => "native",
-        _ => "f16",
     }
 }
 

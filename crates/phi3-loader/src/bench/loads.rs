@@ -4,11 +4,11 @@ use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
 use super::reading::Unread;
 use super::{child, load_command};
-use crate::args::{Bench, Choices, StorageArg, VerifyArg, name_of};
+use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
 use crate::json::Event;
 use crate::load::finished;
-use loader::{CancelToken, Error, Loader, Unobserved};
+use loader::{CancelToken, Error, Loader, Storage, Unobserved, Verify};
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Display;
@@ -65,8 +65,8 @@ pub(super) fn warm(
     let plain = &arguments.choices;
     let mut turns = vec![("warm", "a new process each, the file in the page cache", plain.clone())];
     if arguments.variants {
-        let checksum = Choices { verify: VerifyArg::Checksum, ..plain.clone() };
-        let native = Choices { storage: StorageArg::Native, ..plain.clone() };
+        let checksum = Choices { verify: Verify::Checksum, ..plain.clone() };
+        let native = Choices { storage: Storage::Native, ..plain.clone() };
         turns.push(("checksum", "by turns with the warm ones, with --verify checksum", checksum));
         turns.push(("native", "by turns with the warm ones, with --storage native", native));
     }
@@ -253,8 +253,8 @@ impl Samples {
         LoadFigures {
             name,
             description,
-            storage: name_of(&choices.storage),
-            verify: name_of(&choices.verify),
+            storage: choices.storage.to_string(),
+            verify: choices.verify.to_string(),
             io: last.map(|load| load.io.clone()).unwrap_or_default(),
             threads: last.map_or(0, |load| load.threads),
             chunk_bytes: last.map_or(0, |load| load.chunk_bytes),
