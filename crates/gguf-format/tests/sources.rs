@@ -1,4 +1,5 @@
 //! Models that are read from other sources than files.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gguf_format::write::GgufWriter;
-use gguf_format::{ByteSource, Error, ErrorClass, GgmlType, GgufFile, Limits, OpenFile, ShardKind};
+use gguf_format::{
+    ByteSource, Error, ErrorClass, GgmlType, GgufFile, Limits, OpenFile, ShardKind, TensorInfo,
+};
 
 const EIO: i32 = 5;
 
@@ -78,7 +81,7 @@ fn a_split_model_is_read_from_memory() {
     let store = three_shards();
     let open = |name: &Path| open_stored(&store, name);
     let model = GgufFile::open_from(shard_name(2), &Limits::default(), open).unwrap();
-    let names: Vec<_> = model.tensors().iter().map(|tensor| tensor.name()).collect();
+    let names: Vec<_> = model.tensors().iter().map(TensorInfo::name).collect();
     assert_eq!(names, ["t1", "t2", "t3"]);
     for (tensor, no) in model.tensors().iter().zip(1..) {
         let shard = &model.shards()[tensor.shard()];

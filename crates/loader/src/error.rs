@@ -111,6 +111,8 @@ pub enum Error {
         path: PathBuf,
         /// What shows it.
         what: String,
+        /// The error of the operating system, if that shows it: the file is gone, for example.
+        source: Option<std::io::Error>,
     },
     /// Reading the file's data failed.
     #[error("{path}: {source}", path = path_text(path))]
@@ -351,7 +353,7 @@ mod tests {
         let all = [
             Error::Gguf(metadata()),
             Error::Model { path: path(), source: model },
-            Error::FileChanged { path: path(), what: "its length".to_owned() },
+            Error::FileChanged { path: path(), what: "its length".to_owned(), source: None },
             Error::Read { path: path(), source: engine.clone() },
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
@@ -373,6 +375,7 @@ mod tests {
         let all = [
             Error::Gguf(gguf()),
             Error::Model { path: path(), source: gguf().into() },
+            Error::FileChanged { path: path(), what: io().to_string(), source: Some(io()) },
             Error::Write { path: path(), source: io() },
         ];
         for error in &all {

@@ -71,7 +71,7 @@ impl FileIdentity {
 
     /// Compares the open file, and the file at its path, with the one that was opened.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
-        let open = file.metadata().map_err(|error| self.changed(error.to_string()))?;
+        let open = file.metadata().map_err(|error| self.gone(error))?;
         let now = Facts::of(&open);
         if now.bytes != self.facts.bytes {
             let what = format!("{} bytes when it was opened, {} now", self.facts.bytes, now.bytes);
@@ -80,8 +80,7 @@ impl FileIdentity {
         if now != self.facts {
             return Err(self.changed("its time of change moved".to_owned()));
         }
-        let at_path =
-            std::fs::metadata(&self.path).map_err(|error| self.changed(error.to_string()))?;
+        let at_path = std::fs::metadata(&self.path).map_err(|error| self.gone(error))?;
         if Facts::of(&at_path) != self.facts {
             return Err(self.changed("another file stands at its path".to_owned()));
         }
@@ -94,7 +93,13 @@ impl FileIdentity {
     }
 
     fn changed(&self, what: String) -> Error {
-        Error::FileChanged { path: self.path.clone(), what }
+        Error::FileChanged { path: self.path.clone(), what, source: None }
+    }
+
+    /// The error of a file that cannot be looked up any more.
+    fn gone(&self, error: std::io::Error) -> Error {
+        let what = error.to_string();
+        Error::FileChanged { path: self.path.clone(), what, source: Some(error) }
     }
 }
 
@@ -134,6 +139,24 @@ mod tests {
         assert_eq!(file.metadata().unwrap().modified().unwrap(), opened.modified().unwrap());
         let error = identity.check(&file).unwrap_err();
         assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7));
+    }
+
+    #[test]
+    fn a_file_whose_folder_is_renamed_has_the_system_error_as_its_cause() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("file");
+        std::fs::write(&path, "weights").unwrap();
+        let file = File::open(&path).unwrap();
+        let identity = FileIdentity::new(&path, &file.metadata().unwrap());
+        std::fs::rename(&folder, dir.path().join("other")).unwrap();
+        let error = identity.check(&file).unwrap_err();
+        assert_eq!(error.code(), "FILE_CHANGED");
+        let cause = std::error::Error::source(&error).unwrap();
+        let cause: &std::io::Error = cause.downcast_ref().unwrap();
+        assert_eq!(cause.kind(), std::io::ErrorKind::NotFound);
+        assert!(error.to_string().contains(&cause.to_string()), "{error}");
     }
 
     fn now() -> Duration {

@@ -106,6 +106,7 @@ impl Source {
             short.and_then(shorter_than_its_length).unwrap_or_else(|| Error::FileChanged {
                 path: short.unwrap_or(path).to_owned(),
                 what: "it is not what it was before its header was read".to_owned(),
+                source: None,
             })
         })?;
         let identities = gguf

@@ -191,3 +191,16 @@ fn a_truncated_shard_is_named() {
     std::fs::write(files.shard(1), &bytes[..bytes.len() / 2]).unwrap();
     refused(&files, 0, "GGUF_TRUNCATED", 1);
 }
+
+#[test]
+fn a_shard_that_cannot_be_read_is_named() {
+    let files = Files::new();
+    std::fs::remove_file(files.shard(1)).unwrap();
+    std::fs::create_dir(files.shard(1)).unwrap();
+    let error = load(&files.shard(2), Storage::F16).unwrap_err();
+    assert_eq!((error.code(), error.exit_code()), ("GGUF_IO", 7), "{error}");
+    let name = files.shard(1);
+    assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
+    let cause = std::error::Error::source(&error).unwrap();
+    assert!(cause.downcast_ref::<std::io::Error>().is_some(), "{cause:?}");
+}
