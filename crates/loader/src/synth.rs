@@ -68,11 +68,11 @@ pub fn write(
     write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// Does what [`write`] does, at a place that the caller has found.
+/// Does what [`write()`] does, at a place that the caller has found.
 ///
 /// # Errors
 ///
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn write_to(
     target: &OutputFile,
     options: &SynthOptions,
