@@ -41,9 +41,9 @@
 //!
 //! - `cuda`: NVIDIA GPUs; needs `nvcc`.
 //! - `serde`: [`LoadStats`] can be serialised.
-//! - `output`: [`OutputFile`](crate::OutputFile), which replaces a file only by a whole one.
-//! - `synth`: [`synth`](crate::synth), which writes files with a model's real shapes and random weights.
-//! - `measure`: [`measure`](crate::measure), for programs that measure loads.
+//! - `output`: `OutputFile`, which replaces a file only by a whole one.
+//! - `synth`: module `synth`, which writes files with a model's real shapes and random weights.
+//! - `measure`: module `measure`, for programs that measure loads.
 #![forbid(unsafe_code)]
 
 mod background;

@@ -69,11 +69,11 @@ pub fn write(
     write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// As [`write`], to a place that was looked up before.
+/// As [`write()`], to a place that was looked up before.
 ///
 /// # Errors
 ///
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn write_to(
     target: &OutputFile,
     options: &SynthOptions,

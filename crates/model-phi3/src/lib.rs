@@ -28,7 +28,7 @@
 //! }
 //! ```
 //!
-//! With the feature `preset`, the module [`preset`](crate::preset) describes the published models of the
+//! With the feature `preset`, the module `preset` describes the published models of the
 //! family, for synthetic files of real shape.
 #![forbid(unsafe_code)]
 #![cfg_attr(
