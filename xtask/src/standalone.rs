@@ -1,4 +1,4 @@
-//! `cargo xtask standalone`: whether each crate works for others, who have nothing of this workspace.
+//! `cargo xtask standalone`: checks that each crate works outside this workspace.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -46,12 +46,11 @@ const CONSUMERS: [Consumer; 3] = [
 const IN_EVERY_PACKAGE: [&str; 5] =
     ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
 
-/// Looks into the packages; then vendors each crate into a consumer and builds that offline. The crates
-/// are those of the last commit.
+/// Checks the lists of the packages. Then vendors each crate into a consumer and builds that offline.
 pub(crate) fn check() -> Result<()> {
     check_packages()?;
     let folder = TempDir::new()?;
-    let origin = clone_of_workspace()?;
+    let origin = snapshot_of_workspace()?;
     for consumer in &CONSUMERS {
         consumer.check(folder.path(), &origin).with_context(|| {
             format!("a consumer of {} alone, vendored and offline", consumer.of)
@@ -83,16 +82,23 @@ fn check_packages() -> Result<()> {
     Ok(())
 }
 
-/// A bare clone of this checkout; its address. Always at the same place, because cargo keeps a copy of
-/// what is behind each address.
-fn clone_of_workspace() -> Result<String> {
+/// A git repository with one commit of this checkout's files; its address. Not a clone: the checkout may
+/// belong to another user, or have no history. Always at the same place, because cargo keeps a copy for
+/// each address.
+fn snapshot_of_workspace() -> Result<String> {
     let origin = workspace::target().join("standalone.git");
     if origin.exists() {
         fs::remove_dir_all(&origin)?;
     }
-    let mut clone = Command::new("git");
-    clone.args(["clone", "--quiet", "--bare"]).arg(workspace::root()).arg(&origin);
-    process::run(&mut clone).context("git dependencies are checked in a git checkout")?;
+    process::run(Command::new("git").args(["init", "--quiet", "--bare"]).arg(&origin))?;
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("--git-dir").arg(&origin).arg("--work-tree").arg(workspace::root());
+        git.args(["-c", "user.name=xtask", "-c", "user.email=xtask@localhost"]).args(arguments);
+        process::run(git.current_dir(workspace::root()))
+    };
+    git(&["add", "--all"])?;
+    git(&["commit", "--quiet", "--message", "snapshot"])?;
     Ok(format!("file://{}", origin.display()))
 }
 
@@ -103,7 +109,7 @@ impl Consumer {
         self.write(&home, origin)?;
         let in_home = |arguments: &[&str]| {
             let mut command = cargo(arguments);
-            // Debug information is most of the time and of use to nobody.
+            // Debug information would take most of the time.
             command.current_dir(&home).env("CARGO_PROFILE_DEV_DEBUG", "0");
             command
         };
