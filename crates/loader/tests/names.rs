@@ -62,3 +62,7 @@ const _: fn(
     loader::synth::TypeMix,
     u64,
 ) -> loader::synth::SynthOptions = loader::synth::SynthOptions::new;
+
+#[cfg(feature = "measure")]
+const _: fn(&LoadOptions, loader::DeviceKind, u64) -> loader::measure::cuda_sys::EngineConfig =
+    loader::measure::engine_config;
