@@ -176,15 +176,9 @@ ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io
       throw transfer::Error(Code::kInvalidArgument, 0,
                             "the destination buffer belongs to another device");
     }
-    Request request{{}, static_cast<Io>(io), {}, units, digest, timeline};
+    Request request{{}, static_cast<Io>(io), {ops.data(), ops.size()}, units, digest, timeline};
     for (const Source& source : sources) {
       request.files.push_back({source.descriptor, source.bytes});
-    }
-    request.ops.reserve(ops.size());
-    for (const CopyOp& op : ops) {
-      request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
-                             op.dest_bytes, op.decoder, op.unit,
-                             static_cast<FloatFormat>(op.floats), op.scale});
     }
     const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
       return observer.on_progress(progress.units_done, progress.bytes_done);

@@ -39,7 +39,7 @@ class Ledger {
         source_(request.digest ? request.ops.size() : 0),
         unit_left_(schedule.unit_bytes.size()),
         unit_floats_(schedule.unit_bytes.size()) {
-    if (schedule.floats.empty() && !digest_) return;
+    if (schedule.kernels.floats.empty() && !digest_) return;
     tallies_ = queue.open_tallies(request.ops.size());
     for (std::size_t unit = 0; unit < unit_left_.size(); ++unit) {
       unit_left_[unit] = schedule.unit_bytes[unit];
@@ -81,7 +81,7 @@ class Ledger {
   }
 
   // After all has landed.
-  std::vector<OpReport> reports(const std::vector<CopyOp>& ops) const {
+  std::vector<OpReport> reports(View<CopyOp> ops) const {
     const std::size_t operations = ops.size();
     std::vector<OpReport> out(operations, OpReport{});
     for (std::size_t i = 0; i < operations; ++i) {
@@ -344,7 +344,7 @@ std::uint64_t Engine::conversion_bytes() const noexcept {
 Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer& observer) {
   Bounds bounds{{}, dest.size(), request.units};
   for (const SourceFile& file : request.files) bounds.file_bytes.push_back(file.bytes);
-  const Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
+  Schedule schedule = cut(request.ops, bounds, config_.chunk_bytes);
   const std::unique_ptr<Source> source = open_source(request.io, request.files);
   const std::uint32_t wanted = source->reads_storage()
                                    ? std::max(config_.readers, config_.storage_readers)
@@ -359,8 +359,9 @@ Stats Engine::execute(const Request& request, DeviceBuffer& dest, const Observer
                     source->look_ahead();
                   });
   Ledger ledger(*queue_, request, schedule, dest);
-  device_->load_code(schedule, request.digest);
-  if (schedule.converts) queue_->prepare_conversions();
+  schedule.kernels.digest = request.digest;
+  device_->load_code(schedule.kernels);
+  if (schedule.kernels.converts) queue_->prepare_conversions();
   const CallClock clock;
   std::optional<QueueTimeline> noting;
   if (request.timeline) noting.emplace(*queue_, clock, schedule.chunks.size());

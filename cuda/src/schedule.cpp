@@ -22,9 +22,6 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 // size keep as many bytes under way as the ring has room for.
 constexpr std::uint64_t kLeastSplit = 8;
 
-// More separate copies than this cost more than one copy and a scatter on the device.
-constexpr std::uint32_t kMaxDirectCopies = 4;
-
 [[noreturn]] void refuse(std::size_t index, const std::string& why) {
   throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why);
 }
@@ -41,12 +38,22 @@ struct Geometry {
   bool has_tensor_scale;
 };
 
-Geometry geometry_of(std::size_t index, std::uint32_t decoder) {
-  if (decoder == kCopyBytes) return {1, 1, 1, false};
-  const decode::TypeInfo* type = decode::find_type(decoder);
-  if (type == nullptr) refuse(index, "no decoder for ggml type " + std::to_string(decoder));
+Geometry geometry_of(std::size_t index, const Conversion& conversion) {
+  if (conversion.kind == ConversionKind::kCopy) return {1, 1, 1, false};
+  const decode::TypeInfo* type = decode::find_type(conversion.ggml_type);
+  if (type == nullptr) {
+    refuse(index, "no decoder for ggml type " + std::to_string(conversion.ggml_type));
+  }
   return {type->block_bytes, type->block_len, std::uint64_t{type->block_len} * 2,
           type->has_tensor_scale};
+}
+
+std::uint32_t decoder_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kCopy ? kCopyBytes : conversion.ggml_type;
+}
+
+float scale_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
 }
 
 void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
@@ -64,14 +71,16 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
     refuse(index, "destination size does not match the conversion");
   }
   // NaN is no 1 either.
-  if (!geometry.has_tensor_scale && !(op.scale == 1.0f)) refuse(index, "a scale without effect");
+  if (!geometry.has_tensor_scale && !(scale_of(op.conversion) == 1.0f)) {
+    refuse(index, "a scale without effect");
+  }
   if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) refuse(index, "no such floats");
   if (op.dest_bytes % float_bytes(op.floats) != 0) refuse(index, "destination is not whole floats");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
 }
 
-void prove_disjoint(const std::vector<CopyOp>& ops) {
+void prove_disjoint(View<CopyOp> ops) {
   std::vector<std::size_t> order(ops.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(),
@@ -129,8 +138,10 @@ class Cutter {
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
-    if (op.decoder != kCopyBytes) add_once(schedule_.decoders, op.decoder);
-    if (op.floats != FloatFormat::kNone) add_once(schedule_.floats, op.floats);
+    const std::uint32_t decoder = decoder_of(op.conversion);
+    KernelUse& kernels = schedule_.kernels;
+    if (decoder != kCopyBytes) add_once(kernels.decoders, decoder);
+    if (op.floats != FloatFormat::kNone) add_once(kernels.floats, op.floats);
     schedule_.unit_bytes[op.unit] += op.source_bytes;
     schedule_.source_bytes += op.source_bytes;
   }
@@ -138,7 +149,7 @@ class Cutter {
   Schedule finish() {
     for (const Chunk& chunk : schedule_.chunks) {
       if (!lands_directly(schedule_.segments_of(chunk), chunk.segment_count)) {
-        schedule_.converts = true;
+        schedule_.kernels.converts = true;
       }
     }
     return std::move(schedule_);
@@ -178,7 +189,8 @@ class Cutter {
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
          blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.floats, op.scale});
+         static_cast<std::uint32_t>(index), decoder_of(op.conversion), op.unit, op.floats,
+         scale_of(op.conversion)});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
   }
@@ -189,31 +201,10 @@ class Cutter {
 
 }  // namespace
 
-const Segment* end_of_copy(const Segment* first, const Segment* end) {
-  const Segment* next = first + 1;
-  while (next != end && next->chunk_offset == next[-1].chunk_offset + next[-1].source_bytes &&
-         next->dest_offset == next[-1].dest_offset + next[-1].dest_bytes) {
-    ++next;
-  }
-  return next;
-}
-
-bool lands_directly(const Segment* segments, std::uint32_t count) {
-  const Segment* const end = segments + count;
-  const bool copied = std::all_of(
-      segments, end, [](const Segment& segment) { return segment.decoder == kCopyBytes; });
-  if (!copied) return false;
-  std::uint32_t copies = 0;
-  for (const Segment* next = segments; next != end && copies <= kMaxDirectCopies; ++copies) {
-    next = end_of_copy(next, end);
-  }
-  return copies <= kMaxDirectCopies;
-}
-
-Schedule cut(const std::vector<CopyOp>& ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
+Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
   Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.units);
   for (std::size_t index = 0; index < ops.size(); ++index) {
-    const Geometry geometry = geometry_of(index, ops[index].decoder);
+    const Geometry geometry = geometry_of(index, ops[index].conversion);
     prove(index, ops[index], geometry, bounds);
     cutter.add(index, ops[index], geometry);
   }

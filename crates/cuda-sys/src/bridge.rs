@@ -13,18 +13,6 @@ use crate::observer::ObserverShim;
 
 #[cxx::bridge(namespace = "transfer::bridge")]
 pub(crate) mod ffi {
-    struct CopyOp {
-        file: u32,
-        source_offset: u64,
-        source_bytes: u64,
-        dest_offset: u64,
-        dest_bytes: u64,
-        decoder: u32,
-        unit: u32,
-        floats: u32,
-        scale: f32,
-    }
-
     struct ByteRange {
         offset: u64,
         bytes: u64,
@@ -139,6 +127,9 @@ pub(crate) mod ffi {
 
     unsafe extern "C++" {
         include!("transfer/bridge.hpp");
+
+        #[namespace = "transfer"]
+        type CopyOp = crate::copy_op::CopyOp;
 
         type Buffer;
         type Device;

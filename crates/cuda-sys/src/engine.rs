@@ -1,9 +1,10 @@
 //! The transfer engine.
 
 use crate::bridge::ffi;
+use crate::copy_op::CopyOp;
 use crate::device::{Device, DeviceBuffer};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
 use crate::observer::{ObserverShim, Progress};
 use crate::timeline::Span;
 use cxx::UniquePtr;
@@ -37,74 +38,6 @@ impl Io {
             Self::Auto => 3,
         }
     }
-}
-
-/// What happens to an operation's bytes on the way.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Conversion {
-    /// They are moved as they are.
-    Copy,
-    /// Blocks of this ggml type (by ggml's number) are decoded to IEEE half, little-endian.
-    ToF16 {
-        /// One of [`decoders`](crate::decoders).
-        ggml_type: u32,
-    },
-    /// The same for a type with [`has_tensor_scale`](crate::Decoder::has_tensor_scale): each decoded
-    /// value is multiplied by the scale in `f32`, and the product rounded to half.
-    ScaledToF16 {
-        /// One of [`decoders`](crate::decoders).
-        ggml_type: u32,
-        /// The factor.
-        scale: f32,
-    },
-}
-
-/// Floats at a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FloatFormat {
-    /// IEEE half precision.
-    F16,
-    /// The upper half of IEEE single precision.
-    BF16,
-    /// IEEE single precision.
-    F32,
-    /// IEEE double precision.
-    F64,
-}
-
-impl FloatFormat {
-    /// As the C++ side numbers it.
-    fn number(self) -> u32 {
-        match self {
-            Self::F16 => 1,
-            Self::BF16 => 2,
-            Self::F32 => 3,
-            Self::F64 => 4,
-        }
-    }
-}
-
-/// One byte range to move. Ranges of different operations must not overlap at the destination.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CopyOp {
-    /// Index into the sources of the call.
-    pub file: u32,
-    /// Bytes from the start of that file.
-    pub source_offset: u64,
-    /// Length there; whole blocks where the operation converts.
-    pub source_bytes: u64,
-    /// Bytes from the start of the destination; a multiple of 16.
-    pub dest_offset: u64,
-    /// Length there.
-    pub dest_bytes: u64,
-    /// What happens on the way.
-    pub conversion: Conversion,
-    /// Progress unit, from 0. Units finish in order.
-    pub unit: u32,
-    /// The floats that the destination holds, whose infinities and NaNs are counted; `None` where it
-    /// holds something else, or nothing is to be counted.
-    pub floats: Option<FloatFormat>,
 }
 
 /// What a call found out about one operation.
@@ -288,12 +221,11 @@ impl Engine {
             .iter()
             .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
             .collect();
-        let ops = ops.iter().map(op_to_ffi).collect::<Result<Vec<_>, _>>()?;
         let mut shim = ObserverShim::new(observe);
         let result = self.inner.pin_mut().execute(
             &sources,
             io.number(),
-            &ops,
+            ops,
             units,
             digest,
             timeline,
@@ -331,36 +263,10 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Stands for "no decoder" on the C++ side.
-const COPY_BYTES: u32 = u32::MAX;
-
-fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
-    let (decoder, scale) = match op.conversion {
-        Conversion::Copy => (COPY_BYTES, 1.0),
-        Conversion::ToF16 { ggml_type: COPY_BYTES }
-        | Conversion::ScaledToF16 { ggml_type: COPY_BYTES, .. } => {
-            let context = format!("no decoder for ggml type {COPY_BYTES}");
-            return Err(Error::new(ErrorCode::InvalidArgument, context));
-        }
-        Conversion::ToF16 { ggml_type } => (ggml_type, 1.0),
-        Conversion::ScaledToF16 { ggml_type, scale } => (ggml_type, scale),
-    };
-    Ok(ffi::CopyOp {
-        file: op.file,
-        source_offset: op.source_offset,
-        source_bytes: op.source_bytes,
-        dest_offset: op.dest_offset,
-        dest_bytes: op.dest_bytes,
-        decoder,
-        unit: op.unit,
-        floats: op.floats.map_or(0, FloatFormat::number),
-        scale,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     /// The limits are the engine's own, in C++.
     #[test]

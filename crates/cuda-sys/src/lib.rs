@@ -57,6 +57,7 @@
 //! ```
 
 mod bridge;
+mod copy_op;
 mod decode;
 mod device;
 mod digest;
@@ -68,16 +69,14 @@ pub mod measure;
 mod observer;
 mod timeline;
 
+pub use copy_op::{Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
     cuda_compiled, cuda_devices,
 };
 pub use digest::{Digest, digest_piece_by_each_isa};
-pub use engine::{
-    Conversion, CopyOp, Engine, EngineConfig, FloatFormat, Io, OpReport, Request, SourceFile,
-    StagingRing, Stats,
-};
+pub use engine::{Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;
 pub use timeline::{Span, SpanKind};

@@ -13,7 +13,6 @@ namespace transfer::bridge {
 
 // Shared types, defined by the Rust side of the bridge.
 struct ByteRange;
-struct CopyOp;
 struct DecoderInfo;
 struct Digest;
 struct DeviceInfo;

@@ -10,7 +10,7 @@
 
 #include "transfer/digest.hpp"
 #include "transfer/non_finite.hpp"
-#include "transfer/schedule.hpp"
+#include "transfer/segment.hpp"
 #include "transfer/timeline.hpp"
 
 namespace transfer {
@@ -190,9 +190,9 @@ class Device {
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
 
-  // Loads the code that a call's chunks need, and its digests where there are any, which the first
-  // use would do. Throws Error{kDeviceFailure, kDeviceUnavailable}.
-  virtual void load_code(const Schedule& schedule, bool digest) const = 0;
+  // Loads the code of kernels, which their first use would do. Throws Error{kDeviceFailure,
+  // kDeviceUnavailable}.
+  virtual void load_code(const KernelUse& kernels) const = 0;
 
   virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 

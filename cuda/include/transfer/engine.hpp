@@ -10,6 +10,7 @@
 #include "transfer/device.hpp"
 #include "transfer/source.hpp"
 #include "transfer/staging_ring.hpp"
+#include "transfer/view.hpp"
 
 namespace transfer {
 
@@ -33,7 +34,7 @@ struct EngineConfig {
 struct Request {
   std::vector<SourceFile> files;
   Io io;
-  std::vector<CopyOp> ops;
+  View<CopyOp> ops;
   std::uint32_t units;
   bool digest;    // whether to digest every operation's bytes, as read and as arrived
   bool timeline;  // whether to note when what was done
