@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <tuple>
 
 #include "transfer/decode/registry.hpp"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
+#include "transfer/rounding.hpp"
 
 namespace transfer {
 namespace {
@@ -23,7 +25,8 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 constexpr std::uint64_t kLeastSplit = 8;
 
 [[noreturn]] void refuse(std::size_t index, const std::string& why) {
-  throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why);
+  throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why,
+              ErrorSite::of_operation(static_cast<std::int64_t>(index)));
 }
 
 // [offset, offset + bytes) lies inside [0, limit), without overflow.
@@ -62,7 +65,8 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
   if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
     refuse(index, "source range leaves the file");
   }
-  if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes)) {
+  if (op.lane >= bounds.dest_bytes.size()) refuse(index, "no such lane");
+  if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes[op.lane])) {
     refuse(index, "destination range leaves the buffer");
   }
   if (op.source_bytes % geometry.block_bytes != 0) refuse(index, "source is not whole blocks");
@@ -83,13 +87,18 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
 void prove_disjoint(View<CopyOp> ops) {
   std::vector<std::size_t> order(ops.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return ops[a].dest_offset < ops[b].dest_offset; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tie(ops[a].lane, ops[a].dest_offset) < std::tie(ops[b].lane, ops[b].dest_offset);
+  });
+  std::uint32_t lane = 0;
   std::uint64_t end = 0;
   for (std::size_t index : order) {
-    if (ops[index].dest_bytes == 0) continue;
-    if (ops[index].dest_offset < end) refuse(index, "destination overlaps another operation's");
-    end = ops[index].dest_offset + ops[index].dest_bytes;
+    const CopyOp& op = ops[index];
+    if (op.dest_bytes == 0) continue;
+    if (op.lane != lane) end = 0;
+    if (op.dest_offset < end) refuse(index, "destination overlaps another operation's");
+    lane = op.lane;
+    end = op.dest_offset + op.dest_bytes;
   }
 }
 
@@ -121,8 +130,10 @@ void add_once(std::vector<Value>& values, Value value) {
 
 class Cutter {
  public:
-  Cutter(std::uint64_t chunk_bytes, std::uint32_t units) : chunk_bytes_(chunk_bytes) {
-    schedule_.unit_bytes.resize(units);
+  Cutter(std::uint64_t chunk_bytes, std::size_t lanes, std::uint32_t units)
+      : chunk_bytes_(chunk_bytes) {
+    schedule_.lanes.resize(lanes);
+    for (LaneLoad& lane : schedule_.lanes) lane.unit_bytes.resize(units);
   }
 
   void add(std::size_t index, const CopyOp& op, const Geometry& geometry) {
@@ -131,31 +142,54 @@ class Cutter {
       const std::uint64_t left = op.source_bytes - done;
       std::uint64_t bytes = fitting(geometry, left, room_at(op.file, offset));
       if (bytes == 0) {
-        schedule_.chunks.push_back(
-            {op.file, offset, 0, static_cast<std::uint32_t>(schedule_.segments.size()), 0});
+        const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
+        schedule_.chunks.push_back({op.file, offset, 0, first_segment, 0, 0, 0});
         bytes = fitting(geometry, left, limit());
       }
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
+    LaneLoad& lane = schedule_.lanes[op.lane];
     const std::uint32_t decoder = decoder_of(op.conversion);
-    KernelUse& kernels = schedule_.kernels;
-    if (decoder != kCopyBytes) add_once(kernels.decoders, decoder);
-    if (op.floats != FloatFormat::kNone) add_once(kernels.floats, op.floats);
-    schedule_.unit_bytes[op.unit] += op.source_bytes;
+    if (decoder != kCopyBytes) add_once(lane.kernels.decoders, decoder);
+    if (op.floats != FloatFormat::kNone) add_once(lane.kernels.floats, op.floats);
+    lane.unit_bytes[op.unit] += op.source_bytes;
     schedule_.source_bytes += op.source_bytes;
   }
 
   Schedule finish() {
-    for (const Chunk& chunk : schedule_.chunks) {
-      if (!lands_directly(schedule_.segments_of(chunk), chunk.segment_count)) {
-        schedule_.kernels.converts = true;
+    for (Chunk& chunk : schedule_.chunks) part(chunk);
+    for (const Part& part : schedule_.parts) {
+      const View<Segment> segments = schedule_.segments_of(part);
+      if (!lands_directly(segments.data, part.segment_count)) {
+        schedule_.lanes[part.lane].kernels.converts = true;
       }
     }
     return std::move(schedule_);
   }
 
  private:
+  // Puts the segments of each lane together, in the order of the file.
+  void part(Chunk& chunk) {
+    Segment* const first = schedule_.segments.data() + chunk.first_segment;
+    Segment* const end = first + chunk.segment_count;
+    if (schedule_.lanes.size() > 1) {
+      std::stable_sort(first, end,
+                       [](const Segment& a, const Segment& b) { return a.lane < b.lane; });
+    }
+    chunk.first_part = static_cast<std::uint32_t>(schedule_.parts.size());
+    for (Segment* begin = first; begin != end; chunk.part_count += 1) {
+      Segment* const next = std::find_if(
+          begin, end, [&](const Segment& segment) { return segment.lane != begin->lane; });
+      schedule_.parts.push_back({begin->lane,
+                                 static_cast<std::uint32_t>(begin - schedule_.segments.data()),
+                                 static_cast<std::uint32_t>(next - begin),
+                                 round_down(begin->chunk_offset, kPartAlignment),
+                                 next[-1].chunk_offset + next[-1].source_bytes});
+      begin = next;
+    }
+  }
+
   // Largest chunk at this point.
   std::uint64_t limit() const {
     std::uint64_t limit = kFirstChunk;
@@ -189,7 +223,7 @@ class Cutter {
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
          blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), decoder_of(op.conversion), op.unit, op.floats,
+         static_cast<std::uint32_t>(index), op.lane, decoder_of(op.conversion), op.unit, op.floats,
          scale_of(op.conversion)});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
@@ -201,8 +235,18 @@ class Cutter {
 
 }  // namespace
 
+std::vector<std::uint64_t> Schedule::unit_bytes() const {
+  std::vector<std::uint64_t> sums = lanes.front().unit_bytes;
+  for (std::size_t lane = 1; lane < lanes.size(); ++lane) {
+    for (std::size_t unit = 0; unit < sums.size(); ++unit) {
+      sums[unit] += lanes[lane].unit_bytes[unit];
+    }
+  }
+  return sums;
+}
+
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
-  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.units);
+  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.dest_bytes.size(), bounds.units);
   for (std::size_t index = 0; index < ops.size(); ++index) {
     const Geometry geometry = geometry_of(index, ops[index].conversion);
     prove(index, ops[index], geometry, bounds);

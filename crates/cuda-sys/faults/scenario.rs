@@ -102,9 +102,9 @@ impl Scenario {
             calls::at(Stage::Allocate);
             let mut dest = device.allocate(self.want.len() as u64)?;
             calls::at(Stage::Execute);
-            let sources = self.files.each_ref().map(|file| SourceFile {
-                file: file.as_fd(),
-                bytes: file.metadata().map_or(0, |metadata| metadata.len()),
+            let sources = self.files.each_ref().map(|file| {
+                let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+                SourceFile { file: file.as_fd(), bytes }.into()
             });
             let request = Request {
                 sources: &sources,
@@ -219,6 +219,7 @@ impl Builder {
         self.want.extend_from_slice(content);
         self.ops.push(CopyOp {
             file: file as u32,
+            lane: 0,
             source_offset: source as u64,
             source_bytes: source_bytes as u64,
             dest_offset: dest as u64,

@@ -62,33 +62,36 @@ impl fmt::Debug for FloatFormat {
 pub struct CopyOp {
     /// Index into the sources of the call.
     pub file: u32,
-    /// Progress unit, from 0. Units finish in order.
-    pub unit: u32,
+    /// Index into the destinations of the call; 0 where there is one.
+    pub lane: u32,
     /// Bytes from the start of that file.
     pub source_offset: u64,
     /// Length there; whole blocks where the operation converts.
     pub source_bytes: u64,
-    /// Bytes from the start of the destination; a multiple of 16.
+    /// Bytes from the start of the lane's destination; a multiple of 16.
     pub dest_offset: u64,
     /// Length there.
     pub dest_bytes: u64,
     /// What happens on the way.
     pub conversion: Conversion,
+    /// Progress unit, from 0. Units finish in order.
+    pub unit: u32,
     /// The floats that the destination holds, whose infinities and NaNs are counted; `None` where it
     /// holds something else, or nothing is to be counted.
     pub floats: Option<FloatFormat>,
 }
 
 const _: () = {
-    assert!(size_of::<CopyOp>() == 56 && align_of::<CopyOp>() == 8);
+    assert!(size_of::<CopyOp>() == 64 && align_of::<CopyOp>() == 8);
     assert!(offset_of!(CopyOp, file) == 0);
-    assert!(offset_of!(CopyOp, unit) == 4);
+    assert!(offset_of!(CopyOp, lane) == 4);
     assert!(offset_of!(CopyOp, source_offset) == 8);
     assert!(offset_of!(CopyOp, source_bytes) == 16);
     assert!(offset_of!(CopyOp, dest_offset) == 24);
     assert!(offset_of!(CopyOp, dest_bytes) == 32);
     assert!(offset_of!(CopyOp, conversion) == 40);
-    assert!(offset_of!(CopyOp, floats) == 52);
+    assert!(offset_of!(CopyOp, unit) == 52);
+    assert!(offset_of!(CopyOp, floats) == 56);
     // The tag first, then the fields of a variant in their order: `repr(u32)` defines that.
     assert!(size_of::<Conversion>() == 12 && align_of::<Conversion>() == 4);
     assert!(size_of::<Option<FloatFormat>>() == 4);

@@ -29,10 +29,11 @@
 //! let mut buffer = device.allocate(17)?;
 //! engine.execute(
 //!     Request {
-//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }],
+//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }.into()],
 //!         io: Io::Read,
 //!         ops: &[CopyOp {
 //!             file: 0,
+//!             lane: 0,
 //!             source_offset: 0,
 //!             source_bytes: 17,
 //!             dest_offset: 0,
@@ -65,8 +66,10 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod host_memory;
+mod lanes;
 pub mod measure;
 mod observer;
+mod sources;
 mod timeline;
 
 pub use copy_op::{Conversion, CopyOp, FloatFormat};
@@ -76,7 +79,8 @@ pub use device::{
     cuda_compiled, cuda_devices,
 };
 pub use digest::{Digest, digest_piece_by_each_isa};
-pub use engine::{Engine, EngineConfig, Io, OpReport, Request, SourceFile, StagingRing, Stats};
+pub use engine::{Engine, EngineConfig, Io, OpReport, Request, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;
+pub use sources::{PositionedRead, ReadHints, Source, SourceFile, Stop};
 pub use timeline::{Span, SpanKind};

@@ -131,11 +131,11 @@ impl Source {
     }
 
     /// What the engine reads, in the order of the shards.
-    pub(crate) fn files(&self) -> Vec<SourceFile<'_>> {
+    pub(crate) fn files(&self) -> Vec<cuda_sys::Source<'_>> {
         self.gguf
             .shards()
             .iter()
-            .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() })
+            .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() }.into())
             .collect()
     }
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     /// What the engine says when it reads so many bytes of the second of these files.
-    fn read_second(sources: &[SourceFile<'_>; 2], bytes: u64) -> cuda_sys::Error {
+    fn read_second(sources: &[cuda_sys::Source<'_>; 2], bytes: u64) -> cuda_sys::Error {
         let config = EngineConfig {
             readers: 1,
             storage_readers: 0,
@@ -248,6 +248,7 @@ mod tests {
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
         let op = CopyOp {
             file: 1,
+            lane: 0,
             source_offset: 0,
             source_bytes: bytes,
             dest_offset: 0,
@@ -268,15 +269,17 @@ mod tests {
         let source = split(dir.path());
         let second = dir.path().join("m-00002-of-00002.gguf");
         let unreadable = File::options().write(true).open(&second).unwrap();
-        let [first, _] = source.files()[..] else { panic!("two files") };
-        let unreadable = SourceFile { file: unreadable.as_fd(), bytes: 1 };
+        let [first, cuda_sys::Source::File(second_file)] = source.files()[..] else {
+            panic!("two files")
+        };
+        let unreadable = SourceFile { file: unreadable.as_fd(), bytes: 1 }.into();
         let error = source.explain(source.engine_error(read_second(&[first, unreadable], 1)));
         assert_eq!((error.code(), error.retriable()), ("READ_FAILED", true));
         assert!(error.to_string().starts_with(&format!("{}: ", second.display())), "{error}");
         assert!(error.to_string().contains("Bad file descriptor"), "{error}");
 
         // It has its length, and gives less than is asked for.
-        let long = SourceFile { bytes: 4096, ..source.files()[1] };
+        let long = SourceFile { bytes: 4096, ..second_file }.into();
         let error = source.explain(source.engine_error(read_second(&[first, long], 4096)));
         assert_eq!(error.code(), "READ_FAILED", "{error}");
 

@@ -25,26 +25,28 @@ struct Conversion {
 };
 
 struct CopyOp {
-  std::uint32_t file;  // index into the sources of the call
-  std::uint32_t unit;  // progress unit, from 0; a unit is done when all its bytes have landed
+  std::uint32_t file;           // index into the sources of the call
+  std::uint32_t lane;           // index into the destinations of the call
   std::uint64_t source_offset;  // bytes from the start of that file
   std::uint64_t source_bytes;
-  std::uint64_t dest_offset;  // bytes from the start of the destination buffer
+  std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
   Conversion conversion;
+  std::uint32_t unit;  // progress unit, from 0; a unit is done when all its bytes have landed
   FloatFormat floats;  // what the destination holds: infinities and NaNs are counted
 };
 
 static_assert(std::is_trivially_copyable_v<CopyOp>);
-static_assert(sizeof(CopyOp) == 56 && alignof(CopyOp) == 8);
+static_assert(sizeof(CopyOp) == 64 && alignof(CopyOp) == 8);
 static_assert(offsetof(CopyOp, file) == 0);
-static_assert(offsetof(CopyOp, unit) == 4);
+static_assert(offsetof(CopyOp, lane) == 4);
 static_assert(offsetof(CopyOp, source_offset) == 8);
 static_assert(offsetof(CopyOp, source_bytes) == 16);
 static_assert(offsetof(CopyOp, dest_offset) == 24);
 static_assert(offsetof(CopyOp, dest_bytes) == 32);
 static_assert(offsetof(CopyOp, conversion) == 40);
-static_assert(offsetof(CopyOp, floats) == 52);
+static_assert(offsetof(CopyOp, unit) == 52);
+static_assert(offsetof(CopyOp, floats) == 56);
 static_assert(sizeof(Conversion) == 12 && alignof(Conversion) == 4);
 static_assert(offsetof(Conversion, kind) == 0);
 static_assert(offsetof(Conversion, ggml_type) == 4);

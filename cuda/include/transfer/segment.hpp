@@ -14,6 +14,10 @@ constexpr std::uint32_t kCopyBytes = UINT32_MAX;
 // Every segment's destination starts on such a boundary.
 constexpr std::uint64_t kDestAlignment = 16;
 
+// A lane's part of a chunk begins on such a boundary, so that its bytes are as aligned for kernels
+// as the chunk's.
+constexpr std::uint64_t kPartAlignment = 16;
+
 // Most segments of one chunk: 4 MiB of 4 KiB tensors still fit in one.
 constexpr std::uint32_t kMaxSegments = 1024;
 
@@ -21,18 +25,19 @@ constexpr std::uint32_t kMaxSegments = 1024;
 struct Segment {
   std::uint64_t chunk_offset;  // bytes from the start of the chunk
   std::uint64_t source_bytes;
-  std::uint64_t dest_offset;  // bytes from the start of the destination buffer
+  std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
   std::uint64_t elements;   // values to decode; bytes for kCopyBytes
   std::uint64_t op_offset;  // source bytes of its operation that come before it
   std::uint32_t op;         // index of its operation
+  std::uint32_t lane;       // index of its destination
   std::uint32_t decoder;    // ggml type number to decode to f16, or kCopyBytes
   std::uint32_t unit;
   FloatFormat floats;
   float scale;
 };
 
-// Which kernels a call launches.
+// Which kernels a call launches on one lane.
 struct KernelUse {
   bool converts = false;                // some chunk needs device staging
   std::vector<std::uint32_t> decoders;  // types that occur, each once
@@ -41,10 +46,11 @@ struct KernelUse {
 };
 
 // The end of the segments, from `first` on, that one copy can move: neighbours in the file that are
-// neighbours at the destination, too. `first` is not `end`.
+// neighbours at the destination, too. `first` is not `end`. All are of one lane.
 const Segment* end_of_copy(const Segment* first, const Segment* end);
 
-// Whether segments can be copied straight to their destination, with no staging on the device.
+// Whether segments of one lane can be copied straight to their destination, with no staging on the
+// device.
 bool lands_directly(const Segment* segments, std::uint32_t count);
 
 }  // namespace transfer

@@ -111,7 +111,8 @@ class CudaDevice final : public Device {
     const cudaError_t status = cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
     // Copies from pageable memory are slower and as right; a process may lack the right to pin.
     if (status != cudaSuccess) (void)cudaGetLastError();
-    return status == cudaSuccess;
+    // What another lane's device has pinned is pinned for all of them.
+    return status == cudaSuccess || status == cudaErrorHostMemoryAlreadyRegistered;
   }
 
   void release(StagingRing& ring) const noexcept override {

@@ -107,7 +107,8 @@ impl Bench {
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let source = SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() };
-        let request = Request { sources: &[source], io, ops, units, digest: true, timeline: true };
+        let request =
+            Request { sources: &[source.into()], io, ops, units, digest: true, timeline: true };
         self.engine.execute(request, dest, observe)
     }
 
@@ -159,6 +160,7 @@ pub(crate) fn noise(len: usize) -> Vec<u8> {
 fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
     CopyOp {
         file: 0,
+        lane: 0,
         source_offset,
         source_bytes: bytes,
         dest_offset,
@@ -172,6 +174,7 @@ fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
 fn decode(decoder: &Decoder, source_offset: u64, blocks: u64, dest_offset: u64) -> CopyOp {
     CopyOp {
         file: 0,
+        lane: 0,
         source_offset,
         source_bytes: blocks * u64::from(decoder.block_bytes),
         dest_offset,
@@ -502,7 +505,7 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
     let mut dest = bench.device.allocate(100_000).unwrap();
     for io in IOS {
         file.set_len(100_000).unwrap();
-        let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }];
+        let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }.into()];
         file.set_len(60_000).unwrap();
         let error = bench
             .engine
@@ -529,7 +532,7 @@ pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
     let directory = File::open("/").unwrap();
     let mut bench = Bench::new(kind, SMALL);
     let mut dest = bench.device.allocate(16).unwrap();
-    let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }];
+    let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }.into()];
     let error = bench
         .engine
         .execute(
@@ -881,8 +884,14 @@ pub(crate) fn operations_of_zeros_alone_are_found(kind: DeviceKind) {
             let mut bench = Bench::new(kind, config);
             let mut dest = bench.device.allocate(ops.len() as u64 * 2 * BYTES).unwrap();
             let file = SourceFile { file: file.as_fd(), bytes: source.len() as u64 };
-            let request =
-                Request { sources: &[file], io, ops: &ops, units: 1, digest, timeline: false };
+            let request = Request {
+                sources: &[file.into()],
+                io,
+                ops: &ops,
+                units: 1,
+                digest,
+                timeline: false,
+            };
             let stats = bench
                 .engine
                 .execute(request, &mut dest, &mut |_| ControlFlow::Continue(()))
