@@ -174,8 +174,9 @@ class Cutter {
     Segment* const first = schedule_.segments.data() + chunk.first_segment;
     Segment* const end = first + chunk.segment_count;
     if (schedule_.lanes.size() > 1) {
-      std::stable_sort(first, end,
-                       [](const Segment& a, const Segment& b) { return a.lane < b.lane; });
+      std::sort(first, end, [](const Segment& a, const Segment& b) {
+        return std::tie(a.lane, a.chunk_offset) < std::tie(b.lane, b.chunk_offset);
+      });
     }
     chunk.first_part = static_cast<std::uint32_t>(schedule_.parts.size());
     for (Segment* begin = first; begin != end; chunk.part_count += 1) {
