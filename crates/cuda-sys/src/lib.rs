@@ -64,6 +64,8 @@ mod device;
 mod digest;
 mod engine;
 mod error;
+#[cfg(feature = "fake-device")]
+pub mod fake;
 #[cfg(test)]
 mod host_memory;
 mod lanes;

@@ -17,16 +17,16 @@ const F32: u32 = 0;
 
 /// A file, and operations of every kind on it: long ones and short ones, copied and decoded, all
 /// zero, with infinities, and with padding between them. Units are of several operations.
-struct Model {
-    file: File,
-    bytes: u64,
-    ops: Vec<CopyOp>,
-    units: u32,
-    dest_bytes: u64,
+pub(super) struct Model {
+    pub(super) file: File,
+    pub(super) bytes: u64,
+    pub(super) ops: Vec<CopyOp>,
+    pub(super) units: u32,
+    pub(super) dest_bytes: u64,
 }
 
 impl Model {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (q8_0, f32_type) = (decoder(Q8_0), decoder(F32));
         let mut source = Vec::new();
         let mut ops: Vec<CopyOp> = Vec::new();
@@ -65,11 +65,16 @@ impl Model {
     }
 
     /// The operations with the lane of each, as `lane_of` says.
-    fn on(&self, lane_of: impl Fn(u32) -> u32) -> Vec<CopyOp> {
+    pub(super) fn on(&self, lane_of: impl Fn(u32) -> u32) -> Vec<CopyOp> {
         (0..).zip(&self.ops).map(|(index, op)| CopyOp { lane: lane_of(index), ..*op }).collect()
     }
 
-    fn run(&self, bench: &mut Bench, io: Io, ops: &[CopyOp]) -> (Arena, Stats, Vec<Progress>) {
+    pub(super) fn run(
+        &self,
+        bench: &mut Bench,
+        io: Io,
+        ops: &[CopyOp],
+    ) -> (Arena, Stats, Vec<Progress>) {
         let mut arena = bench.arena(self.dest_bytes);
         arena.write(&vec![UNTOUCHED; self.dest_bytes as usize]);
         let sources = [SourceFile { file: self.file.as_fd(), bytes: self.bytes }.into()];

@@ -15,9 +15,13 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+mod fake_lanes;
 mod lanes;
 mod measure;
 mod sources;
+pub(crate) use fake_lanes::{
+    a_lane_whose_device_fails_is_named, lanes_that_work_late_get_their_bytes,
+};
 pub(crate) use lanes::{
     a_slot_waits_for_every_lane, destinations_are_those_of_the_lanes, lanes_get_what_one_would_get,
 };
@@ -56,7 +60,8 @@ pub(crate) struct Setup {
     pub(crate) lanes: u32,
 }
 
-/// Expands to one `#[test]` for each function of the suite that is about devices and their memory.
+/// Expands to one `#[test]` for each function of the suite that is about one device and its memory, or
+/// has a lane to another device beside it.
 macro_rules! device_suite {
     ($device:expr) => {
         conformance::tests! { $device;
@@ -64,6 +69,8 @@ macro_rules! device_suite {
             buffers_know_where_they_live,
             a_flipped_bit_changes_one_digest,
             a_buffer_answers_several_threads,
+            lanes_that_work_late_get_their_bytes,
+            a_lane_whose_device_fails_is_named,
             every_work_has_a_rate,
             uploads_have_a_rate_where_there_is_a_link,
         }
