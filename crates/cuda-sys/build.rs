@@ -65,7 +65,7 @@ fn build() -> Result<(), String> {
     let warnings_are_errors = variable("CUDA_SYS_WERROR").is_some_and(|value| value == "1");
 
     let toolkit = if with_cuda { Some(find_toolkit(&tree)?) } else { None };
-    compile_cpp(&include, &sources, measures, toolkit.as_ref(), warnings_are_errors);
+    compile_cpp(&tree, &sources, measures, toolkit.as_ref(), warnings_are_errors);
     if let Some(toolkit) = &toolkit {
         compile_kernels(&tree, &sources.kernels, toolkit, warnings_are_errors)?;
         link_runtime(toolkit);
@@ -91,14 +91,20 @@ fn find_toolkit(tree: &Path) -> Result<Toolkit, String> {
 
 /// The bridge and all host C++, as one archive.
 fn compile_cpp(
-    include: &Path,
+    tree: &Path,
     sources: &Sources,
     measures: bool,
     toolkit: Option<&Toolkit>,
     warnings_are_errors: bool,
 ) {
-    cxx_build::CFG.exported_header_dirs.push(include);
-    let mut build = cxx_build::bridge("src/bridge.rs");
+    let include = tree.join("include");
+    let fake_device = env::var_os("CARGO_FEATURE_FAKE_DEVICE").is_some();
+    let bridges = ["src/bridge.rs", "src/fake.rs"];
+    cxx_build::CFG.exported_header_dirs.push(&include);
+    let mut build = cxx_build::bridges(bridges.iter().take(if fake_device { 2 } else { 1 }));
+    if fake_device {
+        build.file(tree.join("tests/fake_device.cpp"));
+    }
     build
         .std("c++17")
         .warnings(true)

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "cuda-sys/src/bridge.rs.h"
+#include "transfer/callback_source.hpp"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
+#include "transfer/file_source.hpp"
 #include "transfer/host_memory.hpp"
 #ifdef TRANSFER_MEASURE
 #include "transfer/measure.hpp"
@@ -53,6 +55,52 @@ Memory memory_of(const std::optional<MemoryInfo>& info) {
 
 EngineConfig config_of(const RingShape& shape) {
   return {shape.readers, shape.storage_readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
+}
+
+// The callback of a Rust source.
+ReadCallback callback_of(const SourceReaders& readers, std::size_t index) {
+  return [&readers, index](std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+                           const std::atomic<bool>& stop) {
+    const Stop flag(stop);
+    const ReadOutcome outcome =
+        readers.read(index, offset, {reinterpret_cast<std::uint8_t*>(out), bytes}, flag);
+    if (outcome.failed) {
+      throw transfer::Error(static_cast<Code>(outcome.code), outcome.status,
+                            std::string(outcome.context));
+    }
+  };
+}
+
+std::vector<std::unique_ptr<Source>> open_sources(rust::Slice<const SourceInfo> sources,
+                                                  const SourceReaders& readers, Io io) {
+  std::vector<std::unique_ptr<Source>> out;
+  for (const SourceInfo& source : sources) {
+    const auto index = static_cast<std::uint32_t>(out.size());
+    if (source.is_file) {
+      out.push_back(open_file_source(io, {source.descriptor, source.bytes, index}, sources.size()));
+    } else {
+      out.push_back(make_callback_source(
+          callback_of(readers, index),
+          {source.bytes, source.whole_pages, source.read_bytes, source.concurrent}, index));
+    }
+  }
+  return out;
+}
+
+std::vector<DeviceBuffer*> buffers_of(Destinations& dests,
+                                      const std::vector<std::unique_ptr<Lane>>& lanes) {
+  std::vector<DeviceBuffer*> out;
+  while (dests.count() != 0) {
+    const std::size_t lane = out.size();
+    Buffer& buffer = dests.take();
+    if (lane < lanes.size() && !buffer.is_on(lanes[lane]->device())) {
+      throw transfer::Error(Code::kInvalidArgument, 0,
+                            "the destination buffer belongs to another device",
+                            ErrorSite::of_lane(static_cast<std::int64_t>(lane)));
+    }
+    out.push_back(&buffer.get());
+  }
+  return out;
 }
 
 }  // namespace
@@ -167,48 +215,36 @@ Location Buffer::locate(std::uint64_t offset) const {
   });
 }
 
-ExecuteStats Engine::execute(rust::Slice<const Source> sources, std::uint32_t io,
-                             rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
-                             bool timeline, Buffer& dest, ObserverShim& observer) {
+ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const SourceReaders& readers,
+                             std::uint32_t io, rust::Slice<const CopyOp> ops, std::uint32_t units,
+                             bool digest, bool timeline, Destinations& dests,
+                             ObserverShim& observer) {
   return guarded([&]() -> ExecuteStats {
     if (io > static_cast<std::uint32_t>(Io::kAuto)) {
       throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
     }
-    if (!dest.is_on(*device_)) {
-      throw transfer::Error(Code::kInvalidArgument, 0,
-                            "the destination buffer belongs to another device");
-    }
-    Request request{{}, static_cast<Io>(io), {}, units, digest, timeline};
-    for (const Source& source : sources) {
-      request.files.push_back({source.descriptor, source.bytes});
-    }
-    request.ops.reserve(ops.size());
-    for (const CopyOp& op : ops) {
-      request.ops.push_back({op.file, op.source_offset, op.source_bytes, op.dest_offset,
-                             op.dest_bytes, op.decoder, op.unit,
-                             static_cast<FloatFormat>(op.floats), op.scale});
-    }
-    const Stats stats = engine_.execute(request, dest.get(), [&](const Progress& progress) {
-      return observer.on_progress(progress.units_done, progress.bytes_done);
-    });
+    const Request request{open_sources(sources, readers, static_cast<Io>(io)),
+                          {ops.data(), ops.size()},
+                          units,
+                          digest,
+                          timeline};
+    const Stats stats =
+        engine_.execute(request, buffers_of(dests, engine_.lanes()), [&](const Progress& progress) {
+          return observer.on_progress(progress.units_done, progress.bytes_done);
+        });
     rust::Vec<OpReport> operations;
     for (const transfer::OpReport& report : stats.operations) {
-      operations.push_back({report.non_finite.infinite, report.non_finite.nan, report.all_zero,
-                            digest_of(report.source), digest_of(report.device)});
+      operations.push_back({report.operation, report.lane, report.non_finite.infinite,
+                            report.non_finite.nan, report.all_zero, digest_of(report.source),
+                            digest_of(report.device)});
     }
     rust::Vec<TimelineSpan> spans;
     for (const Span& span : stats.timeline) {
-      spans.push_back(
-          {span.reader, static_cast<std::uint32_t>(span.kind), span.chunk, span.start, span.end});
+      spans.push_back({span.reader, span.lane, static_cast<std::uint32_t>(span.kind), span.chunk,
+                       span.start, span.end});
     }
-    return {stats.source_bytes,
-            stats.chunks,
-            stats.readers,
-            stats.seconds,
-            static_cast<std::uint32_t>(stats.io),
-            stats.pinned,
-            std::move(spans),
-            std::move(operations)};
+    return {stats.source_bytes, stats.chunks, stats.readers,    stats.seconds,
+            stats.fell_back,    stats.pinned, std::move(spans), std::move(operations)};
   });
 }
 
@@ -261,9 +297,15 @@ std::unique_ptr<Ring> make_ring(const RingShape& shape) {
   });
 }
 
-std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
+std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<Ring> ring,
                                     const RingShape& shape) {
-  return guarded([&] { return std::make_unique<Engine>(device, *ring, config_of(shape)); });
+  return guarded([&] {
+    std::vector<std::shared_ptr<const transfer::Device>> opened;
+    for (std::size_t lane = 0; lane < devices.count(); ++lane) {
+      opened.push_back(devices.device(lane).get());
+    }
+    return std::make_unique<Engine>(opened, *ring, config_of(shape));
+  });
 }
 
 }  // namespace transfer::bridge

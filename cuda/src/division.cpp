@@ -13,25 +13,25 @@ namespace {
 // Digests are of whole words, so that a chunk can be digested in shares only where words and shares
 // meet.
 bool digests_in_shares(const Schedule& schedule, const Chunk& chunk) {
-  const Segment* segments = schedule.segments_of(chunk);
-  return std::all_of(segments, segments + chunk.segment_count, [&](const Segment& segment) {
+  const View<Segment> segments = schedule.segments_of(chunk);
+  return std::all_of(segments.begin(), segments.end(), [&](const Segment& segment) {
     return (chunk.source_offset + segment.chunk_offset) % kDigestWord == 0;
   });
 }
 
 std::uint64_t dest_bytes_of(const Schedule& schedule, const Chunk& chunk) {
-  const Segment* segments = schedule.segments_of(chunk);
+  const View<Segment> segments = schedule.segments_of(chunk);
   return std::accumulate(
-      segments, segments + chunk.segment_count, std::uint64_t{0},
+      segments.begin(), segments.end(), std::uint64_t{0},
       [](std::uint64_t sum, const Segment& segment) { return sum + segment.dest_bytes; });
 }
 
 // Shares end on pages of the file, so that aligned reads of neighbours do not overlap.
 void share_out(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
                std::vector<Share>& shares) {
-  const std::uint64_t largest =
-      std::max(kSourceAlignment, round_down(rules.read_bytes, kSourceAlignment));
   const Chunk& chunk = schedule.chunks[index];
+  const std::uint64_t largest =
+      std::max(kSourceAlignment, round_down(rules.read_bytes[chunk.file], kSourceAlignment));
   const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
   const bool whole = rules.digest && !digests_in_shares(schedule, chunk);
   for (std::uint64_t start = 0; start < chunk.bytes;) {

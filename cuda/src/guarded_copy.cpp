@@ -53,7 +53,7 @@ void install() {
   action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   if (sigaction(SIGBUS, &action, &previous) != 0) {
-    throw io_error(errno, "guarding copies from a file mapping");
+    throw io_error(errno, "guarding copies from a file mapping", {});
   }
 }
 

@@ -163,7 +163,7 @@ class HostDevice final : public Device {
   bool adopt(StagingRing&) const override { return false; }
   void release(StagingRing&) const noexcept override {}
 
-  void load_code(const Schedule&, bool) const override {}
+  void load_code(const KernelUse&) const override {}
 
   std::unique_ptr<Queue> make_queue(const QueueShape&) const override {
     return std::make_unique<HostQueue>();

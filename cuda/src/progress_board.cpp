@@ -1,6 +1,7 @@
 #include "transfer/progress_board.hpp"
 
 #include <chrono>
+#include <utility>
 
 #include "transfer/error.hpp"
 
@@ -12,8 +13,8 @@ constexpr std::chrono::milliseconds kHeartbeat{20};
 
 }  // namespace
 
-ProgressBoard::ProgressBoard(const std::vector<std::uint64_t>& unit_bytes, std::uint32_t readers)
-    : remaining_(unit_bytes), active_readers_(readers) {
+ProgressBoard::ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers)
+    : remaining_(std::move(unit_bytes)), active_readers_(readers) {
   advance_units();
 }
 
@@ -23,13 +24,13 @@ void ProgressBoard::advance_units() {
   }
 }
 
-void ProgressBoard::landed(const Segment* segments, std::uint32_t count) {
+void ProgressBoard::landed(View<Segment> segments) {
   bool unit_finished = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const Segment* segment = segments; segment != segments + count; ++segment) {
-      remaining_[segment->unit] -= segment->source_bytes;
-      progress_.bytes_done += segment->source_bytes;
+    for (const Segment& segment : segments) {
+      remaining_[segment.unit] -= segment.source_bytes;
+      progress_.bytes_done += segment.source_bytes;
     }
     const std::uint32_t before = progress_.units_done;
     advance_units();

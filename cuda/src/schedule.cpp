@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <tuple>
 
 #include "transfer/decode/registry.hpp"
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
+#include "transfer/rounding.hpp"
 
 namespace transfer {
 namespace {
@@ -22,11 +24,9 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 // size keep as many bytes under way as the ring has room for.
 constexpr std::uint64_t kLeastSplit = 8;
 
-// More separate copies than this cost more than one copy and a scatter on the device.
-constexpr std::uint32_t kMaxDirectCopies = 4;
-
 [[noreturn]] void refuse(std::size_t index, const std::string& why) {
-  throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why);
+  throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why,
+              ErrorSite::of_operation(static_cast<std::int64_t>(index)));
 }
 
 // [offset, offset + bytes) lies inside [0, limit), without overflow.
@@ -41,12 +41,22 @@ struct Geometry {
   bool has_tensor_scale;
 };
 
-Geometry geometry_of(std::size_t index, std::uint32_t decoder) {
-  if (decoder == kCopyBytes) return {1, 1, 1, false};
-  const decode::TypeInfo* type = decode::find_type(decoder);
-  if (type == nullptr) refuse(index, "no decoder for ggml type " + std::to_string(decoder));
+Geometry geometry_of(std::size_t index, const Conversion& conversion) {
+  if (conversion.kind == ConversionKind::kCopy) return {1, 1, 1, false};
+  const decode::TypeInfo* type = decode::find_type(conversion.ggml_type);
+  if (type == nullptr) {
+    refuse(index, "no decoder for ggml type " + std::to_string(conversion.ggml_type));
+  }
   return {type->block_bytes, type->block_len, std::uint64_t{type->block_len} * 2,
           type->has_tensor_scale};
+}
+
+std::uint32_t decoder_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kCopy ? kCopyBytes : conversion.ggml_type;
+}
+
+float scale_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
 }
 
 void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
@@ -55,7 +65,8 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
   if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
     refuse(index, "source range leaves the file");
   }
-  if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes)) {
+  if (op.lane >= bounds.dest_bytes.size()) refuse(index, "no such lane");
+  if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes[op.lane])) {
     refuse(index, "destination range leaves the buffer");
   }
   if (op.source_bytes % geometry.block_bytes != 0) refuse(index, "source is not whole blocks");
@@ -64,23 +75,30 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
     refuse(index, "destination size does not match the conversion");
   }
   // NaN is no 1 either.
-  if (!geometry.has_tensor_scale && !(op.scale == 1.0f)) refuse(index, "a scale without effect");
+  if (!geometry.has_tensor_scale && !(scale_of(op.conversion) == 1.0f)) {
+    refuse(index, "a scale without effect");
+  }
   if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) refuse(index, "no such floats");
   if (op.dest_bytes % float_bytes(op.floats) != 0) refuse(index, "destination is not whole floats");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
 }
 
-void prove_disjoint(const std::vector<CopyOp>& ops) {
+void prove_disjoint(View<CopyOp> ops) {
   std::vector<std::size_t> order(ops.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return ops[a].dest_offset < ops[b].dest_offset; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::tie(ops[a].lane, ops[a].dest_offset) < std::tie(ops[b].lane, ops[b].dest_offset);
+  });
+  std::uint32_t lane = 0;
   std::uint64_t end = 0;
   for (std::size_t index : order) {
-    if (ops[index].dest_bytes == 0) continue;
-    if (ops[index].dest_offset < end) refuse(index, "destination overlaps another operation's");
-    end = ops[index].dest_offset + ops[index].dest_bytes;
+    const CopyOp& op = ops[index];
+    if (op.dest_bytes == 0) continue;
+    if (op.lane != lane) end = 0;
+    if (op.dest_offset < end) refuse(index, "destination overlaps another operation's");
+    lane = op.lane;
+    end = op.dest_offset + op.dest_bytes;
   }
 }
 
@@ -112,8 +130,10 @@ void add_once(std::vector<Value>& values, Value value) {
 
 class Cutter {
  public:
-  Cutter(std::uint64_t chunk_bytes, std::uint32_t units) : chunk_bytes_(chunk_bytes) {
-    schedule_.unit_bytes.resize(units);
+  Cutter(std::uint64_t chunk_bytes, std::size_t lanes, std::uint32_t units)
+      : chunk_bytes_(chunk_bytes) {
+    schedule_.lanes.resize(lanes);
+    for (LaneLoad& lane : schedule_.lanes) lane.unit_bytes.resize(units);
   }
 
   void add(std::size_t index, const CopyOp& op, const Geometry& geometry) {
@@ -122,29 +142,55 @@ class Cutter {
       const std::uint64_t left = op.source_bytes - done;
       std::uint64_t bytes = fitting(geometry, left, room_at(op.file, offset));
       if (bytes == 0) {
-        schedule_.chunks.push_back(
-            {op.file, offset, 0, static_cast<std::uint32_t>(schedule_.segments.size()), 0});
+        const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
+        schedule_.chunks.push_back({op.file, offset, 0, first_segment, 0, 0, 0});
         bytes = fitting(geometry, left, limit());
       }
       append(index, op, geometry, done, bytes);
       done += bytes;
     }
-    if (op.decoder != kCopyBytes) add_once(schedule_.decoders, op.decoder);
-    if (op.floats != FloatFormat::kNone) add_once(schedule_.floats, op.floats);
-    schedule_.unit_bytes[op.unit] += op.source_bytes;
+    LaneLoad& lane = schedule_.lanes[op.lane];
+    const std::uint32_t decoder = decoder_of(op.conversion);
+    if (decoder != kCopyBytes) add_once(lane.kernels.decoders, decoder);
+    if (op.floats != FloatFormat::kNone) add_once(lane.kernels.floats, op.floats);
+    lane.unit_bytes[op.unit] += op.source_bytes;
     schedule_.source_bytes += op.source_bytes;
   }
 
   Schedule finish() {
-    for (const Chunk& chunk : schedule_.chunks) {
-      if (!lands_directly(schedule_.segments_of(chunk), chunk.segment_count)) {
-        schedule_.converts = true;
+    for (Chunk& chunk : schedule_.chunks) part(chunk);
+    for (const Part& part : schedule_.parts) {
+      const View<Segment> segments = schedule_.segments_of(part);
+      if (!lands_directly(segments.data, part.segment_count)) {
+        schedule_.lanes[part.lane].kernels.converts = true;
       }
     }
     return std::move(schedule_);
   }
 
  private:
+  // Puts the segments of each lane together, in the order of the file.
+  void part(Chunk& chunk) {
+    Segment* const first = schedule_.segments.data() + chunk.first_segment;
+    Segment* const end = first + chunk.segment_count;
+    if (schedule_.lanes.size() > 1) {
+      std::sort(first, end, [](const Segment& a, const Segment& b) {
+        return std::tie(a.lane, a.chunk_offset) < std::tie(b.lane, b.chunk_offset);
+      });
+    }
+    chunk.first_part = static_cast<std::uint32_t>(schedule_.parts.size());
+    for (Segment* begin = first; begin != end; chunk.part_count += 1) {
+      Segment* const next = std::find_if(
+          begin, end, [&](const Segment& segment) { return segment.lane != begin->lane; });
+      schedule_.parts.push_back({begin->lane,
+                                 static_cast<std::uint32_t>(begin - schedule_.segments.data()),
+                                 static_cast<std::uint32_t>(next - begin),
+                                 round_down(begin->chunk_offset, kPartAlignment),
+                                 next[-1].chunk_offset + next[-1].source_bytes});
+      begin = next;
+    }
+  }
+
   // Largest chunk at this point.
   std::uint64_t limit() const {
     std::uint64_t limit = kFirstChunk;
@@ -178,7 +224,8 @@ class Cutter {
         {offset - chunk.source_offset, bytes,
          op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
          blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), op.decoder, op.unit, op.floats, op.scale});
+         static_cast<std::uint32_t>(index), op.lane, decoder_of(op.conversion), op.unit, op.floats,
+         scale_of(op.conversion)});
     chunk.segment_count += 1;
     chunk.bytes = offset + bytes - chunk.source_offset;
   }
@@ -189,31 +236,20 @@ class Cutter {
 
 }  // namespace
 
-const Segment* end_of_copy(const Segment* first, const Segment* end) {
-  const Segment* next = first + 1;
-  while (next != end && next->chunk_offset == next[-1].chunk_offset + next[-1].source_bytes &&
-         next->dest_offset == next[-1].dest_offset + next[-1].dest_bytes) {
-    ++next;
+std::vector<std::uint64_t> Schedule::unit_bytes() const {
+  std::vector<std::uint64_t> sums = lanes.front().unit_bytes;
+  for (std::size_t lane = 1; lane < lanes.size(); ++lane) {
+    for (std::size_t unit = 0; unit < sums.size(); ++unit) {
+      sums[unit] += lanes[lane].unit_bytes[unit];
+    }
   }
-  return next;
+  return sums;
 }
 
-bool lands_directly(const Segment* segments, std::uint32_t count) {
-  const Segment* const end = segments + count;
-  const bool copied = std::all_of(
-      segments, end, [](const Segment& segment) { return segment.decoder == kCopyBytes; });
-  if (!copied) return false;
-  std::uint32_t copies = 0;
-  for (const Segment* next = segments; next != end && copies <= kMaxDirectCopies; ++copies) {
-    next = end_of_copy(next, end);
-  }
-  return copies <= kMaxDirectCopies;
-}
-
-Schedule cut(const std::vector<CopyOp>& ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
-  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.units);
+Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
+  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.dest_bytes.size(), bounds.units);
   for (std::size_t index = 0; index < ops.size(); ++index) {
-    const Geometry geometry = geometry_of(index, ops[index].decoder);
+    const Geometry geometry = geometry_of(index, ops[index].conversion);
     prove(index, ops[index], geometry, bounds);
     cutter.add(index, ops[index], geometry);
   }

@@ -19,7 +19,10 @@ const GPU: DeviceKind = DeviceKind::Cuda(0);
 fn run() {
     let rows: Vec<_> = cuda_runtime::rows().into_iter().chain(c_library::rows()).collect();
     let free_memory = || Device::open(GPU).unwrap().memory().unwrap().unwrap().free;
-    matrix::run(GPU, &rows, &cuda_runtime::WITHOUT_ROW, free_memory);
+    // With the second lane, it is the device of the first that fails.
+    for lanes in [&[GPU] as &[_], &[GPU, DeviceKind::Host]] {
+        matrix::run(lanes, &rows, &cuda_runtime::WITHOUT_ROW, free_memory);
+    }
 }
 
 #[test]

@@ -13,5 +13,10 @@ use cuda_sys::DeviceKind;
 
 #[test]
 fn every_call_fails_once_and_nothing_is_left_of_it() {
-    matrix::run(DeviceKind::Host, &c_library::rows(), &[], || ());
+    matrix::run(&[DeviceKind::Host], &c_library::rows(), &[], || ());
+}
+
+#[test]
+fn every_call_fails_once_with_two_lanes() {
+    matrix::run(&[DeviceKind::Host; 2], &c_library::rows(), &[], || ());
 }

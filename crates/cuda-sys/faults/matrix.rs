@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use cuda_sys::{DeviceKind, Error, ErrorCode, Io};
 
@@ -59,18 +60,23 @@ pub(crate) const fn may_fail(codes: &'static [ErrorCode]) -> Outcome {
     Outcome { success: Success::Yes, codes }
 }
 
-/// Runs all rows on a device and says how many cases there were. Every function that is watched must
-/// have a row, but those in `without_row`. `unchanged` gives what must be the same before and after
-/// each case, beside what is watched on every device.
+/// Runs all rows with a lane to each of the devices and says how many cases there were. Every function
+/// that is watched must have a row, but those in `without_row`. `unchanged` gives what must be the same
+/// before and after each case, beside what is watched on every device. One run at a time: another one
+/// waits.
 ///
 /// Panics with every case that went wrong.
 pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
-    device: DeviceKind,
+    lanes: &[DeviceKind],
     rows: &[Row],
     without_row: &[&str],
     unchanged: impl Fn() -> T,
 ) {
-    let scenario = Scenario::new(device);
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    // A run that panicked has left nothing that matters to the next.
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let devices = lanes.iter().map(DeviceKind::to_string).collect::<Vec<_>>().join(" and ");
+    let scenario = Scenario::new(lanes);
     let load = |plan| calls::record(plan, || scenario.run());
     // What happens once in a process has happened after the first.
     for _ in 0..2 {
@@ -91,7 +97,7 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     for row in rows {
         let count = record.counts.get(row.call).copied().unwrap_or(0);
         if count == 0 && !reference.ios.contains(&Io::Direct) && row.call == "posix_memalign" {
-            say(&format!("{device}: this file system refuses O_DIRECT: no case of {}", row.call));
+            say(&format!("{devices}: this file system refuses O_DIRECT: no case of {}", row.call));
             continue;
         }
         assert!(count > 0, "{} is not called any more: the matrix has lost a row", row.call);
@@ -100,7 +106,7 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
         for nth in chosen {
             let plan = Plan { call: row.call, nth, fault: row.fault, reach: row.reach };
             let (result, record) = load(Some(plan));
-            let judged = judge(row, &result, &record, &reference).and_then(|()| {
+            let judged = judge(row, lanes, &result, &record, &reference).and_then(|()| {
                 (state() == before)
                     .then_some(())
                     .ok_or_else(|| format!("not as before: {:?} became {:?}", before, state()))
@@ -124,13 +130,14 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
             }
         }
     }
-    tally.report(device);
+    tally.report(&devices);
     assert!(tally.wrong.is_empty(), "{} wrong:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
 }
 
 /// Holds what came of a fault against its row.
 fn judge(
     row: &Row,
+    lanes: &[DeviceKind],
     result: &Result<Done, Error>,
     record: &Record,
     reference: &Done,
@@ -158,6 +165,15 @@ fn judge(
         }
         Err(error) if !outcome.codes.contains(&error.code()) => {
             Err(format!("failed with {:?}: {error}", error.code()))
+        }
+        // On the host no device call fails.
+        Err(error)
+            if error.code() == ErrorCode::DeviceFailure
+                && matches!(stage, Stage::Engine | Stage::Execute)
+                && error.lane().and_then(|lane| lanes.get(lane as usize))
+                    != lanes.iter().find(|device| **device != DeviceKind::Host) =>
+        {
+            Err(format!("failed with lane {:?}: {error}", error.lane()))
         }
         Err(error) => {
             let expected = match row.fault {
@@ -198,12 +214,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn report(&self, device: DeviceKind) {
+    fn report(&self, devices: &str) {
         let total: u64 = self.cases.values().sum();
         let parts: Vec<_> =
             self.cases.iter().map(|(call, count)| format!("{call}: {count}")).collect();
         say(&format!(
-            "fault matrix, {device}: {total} cases ({}); {} of the calls passed over, {} not made",
+            "fault matrix, {devices}: {total} cases ({}); {} of the calls passed over, {} not made",
             parts.join(", "),
             self.passed_over,
             self.not_reached,

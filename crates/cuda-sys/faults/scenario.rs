@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use cuda_sys::{
-    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, FloatFormat, HostIsa, Io,
-    Request, SourceFile, StagingRing, cuda_devices, decode_to_f16, decoders,
+    Conversion, CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error, FloatFormat,
+    HostIsa, Io, Request, SourceFile, StagingRing, Stats, cuda_devices, decode_to_f16, decoders,
 };
 
 use crate::calls::{self, Stage};
@@ -38,9 +38,9 @@ const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 const Q8_0: u32 = 8;
 const Q4_K: u32 = 12;
 
-/// Two files, what is to be done with them, and what must then be on the device.
+/// Two files, what is to be done with them, and what must then be on the devices.
 pub(crate) struct Scenario {
-    device: DeviceKind,
+    lanes: Vec<DeviceKind>,
     files: [File; 2],
     ops: Vec<CopyOp>,
     units: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Done {
 }
 
 impl Scenario {
-    pub(crate) fn new(device: DeviceKind) -> Self {
+    pub(crate) fn new(lanes: &[DeviceKind]) -> Self {
         let mut builder = Builder::default();
         // Longer than a chunk, and not of whole words.
         builder.copy(0, 40_013, 0, None);
@@ -68,8 +68,11 @@ impl Scenario {
         }
         builder.copy(1, 512, 2, Some(FloatFormat::F16));
         builder.copy(0, 9_000, 3, Some(FloatFormat::F32));
+        for (op, lane) in builder.ops.iter_mut().zip((0..lanes.len() as u32).cycle()) {
+            op.lane = lane;
+        }
         Self {
-            device,
+            lanes: lanes.to_vec(),
             files: builder.files.map(|bytes| file_of(&bytes)),
             units: builder.ops.iter().map(|op| op.unit + 1).max().unwrap_or(0),
             ops: builder.ops,
@@ -77,17 +80,20 @@ impl Scenario {
         }
     }
 
-    /// Opens the device, loads in every way of reading, looks at the result, and drops it all.
+    /// Opens the devices, loads in every way of reading, looks at the result, and drops it all.
     ///
     /// Panics where a load that claims to have succeeded left wrong bytes.
     pub(crate) fn run(&self) -> Result<Done, Error> {
         calls::at(Stage::Open);
-        if self.device != DeviceKind::Host {
+        if self.lanes.iter().any(|device| *device != DeviceKind::Host) {
             assert_ne!(cuda_devices()?.len(), 0, "there is a GPU");
         }
-        let device = Device::open(self.device)?;
-        let memory = device.memory()?;
-        assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
+        let devices =
+            self.lanes.iter().map(|device| Device::open(*device)).collect::<Result<Vec<_>, _>>()?;
+        for device in &devices {
+            let memory = device.memory()?;
+            assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
+        }
 
         calls::at(Stage::Ring);
         let large = StagingRing::new(LARGE_RING)?;
@@ -96,15 +102,19 @@ impl Scenario {
         drop(large);
 
         calls::at(Stage::Engine);
-        let mut engine = Engine::new(&device, ring)?;
+        let mut engine = Engine::with_lanes(&devices.iter().collect::<Vec<_>>(), ring)?;
         let mut done = Done { ios: Vec::new(), pinned: false };
         for io in IOS {
             calls::at(Stage::Allocate);
-            let mut dest = device.allocate(self.want.len() as u64)?;
+            let mut buffers = devices
+                .iter()
+                .map(|device| device.allocate(self.want.len() as u64))
+                .collect::<Result<Vec<_>, _>>()?;
+            let mut dests: Vec<_> = buffers.iter_mut().collect();
             calls::at(Stage::Execute);
-            let sources = self.files.each_ref().map(|file| SourceFile {
-                file: file.as_fd(),
-                bytes: file.metadata().map_or(0, |metadata| metadata.len()),
+            let sources = self.files.each_ref().map(|file| {
+                let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+                SourceFile { file: file.as_fd(), bytes }.into()
             });
             let request = Request {
                 sources: &sources,
@@ -115,7 +125,7 @@ impl Scenario {
                 timeline: true,
             };
             let mut units_done = 0;
-            let result = engine.execute(request, &mut dest, &mut |progress| {
+            let result = engine.execute_lanes(request, &mut dests, &mut |progress| {
                 units_done = progress.units_done;
                 ControlFlow::Continue(())
             });
@@ -123,7 +133,7 @@ impl Scenario {
                 // What a failed call left half done must not meet the next one, which is other and
                 // may fail as well.
                 let plain = Request { digest: false, timeline: false, ..request };
-                let _ = engine.execute(plain, &mut dest, &mut |_| ControlFlow::Continue(()));
+                let _ = engine.execute_lanes(plain, &mut dests, &mut |_| ControlFlow::Continue(()));
             }
             let stats = result?;
             assert_eq!(units_done, self.units, "{io:?}: the last report is complete");
@@ -135,29 +145,40 @@ impl Scenario {
             done.pinned = stats.pinned;
 
             calls::at(Stage::ReadBack);
-            let mut got = vec![0; self.want.len()];
-            dest.read(0, &mut got)?;
-            for op in &self.ops {
-                let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
-                assert!(got[range.clone()] == self.want[range], "{io:?}: {op:?}: wrong bytes");
+            for (lane, buffer) in buffers.iter().enumerate() {
+                self.look_at(lane, buffer, &stats, io)?;
             }
-            let ranges: Vec<_> = self
-                .ops
-                .iter()
-                .filter(|op| op.conversion == Conversion::Copy)
-                .map(|op| op.dest_offset..op.dest_offset + op.dest_bytes)
-                .collect();
-            let digests = dest.digests(&ranges)?;
-            let copied = self.ops.iter().zip(&stats.operations);
-            let copied = copied.filter(|(op, _)| op.conversion == Conversion::Copy);
-            for ((op, report), digest) in copied.zip(digests) {
-                assert_eq!(report.device, digest, "{io:?}: {op:?}");
-            }
-            assert_eq!(dest.locate(0)?.device, self.device);
             calls::at(Stage::Drop);
         }
         calls::at(Stage::Drop);
         Ok(done)
+    }
+
+    /// Looks at what a lane got.
+    fn look_at(
+        &self,
+        lane: usize,
+        buffer: &DeviceBuffer,
+        stats: &Stats,
+        io: Io,
+    ) -> Result<(), Error> {
+        let ops =
+            || self.ops.iter().zip(&stats.operations).filter(|(op, _)| op.lane as usize == lane);
+        let mut got = vec![0; self.want.len()];
+        buffer.read(0, &mut got)?;
+        for (op, _) in ops() {
+            let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
+            assert!(got[range.clone()] == self.want[range], "{io:?}: {op:?}: wrong bytes");
+        }
+        let copied = || ops().filter(|(op, _)| op.conversion == Conversion::Copy);
+        let ranges: Vec<_> =
+            copied().map(|(op, _)| op.dest_offset..op.dest_offset + op.dest_bytes).collect();
+        let digests = buffer.digests(&ranges)?;
+        for ((op, report), digest) in copied().zip(digests) {
+            assert_eq!(report.device, digest, "{io:?}: {op:?}");
+        }
+        assert_eq!(buffer.locate(0)?.device, self.lanes[lane]);
+        Ok(())
     }
 }
 
@@ -219,6 +240,7 @@ impl Builder {
         self.want.extend_from_slice(content);
         self.ops.push(CopyOp {
             file: file as u32,
+            lane: 0,
             source_offset: source as u64,
             source_bytes: source_bytes as u64,
             dest_offset: dest as u64,

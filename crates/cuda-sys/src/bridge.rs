@@ -9,22 +9,12 @@
     reason = "private; the safe wrappers document what users see, and cxx's expansion sets the rest"
 )]
 
+use crate::lanes::{Destinations, LaneDevices};
 use crate::observer::ObserverShim;
+use crate::sources::SourceReaders;
 
 #[cxx::bridge(namespace = "transfer::bridge")]
 pub(crate) mod ffi {
-    struct CopyOp {
-        file: u32,
-        source_offset: u64,
-        source_bytes: u64,
-        dest_offset: u64,
-        dest_bytes: u64,
-        decoder: u32,
-        unit: u32,
-        floats: u32,
-        scale: f32,
-    }
-
     struct ByteRange {
         offset: u64,
         bytes: u64,
@@ -37,6 +27,8 @@ pub(crate) mod ffi {
     }
 
     struct OpReport {
+        operation: u32,
+        lane: u32,
         infinite: u64,
         nan: u64,
         all_zero: bool,
@@ -66,7 +58,7 @@ pub(crate) mod ffi {
         chunks: u64,
         readers: u32,
         seconds: f64,
-        io: u32,
+        fell_back: bool,
         pinned: bool,
         timeline: Vec<TimelineSpan>,
         operations: Vec<OpReport>,
@@ -74,6 +66,7 @@ pub(crate) mod ffi {
 
     struct TimelineSpan {
         reader: u32,
+        lane: u32,
         kind: u32,
         chunk: u64,
         start: f64,
@@ -114,9 +107,20 @@ pub(crate) mod ffi {
         read_bytes: u64,
     }
 
-    struct Source {
+    struct SourceInfo {
+        is_file: bool,
         descriptor: i32,
         bytes: u64,
+        whole_pages: bool,
+        read_bytes: u64,
+        concurrent: bool,
+    }
+
+    struct ReadOutcome {
+        failed: bool,
+        code: i32,
+        status: i32,
+        context: String,
     }
 
     #[cfg(feature = "measure")]
@@ -140,13 +144,36 @@ pub(crate) mod ffi {
         fn on_progress(&mut self, units_done: u32, bytes_done: u64) -> bool;
     }
 
+    extern "Rust" {
+        type LaneDevices<'a>;
+        fn count(&self) -> usize;
+        unsafe fn device<'a>(self: &LaneDevices<'a>, lane: usize) -> &'a Device;
+    }
+
+    extern "Rust" {
+        type Destinations<'a>;
+        fn count(&self) -> usize;
+        unsafe fn take<'a>(self: &mut Destinations<'a>) -> Pin<&'a mut Buffer>;
+    }
+
+    extern "Rust" {
+        type SourceReaders<'a>;
+        fn read(&self, index: usize, offset: u64, out: &mut [u8], stop: &Stop) -> ReadOutcome;
+    }
+
     unsafe extern "C++" {
         include!("transfer/bridge.hpp");
+
+        #[namespace = "transfer"]
+        type CopyOp = crate::copy_op::CopyOp;
 
         type Buffer;
         type Device;
         type Engine;
         type Ring;
+        type Stop;
+
+        fn is_set(self: &Stop) -> bool;
 
         fn cuda_compiled() -> bool;
         fn decoders() -> Vec<DecoderInfo>;
@@ -186,20 +213,21 @@ pub(crate) mod ffi {
 
         fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;
         fn make_engine(
-            device: &Device,
+            devices: &LaneDevices<'_>,
             ring: UniquePtr<Ring>,
             shape: &RingShape,
         ) -> Result<UniquePtr<Engine>>;
-        fn conversion_bytes(self: &Engine) -> u64;
+        fn conversion_bytes(self: &Engine, lane: u32) -> u64;
         fn execute(
             self: Pin<&mut Engine>,
-            sources: &[Source],
+            sources: &[SourceInfo],
+            readers: &SourceReaders<'_>,
             io: u32,
             ops: &[CopyOp],
             units: u32,
             digest: bool,
             timeline: bool,
-            dest: Pin<&mut Buffer>,
+            dests: &mut Destinations<'_>,
             observer: &mut ObserverShim<'_>,
         ) -> Result<ExecuteStats>;
     }

@@ -175,6 +175,11 @@ impl Device {
         Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
     }
 
+    #[cfg(feature = "fake-device")]
+    pub(crate) fn from_ffi(inner: UniquePtr<ffi::Device>) -> Self {
+        Self { inner }
+    }
+
     pub(crate) fn as_ffi(&self) -> &ffi::Device {
         &self.inner
     }

@@ -1,14 +1,16 @@
 //! The transfer engine.
 
 use crate::bridge::ffi;
-use crate::device::{Device, DeviceBuffer};
+use crate::copy_op::CopyOp;
+use crate::device::{Device, DeviceBuffer, DeviceKind};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorCode};
+use crate::error::Error;
+use crate::lanes::{Destinations, LaneDevices};
 use crate::observer::{ObserverShim, Progress};
+use crate::sources::{self, Source, SourceReaders};
 use crate::timeline::Span;
 use cxx::UniquePtr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// How source bytes are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +41,6 @@ impl std::fmt::Display for Io {
 }
 
 impl Io {
-    const ALL: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
-
     fn number(self) -> u32 {
         match self {
             Self::Read => 0,
@@ -51,78 +51,14 @@ impl Io {
     }
 }
 
-/// What happens to an operation's bytes on the way.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Conversion {
-    /// They are moved as they are.
-    Copy,
-    /// Blocks of this ggml type (by ggml's number) are decoded to IEEE half, little-endian.
-    ToF16 {
-        /// One of [`decoders`](crate::decoders).
-        ggml_type: u32,
-    },
-    /// The same for a type with [`has_tensor_scale`](crate::Decoder::has_tensor_scale): each decoded
-    /// value is multiplied by the scale in `f32`, and the product rounded to half.
-    ScaledToF16 {
-        /// One of [`decoders`](crate::decoders).
-        ggml_type: u32,
-        /// The factor.
-        scale: f32,
-    },
-}
-
-/// Floats at a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FloatFormat {
-    /// IEEE half precision.
-    F16,
-    /// The upper half of IEEE single precision.
-    BF16,
-    /// IEEE single precision.
-    F32,
-    /// IEEE double precision.
-    F64,
-}
-
-impl FloatFormat {
-    /// As the C++ side numbers it.
-    fn number(self) -> u32 {
-        match self {
-            Self::F16 => 1,
-            Self::BF16 => 2,
-            Self::F32 => 3,
-            Self::F64 => 4,
-        }
-    }
-}
-
-/// One byte range to move. Ranges of different operations must not overlap at the destination.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CopyOp {
-    /// Index into the sources of the call.
-    pub file: u32,
-    /// Bytes from the start of that file.
-    pub source_offset: u64,
-    /// Length there; whole blocks where the operation converts.
-    pub source_bytes: u64,
-    /// Bytes from the start of the destination; a multiple of 16.
-    pub dest_offset: u64,
-    /// Length there.
-    pub dest_bytes: u64,
-    /// What happens on the way.
-    pub conversion: Conversion,
-    /// Progress unit, from 0. Units finish in order.
-    pub unit: u32,
-    /// The floats that the destination holds, whose infinities and NaNs are counted; `None` where it
-    /// holds something else, or nothing is to be counted.
-    pub floats: Option<FloatFormat>,
-}
-
 /// What a call found out about one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpReport {
+    /// The operation's index among those of the call.
+    pub operation: u32,
+    /// The lane that it named.
+    pub lane: u32,
     /// Infinities among the floats at the destination.
     pub infinite: u64,
     /// NaNs among them.
@@ -141,8 +77,9 @@ pub struct EngineConfig {
     /// Reader threads, 1 to [`MAX_READERS`](Self::MAX_READERS). They fill chunks together.
     pub readers: u32,
     /// Reader threads where bytes come from storage, which keeps them waiting; no fewer than
-    /// [`readers`](Self::readers) are taken. Such are reads with [`Io::Direct`], and with
-    /// [`Io::Auto`] where a look at a few places finds one that the page cache does not hold.
+    /// [`readers`](Self::readers) are taken. Such are reads with [`Io::Direct`], with [`Io::Auto`]
+    /// where a look at a few places finds one that the page cache does not hold, and of a
+    /// [`Source::Reader`] that says so.
     pub storage_readers: u32,
     /// Chunks under way at once, 1 to [`MAX_DEPTH`](Self::MAX_DEPTH); each takes its place in the
     /// staging ring.
@@ -199,15 +136,6 @@ impl std::fmt::Debug for StagingRing {
     }
 }
 
-/// A file that operations read.
-#[derive(Clone, Copy, Debug)]
-pub struct SourceFile<'a> {
-    /// Open for reading.
-    pub file: BorrowedFd<'a>,
-    /// The length its operations were checked against.
-    pub bytes: u64,
-}
-
 /// What a call to [`Engine::execute`] did.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -220,9 +148,10 @@ pub struct Stats {
     pub readers: u32,
     /// Seconds from the first read to the last byte landed.
     pub seconds: f64,
-    /// How sources were read in fact, after fallbacks.
+    /// How files were read in fact: as was asked for, or [`Io::Read`] where the system refused that
+    /// for some of them.
     pub io: Io,
-    /// Whether the staging ring was pinned for the device.
+    /// Whether the staging ring was pinned for the devices of all lanes.
     pub pinned: bool,
     /// What was done when, in no order; empty where none was asked for.
     pub timeline: Vec<Span>,
@@ -233,9 +162,9 @@ pub struct Stats {
 /// What [`Engine::execute`] is to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Files that operations read.
-    pub sources: &'a [SourceFile<'a>],
-    /// How they are read.
+    /// What operations read.
+    pub sources: &'a [Source<'a>],
+    /// How files among the sources are read.
     pub io: Io,
     /// What is moved.
     pub ops: &'a [CopyOp],
@@ -247,22 +176,39 @@ pub struct Request<'a> {
     pub timeline: bool,
 }
 
-/// Executes copy operations on one device. Keeps its staging ring and its queue between calls.
+/// Executes copy operations. Keeps its staging ring and its queues between calls.
+///
+/// It reads each byte once, and takes it to the lane that the byte's operation names. A lane is a
+/// device and, during a call, a destination on it.
 pub struct Engine {
     inner: UniquePtr<ffi::Engine>,
     config: EngineConfig,
+    devices: Vec<DeviceKind>,
 }
 
 impl Engine {
-    /// An engine for `device`, on the ring made for its configuration.
+    /// An engine with one lane, to `device`, on the ring made for its configuration.
     ///
     /// # Errors
     ///
     /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
     /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where queues cannot be made.
     pub fn new(device: &Device, ring: StagingRing) -> Result<Self, Error> {
+        Self::with_lanes(&[device], ring)
+    }
+
+    /// The same with a lane for each of the devices, in their order. A device may have several.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), and [`InvalidArgument`](crate::ErrorCode::InvalidArgument) without
+    /// any device.
+    pub fn with_lanes(devices: &[&Device], ring: StagingRing) -> Result<Self, Error> {
         let StagingRing { inner, config } = ring;
-        Ok(Self { inner: ffi::make_engine(device.as_ffi(), inner, &config.as_ffi())?, config })
+        let kinds: Vec<_> = devices.iter().map(|device| device.kind()).collect();
+        let made = ffi::make_engine(&LaneDevices(devices), inner, &config.as_ffi());
+        let inner = made.map_err(|error| Error::from(error).naming(&kinds))?;
+        Ok(Self { inner, config, devices: kinds })
     }
 
     /// The configuration it was made with.
@@ -270,62 +216,83 @@ impl Engine {
         self.config
     }
 
-    /// Device memory, in bytes, that [`execute`](Self::execute) allocates beside the destination
-    /// where bytes do not land directly: where it converts, or scatters many small operations. The
-    /// engine keeps it.
-    pub fn conversion_bytes(&self) -> u64 {
-        self.inner.conversion_bytes()
+    /// The devices of its lanes.
+    pub fn devices(&self) -> &[DeviceKind] {
+        &self.devices
     }
 
-    /// Moves the bytes of every operation to `dest`, which must be on this engine's device.
-    ///
-    /// Returns when all have landed. On failure nothing is in flight any more and the content of
-    /// `dest` is unspecified. `observe` is called on this thread, whenever a unit has finished and
-    /// about fifty times a second in between; [`ControlFlow::Break`] cancels. A panic in it cancels
-    /// too and then goes on here.
+    /// Memory of a lane's device, in bytes, that [`execute`](Self::execute) allocates beside the
+    /// destination where bytes do not land directly: where it converts, or scatters many small
+    /// operations. The engine keeps it. 0 where there is no such lane.
+    pub fn conversion_bytes(&self, lane: u32) -> u64 {
+        self.inner.conversion_bytes(lane)
+    }
+
+    /// [`execute_lanes`](Self::execute_lanes) for an engine with one lane.
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for operations that leave their file
-    /// or the destination, overlap, or do not match their conversion; otherwise what reading or
-    /// the device reports, or [`Cancelled`](crate::ErrorCode::Cancelled).
+    /// As there.
     pub fn execute(
         &mut self,
         request: Request<'_>,
         dest: &mut DeviceBuffer,
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
+        self.execute_lanes(request, &mut [dest], observe)
+    }
+
+    /// Moves the bytes of every operation to its lane's destination. There is one destination for
+    /// each lane, on the lane's device.
+    ///
+    /// Returns when all have landed. On failure nothing is in flight any more and the content of the
+    /// destinations is unspecified. `observe` is called on this thread, whenever a unit has finished
+    /// and about fifty times a second in between; [`ControlFlow::Break`] cancels. A panic in it
+    /// cancels too and then goes on here.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for operations that leave their source
+    /// or the destination, overlap, or do not match their conversion, and for destinations that are
+    /// not those of the lanes; otherwise what reading or a device reports, or
+    /// [`Cancelled`](crate::ErrorCode::Cancelled).
+    pub fn execute_lanes(
+        &mut self,
+        request: Request<'_>,
+        dests: &mut [&mut DeviceBuffer],
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Stats, Error> {
         let Request { sources, io, ops, units, digest, timeline } = request;
-        let sources: Vec<_> = sources
-            .iter()
-            .map(|source| ffi::Source { descriptor: source.file.as_raw_fd(), bytes: source.bytes })
-            .collect();
-        let ops = ops.iter().map(op_to_ffi).collect::<Result<Vec<_>, _>>()?;
+        let readers = SourceReaders::new(sources);
         let mut shim = ObserverShim::new(observe);
         let result = self.inner.pin_mut().execute(
-            &sources,
+            &sources::infos(sources),
+            &readers,
             io.number(),
-            &ops,
+            ops,
             units,
             digest,
             timeline,
-            dest.as_ffi_mut(),
+            &mut Destinations::new(dests),
             &mut shim,
         );
         shim.resume_panic();
-        let stats = result?;
+        readers.resume_panic();
+        let stats = result.map_err(|error| Error::from(error).naming(&self.devices))?;
         Ok(Stats {
             source_bytes: stats.source_bytes,
             chunks: stats.chunks,
             readers: stats.readers,
             seconds: stats.seconds,
-            io: Io::ALL.into_iter().find(|io| io.number() == stats.io).unwrap_or(io),
+            io: if stats.fell_back { Io::Read } else { io },
             pinned: stats.pinned,
             timeline: stats.timeline.iter().filter_map(Span::from_ffi).collect(),
             operations: stats
                 .operations
                 .into_iter()
                 .map(|report| OpReport {
+                    operation: report.operation,
+                    lane: report.lane,
                     infinite: report.infinite,
                     nan: report.nan,
                     all_zero: report.all_zero,
@@ -339,40 +306,17 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("config", &self.config)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
     }
-}
-
-/// Stands for "no decoder" on the C++ side.
-const COPY_BYTES: u32 = u32::MAX;
-
-fn op_to_ffi(op: &CopyOp) -> Result<ffi::CopyOp, Error> {
-    let (decoder, scale) = match op.conversion {
-        Conversion::Copy => (COPY_BYTES, 1.0),
-        Conversion::ToF16 { ggml_type: COPY_BYTES }
-        | Conversion::ScaledToF16 { ggml_type: COPY_BYTES, .. } => {
-            let context = format!("no decoder for ggml type {COPY_BYTES}");
-            return Err(Error::new(ErrorCode::InvalidArgument, context));
-        }
-        Conversion::ToF16 { ggml_type } => (ggml_type, 1.0),
-        Conversion::ScaledToF16 { ggml_type, scale } => (ggml_type, scale),
-    };
-    Ok(ffi::CopyOp {
-        file: op.file,
-        source_offset: op.source_offset,
-        source_bytes: op.source_bytes,
-        dest_offset: op.dest_offset,
-        dest_bytes: op.dest_bytes,
-        decoder,
-        unit: op.unit,
-        floats: op.floats.map_or(0, FloatFormat::number),
-        scale,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     /// The limits are the engine's own, in C++.
     #[test]

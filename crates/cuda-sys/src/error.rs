@@ -1,5 +1,6 @@
 //! Errors of the engine, decoded from the one text that crosses the bridge.
 
+use crate::device::DeviceKind;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -42,6 +43,14 @@ impl ErrorCode {
         ErrorCode::Internal,
     ];
 
+    /// As the C++ side numbers it.
+    pub(crate) fn number(self) -> i32 {
+        (1..)
+            .zip(Self::ALL)
+            .find_map(|(number, code)| (code == self).then_some(number))
+            .unwrap_or(0)
+    }
+
     fn from_number(number: usize) -> Option<Self> {
         Self::ALL.get(number.checked_sub(1)?).copied()
     }
@@ -56,6 +65,8 @@ pub struct Error {
     code: ErrorCode,
     status: i32,
     source_file: Option<u32>,
+    operation: Option<u32>,
+    lane: Option<u32>,
     context: String,
     cause: Option<Arc<io::Error>>,
 }
@@ -63,7 +74,9 @@ pub struct Error {
 /// The cause follows from code and status.
 impl PartialEq for Error {
     fn eq(&self, other: &Self) -> bool {
-        let fields = |error: &Self| (error.code, error.status, error.source_file);
+        let fields = |error: &Self| {
+            (error.code, error.status, error.source_file, error.operation, error.lane)
+        };
         fields(self) == fields(other) && self.context == other.context
     }
 }
@@ -81,7 +94,15 @@ fn io_cause(code: ErrorCode, status: i32) -> Option<Arc<io::Error>> {
 
 impl Error {
     pub(crate) fn new(code: ErrorCode, context: String) -> Self {
-        Self { code, status: 0, source_file: None, context, cause: None }
+        Self {
+            code,
+            status: 0,
+            source_file: None,
+            operation: None,
+            lane: None,
+            context,
+            cause: None,
+        }
     }
 
     /// What kind of failure it is.
@@ -96,10 +117,34 @@ impl Error {
         self.status
     }
 
-    /// The source file that could not be read, by its place in
+    /// The source that could not be read, by its place in
     /// [`Request::sources`](crate::Request::sources); `None` where it is not known which.
     pub fn source_file(&self) -> Option<u32> {
         self.source_file
+    }
+
+    /// The operation at hand, by its place in [`Request::ops`](crate::Request::ops): one that was
+    /// refused, or the first of those in the read or in the chunk that failed. `None` where it is not
+    /// known which, or none was.
+    pub fn operation(&self) -> Option<u32> {
+        self.operation
+    }
+
+    /// The lane whose device failed, or whose destination was refused. `None` where the failure is
+    /// of no lane.
+    pub fn lane(&self) -> Option<u32> {
+        self.lane
+    }
+
+    /// Says the device of the lane in the text, where an engine has several.
+    pub(crate) fn naming(mut self, devices: &[DeviceKind]) -> Self {
+        let index = self.lane.and_then(|lane| usize::try_from(lane).ok());
+        if let (Some(index), 2..) = (index, devices.len())
+            && let Some(device) = devices.get(index)
+        {
+            self.context = format!("lane {index} ({device}): {}", self.context);
+        }
+        self
     }
 
     /// The call that failed and what it was for.
@@ -107,18 +152,26 @@ impl Error {
         &self.context
     }
 
-    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status, the source file
-    /// (-1 where there is none) and the context, each after a unit separator. Any other text is an
-    /// internal error with that text.
+    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status, the source, the
+    /// operation and the lane (-1 where there is none) and the context, each after a unit separator.
+    /// Any other text is an internal error with that text.
     fn decode(what: &str) -> Self {
-        let mut fields = what.splitn(5, '\x1f');
+        let mut fields = what.splitn(7, '\x1f');
         let decoded = (|| {
             (fields.next()? == "transfer").then_some(())?;
             let code = ErrorCode::from_number(fields.next()?.parse().ok()?)?;
             let status = fields.next()?.parse().ok()?;
-            let source_file = u32::try_from(fields.next()?.parse::<i64>().ok()?).ok();
-            let context = fields.next()?.to_owned();
-            Some(Self { code, status, source_file, context, cause: io_cause(code, status) })
+            let mut index = || Some(u32::try_from(fields.next()?.parse::<i64>().ok()?).ok());
+            let (source_file, operation, lane) = (index()?, index()?, index()?);
+            Some(Self {
+                code,
+                status,
+                source_file,
+                operation,
+                lane,
+                context: fields.next()?.to_owned(),
+                cause: io_cause(code, status),
+            })
         })();
         decoded.unwrap_or_else(|| Self::new(ErrorCode::Internal, what.to_owned()))
     }
@@ -149,15 +202,21 @@ mod tests {
     #[test]
     fn every_code_survives_the_bridge() {
         for (index, code) in ErrorCode::ALL.into_iter().enumerate() {
-            for (file, source_file) in
-                [("-1", None), ("0", Some(0)), ("4294967295", Some(u32::MAX))]
-            {
-                let number = index + 1;
-                let what =
-                    format!("transfer\x1f{number}\x1f-7\x1f{file}\x1fcontext: with\x1fanything");
+            let number = index + 1;
+            assert_eq!(usize::try_from(code.number()), Ok(number));
+            let sites = [("-1", None), ("0", Some(0)), ("4294967295", Some(u32::MAX))];
+            for shift in 0..sites.len() {
+                let mut sites = sites;
+                sites.rotate_left(shift);
+                let [source, operation, lane] = sites;
+                let what = format!(
+                    "transfer\x1f{number}\x1f-7\x1f{}\x1f{}\x1f{}\x1fcontext: with\x1fanything",
+                    source.0, operation.0, lane.0
+                );
                 let error = Error::decode(&what);
-                assert_eq!(error.code(), code);
-                assert_eq!((error.status(), error.source_file()), (-7, source_file));
+                assert_eq!((error.code(), error.status()), (code, -7));
+                assert_eq!(error.source_file(), source.1);
+                assert_eq!((error.operation(), error.lane()), (operation.1, lane.1));
                 assert_eq!(error.context(), "context: with\x1fanything");
             }
         }
@@ -171,19 +230,31 @@ mod tests {
             Some((cause.kind(), cause.raw_os_error()))
         };
         let denied = io::ErrorKind::PermissionDenied;
-        assert_eq!(cause("transfer\x1f5\x1f13\x1f0\x1fpread"), Some((denied, Some(13))));
+        assert_eq!(cause("transfer\x1f5\x1f13\x1f0\x1f-1\x1f-1\x1fpread"), Some((denied, Some(13))));
         let ended = io::ErrorKind::UnexpectedEof;
-        assert_eq!(cause("transfer\x1f6\x1f0\x1f0\x1fpread"), Some((ended, None)));
+        assert_eq!(cause("transfer\x1f6\x1f0\x1f0\x1f-1\x1f-1\x1fpread"), Some((ended, None)));
         // The number of a device is no number of the operating system.
-        assert_eq!(cause("transfer\x1f7\x1f13\x1f-1\x1fcudaMemcpy"), None);
-        assert_eq!(cause("transfer\x1f5\x1f0\x1f0\x1fpread"), None);
+        assert_eq!(cause("transfer\x1f7\x1f13\x1f-1\x1f-1\x1f-1\x1fcudaMemcpy"), None);
+        assert_eq!(cause("transfer\x1f5\x1f0\x1f0\x1f-1\x1f-1\x1fpread"), None);
+    }
+
+    #[test]
+    fn several_lanes_are_named_with_their_devices() {
+        let of_lane = |lane| Error { lane, ..Error::new(ErrorCode::DeviceFailure, "lost".into()) };
+        let devices = [DeviceKind::Host, DeviceKind::Cuda(3)];
+        assert_eq!(of_lane(Some(1)).naming(&devices).context(), "lane 1 (cuda:3): lost");
+        assert_eq!(of_lane(None).naming(&devices).context(), "lost");
+        assert_eq!(of_lane(Some(0)).naming(&devices[..1]).context(), "lost");
     }
 
     #[test]
     fn foreign_text_is_an_internal_error() {
-        for what in
-            ["std::bad_alloc", "", "transfer\x1f0\x1f0\x1f0\x1fx", "transfer\x1f10\x1f0\x1f0\x1fx"]
-        {
+        for what in [
+            "std::bad_alloc",
+            "",
+            "transfer\x1f0\x1f0\x1f0\x1f0\x1f0\x1fx",
+            "transfer\x1f10\x1f0\x1f0\x1f0\x1f0\x1fx",
+        ] {
             let error = Error::decode(what);
             assert_eq!(error.code(), ErrorCode::Internal);
             assert_eq!(error.context(), what);

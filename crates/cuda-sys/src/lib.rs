@@ -29,10 +29,11 @@
 //! let mut buffer = device.allocate(17)?;
 //! engine.execute(
 //!     Request {
-//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }],
+//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }.into()],
 //!         io: Io::Read,
 //!         ops: &[CopyOp {
 //!             file: 0,
+//!             lane: 0,
 //!             source_offset: 0,
 //!             source_bytes: 17,
 //!             dest_offset: 0,
@@ -57,28 +58,32 @@
 //! ```
 
 mod bridge;
+mod copy_op;
 mod decode;
 mod device;
 mod digest;
 mod engine;
 mod error;
+#[cfg(feature = "fake-device")]
+pub mod fake;
 #[cfg(test)]
 mod host_memory;
+mod lanes;
 #[cfg(feature = "measure")]
 pub mod measure;
 mod observer;
+mod sources;
 mod timeline;
 
+pub use copy_op::{Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
     cuda_compiled, cuda_devices,
 };
 pub use digest::Digest;
-pub use engine::{
-    Conversion, CopyOp, Engine, EngineConfig, FloatFormat, Io, OpReport, Request, SourceFile,
-    StagingRing, Stats,
-};
+pub use engine::{Engine, EngineConfig, Io, OpReport, Request, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
 pub use observer::Progress;
+pub use sources::{PositionedRead, ReadHints, Source, SourceFile, Stop};
 pub use timeline::{Span, SpanKind};

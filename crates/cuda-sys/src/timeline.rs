@@ -28,6 +28,9 @@ impl SpanKind {
 pub struct Span {
     /// The reader, from 0; 0 for what the device does.
     pub reader: u32,
+    /// The lane of a [`Queue`](SpanKind::Queue), [`Copy`](SpanKind::Copy) or
+    /// [`Work`](SpanKind::Work); `None` of other steps.
+    pub lane: Option<u32>,
     /// What was done.
     pub kind: SpanKind,
     /// The chunk, in the order in which chunks are read.
@@ -38,12 +41,16 @@ pub struct Span {
     pub end: f64,
 }
 
+/// Stands for no lane on the C++ side.
+const NO_LANE: u32 = u32::MAX;
+
 impl Span {
     /// `None` for a kind that this side does not know.
     pub(crate) fn from_ffi(span: &ffi::TimelineSpan) -> Option<Self> {
         let kind = *SpanKind::ALL.get(usize::try_from(span.kind).ok()?)?;
         Some(Self {
             reader: span.reader,
+            lane: (span.lane != NO_LANE).then_some(span.lane),
             kind,
             chunk: span.chunk,
             start: span.start,

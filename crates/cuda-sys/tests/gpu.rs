@@ -4,10 +4,17 @@
 
 mod conformance;
 
-use conformance::conformance_suite;
+use conformance::{Setup, device_suite, engine_suite};
 use cuda_sys::{Device, DeviceKind, ErrorCode};
 
-conformance_suite!(DeviceKind::Cuda(0));
+device_suite!(DeviceKind::Cuda(0));
+engine_suite!(Setup { device: DeviceKind::Cuda(0), lanes: 1 });
+
+mod two_lanes {
+    use super::{DeviceKind, Setup, conformance};
+
+    conformance::engine_suite!(Setup { device: DeviceKind::Cuda(0), lanes: 2 });
+}
 
 #[test]
 fn ordinals_beyond_the_last_gpu_are_unavailable() {

@@ -3,10 +3,24 @@
 
 mod conformance;
 
-use conformance::{conformance_suite, goldens, scaled_halves};
+use conformance::{Setup, device_suite, engine_suite, goldens, scaled_halves};
 use cuda_sys::{Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
 
-conformance_suite!(DeviceKind::Host);
+device_suite!(DeviceKind::Host);
+engine_suite!(Setup { device: DeviceKind::Host, lanes: 1 });
+
+mod two_lanes {
+    use super::{DeviceKind, Setup, conformance};
+
+    conformance::engine_suite!(Setup { device: DeviceKind::Host, lanes: 2 });
+}
+
+/// More lanes than chunks and readers have.
+mod five_lanes {
+    use super::{DeviceKind, Setup, conformance};
+
+    conformance::engine_suite!(Setup { device: DeviceKind::Host, lanes: 5 });
+}
 
 #[test]
 fn a_build_without_cuda_says_so() {

@@ -184,7 +184,7 @@ impl Session {
         MemoryNeeds {
             device: self.device.kind(),
             arena: plan.device_bytes(),
-            transient: if converts { self.engine.conversion_bytes() } else { 0 },
+            transient: if converts { self.engine.conversion_bytes(0) } else { 0 },
             staging: 0,
             reserve: options.reserve,
             limit: options.vram_limit,

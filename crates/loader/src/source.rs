@@ -133,11 +133,11 @@ impl Source {
     }
 
     /// What the engine reads, in the order of the shards.
-    pub(crate) fn files(&self) -> Vec<SourceFile<'_>> {
+    pub(crate) fn files(&self) -> Vec<cuda_sys::Source<'_>> {
         self.gguf
             .shards()
             .iter()
-            .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() })
+            .map(|shard| SourceFile { file: shard.file().as_fd(), bytes: shard.len() }.into())
             .collect()
     }
 
@@ -242,7 +242,7 @@ mod tests {
     }
 
     /// The engine's error when it reads so many bytes of the shard of this number, from 1.
-    fn read_shard(sources: &[SourceFile<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
+    fn read_shard(sources: &[cuda_sys::Source<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
         let config = EngineConfig {
             readers: 1,
             storage_readers: 0,
@@ -254,6 +254,7 @@ mod tests {
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
         let op = CopyOp {
             file: no - 1,
+            lane: 0,
             source_offset: 0,
             source_bytes: bytes,
             dest_offset: 0,
@@ -281,7 +282,7 @@ mod tests {
         let second = shard_path(dir.path(), 2);
         let unreadable = File::options().write(true).open(&second).unwrap();
         let mut sources = source.files();
-        sources[1] = SourceFile { file: unreadable.as_fd(), bytes: 1 };
+        sources[1] = SourceFile { file: unreadable.as_fd(), bytes: 1 }.into();
         let error = source.explain(source.engine_error(read_shard(&sources, 2, 1)));
         assert_eq!((error.code(), error.retriable()), ("READ_FAILED", true));
         assert!(error.to_string().starts_with(&format!("{}: ", second.display())), "{error}");
@@ -297,7 +298,8 @@ mod tests {
         let third = shard_path(dir.path(), 3);
         // It has its length, and gives less than is asked for.
         let mut sources = source.files();
-        sources[2].bytes = 4096;
+        let cuda_sys::Source::File(file) = sources[2] else { panic!("a file") };
+        sources[2] = SourceFile { bytes: 4096, ..file }.into();
         let error = source.explain(source.engine_error(read_shard(&sources, 3, 4096)));
         assert_eq!(error.code(), "READ_FAILED", "{error}");
         assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");

@@ -1,8 +1,10 @@
 // What Rust calls. The only header that knows cxx: types here are thin handles over the engine's.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "rust/cxx.h"
 #include "transfer/device.hpp"
@@ -13,7 +15,6 @@ namespace transfer::bridge {
 
 // Shared types, defined by the Rust side of the bridge.
 struct ByteRange;
-struct CopyOp;
 struct DecoderInfo;
 struct Digest;
 struct DeviceInfo;
@@ -23,10 +24,14 @@ struct Memory;
 struct ProcessLimits;
 struct Rate;
 struct RingShape;
-struct Source;
+struct ReadOutcome;
+struct SourceInfo;
 struct UploadShape;
 struct WorkShape;
+struct Destinations;
+struct LaneDevices;
 struct ObserverShim;
+struct SourceReaders;
 
 bool cuda_compiled() noexcept;
 rust::Vec<DecoderInfo> decoders();
@@ -85,18 +90,30 @@ class Ring {
   std::unique_ptr<StagingRing> ring_;
 };
 
-class Engine {
+// Whether a read that a source is asked for is still of use.
+class Stop {
  public:
-  Engine(const Device& device, Ring& ring, const EngineConfig& config)
-      : device_(device.get()), engine_(device.get(), ring.take(), config) {}
-
-  std::uint64_t conversion_bytes() const noexcept { return engine_.conversion_bytes(); }
-  ExecuteStats execute(rust::Slice<const Source> sources, std::uint32_t io,
-                       rust::Slice<const CopyOp> ops, std::uint32_t units, bool digest,
-                       bool timeline, Buffer& dest, ObserverShim& observer);
+  explicit Stop(const std::atomic<bool>& stop) : stop_(stop) {}
+  bool is_set() const noexcept { return stop_.load(std::memory_order_relaxed); }
 
  private:
-  std::shared_ptr<const transfer::Device> device_;
+  const std::atomic<bool>& stop_;
+};
+
+class Engine {
+ public:
+  Engine(const std::vector<std::shared_ptr<const transfer::Device>>& devices, Ring& ring,
+         const EngineConfig& config)
+      : engine_(devices, ring.take(), config) {}
+
+  std::uint64_t conversion_bytes(std::uint32_t lane) const noexcept {
+    return engine_.conversion_bytes(lane);
+  }
+  ExecuteStats execute(rust::Slice<const SourceInfo> sources, const SourceReaders& readers,
+                       std::uint32_t io, rust::Slice<const CopyOp> ops, std::uint32_t units,
+                       bool digest, bool timeline, Destinations& dests, ObserverShim& observer);
+
+ private:
   transfer::Engine engine_;
 };
 
@@ -108,7 +125,7 @@ Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 #endif
 std::unique_ptr<Ring> make_ring(const RingShape& shape);
-std::unique_ptr<Engine> make_engine(const Device& device, std::unique_ptr<Ring> ring,
+std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<Ring> ring,
                                     const RingShape& shape);
 
 }  // namespace transfer::bridge

@@ -1,13 +1,14 @@
-// What the page cache holds of files.
+// What the page cache holds of a file.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "transfer/file_mapping.hpp"
-#include "transfer/source.hpp"
+#include "transfer/open_file.hpp"
 
 namespace transfer {
 
@@ -18,11 +19,12 @@ namespace transfer {
 // Who neither owns a file nor may write it may not know what is cached of it.
 class CacheSurvey {
  public:
-  // Maps the files, and never reads through the mappings: a file that is cut cannot fault.
-  explicit CacheSurvey(const std::vector<SourceFile>& files);
+  // Maps the file, and never reads through the mapping: a file that is cut cannot fault. `files` is
+  // how many files are looked at in this way: the sample of each is so much smaller.
+  CacheSurvey(const OpenFile& file, std::size_t files);
 
-  // Nothing can be known of some file; then everything counts as held.
-  bool is_blind() const noexcept { return blind_; }
+  // Nothing can be known of the file; then everything counts as held.
+  bool is_blind() const noexcept { return !mapping_.has_value(); }
 
   // Whether a few parts all were held, which are spread evenly.
   bool sample_held() noexcept;
@@ -32,18 +34,15 @@ class CacheSurvey {
 
   // Whether all parts of the range, which is not empty, were held. What has not been looked at is
   // looked at now; the answer stays the same.
-  bool held(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) noexcept;
+  bool held(std::uint64_t offset, std::uint64_t bytes) noexcept;
 
  private:
   enum class Part : std::uint8_t { kUnknown, kHeld, kMissing };
 
-  // Of all files' parts, in order.
   bool part_held(std::uint64_t part) noexcept;
-  bool part_held(std::uint32_t file, std::uint64_t part) noexcept;
 
-  bool blind_;
-  std::vector<FileMapping> mappings_;
-  std::vector<std::uint64_t> first_part_;  // of each file, and one past the last of all
+  std::optional<FileMapping> mapping_;
+  std::uint64_t sample_;
   std::vector<std::atomic<Part>> parts_;
   std::atomic<std::uint64_t> next_{0};
 };

@@ -1,28 +1,56 @@
 // What the engine is asked to do: byte ranges and conversions, never a model's names.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "transfer/non_finite.hpp"
 
 namespace transfer {
 
-// Stands in `CopyOp::decoder` for bytes that are moved as they are.
-constexpr std::uint32_t kCopyBytes = UINT32_MAX;
+// The types below are those of crates/cuda-sys/src/copy_op.rs, field by field: both languages use
+// the same memory.
 
-// Every operation's destination starts on such a boundary.
-constexpr std::uint64_t kDestAlignment = 16;
+enum class ConversionKind : std::uint32_t {
+  kCopy = 0,         // bytes are moved as they are
+  kToF16 = 1,        // blocks are decoded to f16
+  kScaledToF16 = 2,  // the same, and values are multiplied by `scale` before they are rounded
+};
+
+struct Conversion {
+  ConversionKind kind;
+  std::uint32_t ggml_type;  // only kToF16 and kScaledToF16 have it
+  float scale;              // only kScaledToF16 has it
+};
 
 struct CopyOp {
   std::uint32_t file;           // index into the sources of the call
+  std::uint32_t lane;           // index into the destinations of the call
   std::uint64_t source_offset;  // bytes from the start of that file
   std::uint64_t source_bytes;
-  std::uint64_t dest_offset;  // bytes from the start of the destination buffer
+  std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
-  std::uint32_t decoder;  // ggml type number to decode to f16, or kCopyBytes
-  std::uint32_t unit;     // progress unit, from 0; a unit is done when all its bytes have landed
-  FloatFormat floats;     // what the destination holds: infinities and NaNs are counted
-  float scale;  // decoded values are multiplied by it; 1 for types that have no tensor scale
+  Conversion conversion;
+  std::uint32_t unit;  // progress unit, from 0; a unit is done when all its bytes have landed
+  FloatFormat floats;  // what the destination holds: infinities and NaNs are counted
 };
+
+static_assert(std::is_trivially_copyable_v<CopyOp>);
+static_assert(sizeof(CopyOp) == 64 && alignof(CopyOp) == 8);
+static_assert(offsetof(CopyOp, file) == 0);
+static_assert(offsetof(CopyOp, lane) == 4);
+static_assert(offsetof(CopyOp, source_offset) == 8);
+static_assert(offsetof(CopyOp, source_bytes) == 16);
+static_assert(offsetof(CopyOp, dest_offset) == 24);
+static_assert(offsetof(CopyOp, dest_bytes) == 32);
+static_assert(offsetof(CopyOp, conversion) == 40);
+static_assert(offsetof(CopyOp, unit) == 52);
+static_assert(offsetof(CopyOp, floats) == 56);
+static_assert(sizeof(Conversion) == 12 && alignof(Conversion) == 4);
+static_assert(offsetof(Conversion, kind) == 0);
+static_assert(offsetof(Conversion, ggml_type) == 4);
+static_assert(offsetof(Conversion, scale) == 8);
+static_assert(sizeof(FloatFormat) == 4);
 
 }  // namespace transfer

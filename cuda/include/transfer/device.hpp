@@ -10,7 +10,7 @@
 
 #include "transfer/digest.hpp"
 #include "transfer/non_finite.hpp"
-#include "transfer/schedule.hpp"
+#include "transfer/segment.hpp"
 #include "transfer/timeline.hpp"
 
 namespace transfer {
@@ -94,11 +94,12 @@ struct Floats {
   NonFinite* counters;  // in the device's memory
 };
 
-// A batch of segments whose bytes stand contiguously in host memory.
+// A chunk's segments of one lane, and the chunk's bytes that hold them.
 struct Batch {
   const Segment* segments;
   std::uint32_t count;
-  std::uint64_t bytes;
+  std::uint64_t begin;  // bytes from the start of the chunk; a multiple of kPartAlignment
+  std::uint64_t end;
   std::byte* dest;      // start of the destination buffer
   OpTally* tallies;     // one an operation, in the device's memory; null where nothing is tallied
   bool digest;          // whether tallies take digests, too
@@ -111,8 +112,9 @@ struct QueueShape {
   std::uint64_t slot_bytes;  // host staging bytes a slot, slack included
 };
 
-// A device's end of the staging ring. Readers fill the slots together and submit each of them as
-// one batch. Usable from several threads at once, where they use different slots.
+// A lane's end of the staging ring. Readers fill the slots together and submit a batch of each to
+// every lane that it has bytes for. Usable from several threads at once, where they use different
+// slots.
 class Queue {
  public:
   Queue() = default;
@@ -138,12 +140,13 @@ class Queue {
   // Makes the calling thread use the queue's device. Throws Error{kDeviceFailure}.
   virtual void bind_thread() = 0;
 
-  // Where a batch's bytes can be read to with no staging; null where they have to be staged.
+  // Where a chunk's bytes can be read to with no staging, where all of its segments are in the
+  // batch; null where they have to be staged.
   virtual std::byte* destination(const Batch& batch) const noexcept = 0;
 
-  // Queues copies, conversions and digests of the batch, whose bytes stand at `bytes`: in the
-  // slot's staging memory, or at their destination(). The slot must be free (never submitted, or
-  // awaited since). Does not wait for the device. Throws Error{kDeviceFailure}.
+  // Queues copies, conversions and digests of the batch, whose chunk starts at `bytes`: in the
+  // slot's staging memory, or at the batch's destination(). The slot must be free (never
+  // submitted, or awaited since). Does not wait for the device. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
   // Waits until the slot's last batch has reached its destination. Throws Error{kDeviceFailure}.
@@ -160,7 +163,7 @@ class Queue {
   // is idle.
   virtual void start_timeline(const CallClock& clock, std::size_t chunks) = 0;
 
-  // Appends what was noted. The queue is idle. Throws Error{kDeviceFailure}.
+  // Appends what was noted, without the lane. The queue is idle. Throws Error{kDeviceFailure}.
   virtual void append_spans(std::vector<Span>& out) = 0;
   virtual void end_timeline() noexcept = 0;
 
@@ -190,9 +193,9 @@ class Device {
   virtual bool adopt(StagingRing& ring) const = 0;
   virtual void release(StagingRing& ring) const noexcept = 0;
 
-  // Loads the code that a call's chunks need, and its digests where there are any, which the first
-  // use would do. Throws Error{kDeviceFailure, kDeviceUnavailable}.
-  virtual void load_code(const Schedule& schedule, bool digest) const = 0;
+  // Loads the code of kernels, which their first use would do. Throws Error{kDeviceFailure,
+  // kDeviceUnavailable}.
+  virtual void load_code(const KernelUse& kernels) const = 0;
 
   virtual std::unique_ptr<Queue> make_queue(const QueueShape& shape) const = 0;
 

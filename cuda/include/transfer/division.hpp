@@ -32,7 +32,8 @@ struct Division {
 };
 
 struct DivisionRules {
-  std::uint64_t read_bytes;  // largest share; rounded down to whole pages, at least one
+  // Largest share of each source; rounded down to whole pages, at least one.
+  std::vector<std::uint64_t> read_bytes;
   // Destination bytes that a reader had better fill alone: as a run of chunks that together have
   // them, or as a part of a larger chunk. Where it is 0 every share is a stretch. Less where there
   // is too little for all readers.

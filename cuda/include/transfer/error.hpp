@@ -20,24 +20,48 @@ enum class Code : int {
   kInternal = 9,           // anything that should not happen
 };
 
-// In place of the source file, for an error that no source file has caused.
-constexpr std::int64_t kNoFile = -1;
+constexpr std::int64_t kUnknown = -1;
 
-// what() contains code, status, source file and context, because only text crosses the language
+// What of a call an error is about, by index; kUnknown where it is about none, or it is not known.
+struct ErrorSite {
+  std::int64_t source = kUnknown;
+  std::int64_t operation = kUnknown;
+  std::int64_t lane = kUnknown;
+
+  static ErrorSite of_source(std::int64_t index) { return {index, kUnknown, kUnknown}; }
+  static ErrorSite of_operation(std::int64_t index) { return {kUnknown, index, kUnknown}; }
+  static ErrorSite of_lane(std::int64_t index) { return {kUnknown, kUnknown, index}; }
+};
+
+// what() contains code, status, site and context, because only text crosses the language
 // bridge.
 class Error : public std::runtime_error {
  public:
-  Error(Code code, int status, const std::string& context, std::int64_t file = kNoFile);
+  Error(Code code, int status, const std::string& context, const ErrorSite& site = {});
 
   Code code() const noexcept { return code_; }
   int status() const noexcept { return status_; }
 
+  // The same error, with a site where it has none yet.
+  Error at(const ErrorSite& site) const;
+
  private:
   Code code_;
   int status_;
+  ErrorSite site_;
 };
 
 // Error of a failed system call: kIo with errno and its text.
-Error io_error(int error_number, const std::string& context, std::int64_t file = kNoFile);
+Error io_error(int error_number, const std::string& context, const ErrorSite& site);
+
+// Does a step. An error of it gets the site that `site` returns.
+template <class Step, class Site>
+decltype(auto) with_site(const Site& site, Step&& step) {
+  try {
+    return step();
+  } catch (const Error& error) {
+    throw error.at(site());
+  }
+}
 
 }  // namespace transfer

@@ -3,9 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "transfer/source.hpp"
+#include "transfer/open_file.hpp"
 
 namespace transfer {
 
@@ -13,7 +12,7 @@ namespace transfer {
 class FileMapping {
  public:
   // Throws Error{kIo, kHostOutOfMemory}.
-  FileMapping(const SourceFile& file, std::size_t index);
+  explicit FileMapping(const OpenFile& file);
   ~FileMapping();
   FileMapping(FileMapping&& other) noexcept;
   FileMapping(const FileMapping&) = delete;
@@ -27,8 +26,5 @@ class FileMapping {
   std::byte* data_ = nullptr;
   std::uint64_t bytes_;
 };
-
-// Throws Error{kIo, kHostOutOfMemory} where one of them cannot be mapped.
-std::vector<FileMapping> map_files(const std::vector<SourceFile>& files);
 
 }  // namespace transfer

@@ -8,17 +8,18 @@
 #include <mutex>
 #include <vector>
 
-#include "transfer/engine.hpp"
-#include "transfer/schedule.hpp"
+#include "transfer/progress.hpp"
+#include "transfer/segment.hpp"
+#include "transfer/view.hpp"
 
 namespace transfer {
 
 class ProgressBoard {
  public:
-  ProgressBoard(const std::vector<std::uint64_t>& unit_bytes, std::uint32_t readers);
+  ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers);
 
   // Readers.
-  void landed(const Segment* segments, std::uint32_t count);
+  void landed(View<Segment> segments);
   void failed(std::exception_ptr error) noexcept;  // the first one wins; stops all readers
   void reader_finished() noexcept;
   const std::atomic<bool>& stop() const noexcept { return stop_; }

@@ -1,30 +1,16 @@
-// Reads byte ranges of files, from many threads at once.
+// Where a call's bytes come from.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 namespace transfer {
-
-enum class Io : std::uint32_t {
-  kRead = 0,    // positioned reads through the page cache
-  kMapped = 1,  // copies from a mapping of the file
-  kDirect = 2,  // O_DIRECT, past the page cache; buffered where the file system refuses
-  kAuto = 3,    // for each range, kRead where the page cache has it and kDirect where not
-};
-
-// A file that stays open for the call. Not owned.
-struct SourceFile {
-  int descriptor;
-  std::uint64_t bytes;  // length that the operations were checked against
-};
 
 // Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
 constexpr std::uint64_t kSourceAlignment = 4096;
 
+// Bytes that can be read at any position, from many threads at once.
 class Source {
  public:
   Source() = default;
@@ -32,29 +18,32 @@ class Source {
   Source& operator=(const Source&) = delete;
   virtual ~Source() = default;
 
+  // The length that operations are checked against.
+  virtual std::uint64_t bytes() const noexcept = 0;
+
   // Whether reads inside this range, which is not empty, want their buffer as aligned as they are:
   // equal modulo kSourceAlignment. The answer stays the same.
-  virtual bool wants_alignment(std::uint32_t file, std::uint64_t offset,
-                               std::uint64_t bytes) noexcept = 0;
+  virtual bool wants_alignment(std::uint64_t, std::uint64_t) noexcept { return false; }
 
-  // What is used in fact, after fallbacks.
-  virtual Io io() const noexcept = 0;
+  // The largest read that it likes.
+  virtual std::uint64_t read_bytes() const noexcept { return UINT64_MAX; }
 
-  // Whether some of the bytes come from storage, as far as that can be told before the first read.
-  virtual bool reads_storage() noexcept { return false; }
+  // Whether reads wait for something else than a core, so that more of them at once gain, as far as
+  // that can be told before the first read.
+  virtual bool wants_concurrency() noexcept { return false; }
 
   // What can be done before the first read, by several threads together. Reads need not wait for
   // it.
   virtual void look_ahead() noexcept {}
 
-  // Reads [offset, offset + bytes) of `file` to `out`. Where this wants alignment, it may also
-  // write around the range, up to the next multiples of kSourceAlignment. Gives up between system
-  // calls once `stop` is set (the result is then of no use). Throws Error{kIo, kFileTruncated}.
-  virtual void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+  // Whether it was read in another way than was asked for, because the system refused.
+  virtual bool fell_back() const noexcept { return false; }
+
+  // Reads [offset, offset + bytes) to `out`. Where this wants alignment, it may also write around
+  // the range, up to the next multiples of kSourceAlignment. Gives up soon after `stop` is set (the
+  // result is then of no use). Throws Error{kIo, kFileTruncated} with the source's index.
+  virtual void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                     const std::atomic<bool>& stop) = 0;
 };
-
-// Throws Error{kIo, kHostOutOfMemory} where a mapping cannot be made.
-std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files);
 
 }  // namespace transfer

@@ -14,8 +14,12 @@ enum class SpanKind : std::uint32_t {
   kWork = 4,   // the device converts and digests it
 };
 
+// The lane of a step that is of none.
+constexpr std::uint32_t kNoLane = UINT32_MAX;
+
 struct Span {
   std::uint32_t reader;  // 0 for what the device does
+  std::uint32_t lane;    // of kQueue, kCopy and kWork; kNoLane of the rest
   SpanKind kind;
   std::uint64_t chunk;
   double start;  // seconds since the call's first read

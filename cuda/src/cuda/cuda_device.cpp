@@ -111,7 +111,8 @@ class CudaDevice final : public Device {
     const cudaError_t status = cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
     // Copies from pageable memory are slower and as right; a process may lack the right to pin.
     if (status != cudaSuccess) (void)cudaGetLastError();
-    return status == cudaSuccess;
+    // What another lane's device has pinned is pinned for all of them.
+    return status == cudaSuccess || status == cudaErrorHostMemoryAlreadyRegistered;
   }
 
   void release(StagingRing& ring) const noexcept override {
@@ -119,18 +120,19 @@ class CudaDevice final : public Device {
     if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
   }
 
-  void load_code(const Schedule& schedule, bool digest) const override {
+  void load_code(const KernelUse& kernels_used) const override {
     const DeviceGuard guard(ordinal_);
-    if (schedule.converts) {
+    if (kernels_used.converts) {
       check(static_cast<cudaError_t>(kernels::load_copy()), "cudaFuncGetAttributes");
     }
-    for (std::uint32_t decoder : schedule.decoders) {
+    for (std::uint32_t decoder : kernels_used.decoders) {
       check(static_cast<cudaError_t>(kernels::load_decoder(decoder)), "cudaFuncGetAttributes");
     }
-    for (FloatFormat format : schedule.floats) {
+    for (FloatFormat format : kernels_used.floats) {
       check(static_cast<cudaError_t>(kernels::load_counter(format)), "cudaFuncGetAttributes");
     }
-    if (digest) check(static_cast<cudaError_t>(kernels::load_digest()), "cudaFuncGetAttributes");
+    if (kernels_used.digest)
+      check(static_cast<cudaError_t>(kernels::load_digest()), "cudaFuncGetAttributes");
   }
 
   std::unique_ptr<Queue> make_queue(const QueueShape& shape) const override {

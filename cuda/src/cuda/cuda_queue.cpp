@@ -60,9 +60,9 @@ class DeviceTimeline {
       const ChunkEvents& events = chunks_[chunk];
       if (!events.submitted) continue;
       const double copied = seconds(events.copied);
-      out.push_back({0, SpanKind::kCopy, chunk, seconds(events.start), copied});
+      out.push_back({0, kNoLane, SpanKind::kCopy, chunk, seconds(events.start), copied});
       if (events.has_work) {
-        out.push_back({0, SpanKind::kWork, chunk, copied, seconds(events.worked)});
+        out.push_back({0, kNoLane, SpanKind::kWork, chunk, copied, seconds(events.worked)});
       }
     }
   }
@@ -252,9 +252,9 @@ class CudaQueue final : public Queue {
         batch.segments, batch.segments + batch.count,
         [](const Segment& segment) { return segment.chunk_offset % kKernelAlignment == 0; });
     if (aligned) {
-      upload(staging, bytes, batch.bytes);
+      upload(staging, bytes + batch.begin, batch.end - batch.begin);
       for (std::uint32_t i = 0; i < batch.count; ++i) {
-        arrived_.push_back(staging + batch.segments[i].chunk_offset);
+        arrived_.push_back(staging + (batch.segments[i].chunk_offset - batch.begin));
       }
       return;
     }

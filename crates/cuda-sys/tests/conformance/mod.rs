@@ -1,4 +1,5 @@
-//! What every device must do, written once. `host.rs` and `gpu.rs` run it on theirs.
+//! What every device must do, written once. `host.rs` and `gpu.rs` run it on theirs, with one lane
+//! and with several.
 
 use cuda_sys::{
     Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Digest, Engine, EngineConfig,
@@ -9,13 +10,27 @@ use half::f16;
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 mod digest_definition;
+mod fake_lanes;
+mod lanes;
 mod measure;
+mod sources;
+pub(crate) use fake_lanes::{
+    a_lane_whose_device_fails_is_named, lanes_that_work_late_get_their_bytes,
+};
+pub(crate) use lanes::{
+    a_slot_waits_for_every_lane, destinations_are_those_of_the_lanes, lanes_get_what_one_would_get,
+};
 pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_is_a_link};
+pub(crate) use sources::{
+    a_call_can_be_cancelled_at_every_read, a_source_serves_from_memory, every_read_fails_once,
+    sources_that_wait_get_more_readers,
+};
 
 const F32: u32 = 0;
 const SMALL: EngineConfig =
@@ -38,10 +53,36 @@ const LARGE: EngineConfig = EngineConfig {
 };
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
-/// Expands to one `#[test]` for each function of the suite.
-macro_rules! conformance_suite {
+/// What the suite runs on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) device: DeviceKind,
+    /// Destinations, all on this device.
+    pub(crate) lanes: u32,
+}
+
+/// Expands to one `#[test]` for each function of the suite that is about one device and its memory, or
+/// has a lane to another device beside it.
+macro_rules! device_suite {
     ($device:expr) => {
-        conformance_suite! { $device;
+        conformance::tests! { $device;
+            absurd_allocations_are_out_of_memory,
+            buffers_know_where_they_live,
+            a_flipped_bit_changes_one_digest,
+            a_buffer_answers_several_threads,
+            lanes_that_work_late_get_their_bytes,
+            a_lane_whose_device_fails_is_named,
+            every_work_has_a_rate,
+            uploads_have_a_rate_where_there_is_a_link,
+        }
+    };
+}
+pub(crate) use device_suite;
+
+/// Expands to one `#[test]` for each function of the suite that is about engines.
+macro_rules! engine_suite {
+    ($setup:expr) => {
+        conformance::tests! { $setup;
             decodes_as_the_oracle,
             a_tensor_scale_multiplies_before_rounding,
             copies_exactly_under_every_division,
@@ -55,28 +96,33 @@ macro_rules! conformance_suite {
             a_failing_read_carries_errno,
             bad_operations_are_refused,
             bad_configurations_are_refused,
-            absurd_allocations_are_out_of_memory,
-            buffers_know_where_they_live,
             handles_move_between_threads,
             engines_run_side_by_side,
             digests_are_the_documented_ones,
-            a_flipped_bit_changes_one_digest,
-            a_buffer_answers_several_threads,
             infinities_and_nans_are_counted,
             floats_of_every_format_are_counted,
             operations_of_zeros_alone_are_found,
             the_timeline_has_every_chunk,
             readers_take_stretches,
             more_readers_wait_for_storage,
-            every_work_has_a_rate,
-            uploads_have_a_rate_where_there_is_a_link,
+            a_source_serves_from_memory,
+            every_read_fails_once,
+            a_call_can_be_cancelled_at_every_read,
+            sources_that_wait_get_more_readers,
+            lanes_get_what_one_would_get,
+            a_slot_waits_for_every_lane,
+            destinations_are_those_of_the_lanes,
         }
     };
-    ($device:expr; $($test:ident),* $(,)?) => {
-        $(#[test] fn $test() { conformance::$test($device); })*
+}
+pub(crate) use engine_suite;
+
+macro_rules! tests {
+    ($argument:expr; $($test:ident),* $(,)?) => {
+        $(#[test] fn $test() { conformance::$test($argument); })*
     };
 }
-pub(crate) use conformance_suite;
+pub(crate) use tests;
 
 fn testdata() -> PathBuf {
     // The GPU archive runs far from the sources and says where its copy lies.
@@ -89,30 +135,59 @@ fn testdata() -> PathBuf {
 struct Bench {
     device: Device,
     engine: Engine,
+    lanes: u32,
 }
 
 impl Bench {
-    fn new(kind: DeviceKind, config: EngineConfig) -> Self {
-        let device = Device::open(kind).unwrap();
-        let engine = Engine::new(&device, StagingRing::new(config).unwrap()).unwrap();
-        Self { device, engine }
+    fn new(setup: Setup, config: EngineConfig) -> Self {
+        let device = Device::open(setup.device).unwrap();
+        let ring = StagingRing::new(config).unwrap();
+        let devices = vec![&device; setup.lanes as usize];
+        let engine = Engine::with_lanes(&devices, ring).unwrap();
+        Self { device, engine, lanes: setup.lanes }
     }
 
+    fn arena(&self, bytes: u64) -> Arena {
+        let lanes = (0..self.lanes).map(|_| self.device.allocate(bytes).unwrap()).collect();
+        Arena { lanes, owners: Vec::new() }
+    }
+
+    /// Executes operations on the lanes that they name.
+    fn execute(
+        &mut self,
+        request: Request<'_>,
+        arena: &mut Arena,
+        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Stats, Error> {
+        arena.owners = owners(request.ops);
+        let mut dests: Vec<_> = arena.lanes.iter_mut().collect();
+        self.engine.execute_lanes(request, &mut dests, observe)
+    }
+
+    /// Executes operations, each on the lane after that of the one before.
     fn run(
         &mut self,
         file: &File,
         io: Io,
         ops: &[CopyOp],
         units: u32,
-        dest: &mut DeviceBuffer,
+        arena: &mut Arena,
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
-        let source = SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() };
-        let request = Request { sources: &[source], io, ops, units, digest: true, timeline: true };
-        self.engine.execute(request, dest, observe)
+        let ops = self.in_turn(ops);
+        let sources =
+            [SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() }.into()];
+        let request =
+            Request { sources: &sources, io, ops: &ops, units, digest: true, timeline: true };
+        self.execute(request, arena, observe)
     }
 
-    /// Runs without looking at progress and returns what the device then holds.
+    fn in_turn(&self, ops: &[CopyOp]) -> Vec<CopyOp> {
+        (0..).zip(ops).map(|(index, op)| CopyOp { lane: index % self.lanes, ..*op }).collect()
+    }
+
+    /// Executes operations, each of them cut into a piece for every lane, without looking at progress.
+    /// Returns what the devices then hold.
     fn load(
         &mut self,
         file: &File,
@@ -120,15 +195,83 @@ impl Bench {
         ops: &[CopyOp],
         dest_bytes: u64,
     ) -> Result<Vec<u8>, Error> {
-        let mut dest = self.device.allocate(dest_bytes)?;
+        let mut arena = self.arena(dest_bytes);
         let units = ops.iter().map(|op| op.unit + 1).max().unwrap_or(0);
-        let stats =
-            self.run(file, io, ops, units, &mut dest, &mut |_| ControlFlow::Continue(()))?;
+        let ops: Vec<_> = ops.iter().flat_map(|op| pieces(op, self.lanes)).collect();
+        let sources =
+            [SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() }.into()];
+        let request =
+            Request { sources: &sources, io, ops: &ops, units, digest: true, timeline: true };
+        let stats = self.execute(request, &mut arena, &mut |_| ControlFlow::Continue(()))?;
         for (op, report) in ops.iter().zip(&stats.operations) {
             assert_eq!(report.source, report.device, "{op:?}");
         }
-        Ok(content(&dest))
+        Ok(arena.content())
     }
+}
+
+/// A destination for each lane, all as large as the one that operations were made for.
+struct Arena {
+    lanes: Vec<DeviceBuffer>,
+    owners: Vec<(usize, Range<usize>)>,
+}
+
+impl Arena {
+    fn write(&mut self, bytes: &[u8]) {
+        for lane in &mut self.lanes {
+            lane.write(0, bytes).unwrap();
+        }
+    }
+
+    /// All lanes put together: each byte from the lane that got it, those that none got from the first.
+    fn content(&self) -> Vec<u8> {
+        let lanes: Vec<_> = self.lanes.iter().map(content).collect();
+        let mut all = lanes[0].clone();
+        for (lane, range) in &self.owners {
+            all[range.clone()].copy_from_slice(&lanes[*lane][range.clone()]);
+        }
+        all
+    }
+}
+
+/// What each lane gets.
+fn owners(ops: &[CopyOp]) -> Vec<(usize, Range<usize>)> {
+    ops.iter()
+        .map(|op| {
+            let range =
+                op.dest_offset as usize..op.dest_offset.saturating_add(op.dest_bytes) as usize;
+            (op.lane as usize, range)
+        })
+        .collect()
+}
+
+/// An operation in as many pieces of whole blocks as there are lanes, one for each.
+fn pieces(op: &CopyOp, lanes: u32) -> Vec<CopyOp> {
+    let (source_step, dest_step) = match op.conversion {
+        Conversion::Copy => (16, 16),
+        Conversion::ToF16 { ggml_type } | Conversion::ScaledToF16 { ggml_type, .. } => {
+            let Decoder { block_bytes, block_len, .. } = decoder(ggml_type);
+            // Pieces start on multiples of 16 bytes.
+            let blocks = if block_len < 8 { 8 } else { 1 };
+            (u64::from(blocks * block_bytes), u64::from(blocks * block_len * 2))
+        }
+    };
+    let steps = op.dest_bytes / dest_step;
+    let at = |lane: u32| steps * u64::from(lane) / u64::from(lanes);
+    (0..lanes)
+        .map(|lane| {
+            let (begin, last) = (at(lane), lane + 1 == lanes);
+            let end = |step, bytes| if last { bytes } else { at(lane + 1) * step };
+            CopyOp {
+                lane,
+                source_offset: op.source_offset + begin * source_step,
+                source_bytes: end(source_step, op.source_bytes) - begin * source_step,
+                dest_offset: op.dest_offset + begin * dest_step,
+                dest_bytes: end(dest_step, op.dest_bytes) - begin * dest_step,
+                ..*op
+            }
+        })
+        .collect()
 }
 
 fn content(buffer: &DeviceBuffer) -> Vec<u8> {
@@ -160,6 +303,7 @@ fn noise(len: usize) -> Vec<u8> {
 fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
     CopyOp {
         file: 0,
+        lane: 0,
         source_offset,
         source_bytes: bytes,
         dest_offset,
@@ -173,6 +317,7 @@ fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
 fn decode(decoder: &Decoder, source_offset: u64, blocks: u64, dest_offset: u64) -> CopyOp {
     CopyOp {
         file: 0,
+        lane: 0,
         source_offset,
         source_bytes: blocks * u64::from(decoder.block_bytes),
         dest_offset,
@@ -212,9 +357,9 @@ pub(crate) fn goldens() -> Vec<Golden> {
 
 /// Every decoder gives what gguf-py gives, however the blocks are cut into chunks and wherever in
 /// the file they start.
-pub(crate) fn decodes_as_the_oracle(kind: DeviceKind) {
+pub(crate) fn decodes_as_the_oracle(setup: Setup) {
     for config in [SMALL, SHARED, LARGE] {
-        let mut bench = Bench::new(kind, config);
+        let mut bench = Bench::new(setup, config);
         for golden in goldens() {
             for lead in [0, 1, 32] {
                 let file = file_of(&[noise(lead), golden.blocks.clone()].concat());
@@ -242,7 +387,7 @@ pub(crate) fn scaled_halves(golden: &Golden) -> Vec<(f32, Vec<u8>)> {
 
 /// Types with a factor for the whole tensor give what the oracle gives with that factor, in one
 /// launch with others. No other type takes a factor.
-pub(crate) fn a_tensor_scale_multiplies_before_rounding(kind: DeviceKind) {
+pub(crate) fn a_tensor_scale_multiplies_before_rounding(setup: Setup) {
     let mut scaled_types = 0;
     for golden in goldens() {
         let ggml_type = golden.decoder.ggml_type;
@@ -253,7 +398,7 @@ pub(crate) fn a_tensor_scale_multiplies_before_rounding(kind: DeviceKind) {
         if !golden.decoder.has_tensor_scale {
             let op = CopyOp { conversion: scaled(2.0), ..plain };
             let refused =
-                Bench::new(kind, SMALL).load(&file, Io::Read, &[op], op.dest_bytes).unwrap_err();
+                Bench::new(setup, SMALL).load(&file, Io::Read, &[op], op.dest_bytes).unwrap_err();
             assert_eq!(refused.code(), ErrorCode::InvalidArgument, "{}", golden.decoder.name);
             continue;
         }
@@ -269,7 +414,7 @@ pub(crate) fn a_tensor_scale_multiplies_before_rounding(kind: DeviceKind) {
             .collect();
         for config in [SMALL, SHARED, LARGE] {
             let all_bytes = ops.len() as u64 * plain.dest_bytes;
-            let got = Bench::new(kind, config).load(&file, Io::Read, &ops, all_bytes).unwrap();
+            let got = Bench::new(setup, config).load(&file, Io::Read, &ops, all_bytes).unwrap();
             for (got, (scale, want)) in got.chunks(golden.halves.len()).zip(&expected) {
                 let differs = got.iter().zip(want).position(|(a, b)| a != b);
                 let what = format!("{} times {scale}, {config:?}", golden.decoder.name);
@@ -281,7 +426,7 @@ pub(crate) fn a_tensor_scale_multiplies_before_rounding(kind: DeviceKind) {
 }
 
 /// Each way of reading gives the same bytes under every division of the work.
-pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
+pub(crate) fn copies_exactly_under_every_division(setup: Setup) {
     let bytes = noise(300_001);
     let file = file_of(&bytes);
     for io in IOS {
@@ -318,7 +463,7 @@ pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
             },
             LARGE,
         ] {
-            let mut bench = Bench::new(kind, config);
+            let mut bench = Bench::new(setup, config);
             // The second piece comes first in the destination.
             let ops = [copy(7, 200_000, 100_048, 0), copy(200_007, 99_994, 0, 1)];
             let got = bench.load(&file, io, &ops, 300_048).unwrap();
@@ -329,7 +474,7 @@ pub(crate) fn copies_exactly_under_every_division(kind: DeviceKind) {
 }
 
 /// Many small tensors of different kinds share chunks and still land where they belong.
-pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
+pub(crate) fn small_tensors_share_chunks(setup: Setup) {
     let f32_type = decoder(F32);
     let tensors = 3000_u64;
     let mut source = Vec::new();
@@ -356,12 +501,12 @@ pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
         want.resize(want.len().next_multiple_of(16), 0);
     }
     let file = file_of(&source);
-    let mut bench = Bench::new(kind, EngineConfig { chunk_bytes: 1 << 16, ..SHARED });
-    let mut dest = bench.device.allocate(want.len() as u64).unwrap();
+    let mut bench = Bench::new(setup, EngineConfig { chunk_bytes: 1 << 16, ..SHARED });
+    let mut dest = bench.arena(want.len() as u64);
     let stats =
         bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(stats.chunks < tensors / 100, "{} reads for {tensors} tensors", stats.chunks);
-    let got = content(&dest);
+    let got = dest.content();
     for op in &ops {
         let range = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
         assert_eq!(got[range.clone()], want[range], "{op:?}");
@@ -370,7 +515,7 @@ pub(crate) fn small_tensors_share_chunks(kind: DeviceKind) {
 
 /// Tensors that are neighbours in the file, at the destination, at both or at neither: what lies
 /// between them stays as it was.
-pub(crate) fn neighbours_at_one_end_only_stay_apart(kind: DeviceKind) {
+pub(crate) fn neighbours_at_one_end_only_stay_apart(setup: Setup) {
     const UNTOUCHED: u8 = 0xcc;
     const GAP: u64 = 64;
     for tensors in [2, 3, 5, 40_u64] {
@@ -396,26 +541,26 @@ pub(crate) fn neighbours_at_one_end_only_stay_apart(kind: DeviceKind) {
             }
             let file = file_of(&bytes);
             for config in [LARGE, SMALL] {
-                let mut bench = Bench::new(kind, config);
-                let mut buffer = bench.device.allocate(dest).unwrap();
-                buffer.write(0, &vec![UNTOUCHED; dest as usize]).unwrap();
+                let mut bench = Bench::new(setup, config);
+                let mut buffer = bench.arena(dest);
+                buffer.write(&vec![UNTOUCHED; dest as usize]);
                 bench
                     .run(&file, Io::Read, &ops, 1, &mut buffer, &mut |_| ControlFlow::Continue(()))
                     .unwrap();
-                assert!(content(&buffer) == want, "{tensors} tensors, {pattern:04b}, {config:?}");
+                assert!(buffer.content() == want, "{tensors} tensors, {pattern:04b}, {config:?}");
             }
         }
     }
 }
 
 /// Units are reported in order, the last report is complete, and bytes never go back.
-pub(crate) fn reports_progress_in_order(kind: DeviceKind) {
+pub(crate) fn reports_progress_in_order(setup: Setup) {
     let file = file_of(&noise(1 << 20));
     let ops: Vec<_> = (0..16)
         .map(|unit| copy(u64::from(unit) << 16, 1 << 16, u64::from(unit) << 16, unit))
         .collect();
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(1 << 20).unwrap();
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(1 << 20);
     let mut seen: Vec<Progress> = Vec::new();
     bench
         .run(&file, Io::Read, &ops, 16, &mut dest, &mut |progress| {
@@ -430,11 +575,11 @@ pub(crate) fn reports_progress_in_order(kind: DeviceKind) {
 }
 
 /// An empty list of operations is a success, and units without bytes are complete.
-pub(crate) fn nothing_to_do_is_done(kind: DeviceKind) {
+pub(crate) fn nothing_to_do_is_done(setup: Setup) {
     let file = file_of(b"");
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(0).unwrap();
-    assert_eq!(dest.address(), 0);
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(0);
+    assert!(dest.lanes.iter().all(|lane| lane.address() == 0));
     let mut last = None;
     for io in IOS {
         bench
@@ -452,8 +597,8 @@ pub(crate) fn nothing_to_do_is_done(kind: DeviceKind) {
 ///
 /// A single transfer may be over before its observer is scheduled.
 fn stops_early(
-    kind: DeviceKind,
-    mut interrupted: impl FnMut(&mut Bench, &File, &[CopyOp], &mut DeviceBuffer),
+    setup: Setup,
+    mut interrupted: impl FnMut(&mut Bench, &File, &[CopyOp], &mut Arena),
 ) {
     const UNITS: u64 = 64;
     const UNIT_BYTES: u64 = 256 << 10;
@@ -462,20 +607,20 @@ fn stops_early(
     let ops: Vec<_> = (0..UNITS)
         .map(|unit| copy(unit * UNIT_BYTES, UNIT_BYTES, unit * UNIT_BYTES, unit as u32))
         .collect();
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(bytes.len() as u64).unwrap();
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(bytes.len() as u64);
     let stopped = (0..50).any(|_| {
-        dest.write(0, &vec![0; bytes.len()]).unwrap();
+        dest.write(&vec![0; bytes.len()]);
         interrupted(&mut bench, &file, &ops, &mut dest);
-        content(&dest) != bytes
+        dest.content() != bytes
     });
     assert!(stopped, "every interrupted transfer went on to its end");
     assert!(bench.load(&file, Io::Read, &ops, bytes.len() as u64).unwrap() == bytes);
 }
 
 /// Cancelling stops with its own code, and the engine works again afterwards.
-pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
-    stops_early(kind, |bench, file, ops, dest| {
+pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(setup: Setup) {
+    stops_early(setup, |bench, file, ops, dest| {
         let units = ops.len() as u32;
         let error = bench
             .run(file, Io::Read, ops, units, dest, &mut |_| ControlFlow::Break(()))
@@ -485,8 +630,8 @@ pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(kind: DeviceKind) {
 }
 
 /// A panic in the observer comes out with its payload, after the engine has cleaned up.
-pub(crate) fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
-    stops_early(kind, |bench, file, ops, dest| {
+pub(crate) fn observer_panics_cross_the_bridge_safely(setup: Setup) {
+    stops_early(setup, |bench, file, ops, dest| {
         let units = ops.len() as u32;
         let payload = catch_unwind(AssertUnwindSafe(|| {
             bench.run(file, Io::Read, ops, units, dest, &mut |_| panic!("observer gave up"))
@@ -497,16 +642,15 @@ pub(crate) fn observer_panics_cross_the_bridge_safely(kind: DeviceKind) {
 }
 
 /// A file that is shorter than it was when its operations were checked is a typed error.
-pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
+pub(crate) fn a_truncated_file_is_noticed(setup: Setup) {
     let file = file_of(&noise(100_000));
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(100_000).unwrap();
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(100_000);
     for io in IOS {
         file.set_len(100_000).unwrap();
-        let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }];
+        let sources = [SourceFile { file: file.as_fd(), bytes: 100_000 }.into()];
         file.set_len(60_000).unwrap();
         let error = bench
-            .engine
             .execute(
                 Request {
                     sources: &sources,
@@ -526,13 +670,12 @@ pub(crate) fn a_truncated_file_is_noticed(kind: DeviceKind) {
 }
 
 /// A descriptor that cannot be read is an I/O error with errno.
-pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
+pub(crate) fn a_failing_read_carries_errno(setup: Setup) {
     let directory = File::open("/").unwrap();
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(16).unwrap();
-    let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }];
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(16);
+    let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }.into()];
     let error = bench
-        .engine
         .execute(
             Request {
                 sources: &sources,
@@ -551,10 +694,10 @@ pub(crate) fn a_failing_read_carries_errno(kind: DeviceKind) {
 }
 
 /// Operations that would read or write where they must not are refused before anything moves.
-pub(crate) fn bad_operations_are_refused(kind: DeviceKind) {
+pub(crate) fn bad_operations_are_refused(setup: Setup) {
     let file = file_of(&noise(4096));
     let q8_0 = decoder(8);
-    let mut bench = Bench::new(kind, SMALL);
+    let mut bench = Bench::new(setup, SMALL);
     let good = copy(0, 4096, 0, 0);
     let cases: &[(&str, Vec<CopyOp>)] = &[
         ("source end", vec![CopyOp { source_offset: 1, ..good }]),
@@ -577,20 +720,29 @@ pub(crate) fn bad_operations_are_refused(kind: DeviceKind) {
         ),
         ("half a float", vec![CopyOp { floats: Some(FloatFormat::F32), ..copy(0, 4094, 0, 0) }]),
         ("overlap", vec![copy(0, 64, 0, 0), copy(64, 64, 48, 0)]),
+        ("lane", vec![CopyOp { lane: setup.lanes, ..good }]),
     ];
+    let sources = [SourceFile { file: file.as_fd(), bytes: 4096 }.into()];
     for (name, ops) in cases {
-        let mut dest = bench.device.allocate(4096).unwrap();
-        let error = bench
-            .run(&file, Io::Read, ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
-            .expect_err(name);
+        // The last is the one that is refused.
+        let operation = ops.len() as u32;
+        let ops = [&[copy(0, 0, 0, 0)], ops.as_slice()].concat();
+        let mut dest = bench.arena(4096);
+        let (io, units, digest, timeline) = (Io::Read, 1, true, false);
+        let request = Request { sources: &sources, io, ops: &ops, units, digest, timeline };
+        let error =
+            bench.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).expect_err(name);
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{name}: {error}");
+        assert_eq!(error.operation(), Some(operation), "{name}: {error}");
+        assert_eq!((error.source_file(), error.lane()), (None, None), "{name}: {error}");
     }
     assert_eq!(bench.load(&file, Io::Read, &[good], 4096).unwrap(), noise(4096));
 }
 
 /// Configurations outside the documented range are refused.
-pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
-    let device = Device::open(kind).unwrap();
+pub(crate) fn bad_configurations_are_refused(setup: Setup) {
+    let device = Device::open(setup.device).unwrap();
+    let devices = vec![&device; setup.lanes as usize];
     for config in [
         EngineConfig { readers: 0, ..SMALL },
         EngineConfig { readers: 257, depth: 1, ..SMALL },
@@ -600,7 +752,7 @@ pub(crate) fn bad_configurations_are_refused(kind: DeviceKind) {
         EngineConfig { chunk_bytes: (1 << 30) + 1, ..SMALL },
         EngineConfig { chunk_bytes: u64::MAX, ..SMALL },
     ] {
-        let made = StagingRing::new(config).and_then(|ring| Engine::new(&device, ring));
+        let made = StagingRing::new(config).and_then(|ring| Engine::with_lanes(&devices, ring));
         assert_eq!(made.unwrap_err().code(), ErrorCode::InvalidArgument, "{config:?}");
     }
 }
@@ -632,10 +784,10 @@ pub(crate) fn buffers_know_where_they_live(kind: DeviceKind) {
 }
 
 /// Buffers and engines may be made on one thread, used on another and dropped on a third.
-pub(crate) fn handles_move_between_threads(kind: DeviceKind) {
+pub(crate) fn handles_move_between_threads(setup: Setup) {
     let bytes = noise(50_000);
     let file = file_of(&bytes);
-    let mut bench = std::thread::spawn(move || Bench::new(kind, SMALL)).join().unwrap();
+    let mut bench = std::thread::spawn(move || Bench::new(setup, SMALL)).join().unwrap();
     let (bench, got) = std::thread::spawn(move || {
         let got = bench.load(&file, Io::Read, &[copy(0, 50_000, 0, 0)], 50_000).unwrap();
         (bench, got)
@@ -647,13 +799,13 @@ pub(crate) fn handles_move_between_threads(kind: DeviceKind) {
 }
 
 /// Several engines on one device do not disturb each other.
-pub(crate) fn engines_run_side_by_side(kind: DeviceKind) {
+pub(crate) fn engines_run_side_by_side(setup: Setup) {
     let bytes = noise(500_000);
     let file = file_of(&bytes);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut bench = Bench::new(kind, SMALL);
+                let mut bench = Bench::new(setup, SMALL);
                 for _ in 0..3 {
                     let op = copy(0, 500_000, 0, 0);
                     assert_eq!(bench.load(&file, Io::Read, &[op], 500_000).unwrap(), bytes);
@@ -670,16 +822,16 @@ fn digest_by_definition(bytes: &[u8]) -> Digest {
 
 /// Digests of what was read and of what arrived are those of the definition, for every length, and
 /// however the work is divided.
-pub(crate) fn digests_are_the_documented_ones(kind: DeviceKind) {
+pub(crate) fn digests_are_the_documented_ones(setup: Setup) {
     for config in [SMALL, SHARED] {
-        let mut bench = Bench::new(kind, config);
+        let mut bench = Bench::new(setup, config);
         for len in (0..200).chain([4095, 4096, 4097, 100_003]) {
             // Where words of the operation and pages of the file meet, and where they do not.
             for lead in [0, 3, 8] {
                 let bytes = noise(lead + len);
                 let want = digest_by_definition(&bytes[lead..]);
                 let file = file_of(&bytes);
-                let mut dest = bench.device.allocate(len as u64).unwrap();
+                let mut dest = bench.arena(len as u64);
                 let op = copy(lead as u64, len as u64, 0, 0);
                 let stats = bench
                     .run(&file, Io::Auto, &[op], 1, &mut dest, &mut |_| ControlFlow::Continue(()))
@@ -688,7 +840,11 @@ pub(crate) fn digests_are_the_documented_ones(kind: DeviceKind) {
                 let what = format!("{len} bytes from byte {lead}, {config:?}");
                 assert_eq!((report.source, report.device), (want, want), "{what}");
                 let whole = 0..len as u64;
-                assert_eq!(dest.digests(std::slice::from_ref(&whole)).unwrap(), [want], "{what}");
+                assert_eq!(
+                    dest.lanes[0].digests(std::slice::from_ref(&whole)).unwrap(),
+                    [want],
+                    "{what}"
+                );
             }
         }
     }
@@ -742,7 +898,7 @@ pub(crate) fn a_buffer_answers_several_threads(kind: DeviceKind) {
 }
 
 /// Infinities and NaNs are counted for each operation that makes halves, wherever they stand.
-pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
+pub(crate) fn infinities_and_nans_are_counted(setup: Setup) {
     let clean = [1.0_f32; 3000];
     let mut values = clean;
     for at in [0, 7, 1023, 1024, 2999] {
@@ -764,8 +920,8 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
         copy(24_008, 8, 12_048, 0),
     ];
     for config in [SMALL, SHARED, LARGE] {
-        let mut bench = Bench::new(kind, config);
-        let mut dest = bench.device.allocate(12_056).unwrap();
+        let mut bench = Bench::new(setup, config);
+        let mut dest = bench.arena(12_056);
         let stats = bench
             .run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
             .unwrap();
@@ -777,7 +933,7 @@ pub(crate) fn infinities_and_nans_are_counted(kind: DeviceKind) {
 
 /// Infinities and NaNs of every format are counted where they stand in a copy, with both signs, and
 /// what is largest or smallest in the format is neither.
-pub(crate) fn floats_of_every_format_are_counted(kind: DeviceKind) {
+pub(crate) fn floats_of_every_format_are_counted(setup: Setup) {
     // Of each format: its bits without the sign, in bytes.
     let formats: [(FloatFormat, usize, u64); 4] = [
         (FloatFormat::F16, 2, 0x7c00),
@@ -818,8 +974,8 @@ pub(crate) fn floats_of_every_format_are_counted(kind: DeviceKind) {
     }
     let file = file_of(&source);
     for config in [SMALL, SHARED, LARGE] {
-        let mut bench = Bench::new(kind, config);
-        let mut dest = bench.device.allocate(source.len() as u64).unwrap();
+        let mut bench = Bench::new(setup, config);
+        let mut dest = bench.arena(source.len() as u64);
         let stats = bench
             .run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(()))
             .unwrap();
@@ -831,7 +987,7 @@ pub(crate) fn floats_of_every_format_are_counted(kind: DeviceKind) {
 
 /// An operation is all zero where every byte of it is, whatever is beside it, and however it is
 /// divided and converted.
-pub(crate) fn operations_of_zeros_alone_are_found(kind: DeviceKind) {
+pub(crate) fn operations_of_zeros_alone_are_found(setup: Setup) {
     const BYTES: u64 = 100_000;
     let f32_type = decoder(F32);
     let zeros = |len: u64| vec![0_u8; len as usize];
@@ -865,15 +1021,19 @@ pub(crate) fn operations_of_zeros_alone_are_found(kind: DeviceKind) {
     let file = file_of(&source);
     for config in [SMALL, SHARED, LARGE] {
         for (io, digest) in IOS.into_iter().flat_map(|io| [(io, false), (io, true)]) {
-            let mut bench = Bench::new(kind, config);
-            let mut dest = bench.device.allocate(ops.len() as u64 * 2 * BYTES).unwrap();
+            let mut bench = Bench::new(setup, config);
+            let mut dest = bench.arena(ops.len() as u64 * 2 * BYTES);
             let file = SourceFile { file: file.as_fd(), bytes: source.len() as u64 };
-            let request =
-                Request { sources: &[file], io, ops: &ops, units: 1, digest, timeline: false };
-            let stats = bench
-                .engine
-                .execute(request, &mut dest, &mut |_| ControlFlow::Continue(()))
-                .unwrap();
+            let request = Request {
+                sources: &[file.into()],
+                io,
+                ops: &ops,
+                units: 1,
+                digest,
+                timeline: false,
+            };
+            let stats =
+                bench.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
             let found: Vec<_> = stats.operations.iter().map(|report| report.all_zero).collect();
             assert_eq!(found, want, "{config:?} {io:?} {digest}");
         }
@@ -881,10 +1041,10 @@ pub(crate) fn operations_of_zeros_alone_are_found(kind: DeviceKind) {
 }
 
 /// Every chunk is read and queued once; a GPU tells when it copied and worked on each.
-pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
+pub(crate) fn the_timeline_has_every_chunk(setup: Setup) {
     let file = file_of(&noise(100_000));
-    let mut bench = Bench::new(kind, SMALL);
-    let mut dest = bench.device.allocate(100_000).unwrap();
+    let mut bench = Bench::new(setup, SMALL);
+    let mut dest = bench.arena(100_000);
     let stats = bench
         .run(&file, Io::Read, &[copy(0, 100_000, 0, 0)], 1, &mut dest, &mut |_| {
             ControlFlow::Continue(())
@@ -899,7 +1059,7 @@ pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
     let all: Vec<_> = (0..stats.chunks).collect();
     assert_eq!(chunks_of(SpanKind::Read), all);
     assert_eq!(chunks_of(SpanKind::Queue), all);
-    let on_device = if kind == DeviceKind::Host { Vec::new() } else { all };
+    let on_device = if setup.device == DeviceKind::Host { Vec::new() } else { all };
     assert_eq!(chunks_of(SpanKind::Copy), on_device);
     assert_eq!(chunks_of(SpanKind::Work), on_device);
     for span in &stats.timeline {
@@ -909,10 +1069,10 @@ pub(crate) fn the_timeline_has_every_chunk(kind: DeviceKind) {
 
 /// On host memory one reader fills what lies together, chunk after chunk; a GPU has chunks taken one
 /// by one.
-pub(crate) fn readers_take_stretches(kind: DeviceKind) {
+pub(crate) fn readers_take_stretches(setup: Setup) {
     let file = file_of(&noise(32 << 12));
-    let mut bench = Bench::new(kind, EngineConfig { readers: 2, ..SMALL });
-    let mut dest = bench.device.allocate(32 << 12).unwrap();
+    let mut bench = Bench::new(setup, EngineConfig { readers: 2, ..SMALL });
+    let mut dest = bench.arena(32 << 12);
     let ops = [copy(0, 32 << 12, 0, 0)];
     let stats =
         bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
@@ -921,7 +1081,7 @@ pub(crate) fn readers_take_stretches(kind: DeviceKind) {
         stats.timeline.iter().filter(|span| span.kind == SpanKind::Read).collect();
     reads.sort_by_key(|span| span.chunk);
     // Four stretches for each of the two readers.
-    let chunks = if kind == DeviceKind::Host { 4 } else { 1 };
+    let chunks = if setup.device == DeviceKind::Host { 4 } else { 1 };
     for stretch in reads.chunks(chunks) {
         assert!(stretch.iter().all(|span| span.reader == stretch[0].reader), "{stretch:?}");
         assert!(stretch.is_sorted_by_key(|span| span.start), "{stretch:?}");
@@ -929,7 +1089,7 @@ pub(crate) fn readers_take_stretches(kind: DeviceKind) {
 }
 
 /// Where the page cache does not hold all of a file, there are more readers, if the engine has them.
-pub(crate) fn more_readers_wait_for_storage(kind: DeviceKind) {
+pub(crate) fn more_readers_wait_for_storage(setup: Setup) {
     const BYTES: u64 = 8 << 20;
     let cached = file_of(&noise(BYTES as usize));
     // What was never written is in no page.
@@ -939,8 +1099,8 @@ pub(crate) fn more_readers_wait_for_storage(kind: DeviceKind) {
     uncached.set_len(BYTES).unwrap();
     for (readers, storage_readers) in [(2, 5), (3, 0)] {
         let config = EngineConfig { readers, storage_readers, chunk_bytes: 1 << 16, ..SHARED };
-        let mut bench = Bench::new(kind, config);
-        let mut dest = bench.device.allocate(BYTES).unwrap();
+        let mut bench = Bench::new(setup, config);
+        let mut dest = bench.arena(BYTES);
         for (io, file, storage) in [
             (Io::Auto, &cached, false),
             (Io::Auto, &half_cached, true),

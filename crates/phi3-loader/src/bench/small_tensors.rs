@@ -54,6 +54,7 @@ pub(super) fn measure(
 fn copy(source_offset: u64, bytes: u64, dest_offset: u64) -> CopyOp {
     CopyOp {
         file: 0,
+        lane: 0,
         source_offset,
         source_bytes: bytes,
         dest_offset,
@@ -72,7 +73,14 @@ fn run(
     token: &CancelToken,
 ) -> Result<f64, Error> {
     let stats = engine.execute(
-        Request { sources: &[source], io: Io::Read, ops, units: 1, digest: false, timeline: false },
+        Request {
+            sources: &[source.into()],
+            io: Io::Read,
+            ops,
+            units: 1,
+            digest: false,
+            timeline: false,
+        },
         dest,
         &mut |_| token.flow(),
     )?;

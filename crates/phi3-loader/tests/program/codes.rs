@@ -529,6 +529,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
     let mut engine = Engine::new(&device, StagingRing::new(config)?)?;
     let op = CopyOp {
         file: 0,
+        lane: 0,
         source_offset: 0,
         source_bytes: bytes,
         dest_offset: 0,
@@ -538,7 +539,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
         floats: None,
     };
     let request = Request {
-        sources: &[SourceFile { file: source.as_fd(), bytes: 1 }],
+        sources: &[SourceFile { file: source.as_fd(), bytes: 1 }.into()],
         io: Io::Read,
         ops: &[op],
         units: 1,

@@ -1,4 +1,4 @@
-#include "transfer/source.hpp"
+#include "transfer/file_source.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -23,102 +23,102 @@ namespace {
 // Copies from a mapping look at `stop` this often.
 constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
 
-[[noreturn]] void truncated(std::uint32_t file, std::uint64_t end, std::uint64_t expected) {
+[[noreturn]] void truncated(const OpenFile& file, std::uint64_t end, std::uint64_t expected) {
   throw Error(Code::kFileTruncated, 0,
-              "source file " + std::to_string(file) + " ended at byte " + std::to_string(end) +
-                  " while bytes up to " + std::to_string(expected) + " were expected",
-              file);
+              "source file " + std::to_string(file.index) + " ended at byte " +
+                  std::to_string(end) + " while bytes up to " + std::to_string(expected) +
+                  " were expected",
+              ErrorSite::of_source(file.index));
 }
 
 // The file's size, or `position` where that is less or all that is known.
-std::uint64_t end_of(int descriptor, std::uint64_t position) {
+std::uint64_t end_of(const OpenFile& file, std::uint64_t position) {
   struct stat status{};
-  if (fstat(descriptor, &status) != 0 || status.st_size < 0) return position;
+  if (fstat(file.descriptor, &status) != 0 || status.st_size < 0) return position;
   return std::min(position, static_cast<std::uint64_t>(status.st_size));
 }
 
 // A copy from a mapping was stopped somewhere in [begin, end): by the file's end, or by a page that
 // cannot be had, of which the kernel says no more.
-[[noreturn]] void unreadable(int descriptor, std::uint32_t file, std::uint64_t begin,
-                             std::uint64_t end) {
-  const std::uint64_t file_end = end_of(descriptor, end);
+[[noreturn]] void unreadable(const OpenFile& file, std::uint64_t begin, std::uint64_t end) {
+  const std::uint64_t file_end = end_of(file, end);
   if (file_end < end) truncated(file, file_end, end);
   throw io_error(EIO,
-                 "reading source file " + std::to_string(file) + " through its mapping, in " +
+                 "reading source file " + std::to_string(file.index) + " through its mapping, in " +
                      std::to_string(end - begin) + " bytes from byte " + std::to_string(begin),
-                 file);
+                 ErrorSite::of_source(file.index));
 }
 
 // Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
 // the file. Every read starts at a multiple of `granule` from the first.
-void read_fully(int descriptor, std::uint32_t file, std::uint64_t offset, std::uint64_t wanted,
+void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted,
                 std::uint64_t least, std::uint64_t granule, std::byte* out,
                 const std::atomic<bool>& stop) {
   std::uint64_t done = 0;
   while (done < wanted && !stop.load(std::memory_order_relaxed)) {
     const ssize_t got =
-        pread(descriptor, out + done, wanted - done, static_cast<off_t>(offset + done));
+        pread(file.descriptor, out + done, wanted - done, static_cast<off_t>(offset + done));
     if (got < 0) {
       // Before the text, whose making may change it.
       const int error = errno;
       if (error == EINTR) continue;
       throw io_error(error,
-                     "reading source file " + std::to_string(file) + " at byte " +
+                     "reading source file " + std::to_string(file.index) + " at byte " +
                          std::to_string(offset + done),
-                     file);
+                     ErrorSite::of_source(file.index));
     }
     const std::uint64_t end = done + static_cast<std::uint64_t>(got);
     if (end >= least) return;
     // A direct read that was cut short goes on where one can start.
     const std::uint64_t resumed = round_down(end, granule);
-    if (resumed == done) truncated(file, end_of(descriptor, offset + end), offset + least);
+    if (resumed == done) truncated(file, end_of(file, offset + end), offset + least);
     done = resumed;
   }
 }
 
-class BufferedSource final : public Source {
+class FileSource : public Source {
  public:
-  explicit BufferedSource(std::vector<SourceFile> files) : files_(std::move(files)) {}
+  std::uint64_t bytes() const noexcept override { return file_.bytes; }
 
-  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
-    return false;
-  }
-  Io io() const noexcept override { return Io::kRead; }
+ protected:
+  explicit FileSource(const OpenFile& file) : file_(file) {}
 
-  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+  const OpenFile file_;
+};
+
+class BufferedSource final : public FileSource {
+ public:
+  BufferedSource(const OpenFile& file, bool fell_back) : FileSource(file), fell_back_(fell_back) {}
+
+  bool fell_back() const noexcept override { return fell_back_; }
+
+  void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
-    read_fully(files_[file].descriptor, file, offset, bytes, bytes, 1, out, stop);
+    read_fully(file_, offset, bytes, bytes, 1, out, stop);
   }
 
  private:
-  std::vector<SourceFile> files_;
+  bool fell_back_;
 };
 
-class MappedSource final : public Source {
+class MappedSource final : public FileSource {
  public:
-  explicit MappedSource(std::vector<SourceFile> files)
-      : files_(std::move(files)), mappings_(map_files(files_)) {}
+  explicit MappedSource(const OpenFile& file) : FileSource(file), mapping_(file) {}
 
-  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
-    return false;
-  }
-  Io io() const noexcept override { return Io::kMapped; }
-
-  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+  void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
-    const std::byte* source = mappings_[file].data() + offset;
+    const std::byte* source = mapping_.data() + offset;
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
       const std::uint64_t piece = std::min(kMappedPiece, bytes - done);
       if (!guarded_copy(out + done, source + done, piece)) {
-        unreadable(files_[file].descriptor, file, offset + done, offset + done + piece);
+        unreadable(file_, offset + done, offset + done + piece);
       }
       done += piece;
     }
   }
 
  private:
-  std::vector<SourceFile> files_;
-  std::vector<FileMapping> mappings_;
+  FileMapping mapping_;
 };
 
 class Descriptor {
@@ -138,36 +138,33 @@ class Descriptor {
   int value_;
 };
 
-class DirectSource final : public Source {
+class DirectSource final : public FileSource {
  public:
-  explicit DirectSource(std::vector<Descriptor> files) : files_(std::move(files)) {}
+  DirectSource(const OpenFile& file, Descriptor direct)
+      : FileSource({direct.value(), file.bytes, file.index}), direct_(std::move(direct)) {}
 
-  bool wants_alignment(std::uint32_t, std::uint64_t, std::uint64_t) noexcept override {
-    return true;
-  }
-  Io io() const noexcept override { return Io::kDirect; }
-  bool reads_storage() noexcept override { return true; }
+  bool wants_alignment(std::uint64_t, std::uint64_t) noexcept override { return true; }
+  bool wants_concurrency() noexcept override { return true; }
 
-  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+  void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
     const std::uint64_t lead = offset % kSourceAlignment;
     const std::uint64_t wanted = round_up(lead + bytes, kSourceAlignment);
-    read_fully(files_[file].value(), file, offset - lead, wanted, lead + bytes, kSourceAlignment,
-               out - lead, stop);
+    read_fully(file_, offset - lead, wanted, lead + bytes, kSourceAlignment, out - lead, stop);
   }
 
  private:
-  std::vector<Descriptor> files_;
+  Descriptor direct_;
 };
 
 // Reads only what the page cache holds. False where it does not hold all of the range, or the file
 // system cannot tell.
-bool read_cached(int descriptor, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+bool read_cached(const OpenFile& file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                  const std::atomic<bool>& stop) {
   for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
     const iovec piece{out + done, bytes - done};
     const ssize_t got =
-        preadv2(descriptor, &piece, 1, static_cast<off_t>(offset + done), RWF_NOWAIT);
+        preadv2(file.descriptor, &piece, 1, static_cast<off_t>(offset + done), RWF_NOWAIT);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     done += static_cast<std::uint64_t>(got);
@@ -192,39 +189,35 @@ Descriptor reopen_direct(int descriptor) {
 }
 
 // Null where the file system refuses.
-std::unique_ptr<Source> open_direct(const std::vector<SourceFile>& files) {
-  std::vector<Descriptor> direct;
-  for (const SourceFile& file : files) {
-    direct.push_back(reopen_direct(file.descriptor));
-    if (direct.back().value() < 0) return nullptr;
-  }
-  return std::make_unique<DirectSource>(std::move(direct));
+std::unique_ptr<Source> open_direct(const OpenFile& file) {
+  Descriptor direct = reopen_direct(file.descriptor);
+  if (direct.value() < 0) return nullptr;
+  return std::make_unique<DirectSource>(file, std::move(direct));
 }
 
 // What was cached is copied from the cache; what was not is read past it, which is faster and
 // leaves the cache to those who use it.
-class AutoSource final : public Source {
+class AutoSource final : public FileSource {
  public:
-  explicit AutoSource(std::vector<SourceFile> files)
-      : files_(std::move(files)), survey_(files_), buffered_(files_) {}
+  AutoSource(const OpenFile& file, std::size_t files)
+      : FileSource(file), survey_(file, files), buffered_(file, false) {}
 
-  bool wants_alignment(std::uint32_t file, std::uint64_t offset,
-                       std::uint64_t bytes) noexcept override {
-    return survey_.is_blind() || !survey_.held(file, offset, bytes);
+  bool wants_alignment(std::uint64_t offset, std::uint64_t bytes) noexcept override {
+    return survey_.is_blind() || !survey_.held(offset, bytes);
   }
-  Io io() const noexcept override { return refused_.load() ? Io::kRead : Io::kAuto; }
-  bool reads_storage() noexcept override { return !survey_.sample_held(); }
+  bool fell_back() const noexcept override { return refused_.load(); }
+  bool wants_concurrency() noexcept override { return !survey_.sample_held(); }
   void look_ahead() noexcept override { survey_.take_part(); }
 
-  void read(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
+  void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
-    const bool held = survey_.held(file, offset, bytes);
-    if (held && read_cached(files_[file].descriptor, offset, bytes, out, stop)) return;
+    const bool held = survey_.held(offset, bytes);
+    if (held && read_cached(file_, offset, bytes, out, stop)) return;
     if (held && !survey_.is_blind()) {
       // It left the cache meanwhile, and `out` need not be aligned.
-      buffered_.read(file, offset, bytes, out, stop);
+      buffered_.read(offset, bytes, out, stop);
     } else {
-      past_the_cache().read(file, offset, bytes, out, stop);
+      past_the_cache().read(offset, bytes, out, stop);
     }
   }
 
@@ -233,14 +226,13 @@ class AutoSource final : public Source {
   // it can be read past the cache.
   Source& past_the_cache() {
     std::call_once(opened_, [this] {
-      direct_ = open_direct(files_);
+      direct_ = open_direct(file_);
       refused_.store(direct_ == nullptr);
     });
     if (direct_ == nullptr) return buffered_;
     return *direct_;
   }
 
-  std::vector<SourceFile> files_;
   CacheSurvey survey_;
   BufferedSource buffered_;
   std::once_flag opened_;
@@ -250,14 +242,14 @@ class AutoSource final : public Source {
 
 }  // namespace
 
-std::unique_ptr<Source> open_source(Io io, const std::vector<SourceFile>& files) {
-  if (io == Io::kMapped) return std::make_unique<MappedSource>(files);
-  if (io == Io::kAuto) return std::make_unique<AutoSource>(files);
+std::unique_ptr<Source> open_file_source(Io io, const OpenFile& file, std::size_t files) {
+  if (io == Io::kMapped) return std::make_unique<MappedSource>(file);
+  if (io == Io::kAuto) return std::make_unique<AutoSource>(file, files);
   if (io == Io::kDirect) {
-    std::unique_ptr<Source> direct = open_direct(files);
+    std::unique_ptr<Source> direct = open_direct(file);
     if (direct != nullptr) return direct;
   }
-  return std::make_unique<BufferedSource>(files);
+  return std::make_unique<BufferedSource>(file, io == Io::kDirect);
 }
 
 }  // namespace transfer

@@ -1,0 +1,40 @@
+// What readers find out about each operation's bytes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "transfer/digest.hpp"
+#include "transfer/segment.hpp"
+
+namespace transfer {
+
+class OpFindings {
+ public:
+  OpFindings(std::size_t operations, bool digest)
+      : digest_(digest), nonzero_(operations), digests_(digest ? operations : 0) {}
+
+  // Examines bytes that a reader has just read, while they are in its core's cache. They are at
+  // least one, belong to a segment, and start at `offset` of its operation.
+  void examine(const Segment& segment, const std::byte* bytes, std::uint64_t count,
+               std::uint64_t offset);
+
+  // After all was read: whether every byte of an operation was zero, and the digest of its bytes,
+  // which is zero where none was asked for.
+  bool all_zero(std::size_t op) const { return !nonzero_[op].load(); }
+  Digest digest(std::size_t op) const;
+
+ private:
+  struct SharedDigest {
+    std::atomic<std::uint64_t> sum{0};
+    std::atomic<std::uint64_t> mix{0};
+  };
+
+  bool digest_;
+  std::vector<std::atomic<bool>> nonzero_;  // one an operation, as the digests
+  std::vector<SharedDigest> digests_;
+};
+
+}  // namespace transfer

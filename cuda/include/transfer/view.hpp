@@ -1,0 +1,19 @@
+// A sequence that somebody else owns.
+#pragma once
+
+#include <cstddef>
+
+namespace transfer {
+
+template <class Item>
+struct View {
+  const Item* data;
+  std::size_t count;
+
+  const Item& operator[](std::size_t index) const { return data[index]; }
+  const Item* begin() const { return data; }
+  const Item* end() const { return data + count; }
+  std::size_t size() const { return count; }
+};
+
+}  // namespace transfer

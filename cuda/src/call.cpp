@@ -1,0 +1,164 @@
+#include "transfer/call.hpp"
+
+#include <algorithm>
+
+#include "transfer/brief_wait.hpp"
+#include "transfer/error.hpp"
+
+namespace transfer {
+namespace {
+
+// A segment's bytes in a share, from the start of the chunk.
+struct Overlap {
+  std::uint64_t begin;
+  std::uint64_t end;
+};
+
+Overlap overlap(const Share& share, const Segment& segment) {
+  return {std::max(share.offset, segment.chunk_offset),
+          std::min(share.offset + share.bytes, segment.chunk_offset + segment.source_bytes)};
+}
+
+// The operation that a share's first byte belongs to, or the next.
+ErrorSite site_of(const Share& share, View<Segment> segments) {
+  const Segment* first = nullptr;
+  for (const Segment& segment : segments) {
+    const auto [begin, end] = overlap(share, segment);
+    if (begin >= end) continue;
+    if (first == nullptr || segment.chunk_offset < first->chunk_offset) first = &segment;
+  }
+  return first == nullptr ? ErrorSite{} : ErrorSite::of_operation(first->op);
+}
+
+}  // namespace
+
+Call::Call(const Work& work, const CallClock* clock, std::uint32_t readers)
+    : work_(work),
+      clock_(clock),
+      spans_(readers),
+      board_(work.schedule.unit_bytes(), readers),
+      turns_(work.staging.slots, work.division, board_.stop(),
+             [this](std::size_t chunk) { retire(chunk); }) {}
+
+std::vector<Span> Call::timeline() const {
+  std::vector<Span> out;
+  for (const std::vector<Span>& spans : spans_) out.insert(out.end(), spans.begin(), spans.end());
+  for (const std::unique_ptr<LaneCall>& lane : work_.lanes) lane->append_spans(out);
+  return out;
+}
+
+void Call::read_shares(std::uint32_t reader) noexcept {
+  try {
+    for (const std::unique_ptr<LaneCall>& lane : work_.lanes) lane->bind_thread();
+    while (!stopped()) {
+      const std::size_t next = next_.fetch_add(1, std::memory_order_relaxed);
+      const std::vector<Stretch>& stretches = work_.division.stretches;
+      if (next < stretches.size()) {
+        read_stretch(reader, stretches[next]);
+        continue;
+      }
+      if (next == stretches.size()) finish(reader);
+      // Copies are slow out of the caches of cores that went to sleep, the last of them too.
+      wait_briefly([this] { return drained_ || stopped(); });
+      break;
+    }
+  } catch (...) {
+    board_.failed(std::current_exception());
+  }
+  if (stopped()) turns_.wake_all();
+  board_.reader_finished();
+}
+
+template <typename Step>
+void Call::timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::size_t chunk,
+                 Step&& step) {
+  if (clock_ == nullptr) {
+    step();
+    return;
+  }
+  const double start = clock_->seconds();
+  step();
+  spans_[reader].push_back({reader, lane, kind, chunk, start, clock_->seconds()});
+}
+
+// Staged bytes stand as they do in their pages of the file: direct reads need it, and copies from
+// the page cache like it.
+std::byte* Call::landing(std::size_t index) const {
+  const Chunk& chunk = work_.schedule.chunks[index];
+  // Bytes of several lanes cannot all be read to where they belong.
+  if (chunk.part_count == 1) {
+    const Part& part = work_.schedule.parts[chunk.first_part];
+    std::byte* straight = work_.lanes[part.lane]->destination(work_.schedule, index, part);
+    if (straight != nullptr &&
+        !work_.sources[chunk.file]->wants_alignment(chunk.source_offset, chunk.bytes)) {
+      return straight;
+    }
+  }
+  return work_.staging.data + turns_.slot_of(index) * work_.staging.slot_bytes +
+         chunk.source_offset % kSourceAlignment;
+}
+
+void Call::read_stretch(std::uint32_t reader, const Stretch& stretch) {
+  for (std::size_t i = 0; i < stretch.count && !stopped(); ++i) {
+    take(reader, work_.division.shares[stretch.first + i]);
+  }
+}
+
+void Call::take(std::uint32_t reader, const Share& share) {
+  bool entered = false;
+  timed(reader, kNoLane, SpanKind::kWait, share.chunk,
+        [&] { entered = turns_.enter(share.chunk); });
+  if (!entered) return;
+  std::byte* const bytes = landing(share.chunk);
+  timed(reader, kNoLane, SpanKind::kRead, share.chunk, [&] { fill(share, bytes + share.offset); });
+  if (stopped() || !turns_.filled(share.chunk)) return;
+  const Schedule& schedule = work_.schedule;
+  for (const Part& part : schedule.parts_of(schedule.chunks[share.chunk])) {
+    timed(reader, part.lane, SpanKind::kQueue, share.chunk, [&] {
+      work_.lanes[part.lane]->submit(turns_.slot_of(share.chunk), schedule, share.chunk, part,
+                                     bytes);
+    });
+  }
+  turns_.submitted(share.chunk);
+}
+
+void Call::fill(const Share& share, std::byte* out) {
+  const Chunk& chunk = work_.schedule.chunks[share.chunk];
+  with_site([&] { return site_of(share, work_.schedule.segments_of(chunk)); },
+            [&] {
+              work_.sources[chunk.file]->read(chunk.source_offset + share.offset, share.bytes, out,
+                                              board_.stop());
+            });
+  // A stopped read leaves other bytes than the file's.
+  if (!stopped()) examine(share, out);
+}
+
+void Call::examine(const Share& share, const std::byte* bytes) {
+  const Chunk& chunk = work_.schedule.chunks[share.chunk];
+  for (const Segment& segment : work_.schedule.segments_of(chunk)) {
+    const auto [begin, end] = overlap(share, segment);
+    if (begin >= end) continue;
+    work_.findings.examine(segment, bytes + (begin - share.offset), end - begin,
+                           segment.op_offset + (begin - segment.chunk_offset));
+  }
+}
+
+// A slot is free again when every lane that the chunk has bytes for is done with it.
+void Call::retire(std::size_t index) {
+  const Schedule& schedule = work_.schedule;
+  const Chunk& chunk = schedule.chunks[index];
+  for (const Part& part : schedule.parts_of(chunk)) {
+    work_.lanes[part.lane]->retire(turns_.slot_of(index), schedule.segments_of(part));
+  }
+  board_.landed(schedule.segments_of(chunk));
+}
+
+void Call::finish(std::uint32_t reader) {
+  timed(reader, kNoLane, SpanKind::kWait, work_.schedule.chunks.size(), [&] { turns_.drain(); });
+  if (!stopped()) {
+    for (const std::unique_ptr<LaneCall>& lane : work_.lanes) lane->finish();
+  }
+  drained_ = true;
+}
+
+}  // namespace transfer
