@@ -1,4 +1,4 @@
-//! `cargo xtask standalone`: whether each crate works for others, who have nothing of this workspace.
+//! `cargo xtask standalone`: checks that each crate works outside this workspace.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::process;
 use crate::workspace::{self, cargo};
 
-/// A program that depends on one crate, by git.
+/// A program that has one git dependency.
 struct Consumer {
     of: &'static str,
     main: &'static str,
@@ -42,12 +42,12 @@ const CONSUMERS: [Consumer; 3] = [
     },
 ];
 
-/// What every package contains.
+/// Files that every package must contain.
 const IN_EVERY_PACKAGE: [&str; 5] =
     ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
 
-/// Looks into the packages; then vendors each crate into a consumer and builds that offline. The crates
-/// are those of the last commit.
+/// Checks the packages, then vendors each crate into a consumer and builds it offline. The crates are
+/// those of the last commit.
 pub(crate) fn check() -> Result<()> {
     check_packages()?;
     let folder = TempDir::new()?;
@@ -60,7 +60,8 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The package of `cuda-sys` has the C++, and every package a README and the licences.
+/// Checks that the package of `cuda-sys` has the C++, and that every package has a README and the
+/// licences.
 fn check_packages() -> Result<()> {
     let crates = workspace::root().join("crates");
     for entry in fs::read_dir(&crates)? {
@@ -83,8 +84,8 @@ fn check_packages() -> Result<()> {
     Ok(())
 }
 
-/// A bare clone of this checkout; its address. Always at the same place, because cargo keeps a copy of
-/// what is behind each address.
+/// Makes a bare clone of this checkout and returns its URL. The clone is always at the same place,
+/// because cargo keeps a copy of the content of each URL.
 fn clone_of_workspace() -> Result<String> {
     let origin = workspace::target().join("standalone.git");
     if origin.exists() {
@@ -103,7 +104,7 @@ impl Consumer {
         self.write(&home, origin)?;
         let in_home = |arguments: &[&str]| {
             let mut command = cargo(arguments);
-            // Debug information is most of the time and of use to nobody.
+            // Debug information takes most of the build time and is not needed here.
             command.current_dir(&home).env("CARGO_PROFILE_DEV_DEBUG", "0");
             command
         };
@@ -132,16 +133,16 @@ impl Consumer {
         fs::create_dir_all(home.join("src"))?;
         fs::write(home.join("Cargo.toml"), manifest)?;
         fs::write(home.join("src/main.rs"), self.main)?;
-        // The versions that this workspace is tested with.
+        // Use the versions that this workspace is tested with.
         fs::copy(workspace::root().join("Cargo.lock"), home.join("Cargo.lock"))?;
-        // No crate may take a folder of the consumer for its own.
+        // If the consumer has a folder of this name, no crate may use it as its own.
         fs::create_dir_all(home.join("cuda/src"))?;
         fs::write(home.join("cuda/src/own.cpp"), "#error \"this file is the consumer's\"\n")?;
         Ok(())
     }
 }
 
-/// Replaces every C++ compiler by one that fails. `cc` stays: Rust links with it.
+/// Replaces every C++ compiler with one that fails. `cc` stays, because Rust links with it.
 fn without_cpp(command: &mut Command, folder: &Path) -> Result<()> {
     let stubs = folder.join("bin");
     fs::create_dir_all(&stubs)?;

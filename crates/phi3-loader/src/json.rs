@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_see_is_escaped_and_comes_back() {
+    fn invisible_characters_are_escaped_and_restored() {
         for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
             let text = format!("a{c}b");
             let json = written(&text);
