@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: Criterion's benchmarks of the workspace, or whole loads.
+//! `cargo xtask bench`: runs the Criterion benchmarks of the workspace, or measures whole loads.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,16 +10,16 @@ use anyhow::Result;
 use crate::workspace::{self, cargo};
 use crate::{loader_binary, process};
 
-/// The types of weights that are synthesised where no file is named.
+/// The weight types of the synthetic files, if no file is named.
 const TYPES: [&str; 2] = ["f16", "q4_k_m"];
 
-/// Bench targets alone: the harness of unit tests does not know Criterion's arguments.
+/// Runs only bench targets: the harness of unit tests does not know Criterion's arguments.
 pub(crate) fn criterion(arguments: &[OsString]) -> Result<()> {
     process::run(cargo(["bench", "--workspace", "--locked", "--bench", "*"]).args(arguments))
 }
 
-/// Runs `phi3-loader bench` on the file that stands first, or on synthetic ones, which stay for the
-/// next run. Charts go to `target/bench/`.
+/// Runs `phi3-loader bench` on the file in the first argument, or on synthetic files, which are kept for
+/// the next run. Charts are written to `target/bench/`.
 pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
     let (file, arguments) = split_file(arguments);
     let loader = loader_binary::for_this_machine()?;
@@ -30,7 +30,7 @@ pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
         let chart = folder.join(name).with_extension("svg");
         let mut bench = Command::new(&loader);
         bench.arg("bench").arg(model).args(arguments);
-        // Who names a chart gets it there.
+        // If the user names a chart, it is written there.
         if !arguments.iter().any(|argument| starts_with(argument, "--svg")) {
             bench.arg("--svg").arg(&chart);
         }
@@ -44,7 +44,7 @@ pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
         if !model.exists() {
             let mut synth = Command::new(&loader);
             synth.arg("synth").arg(&model).args(["--preset", "mini-4k", "--type", kind]);
-            // Standard output is for results.
+            // Standard output contains only results.
             process::run(process::to_stderr(&mut synth))?;
         }
         measure(&model)?;
@@ -52,7 +52,7 @@ pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
     Ok(())
 }
 
-/// The file, where one stands first, and the options.
+/// The file, if the first argument is one, and the options.
 fn split_file(arguments: &[OsString]) -> (Option<&Path>, &[OsString]) {
     match arguments {
         [file, options @ ..] if !starts_with(file, "-") => (Some(Path::new(file)), options),

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what has to pass before a change lands, in the order of how soon it fails.
+//! `cargo xtask ci`: all checks that a change must pass. The fastest ones come first.
 
 mod clang_format;
 mod conformance;
@@ -17,7 +17,7 @@ use crate::{fuzz, limits, process, sanitize, standalone, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// Long enough to find what is easily found.
+/// Long enough to find errors that are easy to find.
 const FUZZ_SECONDS: u64 = 30;
 
 const STEPS: [Step; 15] = [
@@ -49,10 +49,10 @@ const STEPS: [Step; 15] = [
     ("conformance to the reference", conformance::check),
 ];
 
-/// What takes too long for every change.
+/// Checks that take too long for every change.
 const FULL_STEPS: [Step; 1] = [("runs under limits, 3,000", limits::run)];
 
-/// Runs the steps, with `full` those as well that take long, and stops at the first that fails.
+/// Runs the steps and stops at the first failure. With `full`, it also runs the long steps.
 pub(crate) fn run(full: bool) -> Result<()> {
     let more = if full { &FULL_STEPS[..] } else { &[] };
     let steps: Vec<_> = STEPS.iter().chain(more).collect();
@@ -79,8 +79,8 @@ fn check_apart(folder: &str) -> Result<()> {
     process::run(check.arg(manifest).arg("--target-dir").arg(target))
 }
 
-/// Makes warnings of the C++ and CUDA compilers errors. On every command that builds, since the
-/// sources are compiled anew where this changes.
+/// Turns warnings of the C++ and CUDA compilers into errors. Every command that builds sets this, because
+/// a change of the variable compiles the sources again.
 fn strict(command: &mut Command) -> &mut Command {
     command.env("CUDA_SYS_WERROR", "1")
 }

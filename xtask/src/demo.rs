@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from nothing to weights in device memory.
+//! `cargo xtask demo`: writes a small model and loads it.
 
 use std::fs;
 use std::process::Command;

@@ -1,11 +1,11 @@
-//! `cargo xtask fuzz`: the parser against mutated files, on a stable toolchain.
+//! `cargo xtask fuzz`: gives mutated files to the parser, with a stable toolchain.
 
 use anyhow::Result;
 
 use crate::process;
 use crate::workspace::cargo;
 
-/// Runs the driver for that long. Fails where a file breaks a promise; docs/fuzzing.md says which.
+/// Runs the driver for this time. Fails if a file breaks one of the promises in docs/fuzzing.md.
 pub(crate) fn run(seconds: u64) -> Result<()> {
     let driver =
         ["run", "--profile", "fuzz", "--locked", "-p", "gguf-format", "--example", "fuzz", "--"];

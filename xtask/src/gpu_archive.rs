@@ -1,4 +1,4 @@
-//! `cargo xtask test-gpu --archive`: the GPU tests as a folder that runs without a toolchain.
+//! `cargo xtask test-gpu --archive`: puts the GPU tests into a folder that runs without a toolchain.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,13 +13,13 @@ use crate::{gpu_tests, process, toolkit};
 
 const RUNNER: &str = include_str!("gpu_archive/run.sh");
 
-/// What an archive holds, all of which packing anew replaces.
+/// The contents of an archive. Packing again replaces all of them.
 const TESTS: &str = "tests";
 const DATA: &str = "testdata";
 const LOADER: &str = "phi3-loader";
 const RUN: &str = "run.sh";
 
-/// Builds the GPU tests and lays them into `folder` with the loader, the test data and a runner.
+/// Builds the GPU tests and copies them into `folder`, with the loader, the test data and a runner.
 pub(crate) fn pack(folder: &Path) -> Result<()> {
     clear(folder)?;
     let cuda = toolkit::find_or_bring()?;
@@ -46,7 +46,7 @@ pub(crate) fn pack(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes room for an archive, and refuses a folder that holds anything else.
+/// Empties an existing archive. Refuses a folder that contains anything else.
 fn clear(folder: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(folder) else {
         return fs::create_dir_all(folder)
@@ -71,7 +71,7 @@ fn clear(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without debug information, which is most of a test program; names stay, for backtraces.
+/// Removes debug information, which is most of a test program. Symbol names stay for backtraces.
 fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
     process::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
         .context("`strip` comes with the C++ compiler's binutils")

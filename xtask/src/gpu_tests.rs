@@ -1,4 +1,4 @@
-//! `cargo xtask test-gpu`: the tests that need a GPU, on this machine's.
+//! `cargo xtask test-gpu`: runs the tests that need a GPU on this machine.
 
 use std::process::Command;
 
@@ -12,18 +12,20 @@ use crate::{nvidia, process, toolkit};
 /// Release builds with the CUDA device.
 const RELEASE: [&str; 5] = ["test", "--release", "--locked", "--features", CUDA_FEATURES];
 
-/// Test targets called `gpu…`, and the fault matrix, which is an example to cargo.
+/// Test targets whose names start with `gpu`, and the fault matrix, which is an example for cargo.
 const ALL: [&str; 4] = ["--test", "gpu*", "--example", "gpu*"];
 
-/// Those that a sanitizer is of use for. The archive's runner leaves out the same others, and says why.
+/// The targets that are useful under a sanitizer. The runner of the archive skips the same others, and
+/// gives the reason.
 const SANITIZED: [&str; 4] = ["--test", "gpu", "--test", "gpu_every"];
 
-/// Arguments of cargo that run all of them.
+/// The cargo arguments that select all of them.
 pub(crate) fn selection() -> Vec<&'static str> {
     [&RELEASE[..], &CUDA_PACKAGES, &ALL].concat()
 }
 
-/// Runs them, under a tool of compute-sanitizer if one is named. No GPU is a failure, not a skip.
+/// Runs the tests; if a tool of compute-sanitizer is named, under that tool. If there is no GPU, this
+/// fails and does not skip.
 pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
     ensure!(
         nvidia::has_driver(),
@@ -39,7 +41,7 @@ pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
 
     let targets = if sanitizer.is_some() { &SANITIZED[..] } else { &ALL };
     let mut test = cargo([&RELEASE[..], &CUDA_PACKAGES, targets].concat());
-    // One at a time: some watch the GPU's free memory, which others beside them would change.
+    // One test at a time: some tests check the GPU's free memory, which other tests would change.
     test.env("PHI3_LOADER_BIN", &loader).env("RUST_TEST_THREADS", "1");
     if let Some(tool) = sanitizer {
         let architecture = std::env::consts::ARCH.to_uppercase();

@@ -1,4 +1,4 @@
-//! Building `phi3-loader` and the tests beside it.
+//! Builds `phi3-loader` and the tests of the CUDA device.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,11 +10,11 @@ use crate::toolkit::{self, Cuda};
 use crate::workspace::cargo;
 use crate::{nvidia, process};
 
-/// The packages that have the CUDA device and tests of it.
+/// The packages that contain the CUDA device and its tests.
 pub(crate) const CUDA_PACKAGES: [&str; 6] =
     ["--package", "cuda-sys", "--package", "loader", "--package", "phi3-loader"];
 
-/// Their features that add it, and all its tests.
+/// The features of these packages that add the CUDA device and all its tests.
 pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda,loader/synth,phi3-loader/cuda";
 
 /// `cargo xtask build-cuda`.
@@ -30,7 +30,7 @@ pub(crate) fn build_cuda(architectures: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Builds the loader in release; with the CUDA device, if given a toolkit for it.
+/// Builds the loader in release. If a toolkit is given, the build includes the CUDA device.
 pub(crate) fn release(cuda: Option<&Cuda>) -> Result<PathBuf> {
     let mut build = release_build();
     if let Some(cuda) = cuda {
@@ -52,19 +52,19 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     release(cuda.as_ref())
 }
 
-/// The build of the loader in release, on which features and environment can still be put.
+/// The command that builds the loader in release. The caller can add features and environment variables.
 pub(crate) fn release_build() -> Command {
     cargo(["build", "--release", "--locked", "--package", "phi3-loader"])
 }
 
-/// Runs a build of a single binary; where it lies.
+/// Runs a build of a single binary and returns its path.
 pub(crate) fn executable(build: &mut Command) -> Result<PathBuf> {
     let (_, path) = executables(build, &["bin"])?.pop().context("cargo built no executable")?;
     Ok(path)
 }
 
-/// Runs a build; the executables of these `kinds` (`bin`, `test`, `example`) that it made, each as
-/// `package--target` and where it lies.
+/// Runs a build. Returns the executables of these `kinds` (`bin`, `test`, `example`), each with its name
+/// `package--target` and its path.
 pub(crate) fn executables(build: &mut Command, kinds: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     process::run_by_line(build.arg("--message-format=json-render-diagnostics"), |line| {
@@ -73,7 +73,7 @@ pub(crate) fn executables(build: &mut Command, kinds: &[&str]) -> Result<Vec<(St
     Ok(found)
 }
 
-/// What one of cargo's messages says of an executable.
+/// The executable that one of cargo's messages describes.
 fn named_executable(message: &Value, kinds: &[&str]) -> Option<(String, PathBuf)> {
     let path = message["executable"].as_str()?;
     let target = &message["target"];

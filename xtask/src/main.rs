@@ -1,7 +1,7 @@
-//! `cargo xtask`: builds, tests and measures this workspace, for people and for CI alike.
+//! `cargo xtask`: builds, tests and measures this workspace. People and CI use the same commands.
 //!
-//! Commands set up the environment and call cargo. How kernels are compiled is not decided here but
-//! in the build script of `cuda-sys`, so that a plain `cargo build` does the same.
+//! The commands set up the environment and call cargo. The build script of `cuda-sys` decides how kernels
+//! are compiled, so a plain `cargo build` does the same.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 mod bench;
@@ -37,62 +37,61 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Synthesise a small Phi-3 model and load it on the best device here
+    /// Write a small Phi-3 model and load it on the best device of this machine
     Demo,
-    /// Run all tests that need no GPU, doc-tests included
+    /// Run all tests that need no GPU, including doc-tests
     Test {
-        /// Passed on to `cargo test`
+        /// Arguments for `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Run the GPU tests; fails where there is no GPU, never skips
+    /// Run the GPU tests; if there is no GPU, they fail and are not skipped
     TestGpu {
-        /// Do not run them: pack them with their data and a runner into this folder, for a host
-        /// that has a driver and no toolchain
+        /// Do not run the tests: pack them with their data and a runner into this folder, for a host that
+        /// has a driver but no toolchain
         #[arg(long, value_name = "DIR", conflicts_with = "sanitize")]
         archive: Option<PathBuf>,
-        /// Run them under this tool of compute-sanitizer: memcheck, racecheck, initcheck, synccheck
+        /// Run the tests under this tool of compute-sanitizer: memcheck, racecheck, initcheck, synccheck
         #[arg(long, value_name = "TOOL")]
         sanitize: Option<String>,
     },
     /// Build the loader with the CUDA device
     BuildCuda {
-        /// GPU architectures, like 80;90 [default: all since Turing that nvcc knows]
+        /// GPU architectures, like 80;90 [default: all since Turing that nvcc supports]
         #[arg(long, value_name = "LIST")]
         archs: Option<String>,
     },
-    /// Bring a pinned nvcc from its wheels into target/
+    /// Install a pinned nvcc from its wheels into target/
     Toolkit,
-    /// Run Criterion's benchmarks of the workspace, or measure whole loads
+    /// Run the Criterion benchmarks of the workspace, or measure whole loads
     Bench {
-        /// Measure loads with `phi3-loader bench` instead: of the GGUF file that the first argument
-        /// names, or, where that is none or an option, of synthetic Phi-3-mini-4k files, f16 and
-        /// q4_k_m, 10 GB in target/bench/
+        /// Measure loads with `phi3-loader bench` instead. The first argument can be a GGUF file.
+        /// Otherwise synthetic Phi-3-mini-4k files, f16 and q4_k_m, are written to target/bench/ (10 GB)
         #[arg(long)]
         loader: bool,
-        /// Passed on to `cargo bench` or `phi3-loader bench`
+        /// Arguments for `cargo bench` or `phi3-loader bench`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Feed mutated files to the parser
+    /// Give mutated files to the parser
     Fuzz {
         #[arg(default_value_t = 60)]
         seconds: u64,
     },
-    /// Run the host tests of engine and loader with the C++ under a sanitizer
+    /// Run the host tests of engine and loader with the C++ compiled for a sanitizer
     Sanitize {
-        /// What to look for
+        /// The kind of errors to find
         #[arg(value_enum, default_value = "address")]
         sanitizer: sanitize::Sanitizer,
     },
-    /// Run the tests of parser and model under Miri, where the toolchain has it
+    /// Run the tests of parser and model under Miri, if the toolchain has it
     Miri,
-    /// Vendor crates of the last commit into programs outside the workspace and build those offline;
-    /// look into the crates' packages
+    /// Vendor the crates of the last commit into programs outside the workspace, build these offline, and
+    /// check the contents of the packages
     Standalone,
-    /// All that has to pass before a change lands
+    /// Run all checks that a change must pass
     Ci {
-        /// Also what takes too long for every change
+        /// Also run the checks that take too long for every change
         #[arg(long)]
         full: bool,
     },

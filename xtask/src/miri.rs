@@ -1,4 +1,4 @@
-//! `cargo xtask miri`: the crates without foreign code under Rust's interpreter, which finds undefined
+//! `cargo xtask miri`: runs the crates without foreign code under Miri, which detects undefined
 //! behaviour.
 
 use anyhow::{Result, ensure};
@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use crate::process;
 use crate::workspace::cargo;
 
-/// Tests that map no file, which Miri cannot do, and make no thousands of files, which would take it
-/// hours.
+/// Tests that Miri can run: they map no files, which Miri does not support, and do not create thousands
+/// of files, which would take hours.
 const SELECTION: [&str; 13] = [
     "miri",
     "test",
@@ -24,13 +24,13 @@ const SELECTION: [&str; 13] = [
     "suite",
 ];
 
-/// Runs tests of parser and model, where the toolchain has Miri.
+/// Runs the tests of parser and model, if the toolchain has Miri.
 pub(crate) fn run() -> Result<()> {
     ensure!(
         process::output(&mut cargo(["miri", "--version"])).is_ok(),
         "this toolchain has no Miri: `rustup +nightly component add miri`, then \
          `cargo +nightly xtask miri`"
     );
-    // Tests read files.
+    // The tests read files, so Miri's isolation is off.
     process::run(cargo(SELECTION).env("MIRIFLAGS", "-Zmiri-disable-isolation"))
 }

@@ -1,11 +1,11 @@
-//! Whether this machine has an NVIDIA driver.
+//! Checks whether this machine has an NVIDIA driver.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Asks for signs of a driver rather than for a device: what the driver can do, the loader finds out.
+/// Looks for files of a driver, not for a device: the loader itself checks what the driver can do.
 pub(crate) fn has_driver() -> bool {
-    // The second is how WSL 2 shows a GPU.
+    // The second path is for GPUs under WSL 2.
     ["/dev/nvidiactl", "/dev/dxg"].iter().any(|node| Path::new(node).exists())
         || Command::new("nvidia-smi")
             .arg("--list-gpus")

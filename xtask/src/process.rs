@@ -1,4 +1,5 @@
-//! Running other programs: said before, and failed with the command line in the message.
+//! Runs other programs. Prints the command line before, and includes it in the error if the program
+//! fails.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// Runs `command` to its end with this program's own streams.
+/// Runs `command` until it ends, with this program's own streams.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     announce(command);
     let status = command.status().with_context(|| format!("cannot run {}", words(command)))?;
@@ -15,7 +16,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Like [`run`], and hands each line of its standard output to `each` as it comes.
+/// Like [`run`], and passes each line of standard output to `each` when it arrives.
 pub(crate) fn run_by_line(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     announce(command);
     let mut child = command
@@ -31,7 +32,7 @@ pub(crate) fn run_by_line(command: &mut Command, mut each: impl FnMut(&str)) -> 
     Ok(())
 }
 
-/// Runs `command` and says nothing; what it printed to standard output.
+/// Runs `command` without printing the command line, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {}", words(command)))?;
     ensure!(
@@ -44,7 +45,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs `command`, which has to end with `expected`.
+/// Runs `command`, whose exit code must be `expected`.
 pub(crate) fn expect_exit(command: &mut Command, expected: i32) -> Result<()> {
     announce(command);
     let status = command.status().with_context(|| format!("cannot run {}", words(command)))?;
@@ -53,7 +54,8 @@ pub(crate) fn expect_exit(command: &mut Command, expected: i32) -> Result<()> {
     Ok(())
 }
 
-/// Sends what `command` prints to standard error, where this program's own output is a result.
+/// Sends the output of `command` to standard error, so that this program's standard output contains only
+/// its result.
 pub(crate) fn to_stderr(command: &mut Command) -> &mut Command {
     command.stdout(Stdio::from(io::stderr()))
 }
@@ -62,7 +64,7 @@ fn announce(command: &Command) {
     eprintln!("$ {}", words(command));
 }
 
-/// The command line for a reader: without the folder of the program, and not every file of a tree.
+/// The command line for people: without the folder of the program, and without the files of a tree.
 fn words(command: &Command) -> String {
     const SHOWN: usize = 24;
     let program = Path::new(command.get_program());

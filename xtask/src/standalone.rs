@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::process;
 use crate::workspace::{self, cargo};
 
-/// A program that depends on one crate, by git.
+/// A program that has one git dependency.
 struct Consumer {
     of: &'static str,
     main: &'static str,
@@ -42,7 +42,7 @@ const CONSUMERS: [Consumer; 3] = [
     },
 ];
 
-/// What every package contains.
+/// Files that every package must contain.
 const IN_EVERY_PACKAGE: [&str; 5] =
     ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
 
@@ -59,7 +59,8 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The package of `cuda-sys` has the C++, and every package a README and the licences.
+/// Checks that the package of `cuda-sys` has the C++, and that every package has a README and the
+/// licences.
 fn check_packages() -> Result<()> {
     let crates = workspace::root().join("crates");
     for entry in fs::read_dir(&crates)? {
@@ -138,16 +139,16 @@ impl Consumer {
         fs::create_dir_all(home.join("src"))?;
         fs::write(home.join("Cargo.toml"), manifest)?;
         fs::write(home.join("src/main.rs"), self.main)?;
-        // The versions that this workspace is tested with.
+        // Use the versions that this workspace is tested with.
         fs::copy(workspace::root().join("Cargo.lock"), home.join("Cargo.lock"))?;
-        // No crate may take a folder of the consumer for its own.
+        // If the consumer has a folder of this name, no crate may use it as its own.
         fs::create_dir_all(home.join("cuda/src"))?;
         fs::write(home.join("cuda/src/own.cpp"), "#error \"this file is the consumer's\"\n")?;
         Ok(())
     }
 }
 
-/// Replaces every C++ compiler by one that fails. `cc` stays: Rust links with it.
+/// Replaces every C++ compiler with one that fails. `cc` stays, because Rust links with it.
 fn without_cpp(command: &mut Command, folder: &Path) -> Result<()> {
     let stubs = folder.join("bin");
     fs::create_dir_all(&stubs)?;

@@ -1,11 +1,11 @@
-//! `cargo xtask test`: every test that needs no GPU.
+//! `cargo xtask test`: runs every test that needs no GPU.
 
 use anyhow::Result;
 
 use crate::process;
 use crate::workspace::cargo;
 
-/// Runs the tests of the workspace, doc-tests included, and adds up what ran.
+/// Runs the tests of the workspace, including doc-tests, and adds up the results.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mut tally = Tally::default();
     let result =
@@ -17,7 +17,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     result
 }
 
-/// The sum of the closing lines of test programs.
+/// The sum of the result lines of all test programs.
 #[derive(Default)]
 struct Tally {
     passed: u64,
@@ -26,7 +26,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Takes in a line like `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add(&mut self, line: &str) {
         let Some(counts) = line.strip_prefix("test result: ") else { return };
         for part in counts.split(['.', ';']) {

@@ -1,4 +1,4 @@
-//! The CUDA toolkit of a build: the one that the machine has, or a pinned one from wheels.
+//! The CUDA toolkit of a build: the installed one, or a pinned one from wheels.
 
 #[path = "../../crates/cuda-sys/build/toolkit.rs"]
 mod search;
@@ -17,15 +17,15 @@ use crate::{process, wheels, workspace};
 use search::{Search, Toolkit};
 use version::Version;
 
-/// What makes the build script of `cuda-sys` take a certain toolkit.
+/// Makes the build script of `cuda-sys` use a certain toolkit.
 pub(crate) struct Cuda {
-    /// `CUDA_HOME`, where the build script would not come to that toolkit by itself. Not set without
-    /// need: a changed environment makes it compile all kernels again.
+    /// The value of `CUDA_HOME`, if the build script would not find this toolkit itself. It is set only
+    /// if necessary: a changed environment compiles all kernels again.
     home: Option<PathBuf>,
 }
 
 impl Cuda {
-    /// Lets `command` build with this toolkit.
+    /// Makes `command` build with this toolkit.
     pub(crate) fn apply<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         if let Some(home) = &self.home {
             command.env("CUDA_HOME", home);
@@ -34,7 +34,7 @@ impl Cuda {
     }
 }
 
-/// The toolkit of this machine, if it has one that will do.
+/// The installed toolkit, if there is a usable one.
 pub(crate) fn find() -> Result<Cuda> {
     let (toolkit, version) = usable()?;
     let untried = if version.is_untried() { ", newer than any this was tried with" } else { "" };
@@ -44,9 +44,9 @@ pub(crate) fn find() -> Result<Cuda> {
     Ok(Cuda { home: None })
 }
 
-/// The toolkit of this machine, or else the pinned one.
+/// The installed toolkit; if there is no usable one, the pinned one.
 pub(crate) fn find_or_bring() -> Result<Cuda> {
-    // Who names a compiler wants that one, and an error where it will not do.
+    // If the user names a compiler, use that one. If it is not usable, this is an error.
     if env::var_os("NVCC").is_none()
         && let Err(error) = usable()
     {
@@ -67,7 +67,7 @@ pub(crate) fn bring_and_print() -> Result<()> {
     Ok(())
 }
 
-/// Brings the pinned toolkit and proves that it compiles; its folder.
+/// Installs the pinned toolkit, checks that it compiles, and returns its folder.
 fn bring() -> Result<PathBuf> {
     let destination = workspace::target().join("cuda-toolkit");
     wheels::install(&workspace::root().join("xtask/cuda-toolkit.txt"), &destination)?;
@@ -88,7 +88,7 @@ fn usable() -> Result<(Toolkit, Version)> {
     Ok((toolkit, version))
 }
 
-/// Wheels keep no permissions that every pip restores.
+/// Some versions of pip do not restore the permissions of files in wheels.
 fn make_executable(folder: &Path) -> Result<()> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;

@@ -1,4 +1,4 @@
-//! Tools from Python wheels, for machines that have them in no other way.
+//! Installs tools from Python wheels, for machines that do not have them.
 
 use std::fs;
 use std::path::Path;
@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 
 use crate::process;
 
-/// The requirements that a folder was filled from: it is up to date while they are the same.
+/// The requirements of the last installation. If they have not changed, the folder is up to date.
 const STAMP: &str = "requirements.txt";
 
-/// Fills `destination` with the wheels that `requirements` pins by version and hash.
+/// Installs the wheels that `requirements` pins by version and hash into `destination`.
 ///
-/// Does nothing where that has been done. An installation that was cut off leaves `destination` as it
-/// was.
+/// If that has already been done, it does nothing. If an installation is interrupted, `destination` is
+/// unchanged.
 pub(crate) fn install(requirements: &Path, destination: &Path) -> Result<()> {
     let wanted = fs::read(requirements)
         .with_context(|| format!("cannot read {}", requirements.display()))?;

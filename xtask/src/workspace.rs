@@ -1,4 +1,4 @@
-//! Where things lie in this workspace, and cargo in it.
+//! The folders of this workspace, and how to run cargo in it.
 
 use std::env;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The folder of the workspace.
+/// The root folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
     let mut root = PathBuf::from(manifest);
@@ -16,13 +16,14 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
-/// Where xtask keeps what it brings or makes. Always in the workspace, also where `CARGO_TARGET_DIR`
-/// has cargo build elsewhere, because the build script of `cuda-sys` looks for the toolkit here.
+/// The folder for everything that xtask installs or makes. It is always in the workspace, even if
+/// `CARGO_TARGET_DIR` names another folder, because the build script of `cuda-sys` looks for the toolkit
+/// here.
 pub(crate) fn target() -> PathBuf {
     root().join("target")
 }
 
-/// The cargo that runs this program, in the workspace.
+/// The cargo that runs this program. It runs in the workspace.
 pub(crate) fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(arguments).current_dir(root());

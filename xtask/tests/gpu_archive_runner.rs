@@ -1,4 +1,4 @@
-//! The runner of the GPU archive, over stand-ins for what an archive holds.
+//! Tests the runner of the GPU archive with small scripts in place of the archive's programs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ fn script(path: &Path, body: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode to set");
 }
 
-/// An archive whose loader finds `devices` and whose test programs do as `tests` say.
+/// An archive whose loader reports `devices` and whose test programs are the scripts in `tests`.
 fn archive(devices: &str, tests: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu_archive/run.sh");

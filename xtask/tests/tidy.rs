@@ -1,4 +1,4 @@
-//! Rules of this repository that no compiler and no lint checks.
+//! Rules of this repository that no compiler or lint checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,11 +15,11 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// No text of this repository is as large; models that somebody leaves here are.
+/// Every text file of the repository is smaller. Larger files are models that a user put here.
 const LARGEST_TEXT: u64 = 4 << 20;
 
-/// Every text file of the repository by its path in it, without what git is told to ignore: what is
-/// built and brought, and the folders of editors. Git itself need not be there.
+/// Every text file of the repository, by its relative path. Files that git ignores are left out: build
+/// outputs, installed tools and folders of editors. Git does not have to be installed.
 fn sources() -> BTreeMap<String, String> {
     let walk = ignore::WalkBuilder::new(root())
         .hidden(false)
@@ -39,7 +39,7 @@ fn sources() -> BTreeMap<String, String> {
     found
 }
 
-/// Lines as `file:number: line` in which `wrong` finds something.
+/// The lines in which `wrong` finds something, as `file:number: line`.
 fn lines_where(
     files: &BTreeMap<String, String>,
     wrong: impl Fn(&str, &str) -> bool,
@@ -212,7 +212,7 @@ fn the_architecture_names_every_crate_and_only_files_that_exist() {
     assert!(missing.is_empty(), "docs/architecture.md names what does not exist: {missing:?}");
 }
 
-/// Words in backquotes that are file names, by their suffix or because they contain a slash.
+/// Words in backquotes that are file names: they have a suffix or contain a slash.
 fn file_names(text: &str) -> impl Iterator<Item = &str> {
     const SUFFIXES: [&str; 9] = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".h", ".md", ".toml", ".py"];
     let quoted = text.split('`').skip(1).step_by(2);
@@ -222,7 +222,8 @@ fn file_names(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a file, with or without its suffix, or a folder has this name, or a path that ends with it.
+/// Whether there is a file (with or without its suffix) or a folder with this name, or a path that ends
+/// with it.
 fn is_among(files: &BTreeMap<String, String>, name: &str) -> bool {
     let end = format!("/{}", name.trim_end_matches('/'));
     files.keys().map(|file| format!("/{file}")).any(|file| {

@@ -1,4 +1,4 @@
-//! The block decoders: which there are, and their use without an engine.
+//! The list of block decoders, and decoding without an engine.
 
 use crate::bridge::ffi;
 use crate::error::{Error, ErrorCode};
@@ -15,11 +15,11 @@ pub struct Decoder {
     pub block_len: u32,
     /// Bytes in a block.
     pub block_bytes: u32,
-    /// Whether files have one factor for all values of such a tensor.
+    /// Whether each tensor of this type also has one factor for all its values.
     pub has_tensor_scale: bool,
 }
 
-/// Every type that [`Conversion::ToF16`](crate::Conversion::ToF16) takes.
+/// Every type that [`Conversion::ToF16`](crate::Conversion::ToF16) accepts.
 pub fn decoders() -> Vec<Decoder> {
     ffi::decoders()
         .into_iter()
@@ -33,24 +33,24 @@ pub fn decoders() -> Vec<Decoder> {
         .collect()
 }
 
-/// Which build of the host decoders to use. They agree to the bit.
+/// Which build of the host decoders to use. All give the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HostIsa {
-    /// The fastest that this processor runs; what the engine uses.
+    /// The fastest one that this processor supports. The engine uses this one.
     #[default]
     Best,
-    /// The one for every processor of the architecture.
+    /// The one that runs on every processor of the architecture.
     Baseline,
 }
 
-/// Decodes whole blocks in host memory to IEEE half, on the calling thread. Values of a type that
-/// [has a tensor scale](Decoder::has_tensor_scale) are multiplied by `scale` in `f32` before they are
-/// rounded; other types ignore it.
+/// Decodes whole blocks in host memory to f16, on the calling thread. If the type [has a tensor
+/// scale](Decoder::has_tensor_scale), each value is multiplied by `scale` in `f32` before it is rounded.
+/// Other types ignore `scale`.
 ///
 /// # Errors
 ///
-/// [`ErrorCode::InvalidArgument`] where there is no decoder for the type, `blocks` are not whole
-/// blocks, or `halves` has not exactly one element for each of their values.
+/// [`ErrorCode::InvalidArgument`] if there is no decoder for the type, if `blocks` is not a whole number
+/// of blocks, or if the length of `halves` is not the number of their values.
 pub fn decode_to_f16(
     ggml_type: u32,
     blocks: &[u8],

@@ -6,12 +6,12 @@ use crate::error::{Error, ErrorCode};
 use cxx::UniquePtr;
 use std::ops::Range;
 
-/// Which device to open.
+/// The device to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
-    /// The host's own memory. Always there.
+    /// The host's own memory. It is always available.
     Host,
-    /// The NVIDIA GPU of this ordinal, as the CUDA runtime counts visible devices.
+    /// The NVIDIA GPU with this ordinal, as the CUDA runtime counts visible devices.
     Cuda(i32),
 }
 
@@ -34,9 +34,9 @@ impl std::fmt::Display for DeviceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MemoryBound {
-    /// The device's own memory. On the host, what the machine has available.
+    /// The device's own memory. On the host, the memory that the machine has available.
     Device,
-    /// On the host, a memory control group that the process is in.
+    /// On the host, a memory cgroup of the process.
     Cgroup,
     /// On the host, the process's limit on its address space (`ulimit -v`).
     AddressSpace,
@@ -56,14 +56,14 @@ impl std::fmt::Display for MemoryBound {
     }
 }
 
-/// Free and total memory of a device, in bytes. Of a GPU, as its driver reports them; of the host,
-/// the least of what the machine, the process's memory cgroups and its limits allow.
+/// Free and total memory of a device, in bytes. For a GPU, the driver reports them. For the host, they
+/// are the lowest of what the machine, the process's memory cgroups and its limits allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryInfo {
     /// Bytes that can be allocated now.
     pub free: u64,
-    /// Bytes there are.
+    /// All bytes, free or not.
     pub total: u64,
     /// The limit that decides `free`.
     pub bound: MemoryBound,
@@ -85,11 +85,11 @@ impl MemoryInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CudaDeviceInfo {
-    /// For [`DeviceKind::Cuda`].
+    /// The ordinal for [`DeviceKind::Cuda`].
     pub ordinal: i32,
     /// The vendor's name, such as `NVIDIA H100 80GB HBM3`.
     pub name: String,
-    /// `domain:bus:device.function`.
+    /// The PCI address as `domain:bus:device.function`.
     pub pci_bus_id: String,
     /// Compute capability, major and minor.
     pub compute_capability: (i32, i32),
@@ -97,16 +97,16 @@ pub struct CudaDeviceInfo {
     pub total_bytes: u64,
 }
 
-/// Whether this build has the CUDA device.
+/// Whether this build supports CUDA devices.
 pub fn cuda_compiled() -> bool {
     ffi::cuda_compiled()
 }
 
-/// Visible GPUs in ordinal order; empty in a build without CUDA. Creates no context.
+/// The visible GPUs in ordinal order. In a build without CUDA, the list is empty. Creates no context.
 ///
 /// # Errors
 ///
-/// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) where there is no usable driver.
+/// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) if there is no usable driver.
 pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
     let devices = ffi::cuda_devices()?;
     Ok(devices
@@ -127,13 +127,13 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens a device. For a GPU this creates its primary context, which takes a good part of a
-    /// second.
+    /// Opens a device. For a GPU this creates the primary context, which takes several hundred
+    /// milliseconds.
     ///
     /// # Errors
     ///
-    /// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) where there is no such device, no
-    /// usable driver, or no CUDA in this build.
+    /// [`DeviceUnavailable`](crate::ErrorCode::DeviceUnavailable) if there is no such device, no usable
+    /// driver, or no CUDA in this build.
     pub fn open(kind: DeviceKind) -> Result<Self, Error> {
         let inner = match kind {
             DeviceKind::Host => ffi::open_host()?,
@@ -142,25 +142,26 @@ impl Device {
         Ok(Self { inner })
     }
 
-    /// What was opened.
+    /// The device that was opened.
     pub fn kind(&self) -> DeviceKind {
         DeviceKind::from_parts(self.inner.kind(), self.inner.ordinal())
     }
 
-    /// The device's name for people.
+    /// The name of the device, for people.
     ///
     /// # Errors
     ///
-    /// Only where host memory is exhausted.
+    /// Fails only if the host has no memory left.
     pub fn name(&self) -> Result<String, Error> {
         Ok(self.inner.name()?)
     }
 
-    /// Free and total memory now; `None` where the system does not tell, as a host without `/proc`.
+    /// The current free and total memory. `None` if the system does not report it, for example a host
+    /// without `/proc`.
     ///
     /// # Errors
     ///
-    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the driver does not answer.
+    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if the driver does not answer.
     pub fn memory(&self) -> Result<Option<MemoryInfo>, Error> {
         Ok(MemoryInfo::from_ffi(&self.inner.memory()?))
     }
@@ -169,8 +170,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) where the device cannot hold it; of the host,
-    /// where that is more than [`memory`](Self::memory) says is free.
+    /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) if the device does not have enough memory. On the
+    /// host, also if `bytes` is more than [`memory`](Self::memory) reports as free.
     pub fn allocate(&self, bytes: u64) -> Result<DeviceBuffer, Error> {
         Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
     }
@@ -191,30 +192,30 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// Where a pointer lives, as the driver reports it.
+/// The memory of a pointer, as the driver reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Location {
-    /// The address that was asked about.
+    /// The address of the query.
     pub address: u64,
-    /// The memory it points into.
+    /// The device whose memory it points into.
     pub device: DeviceKind,
 }
 
-/// One allocation on a device, freed on drop.
+/// One allocation on a device. Dropping it frees the memory.
 pub struct DeviceBuffer {
     inner: UniquePtr<ffi::Buffer>,
     device: DeviceKind,
 }
 
 impl DeviceBuffer {
-    /// Address of the first byte, at least 256-byte aligned; 0 for an empty buffer. It is valid on
-    /// the device, and on the host only for [`DeviceKind::Host`].
+    /// The address of the first byte, aligned to at least 256 bytes; 0 for an empty buffer. It is valid
+    /// on the device. On the host it is valid only for [`DeviceKind::Host`].
     pub fn address(&self) -> u64 {
         self.inner.address()
     }
 
-    /// Size in bytes.
+    /// The size in bytes.
     pub fn len(&self) -> u64 {
         self.inner.size()
     }
@@ -224,45 +225,45 @@ impl DeviceBuffer {
         self.len() == 0
     }
 
-    /// The device that holds it.
+    /// The device of the buffer.
     pub fn device(&self) -> DeviceKind {
         self.device
     }
 
-    /// Copies the bytes from `offset` on to `out`, and waits for the copy.
+    /// Copies the bytes that start at `offset` into `out`, and waits for the copy.
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the range leaves the buffer,
-    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where the copy fails.
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the range leaves the buffer,
+    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if the copy fails.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         Ok(self.inner.read(offset, out)?)
     }
 
-    /// Copies `bytes` to the buffer from `offset` on, and waits for the copy.
+    /// Copies `bytes` into the buffer, starting at `offset`, and waits for the copy.
     ///
     /// # Errors
     ///
-    /// As for [`read`](Self::read).
+    /// The same as for [`read`](Self::read).
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         Ok(self.inner.pin_mut().write(offset, bytes)?)
     }
 
-    /// Digests of byte ranges, computed where the memory is: nothing but the digests is copied.
+    /// Computes digests of byte ranges on the device. Only the digests are copied to the host.
     ///
     /// # Errors
     ///
-    /// As for [`read`](Self::read). Ranges start on multiples of 16.
+    /// The same as for [`read`](Self::read). The start of a range must be a multiple of 16 bytes.
     pub fn digests(&self, ranges: &[Range<u64>]) -> Result<Vec<Digest>, Error> {
         let ranges = ranges.iter().map(byte_range).collect::<Result<Vec<_>, _>>()?;
         Ok(self.inner.digests(&ranges)?.into_iter().map(Digest::from).collect())
     }
 
-    /// Asks the driver where the byte at `offset` lives.
+    /// Asks the driver which memory the byte at `offset` is in.
     ///
     /// # Errors
     ///
-    /// As for [`read`](Self::read).
+    /// The same as for [`read`](Self::read).
     pub fn locate(&self, offset: u64) -> Result<Location, Error> {
         let ffi::Location { address, kind, ordinal } = self.inner.locate(offset)?;
         Ok(Location { address, device: DeviceKind::from_parts(kind, ordinal) })

@@ -3,13 +3,13 @@
 use crate::bridge::ffi;
 use std::fmt;
 
-/// A 128-bit digest of a byte range: finds bad memory, bad copies and misplaced pieces, and is no
-/// guard against an adversary. `cuda/include/transfer/digest.hpp` defines it.
+/// A 128-bit digest of a byte range. It detects faulty memory, wrong copies and misplaced pieces. It does
+/// not protect against an attacker. `cuda/include/transfer/digest.hpp` defines it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Digest {
-    /// Sum of all words; every change of a single word changes it.
+    /// The sum of all words. Every change of a single word changes it.
     pub sum: u64,
-    /// Sum of products of keyed words; depends on where words stand.
+    /// The sum of the products of words and keys. It depends on the positions of the words.
     pub mix: u64,
 }
 
@@ -35,7 +35,7 @@ mod tests {
     use crate::bridge::ffi;
     use crate::error::{Error, ErrorCode};
 
-    /// Pieces add up to the digest of their range, so that each has to agree by itself.
+    /// The digest of a range is the sum of the digests of its pieces, so each piece must be right by itself.
     #[test]
     fn every_instruction_set_digests_as_the_definition() {
         #[cfg(target_arch = "x86_64")]
@@ -45,7 +45,7 @@ mod tests {
         let instances = 1 + wide.iter().filter(|&&runs| runs).count();
         let bytes: Vec<_> =
             (0..4100_u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
-        // Where vectors of 32 and of 64 bytes begin and end, and where they do not.
+        // Sizes at and beside the limits of vectors of 32 and of 64 bytes.
         for len in (0..300).chain([4096]) {
             for lead in [0, 3] {
                 for first in [0, 5, 1 << 40] {

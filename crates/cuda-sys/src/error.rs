@@ -230,7 +230,10 @@ mod tests {
             Some((cause.kind(), cause.raw_os_error()))
         };
         let denied = io::ErrorKind::PermissionDenied;
-        assert_eq!(cause("transfer\x1f5\x1f13\x1f0\x1f-1\x1f-1\x1fpread"), Some((denied, Some(13))));
+        assert_eq!(
+            cause("transfer\x1f5\x1f13\x1f0\x1f-1\x1f-1\x1fpread"),
+            Some((denied, Some(13)))
+        );
         let ended = io::ErrorKind::UnexpectedEof;
         assert_eq!(cause("transfer\x1f6\x1f0\x1f0\x1f-1\x1f-1\x1fpread"), Some((ended, None)));
         // The number of a device is no number of the operating system.

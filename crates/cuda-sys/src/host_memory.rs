@@ -1,5 +1,5 @@
-//! Tests of how the engine reads the host's memory from the kernel's files. The files are made in a
-//! temporary folder.
+//! Tests of how the engine reads the host's free memory from files of the kernel. The tests make such
+//! files in a temporary folder.
 
 use crate::bridge::ffi::{ProcessLimits, host_memory_below};
 use crate::device::{MemoryBound, MemoryInfo};
@@ -7,15 +7,16 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A thousand of the kernel's kilobytes: figures here are of tens of megabytes and more.
+/// 1,000 units of the kernel's `kB` (1,024 bytes each). The figures in these tests are tens of megabytes
+/// and more.
 const KKB: u64 = 1000 * 1024;
 const NO_LIMIT: u64 = u64::MAX;
 
-/// A folder that stands for `/`.
+/// A folder that replaces `/`.
 struct Root(TempDir);
 
 impl Root {
-    /// A machine of 1,000,000 kB, of which 800,000 kB are available.
+    /// A machine with 1,000,000 kB of memory, of which 800,000 kB are available.
     fn of_a_machine() -> Self {
         let root = Self(tempfile::tempdir().unwrap());
         root.file(
@@ -33,7 +34,7 @@ impl Root {
         self
     }
 
-    /// Writes the process's groups, and mounts as (root, folder, type and options).
+    /// Writes the cgroups of the process, and the mounts as (root, folder, type and options).
     fn groups(&self, groups: &str, mounts: &[(&str, &str, &str)]) -> &Self {
         let mut info = "22 27 0:21 / /proc rw,relatime - proc proc rw\n".to_owned();
         for (root, folder, kind) in mounts {
@@ -42,7 +43,7 @@ impl Root {
         self.file("proc/self/cgroup", groups).file("proc/self/mountinfo", &info)
     }
 
-    /// A group of version 2.
+    /// A cgroup of version 2.
     fn v2(&self, folder: &str, max: &str, high: &str, current: u64, file_pages: u64) -> &Self {
         self.file(&format!("{folder}/memory.max"), &format!("{max}\n"))
             .file(&format!("{folder}/memory.high"), &format!("{high}\n"))
@@ -53,7 +54,7 @@ impl Root {
             )
     }
 
-    /// A group of version 1.
+    /// A cgroup of version 1.
     fn v1(&self, folder: &str, limit: u64, usage: u64, inactive: u64, active: u64) -> &Self {
         self.file(&format!("{folder}/memory.limit_in_bytes"), &format!("{limit}\n"))
             .file(&format!("{folder}/memory.usage_in_bytes"), &format!("{usage}\n"))
@@ -76,8 +77,9 @@ impl Root {
         assert_eq!(self.memory_within(NO_LIMIT, NO_LIMIT), Some(want));
     }
 
-    /// The group's limit decides. So many bytes are not used, and the kernel's own part of them is
-    /// not free: page tables of memory and of a mapped file, and 2 MiB for threads.
+    /// Checks that the limit of the cgroup decides, and that this number of bytes is unused. The kernel's
+    /// own share of them is not free: page tables for the memory and for a mapped file, and 2 MiB for
+    /// threads.
     #[track_caller]
     fn leaves(&self, unused: u64, limit: u64) {
         let kernel = limit / 512 * 2 + (2 << 20);
@@ -115,7 +117,7 @@ fn limits_of_the_process_count_what_it_has_already() {
         (NO_LIMIT, 900 * KKB, 700 * KKB, 900 * KKB, MemoryBound::Data),
         (1000 * KKB, 950 * KKB, 700 * KKB, 950 * KKB, MemoryBound::AddressSpace),
         (2000 * KKB, 2000 * KKB, 800 * KKB, 1000 * KKB, MemoryBound::Device),
-        // The process has more than the limit: it was lowered.
+        // The limit was lowered below the memory that the process already has.
         (100 * KKB, NO_LIMIT, 0, 100 * KKB, MemoryBound::AddressSpace),
         (NO_LIMIT, 0, 0, 0, MemoryBound::Data),
     ] {
@@ -132,7 +134,7 @@ fn every_group_from_the_process_up_to_the_mount_counts() {
     let root = Root::of_a_machine();
     root.groups("0::/user/job\n", &[("/", "/sys/fs/cgroup", V2)]);
     root.v2("/sys/fs/cgroup/user/job", "max", "max", 90_000_000, 0);
-    // The root group has no limit files.
+    // The root cgroup has no limit files.
     root.has(800 * KKB, 1000 * KKB, MemoryBound::Device);
     root.v2("/sys/fs/cgroup/user", "600000000", "max", 200_000_000, 50_000_000);
     root.leaves(450_000_000, 600_000_000);
@@ -140,12 +142,12 @@ fn every_group_from_the_process_up_to_the_mount_counts() {
     root.leaves(300_000_000, 300_000_000);
     root.v2("/sys/fs/cgroup/user/job", "300000000", "200000000", 90_000_000, 0);
     root.leaves(110_000_000, 200_000_000);
-    // The figures are read one after the other, so they may contradict each other.
+    // The kernel's figures are read one after the other, so they can contradict each other.
     root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 300_001_000, 0);
     root.leaves(0, 300_000_000);
     root.v2("/sys/fs/cgroup/user/job", "300000000", "max", 1_000_000, 2_000_000);
     root.leaves(300_000_000, 300_000_000);
-    // The process's group cannot be seen: the groups around it still count.
+    // The cgroup of the process is not visible. The limits of its ancestors still apply.
     root.groups("0::/user/job/gone\n", &[("/", "/sys/fs/cgroup", V2)]);
     root.leaves(300_000_000, 300_000_000);
 }
@@ -159,7 +161,7 @@ fn version_1_has_the_files_of_its_own() {
     let mounts: Vec<_> =
         escaped.iter().map(|(root, folder, kind)| (*root, folder.as_str(), *kind)).collect();
     root.groups("9:cpu:/other\n4:hugetlb,memory:/a:b\n0::/\n", &mounts);
-    // No limit is the largest number of whole pages.
+    // The value for "no limit" is the largest number of whole pages.
     root.v1("/mem dir", 9_223_372_036_854_771_712, 1 << 40, 0, 0);
     root.has(800 * KKB, 1000 * KKB, MemoryBound::Device);
     root.v1("/mem dir/a:b", 500_000_000, 400_000_000, 100_000_000, 50_000_000);
@@ -171,9 +173,9 @@ fn in_a_container_the_mount_is_the_groups_own() {
     for (group, mount) in [
         // The container has its own cgroup namespace.
         ("/", "/"),
-        // It has none, and only its part of the hierarchy is mounted.
+        // The container has no cgroup namespace, and only its part of the hierarchy is mounted.
         ("/docker/1", "/docker/1"),
-        // The group lies outside of the mounted part.
+        // The cgroup is outside the mounted part.
         ("/docker/1", "/docker/2"),
         ("/docker/12", "/docker/1"),
         ("/../other", "/"),

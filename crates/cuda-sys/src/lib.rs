@@ -1,11 +1,11 @@
-//! Devices, device memory and the engine that moves file bytes there.
+//! Devices, device memory, and the engine that moves bytes of files to them.
 //!
-//! The work is done in C++ and CUDA (the workspace's `cuda/` folder); this crate is its safe face.
-//! It knows byte ranges and conversions, and no model.
+//! C++ and CUDA in the workspace's `cuda/` folder do the work; this crate is a safe interface to them. It
+//! knows byte ranges and conversions, but no model.
 //!
-//! Two devices stand behind one contract: host memory, always, and NVIDIA GPUs with the feature
-//! `cuda`, whose build needs `nvcc`. A build without it answers for a GPU with
-//! [`ErrorCode::DeviceUnavailable`].
+//! There are two kinds of devices with one interface: host memory is always available, NVIDIA GPUs need
+//! the feature `cuda`, and its build needs `nvcc`. If a GPU is used in a build without the feature, the
+//! error is [`ErrorCode::DeviceUnavailable`].
 //!
 //! ```
 //! use cuda_sys::{Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing};

@@ -1,20 +1,20 @@
-//! How fast a device can be at best: what a load's figures are held against.
+//! Measures the highest rates of a device. Loads are compared with them.
 //!
-//! Every function warms up once and then measures `runs` times. Rates are in bytes a second.
+//! Every function warms up once and then measures `runs` times. Rates are in bytes per second.
 
 use crate::bridge::ffi;
 use crate::device::Device;
 use crate::error::Error;
 
-/// Bytes a second, of several runs.
+/// Rates of several runs, in bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Rate {
     /// The median of the runs.
     pub median: f64,
-    /// The slowest of them.
+    /// The rate of the slowest run.
     pub min: f64,
-    /// The fastest of them.
+    /// The rate of the fastest run.
     pub max: f64,
 }
 
@@ -24,76 +24,77 @@ impl From<ffi::Rate> for Rate {
     }
 }
 
-/// How [`upload`] copies.
+/// The parameters of [`upload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UploadShape {
     /// Bytes of each copy.
     pub chunk_bytes: u64,
-    /// Queues to the device.
+    /// The number of queues to the device.
     pub streams: u32,
-    /// Staging slots of each; so many copies can be under way.
+    /// The number of staging slots of each queue. This number of copies can run at the same time.
     pub depth: u32,
-    /// Bytes of a run, and of device memory that it takes.
+    /// Bytes that one run copies. It needs the same number of bytes of device memory.
     pub total_bytes: u64,
 }
 
-/// Measures copies from pinned host memory to the device: what a load could reach if its bytes cost
-/// nothing to read.
+/// Measures copies from pinned host memory to the device. This is the highest rate that a load could
+/// reach, if reading cost no time.
 ///
-/// The staging ring is made and pinned as the engine's own. One thread queues all copies; the time
-/// is from its first call to the arrival of the last byte.
+/// The staging ring is allocated and pinned in the same way as the engine's. One thread queues all
+/// copies. The time is from its first call to the arrival of the last byte.
 ///
 /// # Errors
 ///
-/// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for the host device, which takes no such
-/// copies, where a figure is zero, and for more bytes than any memory holds;
-/// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where
-/// memory cannot be pinned; [`OutOfMemory`](crate::ErrorCode::OutOfMemory).
+/// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for the host device, which has no such copies,
+/// if a figure is zero, or if the number of bytes exceeds any memory;
+/// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if memory cannot be pinned;
+/// [`OutOfMemory`](crate::ErrorCode::OutOfMemory).
 pub fn upload(device: &Device, shape: UploadShape, runs: u32) -> Result<Rate, Error> {
     let UploadShape { chunk_bytes, streams, depth, total_bytes } = shape;
     let shape = ffi::UploadShape { chunk_bytes, streams, depth, total_bytes };
     Ok(ffi::measure_upload(device.as_ffi(), &shape, runs)?.into())
 }
 
-/// What a device does with bytes that it holds.
+/// Work of a device on bytes that it already holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Work {
-    /// Copies them. The rate counts bytes read and written.
+    /// Copies the bytes. The rate counts bytes read and bytes written.
     Copy,
-    /// Decodes blocks to halves, with the engine's decoder. The rate counts bytes read and written.
+    /// Decodes blocks to f16 with the engine's decoder. The rate counts bytes read and bytes written.
     DecodeToF16 {
         /// One of [`decoders`](crate::decoders).
         ggml_type: u32,
     },
-    /// Counts infinities and NaNs among halves. The rate counts bytes read.
+    /// Counts infinities and NaNs among f16 values. The rate counts bytes read.
     CountNonFinite,
-    /// Digests them. The rate counts bytes read.
+    /// Digests the bytes. The rate counts bytes read.
     Digest,
-    /// Copies them to memory that nobody has written to yet, which the operating system clears while
-    /// it is written to. The rate counts bytes read and written. On the host only.
+    /// Copies the bytes to memory that was never written before. The operating system clears such memory
+    /// during the copy. The rate counts bytes read and bytes written. Only on the host.
     CopyToNew,
 }
 
-/// How much [`work`] there is.
+/// The amount of [`work`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkShape {
-    /// Halves that are made, looked at, or copied: a multiple of 256.
+    /// The number of f16 values that are decoded, checked or copied. It must be a multiple of 256.
     pub elements: u64,
-    /// Threads on the host, each with so many elements of its own. A GPU takes no notice.
+    /// The number of threads on the host. Each has this number of elements of its own. A GPU ignores it.
     pub threads: u32,
 }
 
-/// Measures what a device does with bytes that are there already.
+/// Measures the work of a device on bytes that it already holds.
 ///
-/// On a GPU a run is one launch of the engine's own kernel, or one device-to-device copy, between
-/// two events. On the host it lasts from the moment all threads are ready to the end of the slowest.
-/// The bytes are random, without infinities and NaNs.
+/// On a GPU, a run is one launch of the engine's own kernel or one device-to-device copy, measured
+/// between two events. On the host, it lasts from the moment when all threads are ready until the slowest
+/// has ended. The bytes are random, without infinities and NaNs.
 ///
 /// # Errors
 ///
 /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for a type that cannot be decoded, for work
-/// that the device does not do, where a figure is zero or not whole blocks, and for more bytes than
-/// any memory holds; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); what the device reports.
+/// that the device does not support, if a figure is zero or not a whole number of blocks, or if the
+/// number of bytes exceeds any memory; [`OutOfMemory`](crate::ErrorCode::OutOfMemory); and errors of the
+/// device.
 pub fn work(device: &Device, work: Work, shape: WorkShape, runs: u32) -> Result<Rate, Error> {
     let (number, ggml_type) = match work {
         Work::Copy => (0, 0),

@@ -1,16 +1,16 @@
-//! Carries progress out of C++, and panics around it.
+//! Passes progress from C++ to the observer, and keeps panics out of C++.
 
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// What has landed on the device so far.
+/// The progress of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// Units `0..units_done` are complete.
     pub units_done: u32,
-    /// Source bytes that have landed.
+    /// Source bytes that have arrived on the device.
     pub bytes_done: u64,
 }
 
@@ -24,12 +24,12 @@ impl<'a> ObserverShim<'a> {
         Self { observe, panic: None }
     }
 
-    /// Called by the engine; false cancels. A panic must not unwind through C++: it cancels, and
-    /// waits here until C++ has cleaned up.
+    /// The engine calls this; `false` cancels. A panic must not unwind through C++. It cancels instead,
+    /// and is stored until C++ has cleaned up.
     pub(crate) fn on_progress(&mut self, units_done: u32, bytes_done: u64) -> bool {
         let observe = &mut self.observe;
-        // The closure's captures may be left in a broken state; nobody sees them again before the
-        // panic goes on.
+        // A panic may leave the values that the closure captured in a broken state. They are not used
+        // again before the panic continues.
         match catch_unwind(AssertUnwindSafe(|| observe(Progress { units_done, bytes_done }))) {
             Ok(flow) => flow.is_continue(),
             Err(payload) => {
@@ -39,7 +39,7 @@ impl<'a> ObserverShim<'a> {
         }
     }
 
-    /// Lets a caught panic go on.
+    /// Continues a stored panic.
     pub(crate) fn resume_panic(self) {
         if let Some(payload) = self.panic {
             resume_unwind(payload);

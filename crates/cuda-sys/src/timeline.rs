@@ -1,20 +1,20 @@
-//! What a call did when.
+//! The times of the steps of a call.
 
 use crate::bridge::ffi;
 
-/// Who was busy in a [`Span`], and with what.
+/// The kind of work in a [`Span`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SpanKind {
     /// A reader waits until the staging ring has room for its chunk.
     Wait,
-    /// A reader reads its share of a chunk, and digests it where that is asked for.
+    /// A reader reads its share of a chunk. If digests are requested, it also digests the bytes.
     Read,
-    /// A reader queues the copies and conversions of a chunk; on the host device, does them.
+    /// A reader queues the copies and conversions of a chunk. On the host device, it executes them.
     Queue,
-    /// The device takes a chunk, from when it is done with the one before.
+    /// The device copies a chunk. The span starts when the device has finished the chunk before.
     Copy,
-    /// The device converts the chunk and digests it, where there is such work.
+    /// The device converts the chunk and digests it, if the chunk needs that.
     Work,
 }
 
@@ -22,22 +22,22 @@ impl SpanKind {
     const ALL: [SpanKind; 5] = [Self::Wait, Self::Read, Self::Queue, Self::Copy, Self::Work];
 }
 
-/// One step of one chunk.
+/// A step in the processing of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Span {
-    /// The reader, from 0; 0 for what the device does.
+    /// The number of the reader, from 0; 0 for work of the device.
     pub reader: u32,
     /// The lane of a [`Queue`](SpanKind::Queue), [`Copy`](SpanKind::Copy) or
-    /// [`Work`](SpanKind::Work); `None` of other steps.
+    /// [`Work`](SpanKind::Work); `None` for other steps.
     pub lane: Option<u32>,
-    /// What was done.
+    /// The kind of work.
     pub kind: SpanKind,
-    /// The chunk, in the order in which chunks are read.
+    /// The number of the chunk, in reading order.
     pub chunk: u64,
-    /// Seconds since the first read.
+    /// The start, in seconds since the first read.
     pub start: f64,
-    /// Seconds since the first read.
+    /// The end, in seconds since the first read.
     pub end: f64,
 }
 

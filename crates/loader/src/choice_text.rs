@@ -1,10 +1,10 @@
-//! Choices as text, for command lines and configuration files.
+//! Text forms of the options, for command lines and configuration files.
 
 use crate::options::{DeviceChoice, IoChoice, Verify};
 use std::fmt;
 use std::str::FromStr;
 
-/// The text is not one of the words for a choice.
+/// The error for a text that is none of the option's values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{}\" is unknown: expected {expected}", gguf_format::escape(.found).shortened(40))]
 pub struct ParseChoiceError {
@@ -12,14 +12,14 @@ pub struct ParseChoiceError {
     expected: &'static str,
 }
 
-/// The words of a choice, in both directions from one list.
+/// Converts between an option's values and their words. Both directions use one list.
 macro_rules! words {
     ($type:ident, $expected:literal: $( $variant:ident = $word:literal ),+) => {
         impl $type {
             /// Every choice, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
-            /// The word for this choice.
+            /// The word for this value.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $word ),+ }
@@ -48,7 +48,7 @@ words!(IoChoice, "auto, mmap, read or direct":
 words!(Verify, "residency, checksum or readback":
     Residency = "residency", Checksum = "checksum", Readback = "readback");
 
-/// `auto`, `host`, `cuda:0`.
+/// Writes `auto`, `host` or, for example, `cuda:0`.
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -59,7 +59,7 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// The words of [`Display`](fmt::Display), and `cuda` for the first GPU.
+/// Parses the words of [`Display`](fmt::Display), and `cuda` for the first GPU.
 impl FromStr for DeviceChoice {
     type Err = ParseChoiceError;
 

@@ -1,4 +1,4 @@
-//! What can go wrong, with stable codes.
+//! The errors of a load, with stable codes.
 
 use crate::codes::{self, CodeFacts};
 use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
@@ -6,7 +6,7 @@ use gguf_format::path_text;
 use model_phi3::SlotFormat;
 use std::path::{Path, PathBuf};
 
-/// The worker's coarse view of a failure.
+/// The worker's class of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -14,7 +14,7 @@ pub enum ErrorClass {
     ModelLoadFailed,
     /// A device cannot hold the weights.
     InsufficientVram,
-    /// A device failed or is not there.
+    /// A device failed or is not available.
     CudaError,
     /// The caller asked to stop.
     Cancelled,
@@ -23,7 +23,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// The worker's name of the class.
+    /// The worker's name for this class.
     pub fn name(self) -> &'static str {
         match self {
             Self::ModelLoadFailed => "MODEL_LOAD_FAILED",
@@ -35,22 +35,22 @@ impl ErrorClass {
     }
 }
 
-/// Why the weights do not fit.
+/// The numbers that show why the weights do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InsufficientMemory {
-    /// The device that was asked.
+    /// The device that the load was for.
     pub device: DeviceKind,
-    /// Bytes the load needs there: the weights, memory for converting them, and on the host the
-    /// staging memory.
+    /// Bytes that the load needs on this device: the weights, memory for converting them and, on the
+    /// host, the staging memory.
     pub required: u64,
-    /// Staging memory in `required`: 0 on a GPU, and if the loader already has it.
+    /// Bytes of staging memory in `required`. 0 on a GPU, and 0 if the loader has already allocated it.
     pub staging: u64,
-    /// Bytes that must stay free beside them.
+    /// Bytes that must stay free beside `required`.
     pub reserve: u64,
-    /// The device's free and total memory; `None` if it is unknown.
+    /// The device's free and total memory in bytes; `None` if they are unknown.
     pub memory: Option<MemoryInfo>,
-    /// The caller's own limit, where it is what was too small.
+    /// The caller's own limit in bytes, if it was too small.
     pub limit: Option<u64>,
 }
 
@@ -77,13 +77,13 @@ impl std::fmt::Display for InsufficientMemory {
     }
 }
 
-/// The host's memory and its limit, for messages.
+/// The host's free and total memory and the limit that applies, for messages.
 pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
     let MemoryInfo { free, total, bound, .. } = memory;
     format!("{free} bytes free of {total} bytes total, limited by {bound}")
 }
 
-/// A load that did not happen. Nothing stays allocated.
+/// The reason why a load failed. Nothing stays allocated.
 ///
 /// A message is complete: it contains the message of its cause. Print it alone, without the messages
 /// of the chain. [`source`](std::error::Error::source) returns the cause for programs: the chain of
@@ -91,27 +91,28 @@ pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file's header is at fault, or cannot be read. The message names the file.
+    /// The file's header is malformed or cannot be read. The message names the file.
     #[error(transparent)]
     Gguf(#[from] gguf_format::Error),
-    /// The file is sound and holds no Phi-3 model that can be loaded.
+    /// The file is valid but holds no Phi-3 model that can be loaded.
     #[error("{path}: {source}", path = path_text(path))]
     #[non_exhaustive]
     Model {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its model.
+        /// The fault of its model.
         source: model_phi3::Error,
     },
-    /// The file was changed by somebody during the load.
+    /// The file changed during the load.
     #[error("{path}: file changed while it was being loaded: {what}", path = path_text(path))]
     #[non_exhaustive]
     FileChanged {
         /// The file.
         path: PathBuf,
-        /// What shows it.
+        /// What shows the change.
         what: String,
-        /// The error of the operating system, if that shows it: the file is gone, for example.
+        /// The error of the operating system, if that shows the change: for example, the file no longer
+        /// exists.
         source: Option<std::io::Error>,
     },
     /// Reading the file's data failed.
@@ -135,24 +136,24 @@ pub enum Error {
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
     InsufficientMemory(InsufficientMemory),
-    /// The host has no memory for something that a load needs beside the weights.
+    /// The host has no memory for something that a load needs besides the weights.
     #[error("{what}")]
     #[non_exhaustive]
     HostMemory {
-        /// Its purpose, and the bytes that are required and free.
+        /// The purpose of the memory, and the required and free bytes.
         what: String,
     },
-    /// The device, or the engine's own request, failed.
+    /// The device failed, or the engine refused the request.
     #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
-    /// The weights on the device are not what they must be.
+    /// The weights on the device are wrong.
     #[error("verification failed: {what}")]
     #[non_exhaustive]
     Verification {
-        /// The slot or figure that is wrong, expected and found.
+        /// The slot or figure that is wrong, with the expected and the actual value.
         what: String,
     },
-    /// Weights are infinite or NaN as they were loaded, and the caller does not want such.
+    /// Loaded weights are infinite or NaN, and the caller refuses such weights.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
     /// The observer or a [`CancelToken`](crate::CancelToken) asked to stop.
@@ -160,17 +161,17 @@ pub enum Error {
     Cancelled,
 }
 
-/// A tensor with weights that are no finite number as they were loaded.
+/// A tensor with loaded weights that are infinite or NaN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NonFiniteTensor {
-    /// The file's tensor.
+    /// The name of the tensor in the file.
     pub tensor: String,
-    /// What its weights were loaded as.
+    /// The format in which its weights were loaded.
     pub format: SlotFormat,
-    /// How many are infinite: so in the file, or too large for the format.
+    /// The number of infinite weights. They are infinite in the file, or too large for the format.
     pub infinite: u64,
-    /// How many are NaN.
+    /// The number of NaN weights.
     pub nan: u64,
 }
 
@@ -183,7 +184,7 @@ impl std::fmt::Display for NonFiniteTensor {
     }
 }
 
-/// Tensors that a message names at most.
+/// The largest number of tensors that a message names.
 const SHOWN_TENSORS: usize = 5;
 
 fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
@@ -195,7 +196,7 @@ fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
 }
 
 impl Error {
-    /// The error of a file whose model has this one.
+    /// The error of a load whose file has this model error.
     pub fn of_model(path: &Path, error: model_phi3::Error) -> Self {
         Self::Model { path: path.to_owned(), source: error }
     }
@@ -205,7 +206,7 @@ impl Error {
         CodeFacts::all().iter().map(|facts| facts.code).collect()
     }
 
-    /// What there is to say of this kind of failure, whatever the file and the device.
+    /// The facts about this kind of failure. They do not depend on the file or the device.
     pub fn facts(&self) -> CodeFacts {
         match self {
             Self::Gguf(error) => error.facts().into(),
@@ -227,18 +228,18 @@ impl Error {
         self.facts().code
     }
 
-    /// The process exit code for this failure, from 1 to 9, or 130. (The program exits with 143 where
-    /// SIGTERM cancelled it.)
+    /// The process exit code for this failure: 1 to 9, or 130. (If SIGTERM cancelled it, the program
+    /// exits with 143.)
     pub fn exit_code(&self) -> u8 {
         self.facts().exit_code
     }
 
-    /// The worker's coarse class of this failure.
+    /// The worker's class of this failure.
     pub fn class(&self) -> ErrorClass {
         self.facts().class()
     }
 
-    /// Whether the same load can succeed later, with nothing else done.
+    /// Whether the same load can succeed later without any change by the user.
     pub fn retriable(&self) -> bool {
         match self {
             Self::InsufficientMemory(InsufficientMemory {
@@ -255,7 +256,7 @@ impl Error {
         }
     }
 
-    /// What the operator can do about it, where there is something.
+    /// What the operator can do about it, if there is something.
     pub fn help(&self) -> Option<&'static str> {
         let help = match self {
             Self::Gguf(error) => return error.help(),
@@ -307,8 +308,9 @@ fn engine_facts(code: ErrorCode) -> CodeFacts {
 mod tests {
     use super::*;
 
-    /// What the engine says on a failed device, or where it is wrong itself, cannot be had from it on
-    /// a machine without one; that each of its codes crosses the bridge is tested beside the bridge.
+    /// The engine reports some codes only for a failed device or its own bug. A test without a GPU cannot
+    /// provoke them, so this test covers the table of codes. Tests of `cuda-sys` check that each code
+    /// crosses the bridge.
     #[test]
     fn every_code_of_the_engine_has_its_own() {
         let codes = ErrorCode::ALL.map(|code| {
@@ -331,7 +333,7 @@ mod tests {
         );
     }
 
-    /// The last error of a chain. Every message on the way must contain that of its cause.
+    /// The last error of a chain. Every message in the chain must contain the message of its cause.
     fn root<'e>(
         error: &'e (dyn std::error::Error + 'static),
     ) -> &'e (dyn std::error::Error + 'static) {

@@ -1,4 +1,4 @@
-//! Loads Phi-3 models from GGUF files into device memory, and proves that they arrived.
+//! Loads Phi-3 models from GGUF files into device memory, and verifies that all bytes arrived.
 //!
 //! ```
 //! use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader};
@@ -23,26 +23,28 @@
 //! # Threads
 //!
 //! [`LoadOptions`], [`LoadedModel`], [`CancelToken`], [`Fingerprint`], [`Rehash`] and [`Error`] are
-//! `Send` and `Sync`. A [`Loader`] is `Send`: a load needs it exclusively, so that threads that load
-//! at once have one each. Loads in one process share nothing but the device and the page cache.
+//! `Send` and `Sync`. A [`Loader`] is `Send`. A load borrows its loader mutably; if several threads load
+//! at the same time, each needs its own loader. Loads in one process share only the device and the page
+//! cache.
 //!
-//! # Beneath
+//! # Lower layers
 //!
-//! The crate orders the steps of a load; the work is done below it: `gguf_format` proves the file,
-//! `model_phi3` plans, `cuda_sys` moves. What its signatures show of them is re-exported here, the
-//! first two also as [`gguf_format`] and [`model_phi3`].
+//! This crate orders the steps of a load. The crates below do the work: `gguf_format` checks the file,
+//! `model_phi3` makes the plan, and `cuda_sys` moves the bytes. Types of these crates that appear in this
+//! crate's signatures are re-exported here. The first two crates are also re-exported as [`gguf_format`]
+//! and [`model_phi3`].
 //!
-//! It logs through `tracing` and never installs a subscriber, prints or exits. The program
-//! `phi3-loader` is a crate of its own above this one.
+//! The crate logs through `tracing`. It never installs a subscriber, prints or exits. The program
+//! `phi3-loader` is a separate crate above this one.
 //!
 //! # Features
 //!
-//! None is on by default.
+//! No feature is on by default.
 //!
-//! - `cuda`: NVIDIA GPUs; needs `nvcc`.
+//! - `cuda`: support for NVIDIA GPUs. The build needs `nvcc`.
 //! - `serde`: [`LoadStats`] can be serialised.
-//! - `output`: `OutputFile`, which replaces a file only by a whole one.
-//! - `synth`: module `synth`, which writes files with a model's real shapes and random weights.
+//! - `output`: `OutputFile`, which replaces a file only when the new one is complete.
+//! - `synth`: module `synth`, which writes files with the real shapes of a model and random weights.
 //! - `measure`: module `measure`, for programs that measure loads.
 #![forbid(unsafe_code)]
 
@@ -83,7 +85,7 @@ pub mod threads;
 mod transfer;
 mod warning;
 
-// Its example has to compile.
+// The example in the README must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
@@ -113,7 +115,7 @@ pub use model_phi3::{
     Error as ModelError, KvDtype, LayerWeights, LoadPlan, Matrix, Phi3Config, Phi3Weights, Slot,
     SlotFormat, Storage,
 };
-// For whatever a header, a configuration or a plan speaks of in its turn.
+// A header, a configuration or a plan refers to more types of these crates.
 pub use {gguf_format, model_phi3};
 
 const _: () = {

@@ -1,4 +1,5 @@
-//! What a program needs that measures how loads are divided: transfers alone, by engines of its choice.
+//! For programs that measure the engine: transfers without the rest of a load, with engines of the
+//! caller's choice.
 
 use crate::cancel::{CancelToken, Cancellable};
 use crate::error::Error;
@@ -13,12 +14,12 @@ use std::path::Path;
 
 pub use cuda_sys;
 
-/// How a load of so many bytes to this device divides the work on this machine.
+/// The engine settings that a load of this number of bytes uses on this device and machine.
 pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
     crate::session::engine_config(options, device, source_bytes)
 }
 
-/// The transfer of one model, which can be repeated. It has a device buffer of its own, so that a
+/// A transfer of one model that can be repeated. It allocates its device buffer once, so that a
 /// repetition allocates nothing.
 #[derive(Debug)]
 pub struct Transfer<'a> {
@@ -29,7 +30,7 @@ pub struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Opens the file and allocates the buffer. The plan must be one of this file.
+    /// Opens the file and allocates the buffer. The plan must belong to this file.
     ///
     /// # Errors
     ///
@@ -48,8 +49,8 @@ impl<'a> Transfer<'a> {
         })
     }
 
-    /// Moves the whole model with this engine, which must be one of the same device. Returns the seconds
-    /// from the first read to the last byte that arrived.
+    /// Moves the whole model with this engine, which must use the same device. Returns the seconds from
+    /// the first read to the arrival of the last byte.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a caller may choose about a load.
+//! The options of a load.
 
 use gguf_format::Limits;
 use model_phi3::Storage;
@@ -7,13 +7,13 @@ use model_phi3::Storage;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeviceChoice {
-    /// The first GPU where there is one that this build can use, else host memory. The choice is
-    /// logged and stands in [`LoadEvent::Allocated`](crate::LoadEvent::Allocated).
+    /// The first GPU that this build can use; if there is none, host memory. The choice is logged and
+    /// reported in [`LoadEvent::Allocated`](crate::LoadEvent::Allocated).
     #[default]
     Auto,
     /// Host memory.
     Host,
-    /// The GPU of this ordinal.
+    /// The GPU with this ordinal.
     Cuda(i32),
 }
 
@@ -21,69 +21,73 @@ pub enum DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoChoice {
-    /// What the page cache holds is read from it, the rest past it with `O_DIRECT`, so that the cache
-    /// stays as it was.
+    /// Reads cached pages from the page cache and all other pages past it with `O_DIRECT`, so that the
+    /// content of the cache does not change.
     #[default]
     Auto,
-    /// Copies from a mapping of the file. Installs a process-wide `SIGBUS` handler, without which a
-    /// file that is cut short would kill the process; see [`Io::Mapped`](cuda_sys::Io::Mapped).
+    /// Copies from a memory mapping of the file. Installs a process-wide `SIGBUS` handler; without it, a
+    /// file that is truncated during the load would kill the process. See
+    /// [`Io::Mapped`](cuda_sys::Io::Mapped).
     Mmap,
-    /// Positioned reads through the page cache.
+    /// Reads at given offsets through the page cache.
     Read,
-    /// `O_DIRECT`, past the page cache; buffered where the file system refuses.
+    /// Reads with `O_DIRECT`, past the page cache. If the file system refuses that, reads through the
+    /// page cache.
     Direct,
 }
 
-/// How much proof a load ends with. Each level includes the ones before it.
+/// How a load is verified at its end. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Verify {
-    /// Every weight pointer is memory of the right device inside the one allocation, and sizes agree
-    /// with the plan.
+    /// Checks that every weight pointer is memory of the right device inside the one allocation, and that
+    /// sizes agree with the plan.
     #[default]
     Residency,
-    /// The bytes of the file are also digested as they are read and again on the device, where they
-    /// arrived, and the digests compared.
+    /// Also digests the file's bytes as they are read, and again on the device after they arrived. The
+    /// digests must be equal.
     Checksum,
-    /// Everything is also read back from the device and compared with the file, decoded again on the
-    /// host.
+    /// Also reads everything back from the device and compares it with the file, which the host decodes
+    /// again.
     Readback,
 }
 
-/// Choices for a [`Loader`](crate::Loader). The default is right for a worker.
+/// Options of a [`Loader`](crate::Loader). The defaults suit a worker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// Where to load to.
+    /// The device to load to.
     pub device: DeviceChoice,
-    /// What the weights become.
+    /// The format of the weights on the device.
     pub storage: Storage,
     /// How the file is read.
     pub io: IoChoice,
-    /// Largest single copy to the device in bytes; `None` leaves it to the loader.
+    /// The largest single copy to the device, in bytes. If `None`, the loader chooses.
     pub chunk_bytes: Option<u64>,
-    /// Largest single read in bytes, a thread's share of a copy; `None` leaves it to the loader.
+    /// The largest single read of one thread, in bytes; a copy consists of several reads. If `None`, the
+    /// loader chooses.
     pub read_bytes: Option<u64>,
-    /// Reader threads; `None` leaves it to the loader, which takes more for what the page cache does
-    /// not hold.
+    /// The number of reader threads. If `None`, the loader chooses: it uses more threads if the page
+    /// cache does not hold the file.
     pub threads: Option<u32>,
-    /// Copies that may be under way, each of which takes `chunk_bytes` of staging memory; `None`
-    /// leaves it to the loader.
+    /// The number of copies that can run at the same time. Each takes `chunk_bytes` of staging memory. If
+    /// `None`, the loader chooses.
     pub depth: Option<u32>,
-    /// Bytes of device memory the weights may take; `None` for what is free.
+    /// Bytes of device memory that the weights can use. If `None`, all free memory.
     pub vram_limit: Option<u64>,
-    /// Bytes of device memory that must stay free beside the weights, for what will use them, such as
-    /// a key-value cache ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). Looked
-    /// at before and after the weights are allocated; nothing keeps other processes from it later.
+    /// Bytes of device memory that must stay free beside the weights, for example for a key-value cache
+    /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). This is checked before and
+    /// after the weights are allocated. Another process can still take the memory later.
     pub reserve: u64,
-    /// Proof asked for.
+    /// How the load is verified.
     pub verify: Verify,
-    /// Whether a weight that is infinite or NaN as it was loaded fails the load, instead of being
-    /// reported. Quantised blocks that native storage keeps are not counted.
+    /// If a loaded weight is infinite or NaN, the load fails instead of reporting it. Quantised blocks
+    /// that native storage keeps are not checked.
     pub deny_overflow: bool,
-    /// Whether to note what was done when, for [`TransferFigures::timeline`](crate::TransferFigures::timeline).
+    /// Whether to record the time of each step, for
+    /// [`TransferFigures::timeline`](crate::TransferFigures::timeline).
     pub timeline: bool,
-    /// Bounds on what a file's header may claim.
+    /// Limits for the sizes and counts in a file's header.
     pub limits: Limits,
 }
 
@@ -108,7 +112,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The defaults.
+    /// The default options.
     pub fn new() -> Self {
         Self::default()
     }

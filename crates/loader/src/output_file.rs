@@ -1,4 +1,4 @@
-//! Output files that stand at their place only when they are whole.
+//! Output files that appear at their path only when they are complete.
 
 use crate::error::Error;
 use crate::host_memory;
@@ -12,16 +12,16 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
-/// Symbolic links that are followed from one to the next, as many as Linux follows.
+/// The largest number of symbolic links that are followed in a chain; Linux has the same limit.
 const MAX_LINKS: usize = 40;
 
-/// How the name of a file starts that is not whole yet. What follows is random.
+/// The start of the name of an incomplete file. The rest of the name is random.
 const PREFIX: &str = ".phi3-loader-";
 
-/// Before the umask.
+/// The mode of a new file, before the umask is applied.
 const FRESH_MODE: u32 = 0o666;
 
-/// A place for an output file, which has the whole file or what it had before.
+/// An output file. Its path always has either the complete new file or the previous content.
 ///
 /// ```
 /// use loader::OutputFile;
@@ -38,18 +38,18 @@ const FRESH_MODE: u32 = 0o666;
 /// ```
 #[derive(Debug)]
 pub struct OutputFile {
-    /// What messages call it: as the caller does, or standard output.
+    /// The name in messages: the path as the caller gave it, or standard output.
     named: PathBuf,
     folder: PathBuf,
-    /// In the folder, and no symbolic link.
+    /// The path in `folder`. It is not a symbolic link.
     path: PathBuf,
-    /// Permission bits of the file that stands there, where one does.
+    /// The permission bits of the existing file, if there is one.
     mode: Option<u32>,
 }
 
 impl OutputFile {
-    /// Follows symbolic links, also one to a file that does not exist yet. Only a regular file that the
-    /// caller may write can be replaced: a device, a pipe or a folder is refused.
+    /// Finds the file behind `path`. Follows symbolic links, even to a file that does not exist yet. Only
+    /// a regular file that the caller may write can be replaced; a device, a pipe or a folder is refused.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl OutputFile {
         Self::resolve(named).map_err(|source| write_error(named, source))
     }
 
-    /// The file that standard output goes to. Messages call it standard output.
+    /// The file behind standard output. Messages call it standard output.
     ///
     /// # Errors
     ///
@@ -73,7 +73,8 @@ impl OutputFile {
     fn resolve(named: &Path) -> io::Result<Self> {
         let (target, mode) = match fs::metadata(named) {
             Ok(metadata) if metadata.is_file() => {
-                // The replacement needs the folder's permission only. The file's own counts, too.
+                // Replacing a file needs only the permission of its folder. Check the file's own
+                // permission as well.
                 OpenOptions::new().write(true).open(named)?;
                 (fs::canonicalize(named)?, Some(metadata.permissions().mode() & 0o777))
             }
@@ -94,12 +95,12 @@ impl OutputFile {
         Ok(Self { named: named.to_owned(), path: folder.join(name), folder, mode })
     }
 
-    /// The folder that the file is in.
+    /// The folder of the file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The path of the file itself, behind all symbolic links.
+    /// The path of the file itself, after all symbolic links are followed.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -109,12 +110,13 @@ impl OutputFile {
         write_error(&self.named, source)
     }
 
-    /// Makes a new file of what `fill` writes, and moves it to its place when it is whole and stored.
-    /// A file that was there keeps its permission bits, and stays as it was if this fails.
+    /// Makes a new file with the content that `fill` writes. When the file is complete and stored, moves
+    /// it to its path. If a file exists there, its permission bits are kept; if this fails, it is
+    /// unchanged.
     ///
-    /// `bytes` is the length of the file and the host memory that `fill` takes. If the file system keeps
-    /// its files in memory and the host has less free, this fails before it writes anything: a memory
-    /// cgroup would kill the process.
+    /// `bytes` is the length of the file plus the host memory that `fill` needs. If the file system keeps
+    /// its files in memory and the host has less memory free, this fails before it writes anything.
+    /// Otherwise a memory cgroup would kill the process.
     ///
     /// # Errors
     ///
@@ -157,20 +159,20 @@ impl OutputFile {
     }
 }
 
-/// A file in the folder of its place, which is removed where it is not finished.
+/// A temporary file in the folder of the output. If it is not finished, it is removed.
 struct Unfinished {
     file: File,
     name: Option<TempPath>,
 }
 
 impl Unfinished {
-    /// A file that is in no folder yet: nothing of it stays where the process is killed. Not every file
-    /// system has such.
+    /// A file without a name: if the process is killed, nothing of it remains. Some file systems do not
+    /// support this.
     fn without_name(folder: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FRESH_MODE);
         let file = File::from(rustix::fs::open(folder, flags, mode)?);
-        // It could get no name without this.
+        // Without this, the file could not get a name later.
         fs::metadata(descriptor_path(&file))?;
         Ok(Self { file, name: None })
     }
@@ -182,7 +184,7 @@ impl Unfinished {
         Ok(Self { file, name: Some(name) })
     }
 
-    /// The name by which it can be moved to its place.
+    /// Gives the file a name, so that it can be moved to its path.
     fn into_name(self, folder: &Path) -> io::Result<TempPath> {
         let Self { file, name } = self;
         if let Some(name) = name {
@@ -202,9 +204,9 @@ fn names() -> tempfile::Builder<'static, 'static> {
     names
 }
 
-/// Whether files of this folder are in the host's memory: tmpfs or ramfs.
+/// Whether the files of this folder are in the host's memory (tmpfs or ramfs).
 fn is_in_memory(folder: &Path) -> bool {
-    /// Of `linux/magic.h`. statfs(2) has all of them.
+    /// From `linux/magic.h`; the manual page statfs(2) lists all of them.
     const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
     rustix::fs::statfs(folder).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u64)))
 }
@@ -213,7 +215,7 @@ fn descriptor_path(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// What a chain of symbolic links leads to, where it leads to nothing that exists.
+/// The target of a chain of symbolic links. If the target does not exist, its path is still returned.
 fn end_of_links(named: &Path) -> PathBuf {
     let mut path = named.to_owned();
     for _ in 0..MAX_LINKS {

@@ -1,4 +1,4 @@
-//! The open file of a load, with what is needed to notice that it changed.
+//! The open files of a load, and the checks whether they changed.
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
@@ -14,13 +14,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Times that a file is opened anew because it was written to a moment before.
+/// How often a file is opened again because it was written to shortly before.
 const ATTEMPTS: usize = 5;
 
-/// Between looks at the token while a file settles.
+/// The time between two checks of the token while a file settles.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A GGUF file, all shards of it, open for reading.
+/// An open GGUF file with all its shards.
 #[derive(Debug)]
 pub(crate) struct Source {
     path: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) struct Source {
     identities: Vec<FileIdentity>,
 }
 
-/// The file, which can be any shard, that ended before the length that it had when it was opened.
+/// The path of the file that ended before the length that it had when it was opened. It can be any shard.
 fn ended_early(error: &gguf_format::Error) -> Option<&Path> {
     match error {
         gguf_format::Error::Io { path, source } if source.kind() == ErrorKind::UnexpectedEof => {
@@ -38,8 +38,8 @@ fn ended_early(error: &gguf_format::Error) -> Option<&Path> {
     }
 }
 
-/// The error of a file that ends before its length although nothing changes it, as files of sysfs do.
-/// `None` where that is not so.
+/// The error for a file that ends before its length although nothing changes it, for example a file of
+/// sysfs. `None` if the file is not of this kind.
 fn shorter_than_its_length(path: &Path) -> Option<Error> {
     let file = File::open(path).ok()?;
     let opened = file.metadata().ok()?;
@@ -52,8 +52,8 @@ fn shorter_than_its_length(path: &Path) -> Option<Error> {
 }
 
 impl Source {
-    /// Opens the file so that [`check_unchanged`](Self::check_unchanged) sees every later change of
-    /// it: one that was written to a moment ago is waited for.
+    /// Opens the file so that [`check_unchanged`](Self::check_unchanged) detects every later change. If
+    /// the file was written to shortly before, this waits until it is settled.
     pub(crate) fn open_settled(
         path: &Path,
         limits: &Limits,
@@ -91,7 +91,7 @@ impl Source {
         }
     }
 
-    /// Opens the file and proves its header.
+    /// Opens the file and checks its header.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
         let before = Facts::at(path);
         let limits = host_memory::limits_for_headers(limits)?;
@@ -117,22 +117,22 @@ impl Source {
         Ok(Self { path: path.to_owned(), gguf, identities })
     }
 
-    /// The path that was asked for.
+    /// The path that the caller gave.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The proven header.
+    /// The checked header.
     pub(crate) fn gguf(&self) -> &GgufFile {
         &self.gguf
     }
 
-    /// The header alone.
+    /// Returns the header without the file identities.
     pub(crate) fn into_gguf(self) -> GgufFile {
         self.gguf
     }
 
-    /// What the engine reads, in the order of the shards.
+    /// The files for the engine, in the order of the shards.
     pub(crate) fn files(&self) -> Vec<cuda_sys::Source<'_>> {
         self.gguf
             .shards()
@@ -141,7 +141,7 @@ impl Source {
             .collect()
     }
 
-    /// Bytes of a range that is as long as the result.
+    /// Reads as many bytes as the result has, at the start of the range.
     pub(crate) fn read_at<const N: usize>(&self, range: &SourceRange) -> Result<[u8; N], Error> {
         let mut bytes = [0; N];
         let shards = self.gguf.shards();
@@ -171,8 +171,8 @@ impl Source {
         }
     }
 
-    /// The cause of a failed load. A file that changed explains bytes that are missing, wrong or cannot
-    /// be read.
+    /// The cause of a failed load. If the file changed, that is the reason for bytes that are missing,
+    /// wrong or unreadable.
     pub(crate) fn explain(&self, error: Error) -> Error {
         let changed = self.check_unchanged().err();
         let cause = match &error {
@@ -185,7 +185,7 @@ impl Source {
         cause.unwrap_or(error)
     }
 
-    /// Fails where any shard is not what it was when it was opened.
+    /// Fails if any shard has changed since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
         self.gguf
             .shards()
@@ -210,7 +210,7 @@ mod tests {
         let path = dir.path().join("file.gguf");
         std::fs::write(&path, GgufWriter::new().to_bytes(|_, _| ()).unwrap()).unwrap();
         let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-        // As a file looks that is written to all the time: always a moment old.
+        // The file always looks as if it had just been written to.
         let moment_later = || written + Duration::from_millis(19);
         let open = |clock: &dyn Fn() -> SystemTime, token: &CancelToken| {
             Source::open_settled_by(clock, &path, &Limits::default(), token).map(drop)
@@ -230,7 +230,7 @@ mod tests {
         folder.join(format!("m-{no:05}-of-00003.gguf"))
     }
 
-    /// A model in three files, opened by the first.
+    /// A model in three shards, opened by the first one.
     fn split(folder: &Path) -> Source {
         for no in 0..3 {
             let mut writer = GgufWriter::new();
@@ -241,7 +241,7 @@ mod tests {
         Source::open(&shard_path(folder, 1), &Limits::default()).unwrap()
     }
 
-    /// The engine's error when it reads so many bytes of the shard of this number, from 1.
+    /// The error of the engine when it reads this number of bytes from a shard. Shards count from 1.
     fn read_shard(sources: &[cuda_sys::Source<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
         let config = EngineConfig {
             readers: 1,
@@ -296,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = split(dir.path());
         let third = shard_path(dir.path(), 3);
-        // It has its length, and gives less than is asked for.
+        // The file has the stated length, but its content is shorter than the read.
         let mut sources = source.files();
         let cuda_sys::Source::File(file) = sources[2] else { panic!("a file") };
         sources[2] = SourceFile { bytes: 4096, ..file }.into();
@@ -324,7 +324,7 @@ mod tests {
             std::fs::write(&file, content).unwrap();
             assert!(shorter_than_its_length(&file).is_none(), "{content}");
         }
-        // Files of sysfs, of which no machine has all.
+        // Files of sysfs. Some machines do not have all of them.
         let files =
             ["/sys/kernel/uevent_seqnum", "/sys/class/net/lo/address", "/sys/kernel/profiling"];
         for path in files.map(Path::new).into_iter().filter(|path| path.exists()) {

@@ -1,4 +1,5 @@
-//! From a load plan to the engine's operations, and back from its progress to the model's units.
+//! Turns a load plan into the operations of the engine, and the progress of the engine into events for
+//! each unit.
 
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
@@ -12,14 +13,14 @@ use gguf_format::GgmlType;
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
 use std::ops::ControlFlow;
 
-/// The engine's operations, in the order of the plan's. Those whose slots are floats have their
-/// infinities counted.
+/// The operations of the engine, in the order of the plan. For slots of floats, the engine counts
+/// infinities and NaNs.
 fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
     let ops = plan.ops().iter().zip(scales.iter());
     ops.map(|(op, scale)| copy_op(op, scale, floats_of(op.format))).collect()
 }
 
-/// `None` for blocks: whether their weights are finite is known only once they are decoded.
+/// `None` for blocks: only decoded weights can be checked for infinities.
 fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     match format.ggml_type() {
         GgmlType::F16 => Some(FloatFormat::F16),
@@ -30,7 +31,7 @@ fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     }
 }
 
-/// The engine knows ggml types by number.
+/// Turns a plan's operation into one of the engine, which identifies ggml types by number.
 pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
@@ -53,7 +54,7 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
     }
 }
 
-/// Options of a transfer.
+/// The options of a transfer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransferOptions {
     pub(crate) io: Io,
@@ -76,7 +77,7 @@ impl TransferOptions {
     }
 }
 
-/// Moves everything the plan names into `buffer`.
+/// Moves all bytes of the plan into `buffer`.
 pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,
@@ -118,7 +119,7 @@ impl UnitReporter<'_> {
             let label = self.plan.unit(self.reported).map(|unit| unit.to_string());
             let label = label.unwrap_or_default();
             self.reported += 1;
-            // Events count from 1.
+            // Events count units from 1.
             let unit = self.reported;
             tracing::info!(unit, of, bytes = progress.bytes_done, "{label}");
             self.observer.event(&LoadEvent::Progress {

@@ -1,4 +1,5 @@
-//! Whole files on the first GPU. Fails where there is none: `cargo xtask test-gpu` runs it.
+//! Loads whole files on the first GPU. If there is no GPU, the tests fail. `cargo xtask test-gpu` runs
+//! them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;

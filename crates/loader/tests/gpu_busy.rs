@@ -1,5 +1,5 @@
-//! A load beside other work of its process on the same GPU. Fails where there is none. A program of
-//! its own: whatever waits for a whole device would wait for that work.
+//! A load while the same process does other work on the same GPU. If there is no GPU, the test fails. It
+//! is a program of its own: any call that waits for the whole device would wait for that work.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[expect(dead_code, reason = "other targets use the rest")]
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const MODEL: &str = "fused-k-quants.gguf";
 
-/// Long beside a load of a small model: what has not come by then never will.
+/// Much longer than the load of a small model. If the load has not ended by then, it never will.
 const FOREVER: Duration = Duration::from_secs(60);
 
 struct Gate {
@@ -29,7 +29,7 @@ struct Gate {
 static GATE: Gate = Gate { is_open: Mutex::new(false), opened: Condvar::new() };
 
 unsafe extern "C" fn wait_at_gate(gate: *mut c_void) {
-    // SAFETY: what the test below hands over, which lives as long as the process.
+    // SAFETY: the test below passes this object, which lives as long as the process.
     let gate = unsafe { &*gate.cast::<Gate>() };
     let is_open = gate.is_open.lock().unwrap();
     drop(gate.opened.wait_while(is_open, |is_open| !*is_open).unwrap());
@@ -40,12 +40,12 @@ fn a_load_does_not_wait_for_what_else_the_gpu_does() {
     let options = LoadOptions::new().device(DeviceChoice::Cuda(0)).verify(Verify::Checksum);
     let mut loaders = [Storage::F16, Storage::Native]
         .map(|storage| Loader::new(options.clone().storage(storage)));
-    // What happens once in a process may wait: the driver loads code then.
+    // Work that happens once in a process may wait, because the driver loads code. So do it before.
     let first =
         loaders.each_mut().map(|loader| loader.load(model_path(MODEL), &mut go_on).unwrap());
 
     let driver = Driver::open();
-    // SAFETY: the function's own argument, which lives as long as the process.
+    // SAFETY: the argument is the one for this function, and it lives as long as the process.
     unsafe {
         driver.call_in_stream(0, wait_at_gate, (&raw const GATE).cast_mut().cast());
     }

@@ -1,7 +1,7 @@
-//! A model of real size on the first GPU, again and again. Fails where there is no GPU.
+//! Loads a model of real size on the first GPU many times. If there is no GPU, the tests fail.
 //!
-//! The model has Phi-3-mini's shapes and Q4_K_M's types: 2.4 GB of file, 7.6 GB on the device as
-//! halves. It is written to the temporary folder once a run.
+//! The model has the shapes of Phi-3-mini and the types of Q4_K_M. The file has 2.4 GB, and the weights
+//! take 7.6 GB on the device as f16. Each run writes the file to the temporary folder once.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use cuda_sys::{Device, DeviceBuffer};
@@ -41,8 +41,8 @@ fn load(loader: &mut Loader) -> LoadedModel {
     loader.load(model_path(), &mut go_on).unwrap()
 }
 
-/// Free memory once whatever the process and the driver keep is there: the context, and the code of
-/// every kernel that a load runs.
+/// The free memory after the process and the driver have allocated everything that they keep: the context
+/// and the code of every kernel of a load.
 fn settled_free_memory() -> (Device, u64) {
     for storage in [Storage::F16, Storage::Native] {
         let options = options().storage(storage).verify(Verify::Checksum);
@@ -75,7 +75,7 @@ fn a_hundred_loads_leave_the_memory_they_found() {
 fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
     const THREADS: usize = 8;
     let (device, before) = settled_free_memory();
-    // Whichever form eight models of fit.
+    // Use the storage in which eight models fit on the device.
     let room = |storage| {
         let plan = Loader::new(options().storage(storage)).plan(model_path()).unwrap().plan;
         before / 9 >= plan.device_bytes()
@@ -93,7 +93,7 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
                     for _ in 0..3 {
                         let model = load(&mut loader);
                         assert!(model.fingerprint().unwrap() == want);
-                        // All of them at once.
+                        // All models are loaded at this moment.
                         resident.wait();
                     }
                 });
@@ -101,7 +101,7 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
         });
         device.memory().unwrap().unwrap().free
     };
-    // The driver keeps what it needed for so many streams at once, some MiB.
+    // The driver keeps some MiB that it needed for the streams of all threads.
     let settled = together();
     assert!(before - settled < 64 << 20, "{before} bytes free before, {settled} after");
     for _ in 0..3 {
@@ -144,7 +144,7 @@ fn cancelling_at_any_moment_leaves_the_memory_it_found() {
 fn memory_that_others_took_is_a_clear_error_and_the_load_succeeds_once_it_is_back() {
     let (device, before) = settled_free_memory();
     let plan = Loader::new(options()).plan(model_path()).unwrap().plan;
-    // Which leaves less than the model needs.
+    // The rest is less than the model needs.
     let taken: DeviceBuffer = device.allocate(before - plan.device_bytes() / 2).unwrap();
     let mut loader = Loader::new(options());
     let error = loader.load(model_path(), &mut go_on).unwrap_err();
@@ -163,17 +163,17 @@ unsafe extern "C" {
 const HOST_TO_DEVICE: i32 = 1;
 const DEVICE_TO_HOST: i32 = 2;
 
-/// Flips a bit of a weight behind the library's back.
+/// Flips a bit of a weight without the library's knowledge.
 fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
     let view = model.slot(slot).unwrap();
     assert!(at < view.bytes);
     let address = (view.address + at) as *mut c_void;
     let mut byte = 0_u8;
-    // SAFETY: the address lies inside the model's arena, which is memory of the GPU that lives as
-    // long as `model`, and one byte of each side is copied.
+    // SAFETY: the address is inside the model's arena. The arena is GPU memory that lives as long as
+    // `model`. One byte is copied from and to it.
     let read = unsafe { cudaMemcpy((&raw mut byte).cast(), address, 1, DEVICE_TO_HOST) };
     byte ^= 1 << bit;
-    // SAFETY: as above.
+    // SAFETY: as for the copy before.
     let written = unsafe { cudaMemcpy(address, (&raw const byte).cast(), 1, HOST_TO_DEVICE) };
     assert_eq!((read, written), (0, 0));
 }
@@ -196,7 +196,7 @@ fn one_flipped_bit_in_all_weights_is_found_and_its_tensor_named() {
         assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
         assert!(error.to_string().contains(tensor), "{error}");
 
-        // A worker looks a little at a time.
+        // A worker checks a small part at a time.
         let mut rehash = Rehash::new(fingerprint.clone());
         let found = loop {
             match rehash.step(&model, 256 << 20) {

@@ -1,5 +1,5 @@
-//! Every GPU of the machine, one or several. Fails where there is none. A program of its own, because
-//! it asks on which GPUs its process has a context.
+//! Uses every GPU of the machine, one or several. If there is no GPU, the test fails. It is a program of
+//! its own, because it checks on which GPUs its process has a context.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[expect(dead_code, reason = "other targets use the rest")]
@@ -28,7 +28,7 @@ fn load(ordinal: i32) -> LoadedModel {
     model
 }
 
-/// In this order, since contexts stay.
+/// The order matters, because contexts are kept.
 #[test]
 fn each_gpu_is_used_alone_and_all_of_them_at_once() {
     let (gpus, driver) = (gpus(), Driver::open());
@@ -52,7 +52,7 @@ fn each_gpu_is_used_alone_and_all_of_them_at_once() {
                 for _ in 0..3 {
                     let model = load(number % gpus);
                     assert!(model.fingerprint().unwrap() == *want);
-                    // All of them at once.
+                    // All models are loaded at this moment.
                     resident.wait();
                 }
             });

@@ -1,5 +1,5 @@
-//! What the crate's fields and signatures speak of has a name in the crate, so that its users need no
-//! other. Compiling this is the test.
+//! The crate re-exports every type in its fields and signatures, so that its users need no other crate.
+//! Compiling this file is the test.
 
 use loader::{
     AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,

@@ -1,4 +1,4 @@
-//! Wrappers of the functions that can be made to fail. They count calls and fail the planned ones.
+//! Wrappers of functions that tests can make fail. They count the calls and fail the planned ones.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -13,9 +13,9 @@ const RTLD_NEXT: *mut c_void = std::ptr::without_provenance_mut(usize::MAX);
 pub(crate) struct Call {
     pub(crate) name: &'static str,
     made: AtomicU64,
-    /// From 1; 0 for none.
+    /// The number of the call that fails, from 1. 0 if no call fails.
     fails_at: AtomicU64,
-    /// Whether all later ones fail as well.
+    /// Whether all later calls fail as well.
     onwards: AtomicBool,
 }
 
@@ -29,18 +29,18 @@ impl Call {
         }
     }
 
-    /// Calls until now.
+    /// The number of calls so far.
     pub(crate) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Has the call of this number fail, and all after it where `onwards` is set.
+    /// Makes the call with this number fail. If `onwards` is set, all later calls fail as well.
     pub(crate) fn fail_at(&self, number: u64, onwards: bool) {
         self.onwards.store(onwards, Ordering::Relaxed);
         self.fails_at.store(number, Ordering::Relaxed);
     }
 
-    /// Counts a call; whether it is to fail.
+    /// Counts a call. Returns whether it must fail.
     fn fails(&self) -> bool {
         let number = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         let at = self.fails_at.load(Ordering::Relaxed);
@@ -54,22 +54,22 @@ pub(crate) static ALLOCATION: Call = Call::new("allocation");
 
 pub(crate) static CALLS: [&Call; 3] = [&THREAD, &PROCESS, &ALLOCATION];
 
-/// The system's allocator, which fails planned calls.
+/// The system's allocator with planned failures.
 pub(crate) struct Refusing;
 
-// SAFETY: every call goes to the system's allocator, which keeps the contract, with the caller's own
-// arguments, or gives nothing, which the contract allows.
+// SAFETY: every call either goes to the system's allocator with the caller's own arguments, or returns a
+// null pointer. The system's allocator keeps the contract, and the contract allows a null pointer.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if ALLOCATION.fails() {
             return null_mut();
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise; all memory of this allocator is the system's.
+        // SAFETY: the caller keeps the contract; all memory of this allocator comes from the system's.
         unsafe { System.dealloc(memory, layout) };
     }
 
@@ -77,7 +77,7 @@ unsafe impl GlobalAlloc for Refusing {
         if ALLOCATION.fails() {
             return null_mut();
         }
-        // SAFETY: as above.
+        // SAFETY: see `dealloc`.
         unsafe { System.realloc(memory, layout, bytes) }
     }
 }
@@ -86,9 +86,9 @@ unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// The function of this name that comes after this program's own.
+/// The next function with this name after the one that this program defines.
 fn real(name: &CStr) -> usize {
-    // SAFETY: looks a name up, and the name is a C string.
+    // SAFETY: this only looks up a name, and the name is a C string.
     let address = unsafe { dlsym(RTLD_NEXT, name.as_ptr()) };
     if address.is_null() {
         std::process::abort();
@@ -96,12 +96,12 @@ fn real(name: &CStr) -> usize {
     address.expose_provenance()
 }
 
-/// The real function as a function pointer of the type that the interposed one has.
+/// The real function, as a function pointer of the same type as the wrapper.
 macro_rules! real {
     ($name:literal as $type:ty) => {{
         static ADDRESS: OnceLock<usize> = OnceLock::new();
         let address = *ADDRESS.get_or_init(|| real($name));
-        // SAFETY: the C library's function of this name has this type.
+        // SAFETY: the C library's function with this name has this type.
         unsafe {
             std::mem::transmute::<*const c_void, $type>(std::ptr::with_exposed_provenance(address))
         }
@@ -111,7 +111,8 @@ macro_rules! real {
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type PthreadCreate = unsafe extern "C" fn(*mut usize, *const c_void, Start, *mut c_void) -> c_int;
 
-// SAFETY: of the C library's signature, and as it behaves where it starts no more threads.
+// SAFETY: the signature is that of the C library. A failure looks the same as when the library cannot
+// start a thread.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_create(
     out: *mut usize,
@@ -123,7 +124,7 @@ unsafe extern "C" fn pthread_create(
         return EAGAIN;
     }
     let real = real!(c"pthread_create" as PthreadCreate);
-    // SAFETY: the caller's own arguments.
+    // SAFETY: these are the caller's own arguments.
     unsafe { real(out, attributes, start, argument) }
 }
 
@@ -137,7 +138,7 @@ type PosixSpawnp = unsafe extern "C" fn(
     Words,
 ) -> c_int;
 
-// SAFETY: as above, for processes.
+// SAFETY: as for threads, but for processes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_spawnp(
     out: *mut c_int,
@@ -151,6 +152,6 @@ unsafe extern "C" fn posix_spawnp(
         return EAGAIN;
     }
     let real = real!(c"posix_spawnp" as PosixSpawnp);
-    // SAFETY: the caller's own arguments.
+    // SAFETY: these are the caller's own arguments.
     unsafe { real(out, file, actions, attributes, arguments, environment) }
 }

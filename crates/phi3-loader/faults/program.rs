@@ -1,8 +1,8 @@
-//! The fault matrix of the program: starts of threads and processes fail, and allocations do.
+//! The fault matrix of the program: starts of threads and processes fail, and allocations fail.
 //! `docs/fault-testing.md` describes it.
 //!
-//! This executable is both the test and the program. Under the name [`trial::PROGRAM_NAME`] it is
-//! `phi3-loader`, with the fault that an environment variable names.
+//! This executable is both the test and the program. If its name is [`trial::PROGRAM_NAME`], it is
+//! `phi3-loader` with the fault from an environment variable.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stderr, reason = "a test without a harness")]
 
@@ -25,12 +25,13 @@ use trial::{Bench, TRIALS, Trial};
 #[global_allocator]
 static ALLOCATOR: allocator::OrExit<calls::Refusing> = allocator::OrExit(calls::Refusing);
 
-/// `CALL:NUMBER:once` or `CALL:NUMBER:onwards`.
+/// The fault, as `CALL:NUMBER:once` or `CALL:NUMBER:onwards`.
 const FAULT: &str = "FAULT";
-/// The file that the counts of a whole run are written to.
+/// The file for the call counts of a run without a fault.
 const COUNTS: &str = "FAULT_COUNTS";
 
-/// Of a function that is called more often, the first and last calls fail, and some between them.
+/// If a function is called more often than this, only the first calls, the last calls and some calls
+/// between them fail.
 const FIRST: u64 = 8;
 const LAST: u64 = 2;
 const BETWEEN: u64 = 4;
@@ -57,7 +58,7 @@ fn as_program() -> ExitCode {
     code
 }
 
-/// One fault of a run of one command.
+/// One fault in one run of a command.
 struct Case {
     trial: &'static Trial,
     call: &'static Call,
@@ -71,8 +72,8 @@ impl Case {
         format!("{}:{}:{reach}", self.call.name, self.number)
     }
 
-    /// Exit codes that are right. Counts may differ from run to run, so that a fault need not come to
-    /// pass. What is made by one thread as well needs no other.
+    /// The correct exit codes. The counts can differ between runs, so the fault may not occur. If a
+    /// thread cannot be started, `synth` works with one thread and succeeds.
     fn right_codes(&self) -> &'static [u8] {
         let is_synth = self.trial.to_string().starts_with("synth");
         if is_synth && std::ptr::eq(self.call, &THREAD) { &[0] } else { &[0, 6] }
@@ -88,7 +89,7 @@ fn as_test() -> ExitCode {
     }
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
-    // Some commands wait more than they work.
+    // Some commands wait most of their time.
     let threads = 2 * std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -116,7 +117,7 @@ fn model() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models/tied-gqa-bf16.gguf")
 }
 
-/// Counts the calls of a whole run and chooses those that fail.
+/// Counts the calls of a run without a fault, and chooses the calls that fail.
 fn cases_of(bench: &Bench, trial: &'static Trial) -> Vec<Case> {
     let counts = tempfile::NamedTempFile::new().unwrap();
     let ran = bench.run(trial, |line| with_variable(COUNTS, counts.path().into(), line));
@@ -124,7 +125,7 @@ fn cases_of(bench: &Bench, trial: &'static Trial) -> Vec<Case> {
     let counts: Vec<u64> = serde_json::from_slice(&std::fs::read(counts.path()).unwrap()).unwrap();
     let mut cases = Vec::new();
     for (call, count) in CALLS.into_iter().zip(counts) {
-        // From an allocation on that fails there is no next one.
+        // After a failed allocation the process ends, so there is no later allocation.
         let reaches = if std::ptr::eq(call, &ALLOCATION) { &[false][..] } else { &[false, true] };
         for &onwards in reaches {
             let case = |number| Case { trial, call, number, onwards };
@@ -150,7 +151,7 @@ fn with_variable(name: &str, value: OsString, line: Vec<OsString>) -> Vec<OsStri
     [OsString::from("env"), variable].into_iter().chain(line).collect()
 }
 
-/// Numbers of the calls that are to fail, of `count`.
+/// The numbers of the calls that fail, out of `count` calls.
 fn choose(count: u64) -> Vec<u64> {
     let rest = count.saturating_sub(FIRST + LAST);
     if rest <= BETWEEN {

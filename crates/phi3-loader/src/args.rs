@@ -1,4 +1,4 @@
-//! What the command line accepts.
+//! The command line: commands, options and their values.
 
 use clap::builder::{
     FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
@@ -33,26 +33,26 @@ Exit codes:
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
-// Without `bin_name`, messages would call the program what its caller calls it.
+// Without `bin_name`, messages would use the name under which the program was started.
 #[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Arguments {
-    /// Log what is being done to standard error; twice for more. RUST_LOG has precedence
+    /// Log each step to standard error; give it twice for more detail. RUST_LOG has precedence
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
-    /// Print errors and results only
+    /// Print only errors and results
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
-/// Parses the command line of this process. An empty variable counts as absent, as in a shell script
-/// that sets all of them.
+/// Parses the command line of this process. An empty environment variable counts as absent: shell scripts
+/// often set all of them.
 pub(super) fn parse() -> Result<Arguments, clap::Error> {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let without_empty = |arg: Arg| match arg.get_env() {
         Some(name) if is_empty(name) => arg.env(Resettable::Reset),
-        // The help would print the values as they are.
+        // Without this, the help would print the values unescaped.
         Some(_) => arg.hide_env_values(true),
         None => arg,
     };
@@ -64,8 +64,8 @@ pub(super) fn parse() -> Result<Arguments, clap::Error> {
         .map_err(|error| with_escapes(error.format(&mut command)))
 }
 
-/// Escapes the arguments in an error, which clap prints as they are. Tips with such an argument are left
-/// out: its escaped form cannot be typed.
+/// Escapes the arguments in an error, because clap prints them unescaped. Removes tips that contain such
+/// an argument: a user cannot type the escaped form.
 fn with_escapes(mut error: clap::Error) -> clap::Error {
     let escaped = |text: &String| escape(text).to_string();
     let values: Vec<_> = error
@@ -87,24 +87,24 @@ fn with_escapes(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The error of options that do not go together.
+/// The error for options that cannot be used together.
 pub(super) fn wrong_use(message: String) -> clap::Error {
     Arguments::command().error(ErrorKind::ArgumentConflict, message)
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print header, configuration and tensors of a GGUF file
+    /// Print the header, configuration and tensors of a GGUF file
     Inspect(Inspect),
-    /// Print what a load would put where, to the byte; needs no GPU
+    /// Print the address and size that a load would give each weight, in bytes; needs no GPU
     Plan(Plan),
     /// Load a model into device memory, verify it, and report
     Load(Load),
-    /// Measure loads beside the limits of this machine
+    /// Measure loads and compare them with the limits of this machine
     Bench(Bench),
-    /// List the devices that can be loaded to
+    /// List the devices that can hold a model
     Devices(Devices),
-    /// Write a valid file with a model's real shapes and random weights
+    /// Write a valid file with the real shapes of a model and random weights
     Synth(Synth),
     /// Print a completion script for a shell
     Completions(Completions),
@@ -125,7 +125,7 @@ impl Command {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
-    /// GGUF file; of a split file, any shard
+    /// GGUF file; for a split file, any shard
     pub(super) file: PathBuf,
     /// Print one JSON document
     #[arg(long)]
@@ -134,21 +134,21 @@ pub(super) struct Inspect {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Plan {
-    /// GGUF file; of a split file, any shard
+    /// GGUF file; for a split file, any shard
     pub(super) file: PathBuf,
-    /// What the weights become
+    /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
-    /// Tokens a sequence of the key-value cache holds [default: the model's context length]
+    /// Tokens in each sequence of the key-value cache [default: the model's context length]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) context: Option<u32>,
-    /// Sequences the key-value cache holds
+    /// Number of sequences in the key-value cache
     #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) batch: u32,
-    /// Elements of the key-value cache
+    /// Element type of the key-value cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = one_of::<KvDtype>(KvDtype::ALL.iter().map(|dtype| dtype.name())))]
     pub(super) kv_type: KvDtype,
-    /// Device memory to keep for other things, such as 500MB, counted in the total
+    /// Device memory to keep for other uses, such as 500MB; it is part of the total
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Print one JSON document
@@ -156,13 +156,13 @@ pub(super) struct Plan {
     pub(super) json: bool,
 }
 
-/// How a load is done: what `load` and `bench` have in common.
+/// Options of a load that `load` and `bench` share.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Choices {
-    /// Where to: auto, host, cuda or cuda:N
+    /// Device to load to: auto, host, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = DeviceChoice::from_str, env = "PHI3_LOADER_DEVICE")]
     pub(super) device: DeviceChoice,
-    /// What the weights become
+    /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
     /// How the file is read
@@ -171,16 +171,17 @@ pub(super) struct Choices {
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
-    /// Reader threads [default: chosen by device, cores and what the page cache holds]
+    /// Reader threads [default: depends on the device, the cores and the page cache]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
-    /// Copies that may be under way, each with staging memory of its own [default: chosen by device]
+    /// Copies that can run at the same time, each with its own staging memory [default: chosen by device]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
-    /// Largest single read, a thread's share of a copy [default: 512KiB; no more than a copy]
+    /// Largest single read of one thread; a copy consists of several reads [default: 512KiB, at most one
+    /// copy]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
-    /// Proof to end with
+    /// How the load is verified at its end
     #[arg(long, default_value = "residency", value_parser = word_of::<Verify>(VERIFY_LEVELS), env = "PHI3_LOADER_VERIFY")]
     pub(super) verify: Verify,
 }
@@ -217,14 +218,14 @@ impl Choices {
 
 #[derive(Debug, Args)]
 pub(super) struct Bench {
-    /// GGUF file; of a split file, any shard
+    /// GGUF file; for a split file, any shard
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) choices: Choices,
-    /// Loads of each kind, and runs of each other measurement
+    /// Number of loads of each kind, and of runs of each other measurement
     #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) repeat: u32,
-    /// Also load with --verify checksum and with --storage native, by turns with the other loads
+    /// Also load with --verify checksum and with --storage native, in turn with the other loads
     #[arg(long)]
     pub(super) variants: bool,
     /// Also load with the file's pages dropped from the page cache
@@ -233,23 +234,23 @@ pub(super) struct Bench {
     /// Also measure every decoder
     #[arg(long)]
     pub(super) kernels: bool,
-    /// Also move the weights in these divisions of the work, in turn in one process, each as
+    /// Also move the weights with these engine settings, in turn in one process. Each is
     /// THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB,12:4:16MiB:512KiB
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, value_delimiter = ',', value_parser = parse_shape)]
     pub(super) shapes: Vec<EngineConfig>,
-    /// Also measure other loaders, where they are installed
+    /// Also measure other loaders, if they are installed
     #[arg(long)]
     pub(super) peers: bool,
-    /// Python with PyTorch and safetensors
+    /// Python interpreter that has PyTorch and safetensors
     #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peers")]
     pub(super) python: PathBuf,
-    /// The same weights for safetensors, as `load --dump` writes them [default: written for the run]
+    /// The same weights as a safetensors file, as `load --dump` writes it [default: written for the run]
     #[arg(long, value_name = "FILE", requires = "peers")]
     pub(super) safetensors: Option<PathBuf>,
-    /// llama.cpp's own benchmark program
+    /// The benchmark program of llama.cpp
     #[arg(long, value_name = "PROGRAM", requires = "peers")]
     pub(super) llama_bench: Option<PathBuf>,
-    /// Draw a chart
+    /// Draw a chart into this file
     #[arg(long, value_name = "OUT.svg")]
     pub(super) svg: Option<PathBuf>,
     /// Print one JSON document
@@ -259,24 +260,25 @@ pub(super) struct Bench {
 
 #[derive(Debug, Args)]
 pub(super) struct Load {
-    /// GGUF file; of a split file, any shard
+    /// GGUF file; for a split file, any shard
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) choices: Choices,
-    /// Device memory the weights may take, such as 8GB [default: what is free]
+    /// Device memory that the weights can use, such as 8GB [default: all free memory]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
     /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
-    /// Fail where a weight is infinite or NaN as it is loaded, instead of warning
+    /// Fail if a loaded weight is infinite or NaN, instead of warning
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
-    /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard output,
-    /// where that goes to a file. An existing file is replaced: nothing is appended to it, also with `>>`
+    /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard
+    /// output, which must then be a file. An existing file is replaced; nothing is appended to it, even
+    /// with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
-    /// Write what readers, copies and kernels did when, as a trace that Perfetto opens
+    /// Write the times of reads, copies and kernels as a trace that Perfetto opens
     #[arg(long, value_name = "OUT.json")]
     pub(super) timeline: Option<PathBuf>,
     /// Print one JSON event a line
@@ -308,41 +310,43 @@ pub(super) struct Devices {
 pub(super) struct Synth {
     /// File to write
     pub(super) out: PathBuf,
-    /// Whose shapes
+    /// Model whose shapes the file has
     #[arg(long, default_value = "tiny", value_parser = one_of::<Preset>(Preset::ALL.iter().map(|preset| preset.name())))]
     pub(super) preset: Preset,
-    /// Type of the weights
+    /// Tensor type of the weights
     #[arg(long = "type", default_value = "f16", value_parser = one_of::<TypeMix>(TypeMix::ALL.iter().map(|mix| mix.name())))]
     pub(super) type_mix: TypeMix,
-    /// Whether Q, K, V and gate, up stand in one tensor or in several
+    /// Whether Q, K, V and gate, up are fused into one tensor or split into several
     #[arg(long, default_value = "fused", value_parser = one_of::<Layout>(Layout::ALL.iter().map(|layout| layout.name())))]
     pub(super) layout: Layout,
-    /// Same seed, same file
+    /// Seed of the random weights; the same seed gives the same file
     #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
     pub(super) seed: u64,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Completions {
-    /// Shell to print for
+    /// Shell to print the script for
     pub(super) shell: Shell,
 }
 
-/// Values of an option, and their help.
+/// The values of an option, each with its help text.
 type Words = &'static [(&'static str, &'static str)];
 
-const STORAGES: Words =
-    &[("f16", "Everything decoded to IEEE half"), ("native", "Blocks as they are in the file")];
+const STORAGES: Words = &[
+    ("f16", "Decode everything to IEEE half precision"),
+    ("native", "Keep blocks as they are in the file"),
+];
 const IO_CHOICES: Words = &[
-    ("auto", "From the page cache what it holds, past it what it does not"),
-    ("mmap", "Copies from a mapping"),
-    ("read", "Positioned reads through the page cache"),
-    ("direct", "O_DIRECT, past the page cache, where the file system has it"),
+    ("auto", "Read cached data from the page cache, and all other data past it"),
+    ("mmap", "Copy from a memory mapping of the file"),
+    ("read", "Read through the page cache"),
+    ("direct", "Read with O_DIRECT, past the page cache, if the file system supports it"),
 ];
 const VERIFY_LEVELS: Words = &[
-    ("residency", "Every pointer, its device, and the accounting"),
-    ("checksum", "Also digests of all bytes, as read and as arrived"),
-    ("readback", "Also everything read back and compared with the file"),
+    ("residency", "Check every pointer, its device, and the memory accounting"),
+    ("checksum", "Also compare digests of all bytes, as read and as arrived"),
+    ("readback", "Also read everything back and compare it with the file"),
 ];
 
 fn word_of<T>(words: Words) -> impl TypedValueParser<Value = T>
@@ -353,7 +357,7 @@ where
     PossibleValuesParser::new(values).try_map(|word| word.parse::<T>())
 }
 
-/// Takes one of these names, and shows them in help and completions.
+/// Parses one of these names. Help and completions list them.
 fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
@@ -361,7 +365,7 @@ where
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
-/// What the parser of sizes takes.
+/// Describes the sizes that are accepted, for error messages.
 const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M and G are powers of 1000, \
      Ki, Mi and Gi powers of 1024";
 
@@ -373,7 +377,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix(['b', 'B']).unwrap_or(text);
     let number = number.strip_suffix(['i', 'I']).unwrap_or(number);
     let has_unit = number.ends_with(|c: char| c.is_ascii_alphabetic());
-    // The exponent of a number may be negative, too.
+    // A minus sign is a negative exponent, so the number is a fraction.
     let is_fraction = text.contains(['.', '-']);
     let is_less_than_half = bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9'));
     if is_fraction && (!has_unit || is_less_than_half) {

@@ -1,4 +1,4 @@
-//! `bench`: loads beside the limits of the machine, all from one run.
+//! `bench`: measures loads and the limits of the machine in one run.
 
 mod chart;
 mod child;
@@ -44,7 +44,8 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     outputs::check_model(&arguments.file, &outputs)?;
 
     let document = measure(arguments, token)?;
-    // What took minutes to measure is told first: the chart may not be writable.
+    // Print the results before writing the chart: if the chart cannot be written, the results of minutes
+    // are not lost.
     let printed = if arguments.json {
         json::print(&document)
     } else if reports {
@@ -60,8 +61,8 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     printed
 }
 
-/// A load of the file by a new process, with these arguments. It is told all there and heeds no
-/// variables: a limit that `bench` itself does not know would make another load of it.
+/// A load of the file by a new process with these arguments. The process ignores environment variables: a
+/// limit in one of them would apply to this load and not to the rest of `bench`.
 fn load_command(
     file: &Path,
     arguments: impl IntoIterator<Item: AsRef<OsStr>>,
@@ -76,11 +77,11 @@ fn load_command(
     Ok(command)
 }
 
-/// The order matters. Loads come before anything here opens the device, so that their processes find
-/// it as users' processes do; cold loads come last of what needs the page cache.
+/// The order matters. The loads run before this process opens the device, so that their processes start
+/// in the same state as a user's. Cold loads run after all measurements that need the page cache.
 fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
-    // What is wrong with the file is said here, and not by the first load.
+    // Reports a malformed file here, before the first load reports it.
     let loader = Loader::new(options.clone());
     let planned = loader.plan(&arguments.file)?;
     let gguf = loader.inspect(&arguments.file)?;
@@ -157,7 +158,7 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     })
 }
 
-/// Cores, as a count of threads.
+/// The number of cores, as a number of threads.
 fn cores() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))

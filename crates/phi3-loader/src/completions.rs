@@ -1,4 +1,4 @@
-//! `completions`.
+//! The command `completions`.
 
 use super::args::{Arguments, Completions};
 use super::failure::Failure;

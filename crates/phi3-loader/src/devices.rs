@@ -1,4 +1,4 @@
-//! `devices`.
+//! The command `devices`.
 
 use super::args::Devices;
 use super::failure::Failure;
@@ -64,7 +64,7 @@ fn collect() -> DevicesDocument {
     }
 }
 
-/// Free memory is known only for a device that can be opened.
+/// The free memory, which is known only if the device can be opened.
 fn describe(kind: DeviceKind, name: String, total: Option<u64>) -> DeviceDocument {
     let memory = Device::open(kind).and_then(|device| device.memory()).ok().flatten();
     let (kind_name, ordinal) = match kind {

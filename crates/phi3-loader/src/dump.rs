@@ -1,4 +1,4 @@
-//! `load --dump`: the weights on the device as a safetensors file.
+//! `load --dump`: writes the weights on the device as a safetensors file.
 
 use loader::{CancelToken, Error, LoadedModel, OutputFile};
 use model_phi3::{PlannedSlot, SlotFormat, Storage};
@@ -6,11 +6,11 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::io::{self, BufWriter, Write};
 
-/// Of the header, so that the data after it is aligned, and of the number that stands before it.
+/// The alignment of the header and of the length in front of it, so that the data behind them is aligned.
 const ALIGNMENT: usize = 8;
 
-/// Reads every slot back from the device and writes it under its name. Holds one slot in host memory
-/// at a time, and looks at the token before each.
+/// Reads every slot back from the device and writes it under its name. At any time only one slot is in
+/// host memory. Checks the token before each slot.
 pub(super) fn write(
     model: &LoadedModel,
     target: &OutputFile,
@@ -32,8 +32,8 @@ pub(super) fn write(
     })
 }
 
-/// What stands before the data, and the slots in the order of their data: those of wider elements
-/// first, so that all are aligned.
+/// The bytes in front of the data, and the slots in the order of their data. Slots with wider elements
+/// come first, so that all slots are aligned.
 fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
     let storage = model.plan().storage();
     let mut slots: Vec<_> =
@@ -60,7 +60,7 @@ fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
     Ok((header, slots.into_iter().map(|(_, slot)| slot).collect()))
 }
 
-/// Of a slot's elements; what is kept as it is in the file is bytes.
+/// The safetensors type of a slot's elements. Blocks that are kept as in the file are bytes.
 fn dtype(slot: &PlannedSlot, storage: Storage) -> Dtype {
     match (storage, slot.format) {
         (Storage::F16, SlotFormat::F16) => Dtype::F16,

@@ -1,4 +1,4 @@
-//! How commands fail.
+//! The failures of commands.
 
 use super::thread_limits;
 use gguf_format::path_text;
@@ -6,10 +6,10 @@ use loader::{CodeFacts, Error, codes, host_memory};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
-/// Why a command did not do what it was asked.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The library's answer.
+    /// An error of the library.
     Load(Error),
     /// The command line is wrong.
     Usage(clap::Error),
@@ -18,25 +18,25 @@ pub(super) enum Failure {
     StandardErrorIsRead,
     /// Standard output cannot be written to.
     Output(std::io::Error),
-    /// A file cannot be read that is to be measured with.
+    /// A file that a measurement needs cannot be read.
     Read(PathBuf, std::io::Error),
     /// A thread or process cannot be started.
     Start(&'static str, std::io::Error),
-    /// A process of this program failed and said so.
+    /// A child process of this program failed and reported why.
     Process(ProcessFailure),
 }
 
-/// How a process of this program ended.
+/// The failure that a child process of this program reported.
 #[derive(Debug)]
 pub(super) struct ProcessFailure {
-    /// As of an [`Error`].
+    /// The same code as of an [`Error`].
     pub(super) code: String,
     pub(super) message: String,
     pub(super) help: Option<String>,
     pub(super) exit_code: u8,
 }
 
-/// The exit code of a wrong command line.
+/// The exit code of a usage error.
 const USAGE: u8 = 2;
 
 impl Failure {
@@ -55,8 +55,8 @@ impl Failure {
         }
     }
 
-    /// Prints the error, and what can be done about it, to standard error. Where that cannot be
-    /// written to, the exit code is all there is left to say it with.
+    /// Prints the error, and what the user can do about it, to standard error. If standard error cannot
+    /// be written to, only the exit code reports the failure.
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
             Self::Usage(error) => {
@@ -92,7 +92,7 @@ impl Failure {
     }
 }
 
-/// `EAGAIN` and `ENOMEM` mean that the system has no memory or no room for another thread or process.
+/// `EAGAIN` and `ENOMEM` mean that the system has no memory or reached a limit of threads or processes.
 /// Any other error is about the program file.
 fn start_facts(error: &std::io::Error) -> CodeFacts {
     match error.kind() {
@@ -101,8 +101,8 @@ fn start_facts(error: &std::io::Error) -> CodeFacts {
     }
 }
 
-/// What limits threads and processes, for the message of a refused one. `EAGAIN` has two causes: the C
-/// library gives it also where there is no memory for a stack.
+/// The limits of threads and processes, for the message of a failed start. `EAGAIN` has two causes: the C
+/// library also returns it if there is no memory for a stack.
 fn start_limits(error: &std::io::Error) -> String {
     let (memory, count) = match error.kind() {
         ErrorKind::OutOfMemory => (host_memory::figures(), None),

@@ -1,4 +1,4 @@
-//! `inspect`.
+//! The command `inspect`.
 
 use super::args::Inspect;
 use super::failure::Failure;
@@ -15,13 +15,13 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
-/// Array elements shown in text; JSON names lengths only, too.
+/// The number of array elements shown in text. JSON gives no elements of an array.
 const SHOWN_ELEMENTS: usize = 4;
 
-/// Characters of a string shown in text: one string may be most of a header.
+/// The number of characters of a string shown in text: a single string can be most of a header.
 const SHOWN_CHARS: usize = 200;
 
-/// Bytes of a string that JSON gives whole.
+/// If a string has at most this number of bytes, JSON gives all of it.
 const WHOLE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     outputs::check_inputs(Named::shards(&gguf), &[])?;
     let model = match read_model(&gguf) {
         Ok(config) => Ok(config),
-        // The file contradicts itself: that is no matter of which models are supported.
+        // The file contradicts itself, so this is an error even if the model is not supported.
         Err(error) if contradicts_itself(&error) => {
             return Err(Error::of_model(&arguments.file, error).into());
         }
@@ -37,7 +37,8 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     };
     Ok(stdout::print(|out| {
         if arguments.json {
-            // Written as it is made: a document of a large header would take several times its memory.
+            // Written piece by piece: the whole document of a large header would take several times the
+            // header's memory.
             json::write_line(out, &document(&arguments.file, &gguf, model))
         } else {
             write_text(out, &arguments.file, &gguf, model)
@@ -45,8 +46,8 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     })?)
 }
 
-/// Keys that are there and wrong, as opposed to keys and tensors that a file of another kind, a
-/// vocabulary for one, does not have.
+/// Whether keys are present but wrong. A file of another kind, for example a vocabulary, lacks keys and
+/// tensors instead.
 fn contradicts_itself(error: &model_phi3::Error) -> bool {
     match error {
         model_phi3::Error::InvalidValue { .. } => true,
@@ -116,7 +117,8 @@ pub(super) fn serialize_metadata<S: Serializer>(
         .collect_map(metadata.iter().map(|(key, value)| (document_text(key), ValueDocument(value))))
 }
 
-/// Text in JSON, which has to be UTF-8: text that is not is escaped, with `\xff` for each such byte.
+/// Text for JSON, which must be UTF-8. If the text is not UTF-8, it is escaped: each invalid byte becomes
+/// `\xff`.
 fn document_text(text: Text<'_>) -> Cow<'_, str> {
     text.as_str().map_or_else(|_| text.to_string().into(), Cow::Borrowed)
 }
@@ -125,8 +127,8 @@ fn architecture(gguf: &GgufFile) -> Option<&str> {
     gguf.metadata().get("general.architecture").and_then(|value| value.as_str())
 }
 
-/// A value in JSON. Arrays are told by type and length, and long strings by length and start: a
-/// vocabulary would drown the rest.
+/// A value for JSON. An array is described by type and length, and a long string by its start and length:
+/// otherwise a vocabulary would be most of the document.
 struct ValueDocument<'a>(Value<'a>);
 
 impl Serialize for ValueDocument<'_> {
@@ -147,7 +149,7 @@ impl Serialize for ValueDocument<'_> {
             }
             Value::String(text) => serializer.serialize_str(&document_text(text)),
             Value::Bool(flag) => serializer.serialize_bool(flag),
-            // JSON has no infinities and no NaN: those become text.
+            // JSON has no infinities and no NaN, so they become text.
             Value::F32(number) if !number.is_finite() => serializer.collect_str(&number),
             Value::F64(number) if !number.is_finite() => serializer.collect_str(&number),
             Value::F32(number) => serializer.serialize_f64(number.into()),
@@ -222,7 +224,7 @@ fn value_text(value: &Value<'_>) -> String {
     }
 }
 
-/// A string in quotes; of a long one the start, and its length.
+/// A string in quotes. If it is long, its start and its length.
 fn string_text(string: &[u8]) -> String {
     let shown = escape(string).shortened(SHOWN_CHARS);
     if string.len() > SHOWN_CHARS {

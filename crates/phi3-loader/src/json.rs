@@ -10,7 +10,7 @@ use serde_json::ser::Formatter;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Stands in every document and event as `schema_version`.
+/// The `schema_version` of every document and event.
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// Prints a value as one line of JSON on standard output.
@@ -23,13 +23,13 @@ pub(super) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     out.write_all(b"\n")
 }
 
-/// Writes JSON that shows as it is: characters that a terminal would act on, or that nobody would
-/// see, are escaped.
+/// Writes JSON without invisible characters: characters that a terminal interprets or does not display
+/// are escaped.
 pub(super) fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     Ok(value.serialize(&mut Serializer::with_formatter(out, Printable))?)
 }
 
-/// Compact, as the default of `serde_json`, which escapes only what JSON itself demands.
+/// The compact format, as `serde_json` writes it by default. The default escapes only what JSON requires.
 struct Printable;
 
 impl Formatter for Printable {
@@ -54,7 +54,7 @@ impl Formatter for Printable {
     }
 }
 
-/// The path of a file. What is not UTF-8 cannot be a string of JSON.
+/// The path of a file. If it is not UTF-8, a JSON string cannot hold it.
 #[derive(Serialize)]
 pub(super) struct FileName {
     file: String,
@@ -68,7 +68,7 @@ impl FileName {
     }
 }
 
-/// The paths of a model's files. Where any is not UTF-8, all are given as bytes, too.
+/// The paths of a model's files. If any of them is not UTF-8, all paths are also given as bytes.
 #[derive(Serialize)]
 pub(super) struct FileNames {
     shards: Vec<String>,
@@ -86,12 +86,12 @@ impl FileNames {
     }
 }
 
-/// The path itself; of one that is not UTF-8, what messages show.
+/// The path itself. If it is not UTF-8, the escaped form that messages show.
 pub(super) fn path_string(path: &Path) -> String {
     path.to_str().map_or_else(|| path_text(path).to_string(), str::to_owned)
 }
 
-/// The bytes of a path that is not UTF-8, two hexadecimal digits each.
+/// The bytes of a path that is not UTF-8, as two hexadecimal digits each.
 pub(super) fn path_hex(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| hex(path))
 }
@@ -112,7 +112,7 @@ pub(super) struct InspectDocument<'a> {
     #[serde(flatten)]
     pub(super) shards: FileNames,
     pub(super) architecture: Option<&'a str>,
-    /// `None` where the file holds no Phi-3 model; `model_note` then says why.
+    /// `None` if the file holds no Phi-3 model; `model_note` then gives the reason.
     pub(super) config: Option<ConfigDocument>,
     pub(super) model_note: Option<String>,
     pub(super) warnings: Vec<WarningDocument>,
@@ -120,7 +120,7 @@ pub(super) struct InspectDocument<'a> {
     /// [`TensorDocument`]s.
     #[serde(serialize_with = "super::inspect::serialize_tensors")]
     pub(super) tensors: &'a [TensorInfo<'a>],
-    /// In file order.
+    /// Tensors in file order.
     #[serde(serialize_with = "super::inspect::serialize_metadata")]
     pub(super) metadata: &'a Metadata<'a>,
 }
@@ -147,7 +147,7 @@ pub(super) struct ConfigDocument {
     pub(super) rope_attn_factor: Option<f32>,
     pub(super) rope_scaling: Option<String>,
     pub(super) rope_scaling_factor: Option<f32>,
-    /// Whether the file has long and short factors.
+    /// Whether the file has long and short RoPE factors.
     pub(super) rope_factors: bool,
     pub(super) sliding_window: Option<u32>,
     pub(super) tied_output: bool,
@@ -157,7 +157,7 @@ pub(super) struct ConfigDocument {
 #[derive(Serialize)]
 pub(super) struct TensorDocument<'a> {
     pub(super) name: &'a str,
-    /// As in the file: `ne[0]`, the contiguous dimension, first.
+    /// The dimensions in file order: `ne[0]`, the contiguous one, is first.
     pub(super) dims: &'a [u64],
     #[serde(rename = "type")]
     pub(super) ggml_type: &'static str,
@@ -176,9 +176,9 @@ pub(super) struct PlanDocument<'a> {
     pub(super) source_bytes: u64,
     pub(super) units: u32,
     pub(super) kv_cache: KvCacheDocument,
-    /// What was asked to be kept for other things.
+    /// Bytes that the user reserved for other uses.
     pub(super) reserve_bytes: u64,
-    /// Weights, key-value cache and reserve; `None` where 64 bits do not hold it.
+    /// Bytes of weights, key-value cache and reserve; `None` if the sum does not fit into 64 bits.
     pub(super) total_bytes: Option<u64>,
     pub(super) config: ConfigDocument,
     pub(super) warnings: Vec<WarningDocument>,
@@ -188,7 +188,7 @@ pub(super) struct PlanDocument<'a> {
     pub(super) left_out: Vec<&'a str>,
 }
 
-/// Something that may be wrong with a file that can be loaded.
+/// A possible fault of a file that can be loaded.
 #[derive(Serialize)]
 pub(super) struct WarningDocument {
     pub(super) code: &'static str,
@@ -204,13 +204,13 @@ impl WarningDocument {
 
 #[derive(Serialize)]
 pub(super) struct KvCacheDocument {
-    /// Tokens of a sequence.
+    /// Tokens in each sequence.
     pub(super) context: u64,
-    /// Sequences.
+    /// Number of sequences.
     pub(super) batch: u64,
     #[serde(rename = "type")]
     pub(super) dtype: &'static str,
-    /// `None` where 64 bits do not hold it.
+    /// `None` if the size does not fit into 64 bits.
     pub(super) bytes: Option<u64>,
 }
 
@@ -222,7 +222,8 @@ pub(super) struct SlotDocument {
     pub(super) format: String,
     pub(super) offset: u64,
     pub(super) bytes: u64,
-    /// Distance of rows in bytes. A row is whole blocks of `block_len` values in `block_bytes`.
+    /// The distance between the starts of rows, in bytes. A row is whole blocks of `block_len` values in
+    /// `block_bytes`.
     pub(super) row_bytes: u64,
     pub(super) block_len: u64,
     pub(super) block_bytes: u64,
@@ -236,9 +237,9 @@ pub(super) struct OperationDocument<'a> {
     pub(super) source_bytes: u64,
     pub(super) dest_offset: u64,
     pub(super) dest_bytes: u64,
-    /// `copy`, or the type that is decoded to f16.
+    /// `copy`, or the tensor type that is decoded to f16.
     pub(super) conversion: String,
-    /// The tensor whose value all decoded values are multiplied by.
+    /// The tensor that holds a factor for all decoded values.
     pub(super) scale: Option<&'a str>,
     pub(super) unit: u32,
 }
@@ -247,14 +248,14 @@ pub(super) struct OperationDocument<'a> {
 pub(super) struct DevicesDocument {
     pub(super) schema_version: u32,
     pub(super) cuda_compiled: bool,
-    /// Why no GPU is listed, where none is.
+    /// The reason why no GPU is listed, if none is.
     pub(super) cuda_note: Option<String>,
     pub(super) devices: Vec<DeviceDocument>,
 }
 
 #[derive(Serialize)]
 pub(super) struct DeviceDocument {
-    /// What `load --device` takes.
+    /// The value for `load --device`.
     pub(super) device: String,
     pub(super) kind: &'static str,
     pub(super) ordinal: i32,
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_see_is_escaped_and_comes_back() {
+    fn invisible_characters_are_escaped_and_restored() {
         for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
             let text = format!("a{c}b");
             let json = written(&text);

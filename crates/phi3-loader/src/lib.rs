@@ -1,6 +1,6 @@
-//! The program `phi3-loader`: argument parsing and printing around the crate `loader`.
+//! The program `phi3-loader`: it parses arguments, calls the crate `loader` and prints the results.
 //!
-//! A library only so that its tests can run the program with another allocator.
+//! This is a library only so that its tests can run the program with another allocator.
 
 mod args;
 mod bench;
@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 pub use out_of_memory::out_of_memory;
 
-/// What the program finds when it starts, before the standard library changes it.
+/// The state of the process at its start, before the standard library changes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
     /// Whether the process has a standard output.
@@ -50,7 +50,7 @@ pub fn main(start: Start) -> ExitCode {
     let interrupt = Interrupt::install();
     match run(&interrupt) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
+        // The reader of the output closed the pipe because it needs no more.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }

@@ -1,4 +1,4 @@
-//! `load`.
+//! The command `load`.
 
 use super::args::Load;
 use super::dump;
@@ -45,8 +45,8 @@ pub(super) fn run(
     events.printed
 }
 
-/// What `--json` prints. After the first failure it prints nothing more and the load goes on: what a
-/// load does, and what it fails with, must not depend on who listens.
+/// Prints the events of `--json`. After the first failed write it prints nothing more, and the load
+/// continues: the reader of the output must not change what a load does or how it fails.
 struct Events {
     printed: Result<(), Failure>,
     wanted: bool,
@@ -62,7 +62,7 @@ impl Events {
 
 struct Loaded {
     model: LoadedModel,
-    /// Whether standard output is for results, and no output file.
+    /// Whether standard output is used for results and not for an output file.
     reports: bool,
 }
 
@@ -73,7 +73,7 @@ fn load(
     token: &CancelToken,
     events: &mut Events,
 ) -> Result<Loaded, Failure> {
-    // What is wrong with the outputs is said before anything is loaded.
+    // Check the outputs before anything is loaded.
     let output = |option, path: &Option<PathBuf>| {
         path.as_deref().map(|path| Output::find(option, path)).transpose()
     };
@@ -103,7 +103,8 @@ fn load(
     Ok(Loaded { model, reports })
 }
 
-/// `None` for events that are for drawing a bar, and for the last one, which waits for the dump.
+/// The JSON event of a load event. `None` for events that only update a progress bar, and for the last
+/// event, which is printed after the dump.
 fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
     Some(match *event {
         LoadEvent::Opened { path, config, .. } => {
@@ -145,10 +146,10 @@ fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
     }
 }
 
-/// Tensors of one kind that a report names at most.
+/// The largest number of tensors of one kind that a report names.
 const SHOWN_FINDINGS: usize = 5;
 
-/// What was found out about the weights of single tensors.
+/// The tensors whose weights look suspicious.
 fn write_findings(
     out: &mut dyn Write,
     findings: &[impl std::fmt::Display],

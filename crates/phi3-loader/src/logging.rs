@@ -1,11 +1,11 @@
-//! Log lines on standard error, between redraws of a progress bar.
+//! Log lines on standard error. They do not mix with a progress bar.
 
 use indicatif::MultiProgress;
 use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Installs the subscriber. `RUST_LOG` decides what is shown where it is set, and not empty.
+/// Installs the subscriber. If `RUST_LOG` is set and not empty, it decides which lines are shown.
 pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
@@ -20,12 +20,12 @@ pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(level)))
         .with_ansi(!no_color && std::io::stderr().is_terminal())
         .with_writer(BesideBars(bars.clone()))
-        // A line that cannot be written would be told of where it cannot be written, with a panic.
+        // By default, the subscriber reports a failed write to the same stream, and then panics.
         .log_internal_errors(false)
         .init();
 }
 
-/// Standard error, with the bars out of the way while a line is written.
+/// Standard error. While a line is written, the progress bars are hidden.
 struct BesideBars(MultiProgress);
 
 struct Line<'a>(&'a MultiProgress);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const FACTS: CodeFacts = codes::INSUFFICIENT_HOST_MEMORY;
 
-/// Room for the longest text here.
+/// Room for the longest text of this module, in bytes.
 const TEXT_BYTES: usize = 1024;
 
 /// Whether the command prints events.
@@ -22,9 +22,9 @@ pub(super) fn expect_events() {
     EVENTS.store(true, Ordering::Relaxed);
 }
 
-/// Prints the error to standard error and, with `load --json`, a `failed` event to standard output;
-/// then ends the process with exit code 6. For a global allocator: it does not allocate, takes no
-/// lock, and runs no exit handlers.
+/// Prints the error to standard error and, with `load --json`, a `failed` event to standard output. Then
+/// it ends the process with exit code 6. A global allocator can call it: it does not allocate, takes no
+/// lock and runs no exit handlers.
 pub fn out_of_memory(bytes: usize) -> ! {
     if ENDING.swap(true, Ordering::Relaxed) {
         // Another thread is already ending the process.
@@ -45,8 +45,8 @@ fn error_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     formatted(text, format_args!("error[{code}]: {}\nhelp: {cure}\n", Message(bytes)))
 }
 
-/// As [`EventKind::Failed`](super::json::EventKind::Failed) is printed. Nothing in it has to be
-/// escaped.
+/// Writes the event in the format of [`EventKind::Failed`](super::json::EventKind::Failed). Its text
+/// contains nothing that must be escaped.
 fn event_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     let CodeFacts { code, cure, retriable, exit_code, .. } = FACTS;
     let (class, message) = (FACTS.class().name(), Message(bytes));
@@ -66,7 +66,7 @@ impl std::fmt::Display for Message {
     }
 }
 
-/// As much of the text as there is room for.
+/// Appends as much of the text as fits.
 fn formatted<'a>(text: &'a mut [u8; TEXT_BYTES], arguments: std::fmt::Arguments<'_>) -> &'a [u8] {
     let mut room = &mut text[..];
     let _ = room.write_fmt(arguments);

@@ -1,4 +1,5 @@
-//! Files that a command reads, writes and prints to: no output may be another of them.
+//! The files that a command reads, writes and prints to. An output must not be the same file as another
+//! of them.
 
 use super::args;
 use super::failure::Failure;
@@ -12,14 +13,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells a file from all others, whatever paths lead to it.
+/// Identifies a file, whichever path leads to it.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     File {
         device: u64,
         inode: u64,
     },
-    /// No file yet: the folder, and the name in it.
+    /// A file that does not exist yet: its folder, and its name in the folder.
     New {
         device: u64,
         inode: u64,
@@ -42,7 +43,7 @@ impl Place {
     }
 }
 
-/// A file, and what messages call it.
+/// A file, and its name in messages.
 #[derive(Debug)]
 pub(super) struct Named {
     name: String,
@@ -50,7 +51,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// A file that is read; `None` where there is none.
+    /// A file that is read; `None` if it does not exist.
     pub(super) fn input(what: &str, path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(what, path, Place::of(&metadata)))
     }
@@ -65,7 +66,7 @@ impl Named {
         Self { name: format!("{what} {}", path_text(path)), place }
     }
 
-    /// `None` for a terminal, a pipe or a device: what is printed there changes no file.
+    /// `None` for a terminal, a pipe or a device, because printing to them changes no file.
     fn stream(name: &str, stream: impl AsFd) -> Option<Self> {
         let stat = rustix::fs::fstat(stream).ok()?;
         let place = Place::File { device: stat.st_dev, inode: stat.st_ino };
@@ -90,7 +91,7 @@ fn standard_error() -> Option<Named> {
     Named::stream("standard error", io::stderr())
 }
 
-/// An output file that the command line names.
+/// An output file from the command line.
 #[derive(Debug)]
 pub(super) struct Output {
     named: Named,
@@ -98,7 +99,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The value of an option; `-` is standard output.
+    /// The value of the option; `-` is standard output.
     pub(super) fn find(option: &str, path: &Path) -> Result<Self, Error> {
         let file = match path.to_str() {
             Some("-") => OutputFile::standard_output()?,
@@ -112,10 +113,10 @@ impl Output {
 /// What a command prints to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prints {
-    /// What `--json` asks for.
+    /// The JSON that `--json` requests.
     Json,
     Report,
-    /// A report, unless standard output is an output file.
+    /// A report. It is not printed if standard output is an output file.
     QuietReport,
 }
 
@@ -129,8 +130,8 @@ impl Prints {
     }
 }
 
-/// Refuses outputs that are the same file, or one that messages or results are printed to as well.
-/// Returns whether results are printed.
+/// Refuses two outputs that are the same file, and an output file that messages or results are also
+/// printed to. Returns whether results are printed.
 pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure> {
     let mut printed = true;
     for (index, output) in outputs.iter().enumerate() {
@@ -152,14 +153,14 @@ pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure
     Ok(printed)
 }
 
-/// Refuses a standard error that is a file of the model. This comes before anything that may print a
-/// message, which would be written into that file.
+/// Refuses a standard error that is a file of the model. Call this before anything that can print a
+/// message, because the message would be written into that file.
 pub(super) fn check_standard_error(model: &Path) -> Result<(), Failure> {
     if standard_error().is_none() {
         return Ok(());
     }
     keep_messages_from(&Named::input("the model", model))?;
-    // The command itself reports why a model cannot be opened.
+    // If the model cannot be opened, the command itself reports why.
     let gguf = Loader::new(LoadOptions::new()).inspect(model).ok();
     gguf.map_or(Ok(()), |gguf| keep_messages_from(&Named::shards(&gguf).collect::<Vec<_>>()))
 }
@@ -171,7 +172,7 @@ fn keep_messages_from<'a>(inputs: impl IntoIterator<Item = &'a Named>) -> Result
     if is_read { Err(Failure::StandardErrorIsRead) } else { Ok(()) }
 }
 
-/// Refuses outputs, and standard output and error, that are a file which is read.
+/// Refuses outputs, standard output and standard error if one of them is a file that is read.
 pub(super) fn check_inputs(
     inputs: impl IntoIterator<Item = Named>,
     outputs: &[&Output],
@@ -187,12 +188,13 @@ pub(super) fn check_inputs(
     Ok(())
 }
 
-/// Refuses the same of a model that is not open yet.
+/// The same check for a model that is not open yet.
 pub(super) fn check_model(model: &Path, outputs: &[&Output]) -> Result<(), Failure> {
     if outputs.is_empty() && standard_output().is_none() {
         return Ok(());
     }
-    // Before the header is read: a file that cannot be is no reason to replace it.
+    // This check comes before the header is read: if the header cannot be read, the file must still not
+    // be replaced.
     check_inputs(Named::input("the model", model), outputs)?;
     let gguf = Loader::new(LoadOptions::new()).inspect(model)?;
     check_inputs(Named::shards(&gguf), outputs)

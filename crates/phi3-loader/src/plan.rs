@@ -1,4 +1,4 @@
-//! `plan`, and how configurations and plans are shown.
+//! The command `plan`, and the text form of configurations and plans.
 
 use super::args::Plan;
 use super::failure::Failure;
@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     }
 }
 
-/// Device memory that a loaded model needs when it works. 64 bits may not hold what was asked for.
+/// The device memory that a working model needs. The sum of the requested sizes may not fit into 64 bits.
 struct Needs {
     kv_cache: KvCacheDocument,
     reserve: u64,
@@ -186,7 +186,7 @@ pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io:
     writeln!(out, "scaling   {}", scaling_text(&config.rope))
 }
 
-/// How positions beyond the original context are mapped.
+/// Describes how positions beyond the original context are mapped.
 fn scaling_text(rope: &Rope) -> String {
     let mut parts = vec![rope.scaling.unwrap_or(RopeScaling::None).to_string()];
     parts.extend(rope.scaling_factor.map(|factor| format!("factor {factor}")));

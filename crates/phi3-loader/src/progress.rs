@@ -1,9 +1,9 @@
-//! A progress bar on standard error, where somebody watches.
+//! A progress bar on standard error.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use loader::LoadEvent;
 
-/// Draws nothing where standard error is no terminal.
+/// If standard error is no terminal, it draws nothing.
 pub(super) struct LoadBar {
     bar: ProgressBar,
 }

@@ -8,17 +8,17 @@ use signal_hook::{flag, low_level};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-/// What a shell reports of a program that a signal ended, beside the signal's number.
+/// If a signal ends a program, a shell reports this number plus the signal's number.
 const ENDED_BY_SIGNAL: i32 = 128;
 
 /// Larger than the number of any signal.
 const SIGNALS: i64 = 128;
 
-/// A signal that comes sooner after the first one repeats the same request: `timeout` signals the
-/// program, and at once its process group as well.
+/// If a signal comes sooner than this after the first one, it repeats the same request. For example,
+/// `timeout` signals the program and then immediately its process group.
 const SAME_REQUEST_MILLISECONDS: i64 = 500;
 
-/// The first SIGINT (Ctrl-C) or SIGTERM, which cancels what the program does.
+/// The first SIGINT (Ctrl-C) or SIGTERM. It cancels the work of the program.
 #[derive(Debug)]
 pub(super) struct Interrupt {
     token: CancelToken,
@@ -28,13 +28,13 @@ pub(super) struct Interrupt {
 /// Number and time of the first signal.
 #[derive(Debug, Default)]
 struct FirstSignal {
-    /// `milliseconds * 128 + number`, of the monotonic clock; 0 before the first signal.
+    /// The time and the number of the signal as `milliseconds * 128 + number`, by the monotonic clock; 0
+    /// before the first signal.
     packed: AtomicI64,
 }
 
 impl FirstSignal {
-    /// Takes note of a signal. Whether it ends the process at once: it is another request than the
-    /// first one.
+    /// Records a signal. Returns whether it must end the process at once, because it is a second request.
     fn ends_at_once(&self, signal: i32, milliseconds: i64) -> bool {
         let packed = milliseconds * SIGNALS + i64::from(signal);
         let first = self.packed.compare_exchange(0, packed, Ordering::Relaxed, Ordering::Relaxed);
@@ -48,14 +48,15 @@ impl FirstSignal {
 }
 
 impl Interrupt {
-    /// Installs the handlers. A signal that comes 500 ms after the first one or later ends the process
-    /// at once: it may be waiting for something that looks at no token, such as the reader of a pipe.
+    /// Installs the handlers. If a second signal comes 500 ms or more after the first one, it ends the
+    /// process at once: the process may be waiting for something that checks no token, such as the reader
+    /// of a pipe.
     ///
-    /// SIGHUP keeps what the process was started with: who says `nohup` wants the load to go on.
+    /// The handling of SIGHUP is not changed, so that `nohup` works.
     pub(super) fn install() -> Self {
         let interrupt = Self { token: CancelToken::new(), first: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
-            // Without a handler the signal ends the process, which frees the memory as well.
+            // Without a handler, the signal ends the process, which also frees the memory.
             let _ = interrupt.handle(signal);
         }
         interrupt
@@ -70,9 +71,9 @@ impl Interrupt {
             }
             token.cancel();
         };
-        // SAFETY: the action reads a clock, changes two atomics and may end the process without exit
-        // handlers. All of that is allowed in a signal handler; it allocates nothing, takes no lock and
-        // cannot panic.
+        // SAFETY: the action reads a clock, changes two atomics, and may end the process without exit
+        // handlers. A signal handler may do all of that. It allocates nothing, takes no lock and cannot
+        // panic.
         unsafe { low_level::register(signal, action) }?;
         Ok(())
     }
@@ -81,7 +82,7 @@ impl Interrupt {
         &self.token
     }
 
-    /// The exit code of a command that failed: after a cancellation, that of the signal.
+    /// The exit code of a failed command. After a cancellation it is the code of the signal.
     pub(super) fn exit_code(&self, failure: &Failure) -> u8 {
         let by_signal = self.first.number().filter(|_| failure.is_cancelled());
         by_signal
@@ -89,8 +90,8 @@ impl Interrupt {
             .unwrap_or_else(|| failure.exit_code())
     }
 
-    /// Does work that looks at no token and leaves nothing behind, wherever it is stopped. The first
-    /// signal ends it.
+    /// Runs work that does not check a token and leaves nothing behind if it is stopped. The first signal
+    /// ends it.
     pub(super) fn or_end(
         &self,
         work: impl Fn() -> Result<(), Failure> + Clone + Send + 'static,
@@ -98,17 +99,17 @@ impl Interrupt {
         let mut background = Background::start(work);
         let result = background.wait(&self.token);
         if result.is_none() {
-            // Its thread ends with the process; waiting for it could take for ever.
+            // The thread of the work ends with the process. Waiting for it could take forever.
             std::mem::forget(background);
         }
         result.unwrap_or(Err(Error::Cancelled.into()))
     }
 }
 
-/// A write beyond the largest size of a file that the process may make (`ulimit -f`) fails like any
-/// other, instead of ending the process.
+/// Lets a write fail like any other if it exceeds the file size limit of the process (`ulimit -f`).
+/// Without this, the signal would end the process.
 pub(super) fn survive_size_limits() {
-    // Nobody asks the flag: that there is a handler is enough.
+    // The flag is never read. The signal only needs a handler.
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 

@@ -1,20 +1,20 @@
-//! Standard output, every failed write of which is an error.
+//! Standard output that reports every failed write.
 //!
-//! The standard library's own takes a closed standard output for one that accepts everything.
+//! If standard output is closed, the one of the standard library ignores all writes and reports success.
 
 use anstream::AutoStream;
 use clap::builder::StyledStr;
 use std::io::{self, BufWriter, Error, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The standard library opens `/dev/null` in the place of a closed standard output before `main`.
+/// Before `main`, the standard library opens `/dev/null` in the place of a closed standard output.
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn was_closed() {
     WAS_CLOSED.store(true, Ordering::Relaxed);
 }
 
-/// Prints what `write` writes, all of it before this returns.
+/// Prints everything that `write` writes, and flushes it before returning.
 pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if WAS_CLOSED.load(Ordering::Relaxed) {
         return Err(Error::other("it is closed"));
@@ -24,7 +24,7 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io:
     out.flush()
 }
 
-/// Prints a text with its colours, where standard output shows them.
+/// Prints a text, with colours if standard output shows them.
 pub(super) fn print_styled(text: &StyledStr) -> io::Result<()> {
     let mut plain = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
     write!(plain, "{}", text.ansi())?;

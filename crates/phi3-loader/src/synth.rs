@@ -1,4 +1,4 @@
-//! `synth`.
+//! The command `synth`.
 
 use super::args::Synth;
 use super::failure::Failure;

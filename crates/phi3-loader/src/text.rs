@@ -1,13 +1,13 @@
-//! Figures as people read them.
+//! Text forms of numbers, for people.
 
 use indicatif::DecimalBytes;
 
-/// A byte count with a unit of 1000s, and the exact figure.
+/// A byte count in a unit of powers of 1000, and the exact number.
 pub(super) fn bytes(count: u64) -> String {
     format!("{} ({count} bytes)", DecimalBytes(count))
 }
 
-/// `[rows, cols]`.
+/// Formats a shape as `[rows, cols]`.
 pub(super) fn shape(dims: &[u64]) -> String {
     let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
     format!("[{}]", dims.join(", "))

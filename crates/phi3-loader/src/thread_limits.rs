@@ -1,4 +1,4 @@
-//! How many threads and processes the system allows.
+//! The system's limits of threads and processes.
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The limits that are known, for messages; `None` where there is none.
+/// The known limits, as text for messages; `None` if there is no limit.
 pub(super) fn text() -> Option<String> {
     let user = user_limit().map(|limit| format!("to {limit} by RLIMIT_NPROC"));
     let group = group_limit().map(|limit| format!("to {limit} by the pids cgroup"));
@@ -15,20 +15,20 @@ pub(super) fn text() -> Option<String> {
     (!limits.is_empty()).then(|| format!("processes and threads are limited {all}"))
 }
 
-/// Counts all processes and threads of the user. The superuser has no such limit.
+/// The limit of all processes and threads of the user. It does not apply to the superuser.
 fn user_limit() -> Option<u64> {
     if geteuid().is_root() { None } else { getrlimit(Resource::Nproc).current }
 }
 
-/// The least of the process's control groups.
+/// The lowest limit of the process's control groups.
 fn group_limit() -> Option<u64> {
     let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
     let folders = memberships.lines().filter_map(folder_of);
     folders.filter_map(|(mount, folder)| least_of(&mount, &folder)).min()
 }
 
-/// The mount and the folder of a control group that counts processes, from a line of
-/// `/proc/self/cgroup`: `ID:CONTROLLERS:PATH`, without controllers in version 2.
+/// The mount and the folder of a control group that counts processes, from a line of `/proc/self/cgroup`:
+/// `ID:CONTROLLERS:PATH`. Version 2 has no controllers in it.
 fn folder_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
     let is_counted = |list: &str| list.is_empty() || list.split(',').any(|name| name == "pids");
@@ -37,14 +37,14 @@ fn folder_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     Some((mount, folder))
 }
 
-/// The least limit of a control group and those around it. In a container a group's path can be that of
-/// the host; its mount is then the only one that is found.
+/// The lowest limit of a control group and its ancestors. In a container, the path of a group can be a
+/// path of the host; then only the mount itself is found.
 fn least_of(mount: &Path, folder: &Path) -> Option<u64> {
     let groups = folder.ancestors().take_while(|group| group.starts_with(mount));
     groups.filter_map(limit_of).min()
 }
 
-/// `None` for `max`, which is no limit.
+/// `None` for `max`, which means no limit.
 fn limit_of(group: &Path) -> Option<u64> {
     fs::read_to_string(group.join("pids.max")).ok()?.trim().parse().ok()
 }

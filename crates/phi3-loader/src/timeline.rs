@@ -34,13 +34,13 @@ struct Named<'a> {
     name: &'a str,
 }
 
-/// The groups of tracks, which the format calls processes.
+/// The groups of tracks. The format calls them processes.
 const GROUPS: [&str; 3] = ["readers", "copies", "kernels"];
 
-/// Of one event, about: as text, and before.
+/// The approximate bytes of one event: its text, and its value before it is written.
 const EVENT_BYTES: u64 = 300;
 
-/// Name of a span, and the number of its group.
+/// The name of a span, and the number of its group.
 fn place(kind: SpanKind) -> (&'static str, u32) {
     match kind {
         SpanKind::Wait => ("wait", 0),

@@ -9,7 +9,7 @@ use crate::{process, wheels, workspace};
 
 const EXTENSIONS: [&str; 5] = ["hpp", "h", "cpp", "cu", "cuh"];
 
-/// Brings the pinned clang-format and holds every source below `cuda/` against it.
+/// Installs the pinned clang-format and checks every source below `cuda/` with it.
 pub(super) fn check() -> Result<()> {
     let tools = workspace::target().join("clang-format");
     wheels::install(&workspace::root().join("xtask/clang-format.txt"), &tools)?;

@@ -1,8 +1,9 @@
-//! Whether files that others made load as they must: weights are what the reference decoder makes of them,
-//! files that went wrong get their answer, and no flipped bit of a header gives other weights.
+//! Checks that files from other sources load correctly. Weights are equal to those of the reference
+//! decoder, malformed files get the expected error, and a flipped bit of a header never gives other
+//! weights without a report.
 //!
-//! The files, the expectations and the tools that compare lie beside the checkout, in `../shared`;
-//! where there is no such folder, there is nothing to compare with.
+//! The files, the expected results and the comparing tools are beside the checkout, in `../shared`. If
+//! this folder does not exist, the check is skipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ pub(super) fn check() -> Result<()> {
     process::run(cargo(survey).args(["--example", "bit_flips", "--"]).args(&models))
 }
 
-/// Loads every file, as f16 and as it is stored, and holds each dump against the expectations.
+/// Loads every file with both storages, and compares each dump with the expected result.
 fn check_weights(shared: &Path, loader: &Path, models: &[PathBuf]) -> Result<()> {
     let expected = shared.join("data/expected.json");
     let dump = workspace::target().join("conformance.safetensors");

@@ -1,4 +1,4 @@
-//! The CUDA device on a machine that need not have one: everything short of running a kernel.
+//! Builds the CUDA device, even on a machine without a GPU: everything except running a kernel.
 
 use std::process::Command;
 
@@ -9,10 +9,11 @@ use crate::loader_binary::{self, CUDA_FEATURES, CUDA_PACKAGES};
 use crate::workspace::{self, cargo};
 use crate::{nvidia, process, toolkit};
 
-/// The exit code of the loader where a device cannot be had.
+/// The loader's exit code if a device is not available.
 const DEVICE_UNAVAILABLE: i32 = 5;
 
-/// Compiles for every architecture with warnings as errors, links, and asks the program for devices.
+/// Compiles for every architecture with warnings as errors, links, and runs the program's list of
+/// devices.
 pub(super) fn check() -> Result<()> {
     let cuda = toolkit::find_or_bring()?;
     let cuda_cargo = |arguments: &[&str]| {
@@ -20,7 +21,7 @@ pub(super) fn check() -> Result<()> {
         cuda.apply(strict(command.args(["--locked", "--features", CUDA_FEATURES])));
         command
     };
-    // One profile for all three, so that the kernels are compiled once.
+    // All three steps use one profile, so that the kernels are compiled only once.
     let clippy = [&["clippy", "--all-targets"], &CUDA_PACKAGES[..]].concat();
     process::run(cuda_cargo(&clippy).args(["--", "-D", "warnings"]))?;
     let tests = ["test", "--no-run", "--test", "gpu*", "--example", "gpu*"];

@@ -1,4 +1,4 @@
-//! Licences, origins and known flaws of dependencies, as `deny.toml` allows them.
+//! Checks licences, sources and known vulnerabilities of dependencies against `deny.toml`.
 
 use std::process::{Command, Stdio};
 
@@ -7,14 +7,15 @@ use anyhow::Result;
 use crate::process;
 use crate::workspace::cargo;
 
-/// Asks cargo-deny where it is installed, and says where it is not.
+/// Runs cargo-deny if it is installed; otherwise reports that it is not.
 pub(super) fn check() -> Result<()> {
     if !is_installed() {
         eprintln!("skipped: `cargo install cargo-deny --locked` brings what this asks");
         return Ok(());
     }
     process::run(&mut cargo(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
-    // A machine without a network cannot have the list, which is no fault of a dependency.
+    // Without a network, the list of vulnerabilities cannot be downloaded. That is no fault of a
+    // dependency.
     if process::run(&mut cargo(["deny", "fetch", "db"])).is_err() {
         eprintln!("advisories were not checked: their database cannot be fetched here");
         return Ok(());

@@ -1,4 +1,4 @@
-//! Each crate with each of its features alone, and with none.
+//! Checks each crate with each of its features alone, and without features.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -7,10 +7,10 @@ use super::strict;
 use crate::process;
 use crate::workspace::cargo;
 
-/// The CUDA device has a step of its own, since it needs nvcc.
+/// The CUDA feature has its own step, because it needs nvcc.
 const ELSEWHERE: [&str; 2] = ["cuda", "default"];
 
-/// Runs clippy on the libraries and programs, and the unit tests of the loader without any feature.
+/// Runs clippy on the libraries and programs, and the unit tests of the loader without features.
 pub(super) fn check() -> Result<()> {
     for (package, feature) in combinations()? {
         let mut clippy = cargo(["clippy", "--locked", "--no-default-features"]);
@@ -24,7 +24,7 @@ pub(super) fn check() -> Result<()> {
     process::run(strict(&mut cargo(tests)))
 }
 
-/// Every package of the workspace, without a feature and with each.
+/// Every package of the workspace, without features and with each feature.
 fn combinations() -> Result<Vec<(String, Option<String>)>> {
     let metadata = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
     let metadata: Value = serde_json::from_str(&process::output(&mut cargo(metadata))?)?;

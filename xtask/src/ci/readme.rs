@@ -1,4 +1,4 @@
-//! The README's commands, run as they stand there, so that they cannot drift from what works.
+//! Runs the commands in the README exactly as they are written, so that they always work.
 
 use std::fs;
 use std::process::Command;

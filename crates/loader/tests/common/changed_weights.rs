@@ -4,7 +4,7 @@ use crate::common::model_path;
 use gguf_format::{GgmlType, Gguf};
 use std::path::{Path, PathBuf};
 
-/// A copy of a golden model in which `change` has been given the bytes of some tensors.
+/// A copy of a golden model. `change` has changed the bytes of some tensors.
 pub(crate) fn changed(
     dir: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! Changes of a model's files at random moments, and what loads may give meanwhile.
+//! Changes a model's files at random moments, and checks the result of loads during the changes.
 
 use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
@@ -8,13 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Random moments for each way of reading.
+/// The number of random moments for each way of reading.
 pub(crate) const MOMENTS: usize = 200;
 
-/// Files that are written together, so that one wait lets all of them settle.
+/// The number of files that are written together, so that one wait is enough for all of them to settle.
 pub(crate) const BATCH: usize = 20;
 
-/// Longer than files are unsettled.
+/// Longer than the time during which a file counts as unsettled.
 pub(crate) const SETTLING: Duration = Duration::from_millis(25);
 
 const TENSORS: [(&str, &[u64], GgmlType); 9] = [
@@ -29,7 +29,7 @@ const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[128, 512], GgmlType::F16),
 ];
 
-/// The bytes of a model's files. Models of other contents differ in every byte of data.
+/// The bytes of a model's files. Two models with different content differ in every data byte.
 pub(crate) fn contents(shards: usize, content: u8) -> Vec<Vec<u8>> {
     let share = TENSORS.len() / shards;
     (0..shards)
@@ -41,7 +41,7 @@ pub(crate) fn contents(shards: usize, content: u8) -> Vec<Vec<u8>> {
             for (name, dims, ggml_type) in &TENSORS[no * share..(no + 1) * share] {
                 writer.tensor(*name, dims, *ggml_type);
             }
-            // No exponent of a half or of a single is full, whatever the content.
+            // The exponent of an f16 or f32 value never has all bits set, whatever the content.
             let fill = |index: usize, data: &mut [u8]| {
                 for (at, byte) in data.iter_mut().enumerate() {
                     *byte = ((index * 7 + at * 31 + at / 251) as u8 & 0x1f) + 0x20 * content;
@@ -59,13 +59,13 @@ pub(crate) fn file_name(shards: usize, no: usize) -> String {
     }
 }
 
-/// One thing that somebody does to one of the files.
+/// A change to one of the files.
 #[derive(Debug)]
 pub(crate) enum Change {
     Truncate(u64),
-    /// Pieces of the new content, in this order.
+    /// Overwrites these pieces with the new content, in this order.
     Rewrite(Vec<std::ops::Range<usize>>),
-    /// By the new content, which lies beside it already.
+    /// Replaces the file with the new content, which already exists under another name beside it.
     Rename,
 }
 
@@ -104,12 +104,12 @@ fn beside(file: &Path) -> PathBuf {
     file.with_extension("new")
 }
 
-/// A model in files, and what is about to happen to one of them.
+/// A model in files, and a change that will happen to one of them.
 pub(crate) struct Case {
     pub(crate) first: PathBuf,
     pub(crate) shard: usize,
     pub(crate) change: Change,
-    /// After the start of the load, as a share of what a load takes.
+    /// The time from the start of the load to the change, as a fraction of the time of a load.
     moment: f64,
 }
 
@@ -145,7 +145,7 @@ impl Case {
         self.first.with_file_name(file_name(shards, self.shard))
     }
 
-    /// Does `load` while the change is made at its moment.
+    /// Runs `load` while the change is made at its moment.
     pub(crate) fn run<T>(&self, new: &[Vec<u8>], whole: Duration, load: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ impl Case {
     }
 }
 
-/// How loads ended.
+/// The number of loads that ended in each way.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     old: usize,
@@ -170,8 +170,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// `loaded` is what the load yielded, `old` and `new` what it may have; otherwise its error's code
-    /// and exit code, and whether it had opened the file.
+    /// `loaded` is the result of the load: its weights, or the error's code and exit code and whether the
+    /// file had been opened. `old` and `new` are the weights that are allowed.
     pub(crate) fn count<T: PartialEq>(
         &mut self,
         case: &Case,
@@ -184,14 +184,14 @@ impl Tally {
             Ok((loaded, _, new)) if loaded == *new && !truncates => self.new += 1,
             Ok(_) => panic!("{context}: {:?} gave bytes of neither file", case.change),
             Err(("FILE_CHANGED", 7, _)) => self.changed += 1,
-            // It was short already when it was opened.
+            // The file was already too short when it was opened.
             Err((_, 3, false)) if truncates => self.too_late += 1,
             Err(error) => panic!("{context}: {:?} gave {error:?}", case.change),
         }
     }
 }
 
-/// Prints its seed, which a failed test shows; `PHI3_LOADER_TEST_SEED` sets it.
+/// Prints its seed, which a failed test shows. `PHI3_LOADER_TEST_SEED` sets the seed.
 pub(crate) fn rng() -> fastrand::Rng {
     let given = std::env::var("PHI3_LOADER_TEST_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());

@@ -1,4 +1,4 @@
-//! The CUDA driver itself, for what the runtime does not say.
+//! Direct calls of the CUDA driver, for facts that the runtime does not report.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -8,7 +8,8 @@ unsafe extern "C" {
 }
 const RTLD_NOW: c_int = 2;
 
-/// What a stream calls on the host; it gets what [`Driver::call_in_stream`] was given.
+/// A function that a stream calls on the host. Its argument is the one given to
+/// [`Driver::call_in_stream`].
 pub(crate) type HostFunction = unsafe extern "C" fn(*mut c_void);
 
 type PrimaryState = unsafe extern "C" fn(c_int, *mut c_uint, *mut c_int) -> c_int;
@@ -20,7 +21,7 @@ type LaunchHostFunc = unsafe extern "C" fn(*mut c_void, HostFunction, *mut c_voi
 
 const NON_BLOCKING: c_uint = 1;
 
-/// Its functions, by the signatures that its documentation gives.
+/// The driver's functions, with the signatures in its documentation.
 pub(crate) struct Driver {
     primary_state: PrimaryState,
     current: Current,
@@ -32,18 +33,18 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn open() -> Self {
-        // SAFETY: a NUL-terminated name; the driver's library has been loaded by the runtime before.
+        // SAFETY: the name ends with NUL. The runtime has already loaded the driver's library.
         let library = unsafe { dlopen(c"libcuda.so.1".as_ptr(), RTLD_NOW) };
         assert!(!library.is_null());
         let find = |name: &CStr| {
-            // SAFETY: an open library and a NUL-terminated name.
+            // SAFETY: the library is open and the name ends with NUL.
             let function = unsafe { dlsym(library, name.as_ptr()) };
             assert!(!function.is_null(), "{name:?}");
             function
         };
         macro_rules! function {
             ($name:literal as $signature:ty) => {
-                // SAFETY: the signature that the driver's documentation gives this function.
+                // SAFETY: the driver's documentation gives this function this signature.
                 unsafe { std::mem::transmute::<*mut c_void, $signature>(find($name)) }
             };
         }
@@ -59,26 +60,26 @@ impl Driver {
 
     pub(crate) fn has_context(&self, ordinal: i32) -> bool {
         let (mut flags, mut active) = (0, 0);
-        // SAFETY: both are written, and nothing else.
+        // SAFETY: the call writes only to the two variables.
         let status = unsafe { (self.primary_state)(ordinal, &raw mut flags, &raw mut active) };
         assert_eq!(status, 0);
         active != 0
     }
 
-    /// Null where the calling thread has none.
+    /// The current context of the calling thread; null if it has none.
     pub(crate) fn current_context(&self) -> *mut c_void {
         let mut context = std::ptr::null_mut();
-        // SAFETY: it is written, and nothing else.
+        // SAFETY: the call writes only to the variable.
         assert_eq!(unsafe { (self.current)(&raw mut context) }, 0);
         context
     }
 
-    /// Has a new stream of a device call `function`, and returns before it does. The calling thread
-    /// keeps the device's context, and the process the stream.
+    /// Makes a new stream of a device call `function`, and returns before the call. The calling thread
+    /// keeps the device's context, and the process keeps the stream.
     ///
     /// # Safety
     ///
-    /// `argument` is what `function` takes, for as long as it runs.
+    /// `argument` must be valid for `function` until it returns.
     pub(crate) unsafe fn call_in_stream(
         &self,
         ordinal: i32,
@@ -86,13 +87,13 @@ impl Driver {
         argument: *mut c_void,
     ) {
         let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the context is written, and nothing else.
+        // SAFETY: the call writes only the context.
         assert_eq!(unsafe { (self.primary_retain)(&raw mut context, ordinal) }, 0);
-        // SAFETY: a context that is retained.
+        // SAFETY: the context is retained.
         assert_eq!(unsafe { (self.set_current)(context) }, 0);
-        // SAFETY: a thread with a context; the stream is written, and nothing else.
+        // SAFETY: the thread has a current context, and the call writes only the stream.
         assert_eq!(unsafe { (self.stream_create)(&raw mut stream, NON_BLOCKING) }, 0);
-        // SAFETY: a stream of the current context, and the caller's promise.
+        // SAFETY: the stream belongs to the current context; the caller guarantees the rest.
         assert_eq!(unsafe { (self.launch_host_func)(stream, function, argument) }, 0);
     }
 }

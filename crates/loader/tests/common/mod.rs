@@ -1,4 +1,4 @@
-//! What the tests of this crate share: the golden models and a way to load them.
+//! Shared parts of this crate's tests: the golden models and a way to load them.
 
 use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Storage, Verify};
 use sha2::{Digest, Sha256};
@@ -7,14 +7,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 pub(crate) fn testdata() -> PathBuf {
-    // The GPU archive runs far from the sources and says where its copy lies.
+    // The GPU archive runs without the sources. The variable names its copy of the test data.
     std::env::var_os("PHI3_LOADER_TESTDATA").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")),
         PathBuf::from,
     )
 }
 
-/// What gguf-py says a slot holds.
+/// The content of a slot, as gguf-py computed it.
 #[derive(serde::Deserialize)]
 pub(crate) struct ExpectedSlot {
     pub(crate) shape: Vec<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct ExpectedSlot {
 }
 
 impl ExpectedSlot {
-    /// Of its bytes; `None` for a slot that is not there under this storage.
+    /// The digest of its bytes; `None` if the slot does not exist with this storage.
     pub(crate) fn sha256(&self, storage: Storage) -> Option<&str> {
         match storage {
             Storage::Native => Some(&self.native_sha256),
@@ -35,7 +35,7 @@ impl ExpectedSlot {
 
 pub(crate) type ExpectedModels = BTreeMap<String, BTreeMap<String, ExpectedSlot>>;
 
-/// The golden models by file name.
+/// The expected content of the golden models, by file name.
 pub(crate) fn expected() -> ExpectedModels {
     let path = testdata().join("models/expected.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -53,7 +53,7 @@ pub(crate) fn go_on(_: &LoadEvent<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Loads every golden model in both storages and compares each slot with the oracle.
+/// Loads every golden model with both storages, and compares each slot with the expected content.
 pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
     for storage in [Storage::F16, Storage::Native] {
         let mut loader = Loader::new(

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Tensors that make a model with the keys of [`phi3_keys`].
+/// The tensors that complete a model with the keys of [`phi3_keys`].
 pub(crate) const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("token_embd.weight", &[32, 8], GgmlType::F16),
     ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
@@ -19,12 +19,12 @@ pub(crate) const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[32, 8], GgmlType::F16),
 ];
 
-/// A writer with the keys of a small, consistent phi3 model; tensors are the caller's.
+/// A writer with the keys of a small, consistent phi3 model. The caller adds the tensors.
 pub(crate) fn phi3_keys() -> GgufWriter {
     phi3_keys_of(32, 64, 2)
 }
 
-/// The same for other dimensions, whose heads turn whole.
+/// The same keys with other dimensions. RoPE rotates the whole head.
 pub(crate) fn phi3_keys_of(hidden: u32, ffn: u32, heads: u32) -> GgufWriter {
     let mut writer = GgufWriter::new();
     writer
@@ -47,15 +47,15 @@ pub(crate) fn write_small_model(path: &Path, mut writer: GgufWriter) {
     std::fs::write(path, writer.to_bytes(|_, data| data.fill(0x2c)).unwrap()).unwrap();
 }
 
-/// The keys of a model that lost its RoPE factors.
+/// The keys of a model whose RoPE factors are missing.
 pub(crate) fn factors_lost() -> GgufWriter {
     let mut writer = phi3_keys();
     writer.kv("phi3.rope.scaling.original_context_length", 512_u32);
     writer
 }
 
-/// Writes a model of zeros whose load takes long enough to do something meanwhile: 430 MB that take
-/// no room on the disk, and 560 MB of device memory as f16.
+/// Writes a model of zeros whose load takes long enough to act during it. The file has 430 MB but takes
+/// no disk space; it needs 560 MB of device memory as f16.
 pub(crate) fn write_large_model(path: &Path) {
     let mut writer = phi3_keys_of(2048, 64, 16);
     writer

@@ -1,4 +1,4 @@
-//! The C header and its Rust mirror are the same structs.
+//! The structs of the C header and of its Rust mirror have the same layout.
 
 use crate::common::{go_on, model_path};
 use loader::c_weights::{CLayerWeights, CModelWeights, CTensor};
@@ -6,7 +6,7 @@ use loader::{DeviceChoice, LoadOptions, Loader, Matrix, Slot, Storage};
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
-/// Expands to a C program that prints sizes and offsets, and to what Rust has for them.
+/// Expands to a C program that prints sizes and offsets, and to the same numbers from Rust.
 macro_rules! layout {
     ($($c:ident = $rust:ident { $($field:ident),* $(,)? })*) => {{
         let program = concat!(

@@ -1,4 +1,4 @@
-//! Loads that somebody else ends.
+//! Cancelled loads.
 
 use crate::common::{go_on, model_path};
 use crate::observing::name;
@@ -13,7 +13,7 @@ fn options() -> LoadOptions {
     LoadOptions::new().device(DeviceChoice::Host)
 }
 
-/// What a load must do that is cancelled, after which its loader must go on.
+/// Checks a cancelled load. Its loader must still work afterwards.
 #[track_caller]
 fn is_cancelled(error: &Error) {
     assert!(matches!(error, Error::Cancelled), "{error}");
@@ -111,15 +111,15 @@ fn a_load_is_cancelled_or_complete_at_every_moment() {
     loader.load(model_path("fused-k-quants.gguf"), &mut go_on).unwrap();
 }
 
-/// The bound that the loader promises.
+/// The time limit that the loader promises.
 const PROMISED: Duration = Duration::from_millis(100);
 
-/// Tries, of which the best counts: other tests want the same cores.
+/// The number of tries. The best one counts, because other tests use the same cores.
 const TRIES: u32 = 8;
 
-/// Seconds from the cancellation to the return of a load that is cancelled `after` the event for
-/// which `begins` says so; the shortest of several tries, and no longer than it takes to keep the
-/// promise.
+/// The seconds from the cancellation to the return of a load. The load is cancelled at time `after` the
+/// first event for which `begins` is true. Returns the shortest time of several tries; stops when a try
+/// keeps the promise.
 fn time_to_return(
     loader: &mut Loader,
     path: &Path,
@@ -143,7 +143,7 @@ fn time_to_return(
                 path,
                 &mut |event: &LoadEvent<'_>| {
                     if begins(event) {
-                        // Only the first is waited for.
+                        // Only the first event counts.
                         let _ = begun.send(());
                     }
                     ControlFlow::Continue(())

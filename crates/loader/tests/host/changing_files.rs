@@ -1,4 +1,4 @@
-//! Files that somebody changes while they are loaded, at random moments.
+//! Files that change at random moments while they are loaded.
 
 use crate::changes::{BATCH, MOMENTS, SETTLING, Tally, cases, contents, file_name, rng};
 use crate::common::go_on;
@@ -7,13 +7,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The same for a model in shards.
+/// The same number for a model in shards.
 const SHARD_MOMENTS: usize = 40;
 
-/// Changes within a load, and as many after one, for each level of proof.
+/// The number of changes within a load, and of changes after one, for each verification level.
 const CERTAIN: usize = 4;
 
-/// What holds at any speed: a change within a load is noticed, and one after it does no harm.
+/// Two rules that do not depend on speed: a change within a load is detected, and a change after it does
+/// no harm.
 fn certain_moments(
     loader: &mut Loader,
     folder: &Path,
@@ -47,7 +48,7 @@ fn slots(model: &LoadedModel) -> Slots {
     slots.map(|slot| model.read_slot(slot).unwrap().unwrap()).collect()
 }
 
-/// What a model of these files holds, and the time that a load takes.
+/// The weights in these files, and the time of a load.
 fn loaded(loader: &mut Loader, folder: &Path, files: &[Vec<u8>]) -> (Slots, Duration) {
     for (no, bytes) in files.iter().enumerate() {
         std::fs::write(folder.join(file_name(files.len(), no)), bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Loads beside each other in one process.
+//! Loads at the same time in one process.
 
 use crate::common::{expected, go_on, model_path, sha256};
 use loader::{DeviceChoice, IoChoice, LoadOptions, LoadedModel, Loader, Storage, Verify};
@@ -10,7 +10,7 @@ fn options() -> LoadOptions {
     LoadOptions::new().device(DeviceChoice::Host).threads(2).verify(Verify::Checksum)
 }
 
-/// Every slot of a golden model must hold what the oracle says.
+/// Checks that every slot of a golden model has the expected content.
 fn is_golden(model: &LoadedModel, name: &str) {
     let slots = &expected()[name];
     let mut found = 0;
@@ -37,7 +37,7 @@ fn loaders_of_several_threads_do_not_hinder_each_other() {
                 let mut loader = Loader::new(options().io(io).storage(storage));
                 for round in 0..names.len() {
                     together.wait();
-                    // Some load the same file, some another.
+                    // Some threads load the same file, others load different files.
                     let name = &names[(thread / 2 + round) % names.len()];
                     is_golden(&loader.load(model_path(name), &mut go_on).unwrap(), name);
                 }

@@ -1,10 +1,10 @@
-//! `docs/errors.md` is what the code says, and no code that it has ever listed goes away.
+//! `docs/errors.md` agrees with the code, and a code that it has listed is never removed.
 
 use loader::{CodeFacts, Warning};
 use std::fmt::Write;
 use std::path::Path;
 
-/// Set to anything, it has the test write the document.
+/// If this variable is set, the test writes the document.
 const WRITE: &str = "PHI3_LOADER_WRITE_DOCS";
 
 const HEAD: &str = "\
@@ -96,7 +96,7 @@ report and its log name the tensors; the event `finished` and `LoadStats` have t
 Blocks that native storage keeps are not decoded, so that infinities in their scales are not found.
 ";
 
-/// Code and exit code of every row.
+/// The code and exit code of every row.
 fn listed(document: &str) -> Vec<(&str, &str)> {
     document
         .lines()

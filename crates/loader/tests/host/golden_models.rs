@@ -1,4 +1,4 @@
-//! Whole files against gguf-py, on host memory.
+//! Loads whole files into host memory and compares them with gguf-py.
 
 use crate::common::{expected, go_on, golden_models_load_exactly, model_path};
 use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Slot, Verify};

@@ -1,4 +1,4 @@
-//! The loader on host memory.
+//! Tests of the loader with host memory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
 

@@ -1,4 +1,4 @@
-//! What an observer hears, and what it can do.
+//! The events that an observer gets, and what it can change.
 
 use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Observer, Unobserved};
@@ -9,7 +9,7 @@ fn loader() -> Loader {
     Loader::new(LoadOptions::new().device(DeviceChoice::Host))
 }
 
-/// An event's name.
+/// The name of an event.
 pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
     match event {
         LoadEvent::Opened { .. } => "opened",

@@ -1,4 +1,4 @@
-//! Loads of files with less than the usual permissions.
+//! Loads of files with fewer permissions than usual.
 
 use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Verify};

@@ -1,4 +1,4 @@
-//! Split models against their unsplit originals, on host memory.
+//! Compares split models with their unsplit originals, in host memory.
 
 use crate::common::go_on;
 use crate::small_model::phi3_keys;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const SHARDS: usize = 3;
 
-/// Both kinds of work that a shard can ask for: bytes that are copied and blocks that are decoded.
+/// Shards contain both bytes that are copied and blocks that are decoded.
 const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("token_embd.weight", &[32, 8], GgmlType::F16),
     ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
@@ -27,7 +27,7 @@ const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[32, 8], GgmlType::Q8_0),
 ];
 
-/// One model in a folder, whole and in shards.
+/// One model in a folder, as one file and as shards.
 struct Files {
     folder: TempDir,
 }
@@ -50,7 +50,7 @@ impl Files {
         self.path(&format!("model-{:05}-of-{SHARDS:05}.gguf", no + 1))
     }
 
-    /// Writes a third of the tensors after the keys in `writer`.
+    /// Writes a third of the tensors, after the keys in `writer`.
     fn write_shard(&self, no: usize, mut writer: GgufWriter) {
         let third = TENSORS.len() / SHARDS;
         writer.split(no as u16, SHARDS as u16, TENSORS.len() as i32);
@@ -67,7 +67,7 @@ impl Files {
         for (name, dims, ggml_type) in &TENSORS[tensors.clone()] {
             writer.tensor(*name, dims, *ggml_type);
         }
-        // Data follow from the tensor alone, whichever file it is in.
+        // The data depend only on the tensor, not on the file that contains it.
         let bytes = writer.to_bytes(|index, data| {
             for (at, byte) in data.iter_mut().enumerate() {
                 *byte = ((tensors.start + index) * 89 + at * 31 + at / 7) as u8;
@@ -118,7 +118,7 @@ fn shards_whose_names_are_not_utf8_load() {
     }
 }
 
-/// A load of this file would be one of its siblings alone.
+/// Such a load would read only one of the shards.
 #[test]
 fn a_file_with_the_number_of_no_shard_is_refused() {
     let files = Files::new();
@@ -129,7 +129,7 @@ fn a_file_with_the_number_of_no_shard_is_refused() {
     assert!(error.to_string().contains("model-00000-of-"), "{error}");
 }
 
-/// The error of a load must have this code, exit with 3 and name this shard.
+/// Checks that the error of a load has this code, exit code 3, and the name of this shard.
 #[track_caller]
 fn refused(files: &Files, opened: usize, code: &str, named: usize) {
     let error = load(&files.shard(opened), Storage::F16).unwrap_err();

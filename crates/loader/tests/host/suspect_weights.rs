@@ -1,4 +1,4 @@
-//! Weights that a load reports: infinite, NaN, or zeros alone.
+//! Loads report weights that are infinite or NaN, and tensors of zeros.
 
 use crate::changed_weights::{changed, with_wild_weights};
 use crate::common::go_on;

@@ -1,4 +1,5 @@
-//! Three crates know tensor types; none may depend on the other's table. They must agree.
+//! Three crates have a table of tensor types, and no crate may depend on another's table. The tables must
+//! agree.
 
 use gguf_format::GgmlType;
 use model_phi3::Conversion;

@@ -1,4 +1,4 @@
-//! The proofs a load can end with, and what they find.
+//! The verification levels of a load, and the faults that they detect.
 
 use crate::common::{expected, go_on, model_path};
 use crate::small_model::write_large_model;
@@ -23,19 +23,19 @@ fn every_level_passes_on_good_memory() {
     }
 }
 
-/// Flips a bit of a weight where it is in host memory.
+/// Flips a bit of a weight in host memory.
 fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
     let view = model.slot(slot).unwrap();
     assert!(at < view.bytes);
     let byte = (view.address + at) as *mut u8;
-    // SAFETY: the address lies inside the model's arena, which is host memory that lives as long as
-    // `model`; no other thread uses it, and the engine's threads have ended.
+    // SAFETY: the address is inside the model's arena. The arena is host memory that lives as long as
+    // `model`. No other thread uses it, and the threads of the engine have ended.
     let before = unsafe { byte.read_volatile() };
-    // SAFETY: as above.
+    // SAFETY: as for the read before.
     unsafe { byte.write_volatile(before ^ 1 << bit) };
 }
 
-/// The bytes of each step of a whole round.
+/// The number of bytes that each step of a whole round digests.
 fn round(rehash: &mut Rehash, model: &LoadedModel, budget: u64) -> Result<Vec<u64>, Error> {
     let mut steps = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Files that load and may be wrong.
+//! Files that can be loaded but may be wrong.
 
 use crate::common::go_on;
 use crate::small_model::{factors_lost, phi3_keys, write_small_model};

@@ -1,4 +1,4 @@
-//! The run as bars.
+//! Draws the run as a bar chart.
 
 use super::document::{BenchDocument, LimitKind, Spread};
 use plotters::prelude::*;
@@ -20,10 +20,11 @@ struct Bar {
     color: RGBColor,
 }
 
-/// An SVG document: limits, loads and peers, each with a whisker from minimum to maximum.
+/// An SVG document with a bar for each limit, load and peer. Each bar has a whisker from minimum to
+/// maximum.
 pub(super) fn draw(document: &BenchDocument) -> Result<String, String> {
     let bars = bars(document);
-    // Upwards, and the first bar on top.
+    // The y axis points up, and the first bar is at the top.
     let rows = i32::try_from(bars.len()).map_err(|error| error.to_string())?;
     let most = bars.iter().map(|bar| bar.rate.max).fold(1.0, f64::max);
     let height = MARGIN_HEIGHT + BAR_HEIGHT * bars.len().max(1) as u32;
@@ -91,7 +92,7 @@ fn bars(document: &BenchDocument) -> Vec<Bar> {
     let limits = document.limits.iter().filter_map(|limit| {
         let rate = limit.gb_per_s?;
         Some(match limit.kind {
-            // Each byte is read and written: as many bytes of a file could arrive as half of that.
+            // The figure counts bytes read and bytes written, so the file rate is at most half of it.
             LimitKind::MemoryCopy | LimitKind::MemoryCopyToNew => Bar {
                 label: format!("{}, halved", limit.name),
                 rate: rate.map(|rate| rate / 2.0),

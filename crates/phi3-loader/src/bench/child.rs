@@ -1,4 +1,4 @@
-//! Programs that a run starts, and that end with it.
+//! Child processes of a run. They end together with it.
 
 use loader::CancelToken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,13 +11,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How late a cancellation is noticed.
+/// The longest time until a cancellation is noticed.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
-/// Between looks whether a program has ended.
+/// The time between two checks whether a process has ended.
 const POLL: Duration = Duration::from_millis(1);
 
-/// How long a program may take to end that is asked to.
+/// How long a process may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,18 +26,18 @@ pub(super) enum Stream {
     Err,
 }
 
-/// Starts a program, in a group of its own: a signal then reaches also what the program starts, and
-/// each process once.
+/// Starts a process in its own process group. A signal to the group then also reaches the processes that
+/// it starts, and reaches each process only once.
 pub(super) fn start(command: &mut Command) -> Result<Group> {
     let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
     Ok(Group { child, ended: false })
 }
 
-/// What a program prints.
+/// An output stream of a process.
 struct Pipe {
     stream: Stream,
     file: File,
-    /// The start of a line whose end has not come yet.
+    /// The start of a line that is not complete yet.
     rest: Vec<u8>,
 }
 
@@ -46,7 +46,7 @@ impl Pipe {
         Self { stream, file: File::from(pipe), rest: Vec::new() }
     }
 
-    /// Reads what is there; false at the end.
+    /// Reads the available bytes. Returns false at the end of the stream.
     fn read(&mut self, line: &mut dyn FnMut(Stream, &str)) -> Result<bool> {
         let mut bytes = [0; 8192];
         let count = match self.file.read(&mut bytes) {
@@ -66,7 +66,7 @@ impl Pipe {
     }
 }
 
-/// Waits a moment for one of the pipes to have something, and drops those that are at their end.
+/// Waits a short time until one of the pipes has data. Removes the pipes that have reached their end.
 fn read_what_is_there(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str)) -> Result<()> {
     let mut polled: Vec<_> =
         pipes.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)).collect();
@@ -85,15 +85,15 @@ fn read_what_is_there(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str))
     Ok(())
 }
 
-/// A program with all that it has started. Dropping it ends them.
+/// A process and everything that it has started. Dropping it ends all of them.
 pub(super) struct Group {
     child: Child,
     ended: bool,
 }
 
 impl Group {
-    /// Waits for the end of the program, and hands on every line that it prints to a stream that is
-    /// piped. Returns `None` where the token is cancelled first.
+    /// Waits until the process ends, and passes on every line that it prints to a piped stream. Returns
+    /// `None` if the token is cancelled first.
     pub(super) fn run(
         mut self,
         token: &CancelToken,
@@ -123,18 +123,19 @@ impl Group {
             if token.is_cancelled() {
                 return Ok(None);
             }
-            // It has closed its streams, and most often ends at once.
+            // The process has closed its streams, and usually ends immediately.
             std::thread::sleep(POLL);
         }
     }
 
-    /// Asks all to end, and then makes them.
+    /// Asks all processes to end, and then kills them.
     fn end(&self) -> Option<()> {
         let leader = Pid::from_raw(i32::try_from(self.child.id()).ok()?)?;
         let signal = |signal| kill_process_group(leader, signal).ok();
         signal(Signal::TERM)?;
         let asked = Instant::now();
-        // Its number must stay its own until the last signal: it is looked at, and not waited for.
+        // Look at the process without reaping it: its number must not be reused before the last signal is
+        // sent.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(leader), look).ok()?.is_none() && asked.elapsed() < GRACE {
             std::thread::sleep(POLL);
@@ -148,7 +149,7 @@ impl Drop for Group {
         if self.ended {
             return;
         }
-        // Where this fails, all have ended.
+        // If this fails, all processes have ended.
         self.end();
         let _ = self.child.wait();
     }

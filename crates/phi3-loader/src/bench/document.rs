@@ -9,7 +9,7 @@ pub(super) struct BenchDocument {
     pub(super) file: FileFacts,
     pub(super) settings: Settings,
     pub(super) limits: Vec<Limit>,
-    /// The limit that loads are held against: of bytes of the file that could arrive.
+    /// The limit that loads are compared with, in file bytes per second.
     pub(super) reference: Option<Reference>,
     pub(super) loads: Vec<LoadFigures>,
     pub(super) small_tensors: SmallTensors,
@@ -26,7 +26,7 @@ pub(super) struct Machine {
     pub(super) version: &'static str,
     pub(super) cpu: Option<String>,
     pub(super) cores: u32,
-    /// `None` where the system does not tell.
+    /// `None` if the system does not report it.
     pub(super) memory_bytes: Option<u64>,
     pub(super) kernel: Option<String>,
     pub(super) device: String,
@@ -57,12 +57,12 @@ pub(super) struct Settings {
     pub(super) repeat: u32,
 }
 
-/// What is too short for the clock is not infinitely fast.
+/// If a run is too short for the clock, its rate must not become infinite.
 pub(super) fn gb_per_s(bytes: f64, seconds: f64) -> f64 {
     bytes / seconds.max(1e-9) / 1e9
 }
 
-/// Of several runs.
+/// The median, minimum and maximum of several runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -71,7 +71,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// All zero where there are no samples.
+    /// All values are zero if there are no samples.
     pub(super) fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -87,7 +87,7 @@ impl Spread {
         Self { median, min, max }
     }
 
-    /// Each figure as `f` makes it of this one's; `f` must rise.
+    /// Applies `f` to each figure. `f` must be increasing, so that minimum and maximum keep their order.
     pub(super) fn map(self, f: impl Fn(f64) -> f64) -> Self {
         Self { median: f(self.median), min: f(self.min), max: f(self.max) }
     }
@@ -102,17 +102,17 @@ impl From<cuda_sys::measure::Rate> for Spread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum LimitKind {
-    /// Pinned host memory to the device.
+    /// Copies from pinned host memory to the device.
     PinnedCopy,
-    /// Memory to memory on the host; counts bytes read and written.
+    /// Copies from memory to memory on the host. Counts bytes read and bytes written.
     MemoryCopy,
-    /// The same to memory that is new, as a load's is; the operating system clears it meanwhile.
+    /// The same, but to new memory, as in a load. The operating system clears the memory during the copy.
     MemoryCopyToNew,
-    /// The file from the page cache to memory.
+    /// Reads of the file from the page cache into memory.
     PageCache,
-    /// The file from its storage to memory, past the page cache.
+    /// Reads of the file from its storage into memory, bypassing the page cache.
     DiskDirect,
-    /// The file from its storage to memory, through the page cache.
+    /// Reads of the file from its storage into memory, through the page cache.
     DiskBuffered,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct Limit {
     pub(super) name: String,
     pub(super) chunk_bytes: Option<u64>,
     pub(super) threads: Option<u32>,
-    /// `None` where it cannot be measured here; `note` then says why.
+    /// `None` if it cannot be measured here; `note` then gives the reason.
     pub(super) gb_per_s: Option<Spread>,
     pub(super) note: Option<String>,
 }
@@ -140,17 +140,17 @@ pub(super) struct LoadFigures {
     pub(super) description: &'static str,
     pub(super) storage: String,
     pub(super) verify: String,
-    /// How the file was read in fact.
+    /// How the file was actually read.
     pub(super) io: String,
     pub(super) threads: u64,
     pub(super) chunk_bytes: u64,
     pub(super) pinned: bool,
-    /// Share of the file that the page cache held before each load; `None` where that is unknown.
+    /// The fraction of the file in the page cache before each load; `None` if it is unknown.
     pub(super) cached: Option<Spread>,
-    /// The same after each load; `None` also where a process made several.
+    /// The fraction after each load; also `None` if one process made several loads.
     pub(super) cached_after: Option<Spread>,
     pub(super) rows: Vec<Row>,
-    /// Of the transfer, in bytes of the file.
+    /// The rate of the transfer, in file bytes.
     pub(super) gb_per_s: Spread,
     pub(super) share_of_reference: Option<Spread>,
 }
@@ -161,7 +161,7 @@ impl LoadFigures {
             reference.map(|reference| self.gb_per_s.map(|rate| rate / reference.gb_per_s));
     }
 
-    /// The median seconds of a phase; 0 for one that there is not.
+    /// The median seconds of a phase; 0 if the load has no such phase.
     pub(super) fn seconds_of(&self, phase: &str) -> f64 {
         self.rows.iter().find(|row| row.phase == phase).map_or(0.0, |row| row.seconds.median)
     }
@@ -174,37 +174,37 @@ pub(super) struct Row {
     pub(super) seconds: Spread,
 }
 
-/// What many tensors cost beside one of as many bytes.
+/// The cost of many small tensors, compared with one tensor of the same total size.
 #[derive(Serialize)]
 pub(super) struct SmallTensors {
     pub(super) tensors: u64,
-    /// Bytes of each.
+    /// Bytes of each tensor.
     pub(super) tensor_bytes: u64,
-    /// Transfer of all of them.
+    /// Transfer of all the tensors.
     pub(super) seconds: Spread,
-    /// Transfer of one tensor of as many bytes.
+    /// Transfer of one tensor of the same total size.
     pub(super) seconds_as_one: Spread,
 }
 
-/// One division of the work.
+/// One set of engine settings.
 #[derive(Serialize)]
 pub(super) struct ShapeFigures {
     pub(super) threads: u32,
     pub(super) depth: u32,
     pub(super) chunk_bytes: u64,
     pub(super) read_bytes: u64,
-    /// From the first read to the last byte landed.
+    /// Seconds from the first read to the arrival of the last byte.
     pub(super) seconds: Spread,
-    /// In bytes of the file.
+    /// The rate, in file bytes.
     pub(super) gb_per_s: Spread,
 }
 
-/// What a resident model's health checks cost.
+/// The cost of the health checks of a resident model.
 #[derive(Serialize)]
 pub(super) struct Health {
-    /// Of asking about every pointer.
+    /// The time to check every pointer.
     pub(super) residency_seconds: Spread,
-    /// Of digesting all weights where they are.
+    /// The time to digest all weights on the device.
     pub(super) fingerprint_seconds: Spread,
 }
 
@@ -212,9 +212,9 @@ pub(super) struct Health {
 pub(super) struct KernelFigures {
     /// A ggml type, `copy`, `count non-finite` or `digest`.
     pub(super) name: String,
-    /// On the host.
+    /// The rate on the host.
     pub(super) threads: Option<u32>,
-    /// Bytes read and written.
+    /// Counts bytes read and bytes written.
     pub(super) gb_per_s: Spread,
     pub(super) share_of_copy: f64,
 }
@@ -223,13 +223,14 @@ pub(super) struct KernelFigures {
 pub(super) struct Peer {
     pub(super) name: String,
     pub(super) version: Option<String>,
-    /// `None` where it was not measured; `note` then says why.
+    /// `None` if it was not measured; `note` then gives the reason.
     pub(super) seconds: Option<Spread>,
-    /// In bytes that it loads.
+    /// The rate, in the bytes that the peer loads.
     pub(super) gb_per_s: Option<Spread>,
-    /// Its median time in median transfers of this loader, warm.
+    /// The median time of the peer, divided by the median transfer time of this loader with a warm page
+    /// cache.
     pub(super) times_of_transfer: Option<f64>,
-    /// What its time is of, or why there is none.
+    /// What the time includes, or the reason why there is no time.
     pub(super) note: String,
 }
 

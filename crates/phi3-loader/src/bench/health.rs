@@ -1,16 +1,16 @@
-//! What it costs to look whether a model is still what it was.
+//! Measures the health checks of a resident model.
 
 use super::document::{Health, Spread};
 use crate::args::Bench;
 use loader::{CancelToken, Error, Loader, Unobserved};
 use std::time::Instant;
 
-/// Of a model that stays loaded meanwhile.
+/// Measures a model that stays loaded.
 pub(super) fn measure(arguments: &Bench, token: &CancelToken) -> Result<Health, Error> {
     let mut loader = Loader::new(arguments.choices.options());
     let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
     let timed = |look: &dyn Fn() -> Result<(), Error>| -> Result<Spread, Error> {
-        // The first loads code and makes memory.
+        // The first check loads code and allocates memory, so it is not measured.
         look()?;
         let seconds: Result<Vec<_>, Error> = (0..arguments.repeat)
             .map(|_| {

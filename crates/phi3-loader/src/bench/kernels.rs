@@ -1,4 +1,4 @@
-//! Every decoder beside a plain copy.
+//! Measures every decoder, and a plain copy to compare with.
 
 use super::document::{KernelFigures, Spread};
 use super::{cores, is_gpu};
@@ -7,11 +7,11 @@ use cuda_sys::Device;
 use cuda_sys::measure::{self, Work, WorkShape};
 use loader::{CancelToken, Error};
 
-/// Some 512 MiB of halves: ten times the second-level cache of the largest GPUs.
+/// The f16 values take about 512 MiB: ten times the second-level cache of the largest GPUs.
 const GPU_ELEMENTS: u64 = 256 << 20;
-/// A launch takes less than a millisecond.
+/// A launch takes less than 1 ms.
 const GPU_RUNS: u32 = 20;
-/// Of each thread: 16 MiB of halves, more than a core's own caches.
+/// For each thread: 16 MiB of f16 values, more than the caches of one core.
 const HOST_ELEMENTS: u64 = 8 << 20;
 
 pub(super) fn measure(

@@ -1,4 +1,4 @@
-//! What this machine can do at best.
+//! Measures the highest rates that this machine can reach.
 
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
@@ -16,23 +16,24 @@ use std::time::Duration;
 
 const PINNED_CHUNKS: [u64; 5] = [1 << 20, 4 << 20, 8 << 20, 16 << 20, LARGEST_PINNED_CHUNK];
 const LARGEST_PINNED_CHUNK: u64 = 64 << 20;
-/// Of a run of pinned copies, and of reads from the page cache.
+/// Bytes of one run of pinned copies, and of reads from the page cache.
 const RUN_BYTES: u64 = 2 << 30;
-/// Queues and slots of each that keep the link busy, and a ring of the largest chunks small.
+/// These numbers of queues and slots keep the link busy. They are small, so that a ring of the largest
+/// chunks does not take much memory.
 const STREAMS: u32 = 4;
 const DEPTH: u32 = 2;
 
-/// Of all runs from storage together.
+/// Bytes of all storage runs together.
 const STORAGE_BYTES: u64 = 2_000_000_000;
 const STORAGE_TIME: Duration = Duration::from_secs(5);
-/// More at once than storage serves at once, and pieces so small that at the end of a run of some
-/// hundred megabytes none is waited for long.
+/// More reads at the same time than storage can serve. The pieces are small, so that a run of some 100 MB
+/// does not end with a long wait for one of them.
 const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
 
-/// Halves that each thread copies: more than its share of a cache.
+/// f16 values that each thread copies. They are larger than the thread's share of a cache.
 const COPIED_HALVES: u64 = 32 << 20;
 
-/// Copies to the device from pinned memory; on the host, copies within memory.
+/// Copies to the device from pinned memory. On the host, copies within memory.
 pub(super) fn device(
     arguments: &Bench,
     device: &Device,
@@ -48,7 +49,7 @@ pub(super) fn device(
         .map(|(kind, name, work)| memory_copy(arguments, device, kind, name, work))
         .collect(),
         DeviceKind::Cuda(_) => {
-            // Devices with little memory get shorter runs.
+            // If the device has little memory, the runs are shorter.
             let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
             let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
             PINNED_CHUNKS
@@ -92,7 +93,7 @@ fn memory_copy(
     })
 }
 
-/// The file out of the page cache, by ever more threads.
+/// Reads the file from the page cache with an increasing number of threads.
 pub(super) fn page_cache(
     arguments: &Bench,
     files: &[PathBuf],
@@ -122,12 +123,13 @@ pub(super) fn page_cache(
         .collect()
 }
 
-/// Reads of the file from its storage, a part a run: with `O_DIRECT`, and of cold runs through the page
-/// cache, too. Runs take turns with cold loads, since what storage gives changes within minutes.
+/// Reads the file from its storage, one part in each run: with `O_DIRECT`, and in cold runs also through
+/// the page cache. The runs alternate with cold loads, because the rate of storage changes within
+/// minutes.
 pub(super) struct StorageReads<'a> {
     files: &'a [PathBuf],
     file: File,
-    /// Or why the file system does not take it.
+    /// Or the reason why the file system refuses it.
     direct: Result<File>,
     cold: bool,
     runs: u32,
@@ -139,7 +141,7 @@ impl<'a> StorageReads<'a> {
     pub(super) fn open(arguments: &Bench, files: &'a [PathBuf]) -> Result<Self> {
         let path = largest(files)?;
         let file = File::open(path)?;
-        // What is still to be written would be, in the time that is measured.
+        // Otherwise pending writes would be written during the measured time.
         rustix::fs::fdatasync(&file)?;
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         let direct = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
@@ -154,13 +156,13 @@ impl<'a> StorageReads<'a> {
         })
     }
 
-    /// Reads the part of this run, the one after the last run's.
+    /// Reads the part of this run. It starts where the part of the last run ended.
     pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> std::result::Result<(), Unread> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
             match self.read(direct, part, token) {
                 Ok(read) => self.direct_reads.push(read),
-                // Some file systems accept the flag and refuse the read.
+                // Some file systems accept the flag and then refuse the read.
                 Err(Unread::File(error)) => self.direct = Err(error),
                 Err(unread) => return Err(unread),
             }
@@ -205,7 +207,7 @@ impl<'a> StorageReads<'a> {
 }
 
 fn spread_of(reads: &[Read]) -> Spread {
-    // The last part of a small file can be empty.
+    // If the file is small, the last part can be empty.
     Spread::of(reads.iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s()))
 }
 
@@ -225,11 +227,11 @@ fn storage_limit(
     }
 }
 
-/// What a load of bytes that cost nothing to read could reach.
+/// The rate of a load whose bytes cost no time to read.
 pub(super) fn best(limits: &[Limit], device: DeviceKind) -> Option<Reference> {
     let (kind, share) = match device {
         DeviceKind::Cuda(_) => (LimitKind::PinnedCopy, 1.0),
-        // Each byte that arrives was read and is written, to memory that was allocated for it.
+        // Each byte that arrives is read once and written once, to newly allocated memory.
         DeviceKind::Host => (LimitKind::MemoryCopyToNew, 0.5),
     };
     limits

@@ -1,4 +1,4 @@
-//! Loads, timed phase by phase.
+//! Measures loads and each of their phases.
 
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the driver may take to clear freed memory: it uses the device's copy engines for it, which
-/// a load that follows at once has to share.
+/// How long the driver may take to clear freed memory. It uses the copy engines of the device for this,
+/// so a load that follows at once would share them.
 const CLEARED_AFTER: Duration = Duration::from_millis(250);
 
-/// What is used of a `finished` event, all of which it has to have.
+/// The fields of a `finished` event that are used. All of them must be present.
 #[derive(Deserialize)]
 struct Finished {
     source_bytes: u64,
@@ -39,10 +39,10 @@ struct Finished {
     pinned: bool,
 }
 
-/// A phase: its name, its seconds, and what it is.
+/// A phase: its name, its seconds and its description.
 type Phase = (&'static str, fn(&Finished) -> f64, &'static str);
 
-/// In their order.
+/// The phases, in order.
 const PHASES: [Phase; 9] = [
     ("parse", |load| load.parse_seconds, "file opened, header proven"),
     ("plan", |load| load.plan_seconds, "configuration read, load planned"),
@@ -55,8 +55,8 @@ const PHASES: [Phase; 9] = [
     ("load", |load| load.seconds, "all of these"),
 ];
 
-/// Loads of a file that the page cache holds, each by a new process: what somebody gets who starts the
-/// program. Variants take turns with them, so that what else the machine does meets all alike.
+/// Loads of a file that is in the page cache, each in a new process, as when a user starts the program.
+/// The variants take turns, so that other work on the machine affects all of them equally.
 pub(super) fn warm(
     arguments: &Bench,
     files: &[PathBuf],
@@ -80,7 +80,7 @@ pub(super) fn warm(
     Ok(named.map(|((name, what, choices), samples)| samples.figures(name, what, choices)).collect())
 }
 
-/// Loads of a file that is in storage, all of it or half, each by a new process.
+/// Loads of a file that is in storage, all of it or half of it, each in a new process.
 #[derive(Default)]
 pub(super) struct FromStorage {
     half_cached: Samples,
@@ -88,7 +88,7 @@ pub(super) struct FromStorage {
 }
 
 impl FromStorage {
-    /// Loads once of either kind.
+    /// Runs one load of each kind.
     pub(super) fn add(
         &mut self,
         arguments: &Bench,
@@ -113,8 +113,8 @@ impl FromStorage {
     }
 }
 
-/// Loads by one loader that has loaded before: it keeps the device open and the ring pinned. Some time
-/// after the model before was dropped, and immediately after.
+/// Loads by one loader that has already loaded before: the device is open and the ring is pinned. One
+/// kind starts some time after the previous model was dropped, the other immediately after.
 pub(super) fn reused(
     arguments: &Bench,
     files: &[PathBuf],
@@ -143,7 +143,8 @@ pub(super) fn reused(
     ])
 }
 
-/// What a load by a process of its own says in the end, and the seconds from its start to that.
+/// The last event of a load in its own process, and the seconds from the start of the process to that
+/// event.
 fn load_in_process(
     file: &Path,
     choices: &Choices,
@@ -154,7 +155,8 @@ fn load_in_process(
     let unstarted = |error| Failure::Start("a load to be measured", error);
     let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
-    // Its last event says what goes wrong; warnings would come once a load.
+    // The last event reports the failure, so other messages are not needed. Warnings would be repeated
+    // for each load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let child = child::start(&mut command).map_err(unstarted)?;
     let mut last = None;
@@ -166,7 +168,7 @@ fn load_in_process(
     Ok((outcome(&line, status)?, seconds))
 }
 
-/// What the last event of a process that ended so says of its load.
+/// Turns the last event and the exit status of a process into a result.
 fn outcome(line: &str, status: ExitStatus) -> Result<Finished, Failure> {
     let event: Value =
         serde_json::from_str(line).map_err(|error| broken_load(&format!("{error}: {line}")))?;
@@ -179,7 +181,7 @@ fn outcome(line: &str, status: ExitStatus) -> Result<Finished, Failure> {
             help: text("help"),
             exit_code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
         })),
-        // It was killed, or died, before it could say.
+        // The process was killed or crashed before it could print its last event.
         _ => Err(broken_load(&status)),
     }
 }
@@ -188,7 +190,7 @@ fn finished_of(event: Value) -> Result<Finished, Failure> {
     serde_json::from_value(event).map_err(|error| broken_load(&error))
 }
 
-/// A load that came to no end which it could tell of.
+/// The failure of a load whose process ended without a last event.
 fn broken_load(why: &dyn Display) -> Failure {
     Failure::Process(ProcessFailure {
         code: "INTERNAL".to_owned(),
@@ -198,7 +200,7 @@ fn broken_load(why: &dyn Display) -> Failure {
     })
 }
 
-/// What the loads of one kind said.
+/// The results of the loads of one kind.
 #[derive(Default)]
 struct Samples {
     finished: Vec<Finished>,
@@ -208,7 +210,7 @@ struct Samples {
 }
 
 impl Samples {
-    /// Loads in a process of its own.
+    /// Runs a load in its own process.
     fn add_process(
         &mut self,
         file: &Path,

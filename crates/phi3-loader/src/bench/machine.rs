@@ -1,4 +1,4 @@
-//! What figures were measured on.
+//! Describes the machine of a run.
 
 use super::cores;
 use super::document::Machine;
@@ -37,14 +37,14 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// As the kernel names it; Arm's does not.
+/// The processor's name as the kernel reports it. Kernels for Arm do not report one.
 fn cpu_model() -> Option<String> {
     let text = read("/proc/cpuinfo")?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The number in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  ...`.
+/// Finds the version number in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  ...`.
 fn driver_version(text: &str) -> Option<String> {
     let is_version =
         |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');

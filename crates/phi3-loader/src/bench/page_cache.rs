@@ -1,4 +1,4 @@
-//! Getting files into the page cache, out of it, and asking what it holds.
+//! Brings files into the page cache, drops them from it, and asks which pages it holds.
 
 use super::reading::{self, Bytes, Readers, Unread};
 use loader::CancelToken;
@@ -8,14 +8,14 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::PathBuf;
 
-/// Places of a file that are asked about, at most.
+/// The largest number of places in a file that are checked.
 const MOST_PROBES: u64 = 64;
 
-/// Bytes of a file for each place at least: asking about a page reads it, and most of a small file must
-/// stay as it is.
+/// The smallest number of bytes for each place. Checking a page reads it, and most of a small file must
+/// stay unchanged in the cache.
 const BYTES_PER_PROBE: u64 = 8 * 4096;
 
-/// Reads the files once.
+/// Reads each file once.
 pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread> {
     for path in files {
         let file = File::open(path)?;
@@ -24,12 +24,12 @@ pub(super) fn fill(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread>
     Ok(())
 }
 
-/// Leaves the first half of each file in the page cache and nothing else of it.
+/// Leaves only the first half of each file in the page cache.
 pub(super) fn fill_half(files: &[PathBuf], token: &CancelToken) -> Result<(), Unread> {
     drop_pages(files)?;
     for path in files {
         let file = File::open(path)?;
-        // Without reading ahead of the half.
+        // Disable read-ahead, which would go beyond the half.
         fadvise(&file, 0, None, Advice::Random)?;
         read_first(&file, file.metadata()?.len() / 2, token)?;
     }
@@ -42,13 +42,13 @@ fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<(), Unread
         reading::read(file, Bytes { start: 0, bytes }, readers, None, token).map(drop)
     };
     match read(super::cores()) {
-        // Nothing is measured here, so one thread is enough.
+        // This is not measured, so one thread is enough.
         Err(Unread::Threads(_) | Unread::Memory(_)) => read(1),
         done => done,
     }
 }
 
-/// Drops the files' pages, after writing back what was not yet.
+/// Drops the pages of the files. Writes modified pages back first.
 pub(super) fn drop_pages(files: &[PathBuf]) -> std::io::Result<()> {
     for path in files {
         let file = File::open(path)?;
@@ -58,15 +58,15 @@ pub(super) fn drop_pages(files: &[PathBuf]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// When the cache is asked about a load.
+/// When the page cache is checked: before or after a load.
 #[derive(Clone, Copy)]
 pub(super) enum Moment {
     Before,
     After,
 }
 
-/// The share of the first file's pages that the cache holds, from a sample; `None` where the file
-/// system does not tell.
+/// The fraction of the first file's pages that the cache holds, estimated from a sample. `None` if the
+/// file system does not report it.
 pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     let file = File::open(files.first()?).ok()?;
     let len = file.metadata().ok()?.len();
@@ -77,7 +77,7 @@ pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
         let mut byte = [0];
         let mut buffers = [IoSliceMut::new(&mut byte)];
         let offset = offset_of(probe, probes, len, moment);
-        // Which fails instead of waiting for storage.
+        // The read fails instead of waiting for storage.
         match preadv2(&file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(_) => cached += 1,
             Err(Errno::AGAIN) => {}
@@ -87,13 +87,13 @@ pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     Some(f64::from(cached) / probes as f64)
 }
 
-/// An even number, so that each half of the file has as many.
+/// The number is even, so that each half of the file has the same number of places.
 fn probes(len: u64) -> u64 {
     (len / BYTES_PER_PROBE).clamp(2, MOST_PROBES) / 2 * 2
 }
 
-/// The file is divided evenly among the probes. The pages that were read by asking before are not asked
-/// about after.
+/// The file is divided evenly among the places. Checking reads the page, so the second check uses other
+/// pages than the first.
 fn offset_of(probe: u64, probes: u64, len: u64, moment: Moment) -> u64 {
     let part = len / probes;
     let place = match moment {

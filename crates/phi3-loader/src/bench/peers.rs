@@ -1,4 +1,4 @@
-//! Other loaders of the same weights, where they are installed.
+//! Measures other loaders of the same weights, if they are installed.
 
 mod llama_bench;
 mod safetensors;
@@ -11,16 +11,17 @@ use gguf_format::{escape, path_text};
 use loader::{CancelToken, Error};
 use std::process::Command;
 
-/// What a peer did.
+/// The result of a peer.
 struct Measured {
     version: Option<String>,
     seconds: Vec<f64>,
     bytes: u64,
-    /// What the seconds are of.
+    /// What the seconds include.
     note: &'static str,
 }
 
-/// Measures each; one that cannot be measured says why. `transfer` is the median of this loader's.
+/// Measures each peer. If one cannot be measured, its result gives the reason. `transfer` is the median
+/// of this loader, in seconds.
 pub(super) fn measure(
     arguments: &Bench,
     device: DeviceKind,
@@ -63,7 +64,7 @@ fn describe(name: &str, result: Result<Measured, String>, transfer: f64) -> Peer
     }
 }
 
-/// Runs a program to its end, which must be a good one; hands on every line that it prints.
+/// Runs a program until it ends, and passes on every line that it prints. It must succeed.
 fn run(
     command: &mut Command,
     token: &CancelToken,

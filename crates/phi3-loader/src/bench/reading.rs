@@ -12,33 +12,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Enough for direct reads on every file system.
+/// This alignment is enough for direct reads on every file system.
 const ALIGNMENT: usize = 4096;
 
 /// A part of a file.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes {
-    /// A multiple of 4 KiB, for direct reads.
+    /// A multiple of 4 KiB, because direct reads require it.
     pub(super) start: u64,
     pub(super) bytes: u64,
 }
 
-/// Who reads, and how much at a time.
+/// The number of reader threads, and the size of a read.
 #[derive(Clone, Copy)]
 pub(super) struct Readers {
     pub(super) threads: u32,
-    /// A multiple of 4 KiB, for direct reads.
+    /// A multiple of 4 KiB, because direct reads require it.
     pub(super) chunk_bytes: u32,
 }
 
 impl Readers {
-    /// Reads so large that calls cost nothing.
+    /// The reads are so large that the cost of a system call does not matter.
     pub(super) fn of_large_chunks(threads: u32) -> Self {
         Self { threads, chunk_bytes: 4 << 20 }
     }
 }
 
-/// What reading took.
+/// The bytes and the time of the reads.
 #[derive(Clone, Copy)]
 pub(super) struct Read {
     pub(super) bytes: u64,
@@ -51,13 +51,13 @@ impl Read {
     }
 }
 
-/// Why a part of a file was not read.
+/// The reason why a part of a file was not read.
 #[derive(Debug)]
 pub(super) enum Unread {
     Cancelled,
-    /// The threads cannot all be started.
+    /// Some of the threads cannot be started.
     Threads(std::io::Error),
-    /// There is no memory for the buffers.
+    /// The buffers cannot be allocated.
     Memory(Error),
     /// The file cannot be read.
     File(std::io::Error),
@@ -87,8 +87,8 @@ impl From<Errno> for Unread {
     }
 }
 
-/// Reads a part of the file into buffers that the threads already have, until its end or until the
-/// time is over. The calling thread is one of them.
+/// Reads a part of the file into buffers that the threads have already allocated. It stops at the end of
+/// the part or when the time is over. The calling thread is one of the readers.
 pub(super) fn read(
     file: &File,
     part: Bytes,
@@ -101,8 +101,8 @@ pub(super) fn read(
     let all = each.saturating_add(host_memory::bytes_of_threads(others, each));
     host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let next = AtomicU64::new(0);
-    // Set once all threads are started: they wait for each other before the first read. `None` if
-    // some could not be started: then nobody reads.
+    // Set once all threads have been started: they wait for each other before the first read. If some
+    // threads could not be started, it is `None` and no thread reads.
     let meeting = OnceLock::<Option<Barrier>>::new();
     let chunk_bytes = readers.chunk_bytes as usize;
     let reader = || {
@@ -122,7 +122,7 @@ pub(super) fn read(
         let others = others.map_err(Unread::Threads)?;
         let (mut start, mut bytes) = reader();
         for other in others {
-            // A panic there is a bug here; it goes on in this thread.
+            // A panic there is a bug in this module. Continue it in this thread.
             let (started, read) =
                 other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             start = start.min(started);
@@ -148,7 +148,7 @@ fn read_chunks(
         if offset >= part.bytes {
             break;
         }
-        // Whole pages, for direct reads; and no more, since what lies behind would get into the page cache.
+        // Direct reads need whole pages. Read no further, because those pages would enter the page cache.
         let left = usize::try_from(part.bytes - offset).unwrap_or(usize::MAX);
         let wanted = left.checked_next_multiple_of(ALIGNMENT).unwrap_or(left).min(buffer.len());
         let mut done = 0;
@@ -159,7 +159,8 @@ fn read_chunks(
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // What ends off a sector is the end of the file; a direct read may not go on from there.
+            // If a read ends inside a sector, it is the end of the file. A direct read cannot continue
+            // from there.
             if done % ALIGNMENT != 0 {
                 break;
             }

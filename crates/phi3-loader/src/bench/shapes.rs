@@ -1,4 +1,4 @@
-//! The same transfer in several divisions of the work: what the defaults are chosen by.
+//! Measures the same transfer with different engine settings. The defaults are chosen from such runs.
 
 use super::document::{ShapeFigures, Spread, gb_per_s};
 use crate::args::Bench;
@@ -12,8 +12,8 @@ struct Shape {
     seconds: Vec<f64>,
 }
 
-/// Shapes take turns in one process, so that what else the machine does meanwhile meets all of them
-/// alike, and a context is made once. The first turn of each is not counted.
+/// The settings take turns in one process. So other work on the machine affects all of them equally, and
+/// the context is created only once. The first turn of each is not counted.
 pub(super) fn measure(
     arguments: &Bench,
     device: &Device,

@@ -1,4 +1,5 @@
-//! Many small tensors beside one of as many bytes: what a tensor costs beyond its bytes.
+//! Compares many small tensors with one tensor of the same total size: the cost of a tensor beyond its
+//! bytes.
 
 use super::document::{SmallTensors, Spread};
 use crate::args::Bench;
@@ -15,8 +16,8 @@ use std::path::Path;
 const MOST_TENSORS: u64 = 10_000;
 const TENSOR_BYTES: u64 = 4096;
 
-/// Moves the file's first bytes, as if they were tensors. They go to the device in the opposite order,
-/// so that no two of them can be copied as one.
+/// Moves the first bytes of the file as if they were small tensors. They go to the device in reverse
+/// order, so that the engine cannot merge two of them into one copy.
 pub(super) fn measure(
     arguments: &Bench,
     device: &Device,
@@ -36,7 +37,7 @@ pub(super) fn measure(
         .collect();
     let mut transfer = |ops: &[CopyOp]| -> Result<Spread, Error> {
         let source = SourceFile { file: file.as_fd(), bytes };
-        // The first loads code and makes the device's memory.
+        // The first transfer loads code and allocates device memory, so it is not counted.
         run(&mut engine, source, ops, &mut dest, token)?;
         let seconds: Result<Vec<_>, _> = (0..arguments.repeat)
             .map(|_| run(&mut engine, source, ops, &mut dest, token))

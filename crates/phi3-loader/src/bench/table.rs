@@ -1,4 +1,4 @@
-//! The run as people read it.
+//! Prints the run as tables for people.
 
 use super::document::{
     BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,
@@ -161,7 +161,7 @@ fn print_peers(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
     Ok(())
 }
 
-/// `median (minimum to maximum)`.
+/// Formats `median (minimum to maximum)`.
 fn spread(spread: Spread, decimals: usize) -> String {
     let Spread { median, min, max } = spread;
     format!("{median:.decimals$} ({min:.decimals$} to {max:.decimals$})")

@@ -1,4 +1,4 @@
-//! Wrong arguments: what the messages say, and that they show characters a terminal would act on.
+//! Wrong arguments: the messages report them, and escape characters that a terminal interprets.
 
 use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 
 const COMMANDS: [&str; 7] = ["inspect", "plan", "load", "bench", "devices", "synth", "completions"];
 
-/// The start of a command line that lacks nothing.
+/// A complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
     match command {
         "devices" => vec![command],
@@ -15,7 +15,7 @@ fn start(command: &str) -> Vec<&str> {
     }
 }
 
-/// The options of a command with a value that is no path, as the help names them.
+/// The options of a command whose value is not a path, as the help lists them.
 fn options(command: &str) -> Vec<String> {
     let is_path = |value: &str| ["FILE", "PROGRAM", "OUT."].iter().any(|path| value.contains(path));
     let help = run([command, "--help"]);
@@ -26,14 +26,14 @@ fn options(command: &str) -> Vec<String> {
         .collect()
 }
 
-/// The variables that the help of `load` names, which has all of them.
+/// The environment variables in the help of `load`. It lists all of them.
 fn variables() -> Vec<String> {
     let help = run(["load", "--help"]);
     let variables = help.stdout().split("[env: ").skip(1);
     variables.map(|text| text[..text.find(']').unwrap()].to_owned()).collect()
 }
 
-/// That a run fails as wrong use, with a message in clap's own layout that shows the argument.
+/// Checks that a run fails with a usage error, and that a message in clap's layout shows the argument.
 #[track_caller]
 fn is_refused(ran: &Ran) {
     let text = ran.stderr();
@@ -74,7 +74,7 @@ fn messages_and_help_show_hidden_characters_of_variables() {
             let help = Ran::of(program([command, "--help"]).env(&variable, HIDDEN));
             assert_eq!(help.code(), 0);
             shows_itself(&help);
-            // Every text but that of a falsehood turns this on.
+            // Every text except a false value turns this on.
             if help.stdout().contains(&variable) && variable != "PHI3_LOADER_DENY_OVERFLOW" {
                 is_refused(&Ran::of(program([command, "one"]).env(&variable, HIDDEN)));
             }

@@ -1,4 +1,4 @@
-//! `bench`: that a run says all it should. What it says of time is nobody's contract.
+//! `bench`: a run reports everything that it must. The tests do not check times.
 
 use crate::program::{Ran, below_shell};
 use serde_json::Value;
@@ -25,7 +25,7 @@ fn names<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
     list.as_array().unwrap().iter().map(|entry| entry[field].as_str().unwrap()).collect()
 }
 
-/// A median with its minimum and maximum around it.
+/// Checks that the median is between minimum and maximum.
 fn assert_is_spread(spread: &Value) {
     let [min, median, max] = ["min", "median", "max"].map(|field| spread[field].as_f64().unwrap());
     assert!(0.0 <= min && min <= median && median <= max, "{spread}");
@@ -78,7 +78,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         assert_eq!(found.contains(&"process"), !one_process);
         for row in load["rows"].as_array().unwrap() {
             assert_is_spread(&row["seconds"]);
-            // These take time wherever they are; what was not measured would be zero.
+            // These take time on every machine. A time of zero would mean that they were not measured.
             if ["parse", "transfer", "load", "process"].contains(&row["phase"].as_str().unwrap()) {
                 assert!(row["seconds"]["min"].as_f64().unwrap() > 0.0, "{}: {row}", load["name"]);
             }
@@ -87,7 +87,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         assert_is_spread(&load["share_of_reference"]);
     }
 
-    // Some file systems, such as tmpfs, drop no pages.
+    // Some file systems, such as tmpfs, never drop pages.
     let cached = |load: usize| loads[load]["cached"]["median"].as_f64();
     if let (Some(half), Some(cold)) = (cached(5), cached(6))
         && cold < 0.1
@@ -133,7 +133,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert_eq!(elements[0], "svg");
 }
 
-/// A program that tells of loads as llama.cpp's does, and of nothing else.
+/// A program that prints the lines of llama-bench about loads, and nothing else.
 const LLAMA_BENCH: &str = r#"#!/bin/sh
 for argument; do
     case $argument in
@@ -171,7 +171,7 @@ fn a_peer_that_is_there_is_measured() {
     assert_is_spread(&peer["gb_per_s"]);
 }
 
-/// Names of the elements in the order of their starts, after a look that every one is closed.
+/// The names of the elements in the order of their start tags. Checks that every element is closed.
 fn xml_elements(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut open = Vec::new();

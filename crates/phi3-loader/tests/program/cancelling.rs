@@ -9,21 +9,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// A signal by its name, and the exit code of a program that it cancels.
+/// The name of a signal, and the exit code of a program that it cancels.
 const SIGNALS: [(&str, i32); 2] = [("INT", 130), ("TERM", 143)];
 
-/// Sends the process a signal by its name.
+/// Sends a signal to the process.
 fn send(signal: &str, process: u32) {
     kill("kill -$0 $1", signal, process);
 }
 
-/// Runs a shell command in which `$0` is the name of a signal and `$1` the number of a process.
+/// Runs a shell command. In it, `$0` is the name of a signal and `$1` is the process ID.
 fn kill(command: &str, signal: &str, process: u32) {
     let id = process.to_string();
     assert!(Command::new("sh").args(["-c", command, signal, &id]).status().unwrap().success());
 }
 
-/// Loads as `command` says, calls `send` with the process when the memory is allocated, and returns the
+/// Runs a load with `command`. When the memory is allocated, calls `send` with the process. Returns the
 /// last event and the exit code.
 fn signalled(command: &mut Command, send: impl Fn(u32)) -> (Value, Option<i32>) {
     let mut program = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -63,7 +63,7 @@ fn signals_that_come_together_are_one_request() {
     for (signal, _) in SIGNALS {
         let mut load = program(["load", &path, "--device", "host", "--json"]);
         load.args(["--threads", "1", "--chunk", "4096", "--verify", "readback"]);
-        // Both are pending at once: the process cannot run between them.
+        // Both signals are pending at the same time, because the process cannot run between them.
         let together = "kill -STOP $1; kill -$0 $1; kill -INT $1; kill -TERM $1; kill -CONT $1";
         let (last, code) = signalled(&mut load, |process| kill(together, signal, process));
         assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
@@ -82,7 +82,7 @@ fn a_load_that_ignores_hangups_goes_on() {
     assert_eq!((&last["event"], code), (&"finished".into(), Some(0)));
 }
 
-/// How the program says that it was cancelled.
+/// Checks that the program reports its cancellation.
 #[track_caller]
 fn is_cancelled_by(program: Child, exit_code: i32) {
     let output = program.wait_with_output().unwrap();
@@ -99,7 +99,8 @@ fn a_cancelled_synthetic_file_leaves_the_one_before() {
     for (signal, exit_code) in SIGNALS {
         let mut synth = program(["synth", path.to_str().unwrap(), "--preset", "mini-4k"]);
         let synth = synth.stderr(Stdio::piped()).spawn().unwrap();
-        // It has handlers when it has opened a file to write to, and takes seconds to fill it.
+        // When the program has opened its output file, its handlers are installed. It needs seconds to
+        // fill the file.
         let descriptors = format!("/proc/{}/fd", synth.id());
         let is_open = |entry: std::io::Result<std::fs::DirEntry>| {
             std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.starts_with(dir.path()))
@@ -114,15 +115,15 @@ fn a_cancelled_synthetic_file_leaves_the_one_before() {
     }
 }
 
-/// Starts a command with a model, whose standard output takes a page and then no more, and waits until
-/// it has written that page: then it has handlers, and waits for a reader.
+/// Starts a command that reads a model. Its standard output accepts one page and then blocks. Waits until
+/// the command has written that page: then its handlers are installed, and it waits for the reader.
 fn waiting_for_a_reader(command: &str, more: &[&str]) -> (Child, PipeReader) {
-    // What Linux gives a pipe, and its unit.
+    // The capacity of a pipe on Linux, and its unit.
     const CAPACITY: usize = 64 << 10;
     const PAGE: usize = 4096;
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'\n'; CAPACITY - PAGE]).unwrap();
-    // Nearly the longest path, which the first line names: it is longer than a page.
+    // A path of nearly the maximum length. The first line contains it, so the line is longer than a page.
     let path = format!("{}fused-f16.gguf", "./".repeat(2000));
     let mut program = program([command, &path, "--json"]);
     program.args(more).current_dir(model_path("")).stdout(writer).stderr(Stdio::piped());
@@ -134,7 +135,7 @@ fn waiting_for_a_reader(command: &str, more: &[&str]) -> (Child, PipeReader) {
 }
 
 #[test]
-fn a_command_that_prints_ends_although_nobody_reads() {
+fn a_signal_ends_a_command_whose_output_is_not_read() {
     for (signal, exit_code) in SIGNALS {
         for command in ["inspect", "plan"] {
             let (child, _unread) = waiting_for_a_reader(command, &[]);
@@ -148,21 +149,21 @@ fn a_command_that_prints_ends_although_nobody_reads() {
 fn a_second_signal_ends_a_program_that_waits_for_others() {
     for (signal, exit_code) in SIGNALS {
         let (mut child, _unread) = waiting_for_a_reader("load", &["--device=host"]);
-        // Those that come within half a second after the first one change nothing.
+        // Signals within 500 ms after the first one have no effect.
         let mut sends = 0..100_000;
         while child.try_wait().unwrap().is_none() && sends.next().is_some() {
             send(signal, child.id());
         }
         assert!(sends.start > 1, "the first signal ends what looks at its token");
-        // Where none of them did.
+        // If no signal ended the process, the test must still end.
         let _ = child.kill();
         assert_eq!(child.wait().unwrap().code(), Some(exit_code));
     }
 }
 
-/// Whether a process ends that was just sent a signal to end it.
+/// Whether a process ends that was just sent a signal.
 fn ends(process: &str) -> bool {
-    // One that has ended has no command line, also where nobody has collected it yet.
+    // A process that has ended has no command line, even before its parent has reaped it.
     let goes_on =
         || std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| !line.is_empty());
     (0..100_000).any(|_| {
@@ -171,7 +172,7 @@ fn ends(process: &str) -> bool {
     })
 }
 
-/// A peer that says who it is and goes on for ever, as does a program that it has started.
+/// A peer that reports its process ID and runs forever. It starts another program that also runs forever.
 const ENDLESS_PEER: &str = r#"#!/bin/sh
 sleep 1000000 &
 echo "$$ $!" > peer.tmp && mv peer.tmp peer.pid
@@ -212,7 +213,7 @@ fn a_run_is_cancelled_while_its_loads_are_measured() {
     for (signal, exit_code) in SIGNALS {
         let bench = ["bench", &path, "--device=host", "--repeat=1000", "--verify=readback"];
         let bench = program(bench).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        // The first load is under way.
+        // The first load is running.
         let children = format!("/proc/{0}/task/{0}/children", bench.id());
         let child = loop {
             let children = std::fs::read_to_string(&children).unwrap();

@@ -1,4 +1,4 @@
-//! Files that somebody changes while the program loads them, whose process a fault would kill.
+//! Files that change while the program loads them. A fault would kill the process.
 
 use crate::changes::{BATCH, MOMENTS, SETTLING, Tally, cases, contents, rng};
 use crate::program::program;

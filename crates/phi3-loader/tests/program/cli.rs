@@ -1,4 +1,4 @@
-//! The program: results, messages and exit codes.
+//! The program's results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
 use crate::program::{Ran, run};
@@ -167,7 +167,7 @@ fn too_small_a_limit_names_required_and_available_bytes() {
 fn a_reserve_that_does_not_fit_names_every_figure() {
     let path = model_path("fused-f16.gguf");
     let plan = run(["plan", path.to_str().unwrap(), "--json"]);
-    // A staging ring of one huge page.
+    // The staging ring has one huge page.
     let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap() + (2 << 20);
 
     let ran = load(&path, &["--json", "--reserve", "1000PB", "--chunk=4KiB", "--depth=1"]);
@@ -207,7 +207,7 @@ fn plan_prices_the_cache_of_phi_3_mini_to_the_byte() {
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
         ran.json_lines().remove(0)
     };
-    // Keys and values, of 32 layers, each 32 heads of 96 halves a token.
+    // Keys and values of 32 layers with 32 heads each. A head has 96 f16 values for each token.
     let token = 2 * 32 * 32 * 96 * 2_u64;
     let document = plan(&[]);
     let weights = document["vram_bytes"].as_u64().unwrap();
@@ -245,7 +245,8 @@ fn plan_prices_the_cache_of_phi_3_mini_to_the_byte() {
     }
 }
 
-/// The header of Phi-3-mini before as many zeros as it has bytes of weights, which take no room.
+/// A file with the header of Phi-3-mini. In place of the weights it has a hole of the same size, which
+/// takes no disk space.
 fn write_mini(path: &Path) {
     let layout =
         Blueprint::new(Preset::Mini4k, Layout::Fused, TypeMix::Q4_K_M).writer().layout().unwrap();
@@ -254,7 +255,7 @@ fn write_mini(path: &Path) {
     file.write_all_at(layout.header(), 0).unwrap();
 }
 
-/// Each bad file with its exit code and what the message must name.
+/// Malformed files, each with its exit code and the words that the message must contain.
 #[test]
 fn bad_files_exit_as_documented_and_name_the_culprit() {
     let dir = tempfile::tempdir().unwrap();
@@ -360,7 +361,8 @@ fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
     }
 }
 
-/// Nothing of a load depends on these strings: they are shown, escaped, and refuse no file.
+/// A load does not depend on these strings. They are shown with escapes, and no file is refused because
+/// of them.
 #[test]
 fn text_that_is_not_utf8_refuses_no_file_and_is_shown_escaped() {
     let dir = tempfile::tempdir().unwrap();
@@ -422,7 +424,7 @@ fn synth_writes_the_same_loadable_file_for_the_same_seed() {
 fn what_the_page_cache_does_not_hold_is_read_by_more_threads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.gguf");
-    // Of holes, which are in no page until somebody reads them.
+    // The file consists of holes. Their pages are in the page cache only after a read.
     write_large_model(&path);
     let threads = |path: &Path, more: &[&str]| {
         let ran = load(path, &[&["--json", "--io", "auto"], more].concat());
@@ -436,7 +438,7 @@ fn what_the_page_cache_does_not_hold_is_read_by_more_threads() {
     assert_eq!(threads(&written_model(&dir), &[]), cores.min(32));
 }
 
-/// A model that the page cache holds, since it was just written.
+/// A model that is in the page cache, because it was just written.
 fn written_model(dir: &TempDir) -> PathBuf {
     let path = dir.path().join("written.gguf");
     std::fs::write(&path, std::fs::read(model_path("fused-f16.gguf")).unwrap()).unwrap();
@@ -476,7 +478,7 @@ fn wrong_usage_exits_2() {
 
 #[test]
 fn files_of_the_kernel_are_refused_for_good() {
-    // Without a length; with one that is not theirs; and with one that is.
+    // Without a length, with a wrong length, and with the right length.
     for file in
         ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/uevent_seqnum", "/sys/kernel/notes"]
     {
@@ -513,7 +515,7 @@ fn a_size_is_a_whole_number_of_bytes() {
 
 #[test]
 fn an_empty_variable_counts_as_absent() {
-    // Every variable that the help names.
+    // Every environment variable that the help lists.
     let help = run(["load", "--help"]);
     let mut variables: Vec<_> = help
         .stdout()

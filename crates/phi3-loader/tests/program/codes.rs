@@ -1,4 +1,4 @@
-//! Every error code, provoked.
+//! Provokes every error code.
 
 use crate::common::{go_on, model_path};
 use crate::small_model::{TENSORS, phi3_keys};
@@ -22,21 +22,21 @@ use std::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
-/// How a code is provoked.
+/// The way to provoke a code.
 enum By {
-    /// By `phi3-loader load` of this file with these arguments. The folder is the row's own.
+    /// Run `phi3-loader load` with this file and these arguments. The folder belongs to this row alone.
     Load(fn(&Path) -> (PathBuf, Vec<String>)),
-    /// By `phi3-loader bench` of this file with these arguments, in 16 GiB of addresses: no machine is
-    /// then too large to run out of memory.
+    /// Run `phi3-loader bench` with this file and these arguments, in an address space of 16 GiB: then
+    /// even a machine with much memory runs out of it.
     SmallBench(fn(&Path) -> (PathBuf, Vec<String>)),
-    /// By the library.
+    /// Call the library.
     Library(fn(&Path) -> Error),
-    /// By a crate below, whose error the loader wraps itself, and from no file that can exist.
+    /// An error of a lower crate, which the loader itself wraps. No file can provoke it.
     Model(fn() -> model_phi3::Error),
-    /// Not from outside on a machine without a GPU. That the engine's code crosses the bridge and
-    /// becomes this one is tested by `every_code_survives_the_bridge` in `cuda-sys` and by
-    /// `every_code_of_the_engine_has_its_own` in `src/error.rs`. The fault matrix of `cuda-sys`
-    /// provokes both: `INTERNAL` by an exception that nobody planned for, `DEVICE_FAILURE` on a GPU.
+    /// The code cannot be provoked from outside on a machine without a GPU. Two tests check that the
+    /// engine's code crosses the bridge and becomes this code: `every_code_survives_the_bridge` in
+    /// `cuda-sys`, and `every_code_of_the_engine_has_its_own` in `src/error.rs`. The fault matrix of
+    /// `cuda-sys` provokes both: `INTERNAL` by an unexpected exception, `DEVICE_FAILURE` on a GPU.
     EngineCode,
 }
 
@@ -44,11 +44,11 @@ struct Row {
     code: &'static str,
     expected: Expected,
     by: By,
-    /// What the message must name.
+    /// Words that the message must contain.
     names: &'static [&'static str],
 }
 
-/// Exit code, worker's class, and whether a retry can help.
+/// The exit code, the worker's class, and whether a retry can succeed.
 type Expected = (u8, &'static str, bool);
 
 const MALFORMED: Expected = (3, "MODEL_LOAD_FAILED", false);
@@ -261,7 +261,7 @@ fn rows() -> Vec<Row> {
         row(
             "GGUF_OUT_OF_MEMORY",
             (6, "INSUFFICIENT_VRAM", true),
-            // What provokes it takes all memory of a process: the fault tests do.
+            // This code needs a process that has used all its memory. The fault tests provoke it.
             Library(|_| {
                 gguf_format::Error::OutOfMemory { what: "the list of keys", bytes: 96, left: None }
                     .into()
@@ -350,7 +350,7 @@ fn rows() -> Vec<Row> {
             "INSUFFICIENT_VRAM",
             (6, "INSUFFICIENT_VRAM", true),
             Load(|_| {
-                // All there is but room for the model: as much is never free.
+                // All memory except the size of the model. This amount is never free.
                 let total =
                     Device::open(DeviceKind::Host).unwrap().memory().unwrap().unwrap().total;
                 let reserve = format!("--reserve={}", total - (64 << 20));
@@ -371,7 +371,7 @@ fn rows() -> Vec<Row> {
             "DEVICE_UNAVAILABLE",
             (5, "CUDA_ERROR", false),
             Load(|_| (model_path("fused-f16.gguf"), vec!["--device=cuda:65535".to_owned()])),
-            // Where there is no driver, a build with CUDA does not come to ask for the ordinal.
+            // If there is no driver, a build with CUDA fails before it uses the ordinal.
             if cuda_sys::cuda_compiled() { &[] } else { &["CUDA device 65535"] },
         ),
         row("DEVICE_FAILURE", (8, "CUDA_ERROR", true), EngineCode, &[]),
@@ -436,7 +436,7 @@ fn written(dir: &Path, bytes: &[u8]) -> (PathBuf, Vec<String>) {
     file(path)
 }
 
-/// A file of the fuzzers' seed corpus.
+/// A file from the seed corpus of the fuzzers.
 fn corpus(name: &str) -> (PathBuf, Vec<String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gguf-format/fuzz/corpus/parse");
     file(folder.join(format!("{name}.gguf")))
@@ -457,7 +457,7 @@ fn zeroed(writer: &GgufWriter) -> Vec<u8> {
     writer.to_bytes(|_, data| data.fill(0)).unwrap()
 }
 
-/// A model with this key before all others, in place of the one that it may have.
+/// A model with this key in front of all others. If the model already has the key, it is replaced.
 fn with_key(
     dir: &Path,
     key: &str,
@@ -479,7 +479,7 @@ fn with_key(
     written(dir, &zeroed(&with_tensors(writer, &TENSORS)))
 }
 
-/// The first file of a model in two, under this name.
+/// The first file of a model in two files, under this name.
 fn shard(dir: &Path, name: &str, no: u16) -> (PathBuf, Vec<String>) {
     let mut writer = phi3_keys();
     writer.split(no, 2, TENSORS.len() as i32);
@@ -496,7 +496,7 @@ fn load_error(options: &LoadOptions) -> Error {
     Loader::new(options.clone()).load(model_path("fused-f16.gguf"), &mut go_on).unwrap_err()
 }
 
-/// A model whose every byte of data is this.
+/// A model in which every data byte has this value.
 fn filled(dir: &Path, byte: u8) -> LoadedModel {
     let bytes = model(&TENSORS).to_bytes(|_, data| data.fill(byte)).unwrap();
     Loader::new(options()).load(written(dir, &bytes).0, &mut go_on).unwrap()
@@ -513,7 +513,7 @@ fn cut_short_while_loading(dir: &Path) -> Error {
     Loader::new(options()).load(&path, &mut { cut }).unwrap_err()
 }
 
-/// Asks the engine for so many bytes of a file of one byte, which it may only write to.
+/// Makes the engine read this number of bytes from a file of one byte that is open only for writing.
 fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
     let path = dir.join("source");
     std::fs::write(&path, "x").unwrap();
@@ -553,7 +553,8 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
 
 fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     let limits = Limits::default();
-    // With the first bytes of the data, which the parser wants to see where there is no padding.
+    // The prefix includes the first bytes of the data: if there is no padding, the parser reads them as
+    // well.
     let prefix = [layout.header(), &[0; 8]].concat();
     let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
@@ -561,7 +562,7 @@ fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     (config, tensors)
 }
 
-/// A vocabulary that fits into 64 bits as blocks of 8 bits, and not as halves.
+/// The size of this vocabulary fits into 64 bits as blocks of 8-bit values, but not as f16 values.
 fn larger_than_64_bits() -> model_phi3::Error {
     let vocabulary: [u64; 2] = [32, 1 << 57];
     let mut tensors = TENSORS;
@@ -579,7 +580,7 @@ fn plan_of_another_model() -> model_phi3::Error {
     LoadPlan::new(&config, &tensors, Storage::F16).unwrap_err()
 }
 
-/// What a failure told.
+/// The code, message and other facts of a failure.
 struct Told {
     code: String,
     exit_code: u8,
@@ -653,7 +654,7 @@ impl Told {
     }
 }
 
-/// As `cargo xtask sanitize` runs it.
+/// Whether the test runs under `cargo xtask sanitize`.
 pub(crate) fn is_sanitized() -> bool {
     ["ASAN_OPTIONS", "TSAN_OPTIONS"].iter().any(|name| std::env::var_os(name).is_some())
 }
@@ -668,7 +669,7 @@ fn every_code_is_provoked_and_says_what_it_must() {
                 let (file, more) = prepare(dir.path());
                 Told::by_load(&file, &more)
             }
-            // The shadow memory of a sanitizer takes more addresses than that.
+            // The shadow memory of a sanitizer needs more addresses than this.
             By::SmallBench(_) if is_sanitized() => continue,
             By::SmallBench(prepare) => {
                 let (file, more) = prepare(dir.path());

@@ -1,5 +1,5 @@
-//! The fields of all JSON output and their types, against a committed list: a field that changes its name or
-//! its type breaks a user's program.
+//! Compares the fields of all JSON output and their types with a committed list. If a field changes its
+//! name or its type, a user's program breaks.
 
 use crate::common::model_path;
 use crate::program::run;
@@ -10,7 +10,8 @@ use std::path::Path;
 /// If this variable is set, the test writes the list.
 const WRITE: &str = "PHI3_LOADER_WRITE_DOCS";
 
-/// `command.path: type` of every value in a document. Elements of a list have the path of the list and `[]`.
+/// Lists `command.path: type` for every value in a document. The elements of a list have the path of the
+/// list followed by `[]`.
 fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
     let name = match value {
         Value::Null => "null",
@@ -39,7 +40,7 @@ fn the_fields_are_those_of_the_list() {
     let synthetic = dir.path().join("synthetic.gguf");
     let synthetic = synthetic.to_str().unwrap();
     assert_eq!(run(["synth", synthetic, "--type=q4_k_m"]).code(), 0);
-    // With a gap after its tensors, which gives a warning, and with a tensor of zeros.
+    // The file has a gap after its tensors, which gives a warning, and a tensor of zeros.
     let warned = dir.path().join("warned.gguf");
     let mut bytes = std::fs::read(model_path("fused-f16.gguf")).unwrap();
     let tail = bytes.len() - 4096;
@@ -68,8 +69,8 @@ fn the_fields_are_those_of_the_list() {
     for document in run(["load", "/no/such/file", "--json"]).json_lines() {
         fields("load.failed", &document, &mut found);
     }
-    // Keys of a file's metadata are not fields of ours. What is known of the page cache, and whether a value is
-    // known, depends on the machine.
+    // The keys of a file's metadata are not fields of this program. The known facts about the page cache,
+    // and whether a value is known, depend on the machine.
     found.retain(|field| {
         let is_of_machine = field.contains(".cached") || field.ends_with(": null");
         !field.starts_with("inspect.metadata.") && !is_of_machine

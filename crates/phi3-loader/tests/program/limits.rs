@@ -1,5 +1,5 @@
-//! All commands under limits: they end in time, with a documented exit code, and with outputs that are
-//! whole or absent.
+//! All commands under limits. They end in time, with a documented exit code, and their outputs are
+//! complete or absent.
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 const MIB: u64 = 1 << 20;
-/// Limits of a kind, one after the other, under which the program may not even start.
+/// The limits of a kind in order, from those under which the program may not even start.
 const MOST_PASSED_OVER: usize = 200;
 
 #[test]
@@ -31,7 +31,7 @@ fn three_thousand_runs_under_limits_end_in_order() {
     run(3000, 2);
 }
 
-/// The environment may set the standard library's default for the stacks of threads.
+/// The environment can set the default stack size of the standard library's threads.
 #[test]
 fn a_small_default_stack_changes_nothing() {
     let bench = Bench::new(Path::new(PROGRAM), &model_path("tied-gqa-bf16.gguf"));
@@ -43,8 +43,8 @@ fn a_small_default_stack_changes_nothing() {
     }
 }
 
-/// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it takes
-/// any of it, and the message names the limit.
+/// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it allocates
+/// any of this, and the message names the limit.
 #[test]
 fn what_does_not_fit_is_refused_and_its_limit_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
         assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
         let message = failed["message"].as_str().unwrap();
         for part in [
-            // 32 chunks, with slack for aligned reads, in whole huge pages.
+            // 32 chunks with room for the alignment of reads, in whole huge pages.
             " bytes required, 2149580800 bytes of them for staging, ".to_owned(),
             " bytes free of 1073741824 bytes total, limited by ".to_owned() + name,
         ] {
@@ -81,7 +81,8 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
     }
 }
 
-/// One with a long text, and one with many keys, whose lists take many times their bytes.
+/// One header with a long text, and one with many keys. The lists of keys take many times the bytes in
+/// the file.
 #[test]
 fn headers_that_do_not_fit_are_refused() {
     if !Kind::GroupMemory.works() {
@@ -122,7 +123,7 @@ fn headers_that_do_not_fit_are_refused() {
     }
 }
 
-/// A memory cgroup counts files that are kept in memory, and would kill the process.
+/// A memory cgroup counts files that are kept in memory. Without the check it would kill the process.
 #[test]
 fn a_file_that_does_not_fit_into_memory_is_refused() {
     const IN_MEMORY: &str = "/dev/shm";
@@ -141,7 +142,7 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     };
     let files = || fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(run(64 * MIB, &["synth", model]).0, Some(0));
-    // 7.6 GB, and weights of 560 MB beside their copy.
+    // 7.6 GB of weights; and 560 MB of weights plus a copy of them.
     let (code, stderr) = run(1 << 30, &["synth", out, "--preset=mini-4k", "--type=f16"]);
     assert_eq!((code, files()), (Some(6), 1), "{stderr}");
     assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
@@ -154,7 +155,7 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
 }
 
-/// What `bench` says under every one of these limits, which end it at different places.
+/// The outcomes of `bench` under each of these limits. They end it at different places.
 fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
     if !kind.works() {
         say(&format!("limits: {kind:?} cannot be limited here"));
@@ -163,7 +164,7 @@ fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
-    // As another user, too.
+    // Also run the test as another user.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let small = ["--threads=1", "--depth=1", "--chunk=4096", "--read-size=4096"];
     let bench = [&[PROGRAM, "bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
@@ -212,16 +213,16 @@ fn threads_and_processes_that_are_refused_are_told_with_their_limit() {
     }
 }
 
-/// A kind of limit.
+/// The kind of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// Processes and threads of the user, by `RLIMIT_NPROC`.
+    /// Processes and threads of the user (`RLIMIT_NPROC`).
     Processes,
-    /// Processes and threads of a control group.
+    /// Processes and threads of a cgroup.
     GroupProcesses,
     AddressSpace,
     Data,
-    /// Memory of a control group.
+    /// Memory of a cgroup.
     GroupMemory,
 }
 
@@ -229,8 +230,8 @@ const KINDS: [Kind; 5] =
     [Kind::Processes, Kind::GroupProcesses, Kind::AddressSpace, Kind::Data, Kind::GroupMemory];
 
 impl Kind {
-    /// Whether limits of this kind can be set here and have an effect. A sanitizer's shadow memory
-    /// exceeds all limits of memory.
+    /// Whether limits of this kind can be set here and have an effect. The shadow memory of a sanitizer
+    /// exceeds all memory limits.
     fn works(self) -> bool {
         let (too_little, enough) = match self {
             Self::Processes | Self::GroupProcesses => (1, 64),
@@ -242,18 +243,18 @@ impl Kind {
             let line = applied.line(line.iter().map(OsString::from).collect());
             Some(timed(&line).output().ok()?.status.success())
         };
-        // A second process, and some memory that is used.
+        // The command starts a second process and uses some memory.
         let hungry = "head -c 30000000 /dev/zero | tail -c 30000000 > /dev/null";
         let hungry = ["sh", "-c", hungry];
         succeeds(too_little, &hungry) == Some(false) && succeeds(enough, &hungry) == Some(true)
     }
 
-    /// A random limit. Most are near the least that the program needs.
+    /// A random limit. Most limits are near the minimum that the program needs.
     fn choose(self, random: &mut fastrand::Rng) -> u64 {
         match self {
             Self::Processes | Self::GroupProcesses => random.u64(1..=16),
-            // A program, with its libraries, takes some 12 MiB of addresses and 1 MiB of data. In a
-            // group of less than 2 MiB the kernel kills it for reading a file.
+            // The program and its libraries need about 12 MiB of addresses and 1 MiB of data. In a cgroup
+            // of less than 2 MiB, the kernel kills the program when it reads a file.
             Self::AddressSpace => 11 * MIB + more(random),
             Self::Data => more(random),
             Self::GroupMemory => 2 * MIB + more(random),
@@ -261,7 +262,7 @@ impl Kind {
     }
 }
 
-/// Bytes up to 1 GiB, of every order of magnitude alike.
+/// A random number of bytes up to 1 GiB. Each order of magnitude has the same probability.
 fn more(random: &mut fastrand::Rng) -> u64 {
     let most = (MIB / 16) << random.u32(0..=14);
     random.u64(0..=most)
@@ -271,12 +272,13 @@ fn more(random: &mut fastrand::Rng) -> u64 {
 struct Hindrance {
     kind: Kind,
     limit: u64,
-    /// Threads of the test run programs as different users, whose processes are counted apart.
+    /// The test's threads run the program as different users, because the kernel counts the processes of
+    /// each user separately.
     user: u32,
 }
 
 impl Hindrance {
-    /// `None` if no control group can be made.
+    /// `None` if a cgroup cannot be created.
     fn applied(&self) -> Option<Applied> {
         let Self { kind, limit, user } = *self;
         let words = |words: &[String]| words.iter().map(OsString::from).collect();
@@ -304,7 +306,7 @@ impl Hindrance {
     }
 }
 
-/// The words that run a command under a limit.
+/// The words in front of a command that run it under a limit.
 struct Applied {
     prefix: Vec<OsString>,
     _group: Option<Group>,
@@ -316,7 +318,7 @@ impl Applied {
     }
 }
 
-/// A control group, removed on drop.
+/// A cgroup. It is removed on drop.
 struct Group(PathBuf);
 
 impl Group {
@@ -329,7 +331,7 @@ impl Group {
             _ => ("pids", ["pids.max"; 2]),
         };
         parents(controller).into_iter().find_map(|parent| {
-            // Of version 2; where it is refused, the file of the limit is missing.
+            // This is version 2. If the controller is refused, the file of the limit does not exist.
             let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
             let group = Self(parent.join(&name));
             fs::create_dir(&group.0).ok()?;
@@ -342,12 +344,12 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Empty, since all that was run in it has ended.
+        // The cgroup is empty, because all processes in it have ended.
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-/// Groups in which one may be made: the test's own group, and those around it.
+/// Cgroups in which a new one can be created: the test's own cgroup and its ancestors.
 fn parents(controller: &str) -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut found = Vec::new();
@@ -368,7 +370,7 @@ fn parents(controller: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs by several threads.
+/// The results of runs by several threads.
 struct Campaign {
     bench: Bench,
     kinds: Vec<Kind>,
@@ -378,9 +380,9 @@ struct Campaign {
 
 #[derive(Default)]
 struct Tally {
-    /// By kind and exit code.
+    /// The number of runs for each kind and exit code.
     runs: BTreeMap<(Kind, u8), usize>,
-    /// Limits under which `--version` failed.
+    /// The number of limits under which `--version` failed.
     passed_over: usize,
     begun: usize,
     wrong: Vec<String>,
@@ -439,7 +441,7 @@ impl Campaign {
         (number < self.wanted).then_some(number)
     }
 
-    /// One run; false if the program does not start under the limit.
+    /// Makes one run. Returns false if the program does not start under the limit.
     fn attempt(&self, kind: Kind, user: u32, random: &mut fastrand::Rng) -> bool {
         let hindrance = Hindrance { kind, limit: kind.choose(random), user };
         let Some(applied) = hindrance.applied() else { return false };
@@ -467,7 +469,7 @@ impl Campaign {
     }
 }
 
-/// Also shown if the test passes: the harness captures the output of the print macros only.
+/// This is shown even if the test passes: the harness captures only the output of the print macros.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! The command line, and the program as a process.
+//! Tests of the command line and of the program as a process.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
 

@@ -1,4 +1,4 @@
-//! Output files: what they may replace, and what they leave.
+//! Output files: which files they may replace, and which files remain.
 
 use crate::common::model_path;
 use crate::program::{Ran, below_shell, program, run};
@@ -36,7 +36,7 @@ impl Models {
         self.dir.path().join(name)
     }
 
-    /// Name and content of every file here.
+    /// The name and content of every file in the folder.
     fn contents(&self) -> Vec<(OsString, Vec<u8>)> {
         let entries = fs::read_dir(self.dir.path()).unwrap().map(Result::unwrap);
         let mut contents: Vec<_> = entries
@@ -47,7 +47,7 @@ impl Models {
         contents
     }
 
-    /// Runs in this folder a command that must be refused as wrong use, and change nothing.
+    /// Runs a command in this folder. It must fail with a usage error and change nothing.
     #[track_caller]
     fn refuses(&self, command: &mut Command) {
         let before = self.contents();
@@ -60,7 +60,7 @@ impl Models {
     }
 }
 
-/// The outputs that a command can have onto its model.
+/// Command lines whose output would replace the model.
 fn writers(model: &str, output: &str) -> [Command; 4] {
     [
         program(["load", model, "--device=host", "--dump", output]),

@@ -1,17 +1,17 @@
-//! The program as a process.
+//! Runs the program as a process.
 
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
-/// A command of the program without the variables of whoever runs the tests.
+/// A command of the program. The environment variables of the user who runs the tests are removed.
 pub(crate) fn program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
     program.args(arguments).env_remove("RUST_LOG");
     program
 }
 
-/// The same below a shell, which first does what `prelude` says.
+/// The same, started by a shell that first runs `prelude`.
 pub(crate) fn below_shell<S: AsRef<OsStr>>(
     prelude: &str,
     arguments: impl IntoIterator<Item = S>,
@@ -26,7 +26,7 @@ pub(crate) fn below_shell<S: AsRef<OsStr>>(
     shell
 }
 
-/// A program that has ended.
+/// The result of a program that has ended.
 pub(crate) struct Ran {
     pub(crate) output: Output,
 }
@@ -36,7 +36,7 @@ impl Ran {
         Self { output: command.output().unwrap() }
     }
 
-    /// Where the command says where standard output goes.
+    /// Runs a command that sets its own standard output.
     pub(crate) fn with_stdout(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
         Self::of(command.stdout(stdout).stderr(Stdio::piped()))
     }
@@ -49,7 +49,7 @@ impl Ran {
         std::str::from_utf8(&self.output.stderr).unwrap()
     }
 
-    /// The exit code, after a look that nothing panicked.
+    /// The exit code. Checks that nothing panicked.
     pub(crate) fn code(&self) -> i32 {
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
         self.output.status.code().expect("ended by a signal")

@@ -1,4 +1,4 @@
-//! Loads by processes with less than usual.
+//! Loads by processes with fewer resources than usual.
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
@@ -29,7 +29,7 @@ fn arguments(io: &str) -> Vec<String> {
 #[test]
 fn one_core_is_enough() {
     for io in IO {
-        // A process has the cores of the thread that starts it, and threads here are the test's own.
+        // A process has the cores of the thread that starts it. Each thread of this test has its own set.
         let load = std::thread::spawn(move || {
             let all = sched_getaffinity(None).unwrap();
             let first = (0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
@@ -39,7 +39,7 @@ fn one_core_is_enough() {
             Command::new(PROGRAM).args(arguments(io)).output().unwrap()
         });
         let event = finished(&load.join().unwrap());
-        // Who waits for storage needs no core.
+        // A thread that waits for storage needs no core.
         let threads = if event["io"] == "direct" { 16 } else { 1 };
         assert_eq!(event["threads"], threads, "{io}");
     }
@@ -57,7 +57,8 @@ fn no_locked_memory_is_enough() {
     }
 }
 
-/// As in a container that is given none. What is not known is no figure and no reason to refuse.
+/// A container may have no `/proc`. Then free memory is unknown: it is not reported, and it is no reason
+/// to refuse a load.
 #[test]
 fn no_proc_is_enough() {
     let without_proc = |arguments: &[String]| {
@@ -65,7 +66,7 @@ fn no_proc_is_enough() {
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "sh", "-c", hidden, "sh"]).args(arguments).output().unwrap()
     };
-    // A sanitizer cannot do without.
+    // A sanitizer needs `/proc`.
     if is_sanitized() || !without_proc(&["true".to_owned()]).status.success() {
         let _ = writeln!(std::io::stderr(), "/proc cannot be hidden here");
         return;

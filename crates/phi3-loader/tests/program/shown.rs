@@ -1,4 +1,4 @@
-//! What is shown of names and texts that come from elsewhere, as text and as JSON.
+//! How names and texts from files and users are shown, as text and as JSON.
 
 use crate::common::model_path;
 use crate::program::{Ran, program};
@@ -9,11 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// One of each kind: controls, DEL, bidirectional overrides, and characters that show nothing.
+/// One character of each kind: controls, DEL, bidirectional overrides, and invisible characters.
 pub(crate) const HIDDEN: &str = "\u{1b}[2J\u{7f}\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{3164}\u{115f}\u{ffa0}\u{34f}\
      \u{fe0f}\u{180b}\u{17b4}\u{2800}\u{e0041}";
 
-/// Whether a text has nothing but line ends that a terminal would act on, or would not show.
+/// Whether a text has, apart from line ends, no character that a terminal interprets or does not display.
 #[track_caller]
 pub(crate) fn shows_itself(ran: &Ran) {
     for text in [ran.stdout(), ran.stderr()] {
@@ -22,7 +22,7 @@ pub(crate) fn shows_itself(ran: &Ran) {
     }
 }
 
-/// Commands that name a model, as text and as JSON.
+/// Commands that print the name of a model, as text and as JSON.
 fn commands(file: &OsStr) -> Vec<Vec<OsString>> {
     [
         &["inspect"][..],

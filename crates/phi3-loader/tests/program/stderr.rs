@@ -1,4 +1,4 @@
-//! Standard error that cannot be written to costs its lines, not the result.
+//! If standard error cannot be written to, its lines are lost but not the result.
 
 use crate::common::model_path;
 use std::fs::File;

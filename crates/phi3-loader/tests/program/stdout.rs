@@ -37,7 +37,7 @@ fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe from which nobody reads any more.
+/// A pipe whose reader has closed it.
 fn abandoned() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
@@ -84,7 +84,7 @@ fn a_file_that_may_not_grow_is_an_io_error() {
 }
 
 #[test]
-fn nobody_who_reads_any_more_is_no_error() {
+fn a_closed_reader_is_no_error() {
     for arguments in commands() {
         let ran = Ran::with_stdout(&mut program(&arguments), abandoned());
         assert_eq!((ran.code(), ran.stderr()), (0, ""), "{arguments:?}");
@@ -107,7 +107,7 @@ fn load(file: &Path, more: &[&str]) -> Command {
 }
 
 #[test]
-fn what_a_load_does_does_not_depend_on_who_listens() {
+fn a_load_does_not_depend_on_the_reader_of_its_output() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent.gguf");
     for ran in [

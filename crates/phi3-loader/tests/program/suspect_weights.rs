@@ -9,7 +9,7 @@ use std::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
-/// What a load reports, as the last event of `load --json` has it.
+/// The report of a load about its weights, from the last event of `load --json`.
 fn finished(path: &Path, arguments: &[&str]) -> (Value, String) {
     let output = Command::new(PROGRAM)
         .args(["load", "--device=host", "--json"])
@@ -35,7 +35,7 @@ fn weights_that_do_not_fit_are_reported_by_tensor() {
     assert!(stderr.contains("1 NaN weights as f32"), "{stderr}");
 }
 
-/// Norms and RoPE factors are looked at as well, also where they are not converted.
+/// Norms and RoPE factors are checked as well, even if they are not converted.
 #[test]
 fn norms_and_rope_factors_are_counted_in_both_storages() {
     let dir = tempfile::tempdir().unwrap();
@@ -70,8 +70,8 @@ fn deny_overflow_is_a_variable_too() {
     }
 }
 
-/// As in a file whose space was reserved and never written: each tensor is named, in both storages and
-/// however it is read, and nothing is refused.
+/// A file whose space was reserved but never written contains zeros. Each tensor is named, in both
+/// storages and with every way of reading, and the load succeeds.
 #[test]
 fn tensors_of_zeros_alone_are_reported_and_not_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn tensors_of_zeros_alone_are_reported_and_not_refused() {
     assert_eq!((event["all_zero"].clone(), stderr.as_str()), (json!([]), ""));
 }
 
-/// Decoded, the weights are zeros although their own bytes are not.
+/// The decoded weights are zeros although the bytes in the file are not.
 #[test]
 fn a_scale_of_zero_is_reported_in_both_storages() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,7 +120,8 @@ fn a_scale_of_zero_is_reported_in_both_storages() {
     }
 }
 
-/// Also with `--quiet`, which is for the log. Many tensors are not named one by one.
+/// The report is also printed with `--quiet`, which only affects the log. If there are many tensors, not
+/// all of them are named.
 #[test]
 fn the_report_names_some_tensors_and_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Runs of the program under any hindrance, and what must hold after each of them.
+//! Runs the program under limits and faults, and checks the result of each run.
 
 use loader::CodeFacts;
 use serde_json::Value;
@@ -8,31 +8,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What the program is called where it is run.
+/// The name of the copied program.
 pub(crate) const PROGRAM_NAME: &str = "program";
 
-/// A run that takes longer is killed, and has failed.
+/// A run that takes longer is killed and counts as failed.
 const SECONDS: &str = "60";
 
-/// Exit codes that a hindered run may have: success, insufficient memory, or an I/O error.
+/// The exit codes that are allowed under a limit or fault: success, insufficient memory, or an I/O error.
 const EXIT_CODES: [u8; 3] = [0, 6, 7];
 
-/// A command line. `{model}` and `{synthetic}` are files that every run finds, `{out}` is the folder
-/// in which it writes.
+/// A command line. `{model}` and `{synthetic}` are files that exist for every run. `{out}` is the output
+/// folder of the run.
 pub(crate) struct Trial {
     arguments: &'static [&'static str],
     prints: Prints,
-    /// Names of files in `{out}`, and how to tell that they are whole.
+    /// The names of files in `{out}`, and how to check that they are complete.
     outputs: &'static [(&'static str, Whole)],
 }
 
-/// What standard output is.
+/// The content of standard output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Prints {
     Text,
     /// One document.
     Document,
-    /// Events. The last one is the outcome.
+    /// Events. The last one is the result of the load.
     Events,
 }
 
@@ -99,18 +99,18 @@ impl std::fmt::Display for Trial {
     }
 }
 
-/// The program, the files it reads, and what it writes if nothing hinders it.
+/// The program, the files that it reads, and its outputs in a run without limits or faults.
 pub(crate) struct Bench {
-    /// Removed with this.
+    /// The folder; it is removed when this is dropped.
     _folder: tempfile::TempDir,
     program: PathBuf,
     files: BTreeMap<&'static str, PathBuf>,
-    /// By trial and name.
+    /// The expected files, by trial and name.
     references: BTreeMap<(usize, &'static str), Vec<u8>>,
 }
 
 impl Bench {
-    /// Copies program and files to a folder that all users can enter.
+    /// Copies the program and the files to a folder that all users can enter.
     pub(crate) fn new(program: &Path, model: &Path) -> Self {
         let folder = open_to_all();
         let place = |name: &str| folder.path().join(name);
@@ -145,7 +145,7 @@ impl Bench {
         &self.program
     }
 
-    /// Runs the command line that `hinder` makes of the program and its arguments.
+    /// Runs the command line that `hinder` makes from the program and its arguments.
     pub(crate) fn run(
         &self,
         trial: &Trial,
@@ -164,7 +164,7 @@ impl Bench {
         Ran { output, out }
     }
 
-    /// Fails with what is wrong with a run.
+    /// If a run is wrong, returns the reason.
     pub(crate) fn judge(&self, trial: &Trial, ran: &Ran) -> Result<(), String> {
         let code = ran.code()?;
         if ran.stderr().contains("panicked") {
@@ -197,7 +197,7 @@ impl Bench {
             Prints::Events => {
                 let events: Vec<Value> = lines.map(json).collect::<Result<_, _>>()?;
                 let Some(last) = events.last() else {
-                    // Memory may be refused before the command line has been read.
+                    // Memory can be refused before the command line has been parsed.
                     let early = code != 0 && ran.stderr().contains("the system refused");
                     return early.then_some(()).ok_or("it printed no event".into());
                 };
@@ -208,8 +208,8 @@ impl Bench {
         }
     }
 
-    /// Outputs are whole or absent. Beside them there may only be temporary files, which have hidden
-    /// names: a process that ends for want of memory leaves them.
+    /// Checks that outputs are complete or absent. There may also be temporary files, which have hidden
+    /// names: a process that ends because memory is refused leaves them.
     fn judge_outputs(&self, trial: &Trial, ran: &Ran, code: u8) -> Result<(), String> {
         let trial_index =
             TRIALS.iter().position(|one| std::ptr::eq(one.arguments, trial.arguments));
@@ -248,20 +248,20 @@ pub(crate) fn timed(line: &[OsString]) -> Command {
     command
 }
 
-/// How a run ended, and where it wrote.
+/// How a run ended, and the folder of its outputs.
 pub(crate) struct Ran {
     output: Output,
     out: tempfile::TempDir,
 }
 
 impl Ran {
-    /// The exit code; fails if it is not an allowed one.
+    /// The exit code. Fails if it is not an allowed one.
     pub(crate) fn code(&self) -> Result<u8, String> {
         let status = self.output.status;
         match status.code().and_then(|code| u8::try_from(code).ok()) {
             Some(124) => Err(format!("no end in {SECONDS} s")),
             Some(code) if EXIT_CODES.contains(&code) => Ok(code),
-            // `timeout` gives the number of a signal as a shell does.
+            // `timeout` reports a signal with the same number as a shell.
             _ => Err(format!("ended with {status}")),
         }
     }

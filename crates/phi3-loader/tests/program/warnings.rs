@@ -1,4 +1,4 @@
-//! Files that load and may be wrong, as the commands show them.
+//! How commands show the warnings about files that can be loaded.
 
 use crate::program::program;
 use crate::small_model::{factors_lost, phi3_keys, write_small_model};

@@ -1,10 +1,10 @@
-//! llama.cpp through its own `llama-bench`.
+//! Measures llama.cpp with its own `llama-bench`.
 //!
-//! The program tells no load times. It does say on standard error when it starts with a model and
-//! when it runs the first prompt, so a load lasts from the one line to the next; beside the weights
-//! that is an empty context of a few tokens. It keeps a model that it is asked for twice in a row, so
-//! the path is spelt in another way each time. The first load, with the device's context, is not
-//! counted.
+//! The program does not print load times. On standard error it prints one line when it starts with a
+//! model, and another when it runs the first prompt. The time between the two lines is the load; besides
+//! the weights it includes an empty context of a few tokens. If the program gets the same path twice in a
+//! row, it keeps the model; so each path is written differently. The first load is not counted, because
+//! it also creates the context of the device.
 
 use super::{Measured, run};
 use crate::args::Bench;
@@ -42,7 +42,7 @@ pub(super) fn measure(
     Ok(Measured { version: None, seconds: counted.to_vec(), bytes: source_bytes, note: NOTE })
 }
 
-/// The same file under so many paths: `a/b`, `a/./b`, `a/././b`.
+/// Different paths to the same file: `a/b`, `a/./b`, `a/././b`.
 fn spellings(file: &Path, count: u32) -> Result<Vec<PathBuf>, String> {
     let file = file.canonicalize().map_err(|error| error.to_string())?;
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
@@ -59,7 +59,7 @@ fn load_times(command: &mut Command, token: &CancelToken) -> Result<Vec<f64>, St
     Ok(times.seconds)
 }
 
-/// Reads times out of lines like `llama-bench: benchmark 1/6: starting` and `llama-bench: benchmark
+/// Reads the times from lines like `llama-bench: benchmark 1/6: starting` and `llama-bench: benchmark
 /// 1/6: warmup prompt run`.
 #[derive(Default)]
 struct LoadTimes {

@@ -1,4 +1,4 @@
-//! safetensors through PyTorch.
+//! Measures safetensors with PyTorch.
 
 use super::{Measured, Stream, run};
 use crate::args::Bench;
@@ -25,12 +25,12 @@ pub(super) fn measure(
     let DeviceKind::Cuda(ordinal) = device else {
         return Err("it maps the file where the device is the host".to_owned());
     };
-    // Before gigabytes are written for it.
+    // Check Python before gigabytes are written for it.
     let found = run_script(&arguments.python, &[], token)?;
     if found["cuda"] != true {
         return Err("its PyTorch has no CUDA device".to_owned());
     }
-    // Removed with what is in it, on every way out.
+    // The folder is removed with its content, also after an error.
     let folder;
     let weights = match &arguments.safetensors {
         Some(path) => path.clone(),
@@ -61,7 +61,7 @@ pub(super) fn measure(
 fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Result<Value, String> {
     let mut script = Command::new(python);
     script.arg("-c").arg(SCRIPT).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Libraries may print before it.
+    // Libraries may print other lines before this one.
     let mut last = String::new();
     run(&mut script, token, &mut |stream, line| {
         if stream == Stream::Out {
@@ -71,7 +71,7 @@ fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Resul
     serde_json::from_str(&last).map_err(|error| format!("{error}: {}", escape(&last)))
 }
 
-/// A new folder in the one of the model: what is written to it takes as much room as the model.
+/// Makes a new folder beside the model, because the file in it needs as much space as the model.
 fn beside(model: &Path) -> Result<TempDir, String> {
     let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
@@ -81,7 +81,7 @@ fn beside(model: &Path) -> Result<TempDir, String> {
         .map_err(|error| format!("{}: {error}", path_text(folder)))
 }
 
-/// Writes what a load of the file gives.
+/// Writes the weights of a load of the file.
 fn dump(arguments: &Bench, folder: &Path, token: &CancelToken) -> Result<PathBuf, String> {
     let weights = folder.join("weights.safetensors");
     let mut dump = OsString::from("--dump=");

@@ -1,7 +1,8 @@
-//! Whether the process was started with a standard output.
+//! Finds out whether the process was started with a standard output.
 //!
-//! Before `main`, the standard library opens `/dev/null` in the place of a closed one. Results would be
-//! lost there without an error, and nothing tells it from a `/dev/null` that the caller chose.
+//! If it is closed, the standard library opens `/dev/null` in its place before `main`. Results would then
+//! be lost without an error. After that, the program cannot see whether it was closed or the caller chose
+//! `/dev/null`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,10 +12,10 @@ pub(crate) fn was_open() -> bool {
     WAS_OPEN.load(Ordering::Relaxed)
 }
 
-/// The C library calls what stands in this section before it calls `main`.
-// SAFETY: the section holds addresses of functions without a result, and this is one. The arguments that
-// it is called with are ignored. It needs nothing that is only there later: it asks the kernel and
-// stores to a static. It cannot panic.
+/// The C library calls the functions in this section before it calls `main`.
+// SAFETY: the section holds addresses of functions without a result, and this is one. It ignores the
+// arguments of the call. It only asks the kernel and stores to a static, so it needs nothing that is
+// initialised later. It cannot panic.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
