@@ -158,6 +158,7 @@ class Cutter {
   }
 
   Schedule finish() {
+    schedule_.parts.reserve(schedule_.chunks.size());
     for (Chunk& chunk : schedule_.chunks) part(chunk);
     for (const Part& part : schedule_.parts) {
       const View<Segment> segments = schedule_.segments_of(part);
