@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Looks for files of a driver, not for a device: the loader itself checks what the driver can do.
+/// Looks for signs of a driver, not for a device: the loader itself checks what the driver can do.
 pub(crate) fn has_driver() -> bool {
     // The second path is for GPUs under WSL 2.
     ["/dev/nvidiactl", "/dev/dxg"].iter().any(|node| Path::new(node).exists())

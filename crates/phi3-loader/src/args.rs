@@ -96,7 +96,7 @@ pub(super) fn wrong_use(message: String) -> clap::Error {
 pub(super) enum Command {
     /// Print the header, configuration and tensors of a GGUF file
     Inspect(Inspect),
-    /// Print the address and size that a load would give each weight, in bytes; needs no GPU
+    /// Print the offset and size of each weight on the device, to the byte; needs no GPU
     Plan(Plan),
     /// Load a model into device memory, verify it, and report
     Load(Load),

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The same number for a model in shards.
+/// The number of random moments for a model in shards.
 const SHARD_MOMENTS: usize = 40;
 
 /// The number of changes within a load, and of changes after one, for each verification level.

@@ -26,8 +26,8 @@ const DEPTH: u32 = 2;
 /// Bytes of all storage runs together.
 const STORAGE_BYTES: u64 = 2_000_000_000;
 const STORAGE_TIME: Duration = Duration::from_secs(5);
-/// More reads at the same time than storage can serve. The pieces are small, so that a run of some 100 MB
-/// does not end with a long wait for one of them.
+/// More reads at the same time than storage can serve. The pieces are small, so that a run of a few
+/// hundred MB does not end with a long wait for one of them.
 const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
 
 /// f16 values that each thread copies. They are larger than the thread's share of a cache.

@@ -148,7 +148,8 @@ fn read_chunks(
         if offset >= part.bytes {
             break;
         }
-        // Direct reads need whole pages. Read no further, because those pages would enter the page cache.
+        // Direct reads need whole pages. Do not read beyond the last page of the part: buffered reads would
+        // bring more of the file into the page cache.
         let left = usize::try_from(part.bytes - offset).unwrap_or(usize::MAX);
         let wanted = left.checked_next_multiple_of(ALIGNMENT).unwrap_or(left).min(buffer.len());
         let mut done = 0;

@@ -164,7 +164,7 @@ fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
-    // Also run the test as another user.
+    // The program runs as another user, and must be able to enter the folder.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let small = ["--threads=1", "--depth=1", "--chunk=4096", "--read-size=4096"];
     let bench = [&[PROGRAM, "bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
