@@ -182,7 +182,7 @@ impl std::fmt::Display for NonFiniteTensor {
 }
 
 /// Tensors that a message names at most.
-const SHOWN_TENSORS: usize = 5;
+pub(crate) const SHOWN_TENSORS: usize = 5;
 
 fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
     let mut text: Vec<_> = tensors.iter().take(SHOWN_TENSORS).map(ToString::to_string).collect();

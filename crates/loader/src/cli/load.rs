@@ -17,7 +17,7 @@ use super::text::bytes;
 use super::timeline;
 use crate::cancel::CancelToken;
 use crate::codes;
-use crate::error::Error;
+use crate::error::{Error, SHOWN_TENSORS};
 use crate::event::LoadEvent;
 use crate::loader::Loader;
 use crate::model::{LoadStats, LoadedModel};
@@ -209,22 +209,19 @@ pub(super) fn io_name(io: Io) -> &'static str {
     }
 }
 
-/// Tensors of one kind that a report names at most.
-const SHOWN_FINDINGS: usize = 5;
-
 /// What was found out about the weights of single tensors.
 fn write_findings(
     out: &mut dyn Write,
     findings: &[impl std::fmt::Display],
     help: &str,
 ) -> std::io::Result<()> {
-    for finding in findings.iter().take(SHOWN_FINDINGS) {
+    for finding in findings.iter().take(SHOWN_TENSORS) {
         writeln!(out, "warning   {finding}")?;
     }
     match findings.len() {
         0 => return Ok(()),
-        found if found > SHOWN_FINDINGS => {
-            writeln!(out, "          {} more tensors likewise", found - SHOWN_FINDINGS)?;
+        found if found > SHOWN_TENSORS => {
+            writeln!(out, "          {} more tensors likewise", found - SHOWN_TENSORS)?;
         }
         _ => {}
     }
