@@ -639,7 +639,7 @@ fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
     looks_like.map_or_else(String::new, |format| format!(", like {}", format.what))
 }
 
-/// The number of missing bytes of a file of `file_len` bytes, if it is known.
+/// How many bytes the file lacks, if that is known.
 fn missing_text(item: &Item) -> String {
     let Item::TensorData { file_end, file_len, .. } = item else { return String::new() };
     let missing = file_end.saturating_sub(*file_len);

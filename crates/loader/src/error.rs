@@ -190,7 +190,7 @@ const SHOWN_TENSORS: usize = 5;
 fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
     let mut text: Vec<_> = tensors.iter().take(SHOWN_TENSORS).map(ToString::to_string).collect();
     if tensors.len() > SHOWN_TENSORS {
-        text.push(format!("{} more tensors likewise", tensors.len() - SHOWN_TENSORS));
+        text.push(format!("and {} more tensors", tensors.len() - SHOWN_TENSORS));
     }
     text.join("; ")
 }

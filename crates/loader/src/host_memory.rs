@@ -3,7 +3,7 @@
 
 use crate::error::{Error, host_figures};
 use crate::threads::STACK_BYTES;
-use cuda_sys::{Device, DeviceKind, MemoryBound};
+use cuda_sys::{Device, DeviceKind, MemoryBound, MemoryInfo};
 use gguf_format::{Limits, path_text};
 
 /// Fails if the host is known to have fewer free bytes. The kernel would allow the allocation, and
@@ -28,12 +28,22 @@ fn check_unless(
     purpose: &str,
     ignored: impl FnOnce(MemoryBound) -> bool,
 ) -> Result<(), Error> {
-    match Device::open(DeviceKind::Host)?.memory()? {
-        Some(memory) if bytes > memory.free && !ignored(memory.bound) => Err(Error::HostMemory {
-            what: format!("{purpose}: {bytes} bytes required, {}", host_figures(&memory)),
-        }),
+    match memory()? {
+        Some(memory) if bytes > memory.free && !ignored(memory.bound) => {
+            Err(no_room(purpose, bytes, &memory))
+        }
         _ => Ok(()),
     }
+}
+
+/// The host's memory; `None` if it is unknown.
+fn memory() -> Result<Option<MemoryInfo>, Error> {
+    Ok(Device::open(DeviceKind::Host)?.memory()?)
+}
+
+fn no_room(purpose: &str, bytes: u64, memory: &MemoryInfo) -> Error {
+    let figures = host_figures(memory);
+    Error::HostMemory { what: format!("{purpose}: {bytes} bytes required, {figures}") }
 }
 
 /// Memory that a command takes for a file's header, in multiples of what parsing takes: a plan, a report
@@ -42,8 +52,7 @@ const HEADER_COPIES: u64 = 2;
 
 /// Limits with which a header that does not fit into the host's memory is refused.
 pub(crate) fn limits_for_headers(limits: &Limits) -> Result<Limits, Error> {
-    let memory = Device::open(DeviceKind::Host)?.memory()?;
-    let room = memory.map_or(u64::MAX, |memory| memory.free / HEADER_COPIES);
+    let room = memory()?.map_or(u64::MAX, |memory| memory.free / HEADER_COPIES);
     Ok(limits.clone().with_max_memory(room.min(limits.max_memory)))
 }
 
@@ -53,15 +62,10 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
     else {
         return None;
     };
-    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten()?;
+    let memory = memory().ok().flatten()?;
     let file = error.path().map_or_else(String::new, |path| format!("{}: ", path_text(path)));
-    Some(Error::HostMemory {
-        what: format!(
-            "{file}{what} of the header and what is made of it: {} bytes required, {}",
-            bytes.saturating_mul(HEADER_COPIES),
-            host_figures(&memory)
-        ),
-    })
+    let purpose = format!("{file}{what} of the header and what is made of it");
+    Some(no_room(&purpose, bytes.saturating_mul(HEADER_COPIES), &memory))
 }
 
 /// A thread's stack, and 1 MiB for what the C library allocates when the thread starts. If that
@@ -76,16 +80,14 @@ pub fn bytes_of_threads(count: usize, bytes: u64) -> u64 {
 
 /// The host's memory and its limit, for messages; `None` if they are unknown.
 pub fn figures() -> Option<String> {
-    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten()?;
-    Some(host_figures(&memory))
+    memory().ok().flatten().map(|memory| host_figures(&memory))
 }
 
 /// How many of `wanted` threads fit into the free memory, each with `bytes` beside its stack. All of them if
 /// the free memory is unknown.
 pub(crate) fn room_for_threads(wanted: usize, bytes: u64) -> usize {
-    let memory = Device::open(DeviceKind::Host).and_then(|host| host.memory()).ok().flatten();
-    let Some(memory) = memory else { return wanted };
-    let room = memory.free / bytes.saturating_add(THREAD_BYTES);
+    let Some(memory) = memory().ok().flatten() else { return wanted };
+    let room = memory.free / bytes_of_threads(1, bytes);
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 

@@ -161,7 +161,7 @@ fn write_findings(
     match findings.len() {
         0 => return Ok(()),
         found if found > SHOWN_FINDINGS => {
-            writeln!(out, "          {} more tensors likewise", found - SHOWN_FINDINGS)?;
+            writeln!(out, "          and {} more tensors", found - SHOWN_FINDINGS)?;
         }
         _ => {}
     }

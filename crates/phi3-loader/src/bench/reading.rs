@@ -101,8 +101,8 @@ pub(super) fn read(
     let all = each.saturating_add(host_memory::bytes_of_threads(others, each));
     host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let next = AtomicU64::new(0);
-    // Set once all threads have been started: they wait for each other before the first read. If some
-    // threads could not be started, it is `None` and no thread reads.
+    // Set when all threads are started: they wait for each other before the first read. If some could not
+    // be started, it is set to `None`, and no thread reads.
     let meeting = OnceLock::<Option<Barrier>>::new();
     let chunk_bytes = readers.chunk_bytes as usize;
     let reader = || {

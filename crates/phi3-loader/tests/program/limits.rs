@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,12 +60,9 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
             say(&format!("limits: {kind:?} cannot be limited here"));
             continue;
         }
-        let hindrance = Hindrance { kind, limit: 1 << 30, user: 0 };
-        let applied = hindrance.applied().unwrap();
-        let load = [PROGRAM, "load", path.to_str().unwrap(), "--device=host", "--json"];
-        let sizes = ["--chunk=64MiB", "--depth=32"];
-        let line = load.into_iter().chain(sizes).map(OsString::from).collect();
-        let output = timed(&applied.line(line)).output().unwrap();
+        let load = ["load", path.to_str().unwrap(), "--device=host", "--json"];
+        let load = [&load[..], &["--chunk=64MiB", "--depth=32"]].concat();
+        let output = Hindrance { kind, limit: 1 << 30, user: 0 }.run(&load);
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(6), "{stdout}");
         let failed: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
@@ -104,11 +102,9 @@ fn headers_that_do_not_fit_are_refused() {
         fs::write(&path, writer.to_bytes(|_, data| data.fill(0x2c)).unwrap()).unwrap();
         for limit in [6 * MIB, 12 * MIB, 24 * MIB, 1 << 30] {
             for command in [&["inspect"][..], &["plan", "--json"], &["load", "--device=host"]] {
-                let applied =
-                    Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.applied().unwrap();
-                let line = [&[PROGRAM], command, &[path.to_str().unwrap()]].concat();
-                let line = applied.line(line.into_iter().map(OsString::from).collect());
-                let output = timed(&line).output().unwrap();
+                let arguments = [command, &[path.to_str().unwrap()]].concat();
+                let hindrance = Hindrance { kind: Kind::GroupMemory, limit, user: 0 };
+                let output = hindrance.run(&arguments);
                 let stderr = String::from_utf8(output.stderr).unwrap();
                 let code = output.status.code();
                 let expected = if limit < 24 * MIB { Some(6) } else { Some(0) };
@@ -135,9 +131,7 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     let (model, out) = (dir.path().join("model.gguf"), dir.path().join("out"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
     let run = |limit, arguments: &[&str]| {
-        let applied = Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.applied().unwrap();
-        let line = [PROGRAM].iter().chain(arguments).map(OsString::from).collect();
-        let output = timed(&applied.line(line)).output().unwrap();
+        let output = Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.run(arguments);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let files = || fs::read_dir(dir.path()).unwrap().count();
@@ -167,11 +161,9 @@ fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(
     // The program runs as another user, and must be able to enter the folder.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let small = ["--threads=1", "--depth=1", "--chunk=4096", "--read-size=4096"];
-    let bench = [&[PROGRAM, "bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
+    let bench = [&["bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
     let run = |limit| {
-        let applied = Hindrance { kind, limit, user: 100 }.applied().unwrap();
-        let line = applied.line(bench.iter().map(OsString::from).collect());
-        let output = timed(&line).output().unwrap();
+        let output = Hindrance { kind, limit, user: 100 }.run(&bench);
         let stderr = String::from_utf8(output.stderr).unwrap();
         (output.status.code() == Some(6)).then_some((limit, stderr))
     };
@@ -278,6 +270,12 @@ struct Hindrance {
 }
 
 impl Hindrance {
+    /// Runs the program under the limit, which must be one that can be set here.
+    fn run(&self, arguments: &[&str]) -> Output {
+        let line = [PROGRAM].iter().chain(arguments).map(OsString::from).collect();
+        timed(&self.applied().unwrap().line(line)).output().unwrap()
+    }
+
     /// `None` if a cgroup cannot be created.
     fn applied(&self) -> Option<Applied> {
         let Self { kind, limit, user } = *self;

@@ -140,9 +140,9 @@ fn the_report_names_some_tensors_and_says_what_to_do() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let all = report(&names);
     assert_eq!(all.matches("\nwarning   blk.0.").count(), 5, "{all}");
-    assert!(all.contains("\n          1 more tensors likewise\n          help: "), "{all}");
+    assert!(all.contains("\n          and 1 more tensors\n          help: "), "{all}");
     let one = report(&names[..1]);
     assert!(one.contains("\nwarning   blk.0.attn_norm.weight is all zero"), "{one}");
-    assert!(one.contains("\n          help: ") && !one.contains("likewise"), "{one}");
+    assert!(one.contains("\n          help: ") && !one.contains(" more tensors"), "{one}");
     assert!(!report(&[]).contains("warning"));
 }
