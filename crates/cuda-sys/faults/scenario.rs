@@ -13,22 +13,10 @@ use cuda_sys::{
 use crate::calls::{self, Stage};
 
 /// Chunks small enough for every reader to get several of each pass over the files.
-const CONFIG: EngineConfig = EngineConfig {
-    readers: 2,
-    storage_readers: 0,
-    depth: 2,
-    chunk_bytes: 16_384,
-    read_bytes: 8192,
-};
+const CONFIG: EngineConfig = EngineConfig::new(2, 2, 16_384, 8192);
 
 /// A ring so large that several threads populate it.
-const LARGE_RING: EngineConfig = EngineConfig {
-    readers: 1,
-    storage_readers: 0,
-    depth: 7,
-    chunk_bytes: 2 << 20,
-    read_bytes: 1 << 20,
-};
+const LARGE_RING: EngineConfig = EngineConfig::new(1, 7, 2 << 20, 1 << 20);
 
 /// Nothing starts in the first block of a file: what is read there is a probe.
 const FIRST_OFFSET: usize = 4096;

@@ -100,6 +100,12 @@ impl EngineConfig {
     /// Bytes of the largest chunk: 1 GiB.
     pub const MAX_CHUNK_BYTES: u64 = 1 << 30;
 
+    /// A configuration whose number of readers does not depend on the storage.
+    #[must_use]
+    pub const fn new(readers: u32, depth: u32, chunk_bytes: u64, read_bytes: u64) -> Self {
+        Self { readers, storage_readers: 0, depth, chunk_bytes, read_bytes }
+    }
+
     /// Host memory that the engine's staging ring takes, in bytes.
     pub fn ring_bytes(&self) -> u64 {
         ffi::ring_bytes(&self.as_ffi())
@@ -324,11 +330,8 @@ mod tests {
         let readers = EngineConfig::MAX_READERS;
         let depth = EngineConfig::MAX_DEPTH;
         let largest = EngineConfig {
-            readers,
             storage_readers: readers,
-            depth,
-            chunk_bytes: 4096,
-            read_bytes: 4096,
+            ..EngineConfig::new(readers, depth, 4096, 4096)
         };
         StagingRing::new(largest).unwrap();
         for config in [

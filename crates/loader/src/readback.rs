@@ -13,13 +13,7 @@ use cuda_sys::{
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
 
-const CONFIG: EngineConfig = EngineConfig {
-    readers: 4,
-    storage_readers: 0,
-    depth: 4,
-    chunk_bytes: 1 << 20,
-    read_bytes: 1 << 20,
-};
+const CONFIG: EngineConfig = EngineConfig::new(4, 4, 1 << 20, 1 << 20);
 
 /// Bytes on the device that are compared at a time. The token is checked in between. A multiple of the size
 /// of every type's block in f16.

@@ -243,13 +243,7 @@ mod tests {
 
     /// The error of the engine when it reads this number of bytes from a shard. Shards count from 1.
     fn read_shard(sources: &[cuda_sys::Source<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
-        let config = EngineConfig {
-            readers: 1,
-            storage_readers: 0,
-            depth: 1,
-            chunk_bytes: 4096,
-            read_bytes: 4096,
-        };
+        let config = EngineConfig::new(1, 1, 4096, 4096);
         let host = Device::open(DeviceKind::Host).unwrap();
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
         let op = CopyOp {

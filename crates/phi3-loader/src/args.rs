@@ -463,13 +463,7 @@ mod tests {
 
     #[test]
     fn a_shape_has_four_fields() {
-        let shape = EngineConfig {
-            readers: 12,
-            storage_readers: 0,
-            depth: 4,
-            chunk_bytes: 8 << 20,
-            read_bytes: 4096,
-        };
+        let shape = EngineConfig::new(12, 4, 8 << 20, 4096);
         assert_eq!(parse_shape("12:4:8MiB:4KiB"), Ok(shape));
         for wrong in ["", "12:4:8MiB", "0:4:8MiB:4KiB", "12:1025:1:1", "1:1:0:1", "1:1:1:1:1"] {
             assert!(parse_shape(wrong).is_err(), "{wrong}");

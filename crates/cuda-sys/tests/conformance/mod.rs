@@ -33,24 +33,11 @@ pub(crate) use sources::{
 };
 
 const F32: u32 = 0;
-const SMALL: EngineConfig =
-    EngineConfig { readers: 3, storage_readers: 0, depth: 2, chunk_bytes: 4096, read_bytes: 4096 };
+const SMALL: EngineConfig = EngineConfig::new(3, 2, 4096, 4096);
 /// Chunks that readers fill together.
-const SHARED: EngineConfig = EngineConfig {
-    readers: 5,
-    storage_readers: 0,
-    depth: 3,
-    chunk_bytes: 40_000,
-    read_bytes: 9000,
-};
+const SHARED: EngineConfig = EngineConfig::new(5, 3, 40_000, 9000);
 /// Everything in one chunk, each chunk by one reader.
-const LARGE: EngineConfig = EngineConfig {
-    readers: 2,
-    storage_readers: 0,
-    depth: 1,
-    chunk_bytes: 1 << 20,
-    read_bytes: 1 << 20,
-};
+const LARGE: EngineConfig = EngineConfig::new(2, 1, 1 << 20, 1 << 20);
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
 /// What the suite runs on.
@@ -431,36 +418,12 @@ pub(crate) fn copies_exactly_under_every_division(setup: Setup) {
     let file = file_of(&bytes);
     for io in IOS {
         for config in [
-            EngineConfig {
-                readers: 1,
-                storage_readers: 0,
-                depth: 1,
-                chunk_bytes: 0,
-                read_bytes: 0,
-            },
+            EngineConfig::new(1, 1, 0, 0),
             SMALL,
             SHARED,
-            EngineConfig {
-                readers: 8,
-                storage_readers: 0,
-                depth: 3,
-                chunk_bytes: 65_537,
-                read_bytes: 1 << 20,
-            },
-            EngineConfig {
-                readers: 2,
-                storage_readers: 0,
-                depth: 40,
-                chunk_bytes: 10_000,
-                read_bytes: 4096,
-            },
-            EngineConfig {
-                readers: 16,
-                storage_readers: 0,
-                depth: 2,
-                chunk_bytes: 1 << 20,
-                read_bytes: 5000,
-            },
+            EngineConfig::new(8, 3, 65_537, 1 << 20),
+            EngineConfig::new(2, 40, 10_000, 4096),
+            EngineConfig::new(16, 2, 1 << 20, 5000),
             LARGE,
         ] {
             let mut bench = Bench::new(setup, config);

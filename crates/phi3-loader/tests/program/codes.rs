@@ -518,13 +518,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
     let path = dir.join("source");
     std::fs::write(&path, "x").unwrap();
     let source = OpenOptions::new().write(true).open(path).unwrap();
-    let config = EngineConfig {
-        readers: 1,
-        storage_readers: 0,
-        depth: 1,
-        chunk_bytes: 4096,
-        read_bytes: 4096,
-    };
+    let config = EngineConfig::new(1, 1, 4096, 4096);
     let device = Device::open(DeviceKind::Host)?;
     let mut engine = Engine::new(&device, StagingRing::new(config)?)?;
     let op = CopyOp {
