@@ -22,7 +22,7 @@ pub(crate) fn check(bytes: &[u8]) -> Option<&'static str> {
             None
         }
         Err(error) => {
-            assert!(Error::ALL_CODES.contains(&error.code()));
+            assert!(Error::ALL_CODES.contains(&error.facts()));
             assert!(!matches!(error, Error::Incomplete { .. } | Error::Io { .. }));
             assert!(!error.to_string().chars().any(char::is_control));
             Some(error.code())

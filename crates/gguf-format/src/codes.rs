@@ -17,6 +17,9 @@ pub enum ErrorClass {
     Incomplete,
     /// The machine has too little memory for the header.
     Memory,
+    /// The crate that reports the error has a bug. This crate reports none: the class is for crates that
+    /// build on it.
+    Internal,
 }
 
 /// An error code with its class, cause and cure.
@@ -33,18 +36,26 @@ pub struct CodeFacts {
     pub cure: &'static str,
 }
 
-/// Makes a constant of each code, and the lists of all codes.
+impl CodeFacts {
+    /// For crates that build on this one and report errors in the same form.
+    #[must_use]
+    pub const fn new(
+        code: &'static str,
+        class: ErrorClass,
+        cause: &'static str,
+        cure: &'static str,
+    ) -> Self {
+        Self { code, class, cause, cure }
+    }
+}
+
+/// Makes a constant of each code, and the list of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:expr;)+) => {
         $(pub(crate) const $name: CodeFacts =
-            CodeFacts { code: $code, class: ErrorClass::$class, cause: $cause, cure: $cure };)+
+            CodeFacts::new($code, ErrorClass::$class, $cause, $cure);)+
 
-        pub(crate) const NAMES: &[&str] = &[$($code),+];
-
-        impl CodeFacts {
-            /// The facts of every code, in the order of [`Error::ALL_CODES`](crate::Error::ALL_CODES).
-            pub const ALL: &'static [Self] = &[$($name),+];
-        }
+        pub(crate) const ALL: &[CodeFacts] = &[$($name),+];
     };
 }
 

@@ -509,7 +509,7 @@ pub enum ShardKind {
 
 impl Error {
     /// Every code that [`code`](Self::code) can return. Codes are only added, never removed.
-    pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
+    pub const ALL_CODES: &'static [CodeFacts] = codes::ALL;
 
     /// Code, class, cause and cure of this kind of error.
     #[must_use]
@@ -735,7 +735,7 @@ mod tests {
 
     #[test]
     fn the_list_of_codes_is_that_of_the_errors() {
-        let listed: BTreeSet<_> = Error::ALL_CODES.iter().copied().collect();
+        let listed: BTreeSet<_> = Error::ALL_CODES.iter().map(|facts| facts.code).collect();
         assert_eq!(listed.len(), Error::ALL_CODES.len());
         assert_eq!(all().iter().map(Error::code).collect::<BTreeSet<_>>(), listed);
         assert!(listed.iter().all(|code| code.starts_with("GGUF_")));

@@ -1,13 +1,40 @@
 //! The error codes of this crate and of the crates below, with exit code, cause and cure.
 //!
-//! The constants are the codes of this crate. [`CodeFacts::all`] has all codes.
+//! The constants are the codes of this crate. [`FailureCode::all`] has all codes.
 
-use crate::error::ErrorClass;
+/// The worker's class of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureClass {
+    /// The file, its content or the environment is at fault.
+    ModelLoadFailed,
+    /// A device cannot hold the weights.
+    InsufficientVram,
+    /// A device failed or is not available.
+    CudaError,
+    /// The caller asked to stop.
+    Cancelled,
+    /// A bug.
+    Internal,
+}
+
+impl FailureClass {
+    /// The worker's name for this class.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ModelLoadFailed => "MODEL_LOAD_FAILED",
+            Self::InsufficientVram => "INSUFFICIENT_VRAM",
+            Self::CudaError => "CUDA_ERROR",
+            Self::Cancelled => "CANCELLED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
 
 /// An error code with its exit code, cause and cure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct CodeFacts {
+pub struct FailureCode {
     /// The code.
     pub code: &'static str,
     /// The process exit code of such a failure.
@@ -25,7 +52,7 @@ pub struct CodeFacts {
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
         $(#[doc = $cause]
-        pub const $name: CodeFacts = CodeFacts {
+        pub const $name: FailureCode = FailureCode {
             code: stringify!($name),
             exit_code: $exit_code,
             retriable: $retriable,
@@ -33,7 +60,7 @@ macro_rules! codes {
             cure: $cure,
         };)+
 
-        const OWN: &[CodeFacts] = &[$($name),+];
+        const OWN: &[FailureCode] = &[$($name),+];
     };
 }
 
@@ -84,48 +111,36 @@ codes! {
          storage; without --deny-overflow they are loaded as they are";
 }
 
-impl CodeFacts {
+impl FailureCode {
     /// Those of every code, in the order of [`Error::all_codes`](crate::Error::all_codes).
     pub fn all() -> Vec<Self> {
-        let parser = gguf_format::CodeFacts::ALL.iter().map(|&facts| facts.into());
-        let model = model_phi3::CodeFacts::ALL.iter().map(|&facts| facts.into());
-        parser.chain(model).chain(OWN.iter().copied()).collect()
+        let below = [gguf_format::Error::ALL_CODES, model_phi3::Error::ALL_CODES].concat();
+        below.into_iter().map(Self::from).chain(OWN.iter().copied()).collect()
     }
 
     /// The worker's coarse class of such a failure.
-    pub fn class(&self) -> ErrorClass {
+    pub fn class(&self) -> FailureClass {
         match self.exit_code {
-            1 => ErrorClass::Internal,
-            5 | 8 => ErrorClass::CudaError,
-            6 => ErrorClass::InsufficientVram,
-            130 => ErrorClass::Cancelled,
-            _ => ErrorClass::ModelLoadFailed,
+            1 => FailureClass::Internal,
+            5 | 8 => FailureClass::CudaError,
+            6 => FailureClass::InsufficientVram,
+            130 => FailureClass::Cancelled,
+            _ => FailureClass::ModelLoadFailed,
         }
     }
 }
 
-impl From<gguf_format::CodeFacts> for CodeFacts {
+impl From<gguf_format::CodeFacts> for FailureCode {
     fn from(facts: gguf_format::CodeFacts) -> Self {
         let gguf_format::CodeFacts { code, class, cause, cure, .. } = facts;
         let exit_code = match class {
             gguf_format::ErrorClass::Io => 7,
             gguf_format::ErrorClass::Unsupported => 4,
             gguf_format::ErrorClass::Memory => 6,
+            gguf_format::ErrorClass::Internal => 1,
             _ => 3,
         };
         let retriable = class == gguf_format::ErrorClass::Memory;
         Self { code, exit_code, retriable, cause, cure }
-    }
-}
-
-impl From<model_phi3::CodeFacts> for CodeFacts {
-    fn from(facts: model_phi3::CodeFacts) -> Self {
-        let model_phi3::CodeFacts { code, class, cause, cure, .. } = facts;
-        let exit_code = match class {
-            model_phi3::ErrorClass::Malformed => 3,
-            model_phi3::ErrorClass::Unsupported => 4,
-            _ => 1,
-        };
-        Self { code, exit_code, retriable: false, cause, cure }
     }
 }

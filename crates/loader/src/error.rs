@@ -1,39 +1,10 @@
 //! The errors of a load, with stable codes.
 
-use crate::codes::{self, CodeFacts};
+use crate::codes::{self, FailureClass, FailureCode};
 use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
 use gguf_format::path_text;
 use model_phi3::SlotFormat;
 use std::path::{Path, PathBuf};
-
-/// The worker's class of an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The file, its content or the environment is at fault.
-    ModelLoadFailed,
-    /// A device cannot hold the weights.
-    InsufficientVram,
-    /// A device failed or is not available.
-    CudaError,
-    /// The caller asked to stop.
-    Cancelled,
-    /// A bug.
-    Internal,
-}
-
-impl ErrorClass {
-    /// The worker's name for this class.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ModelLoadFailed => "MODEL_LOAD_FAILED",
-            Self::InsufficientVram => "INSUFFICIENT_VRAM",
-            Self::CudaError => "CUDA_ERROR",
-            Self::Cancelled => "CANCELLED",
-            Self::Internal => "INTERNAL",
-        }
-    }
-}
 
 /// The numbers that show why the weights do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,11 +174,11 @@ impl Error {
 
     /// Every code that [`code`](Self::code) can return. Append-only.
     pub fn all_codes() -> Vec<&'static str> {
-        CodeFacts::all().iter().map(|facts| facts.code).collect()
+        FailureCode::all().iter().map(|facts| facts.code).collect()
     }
 
     /// The facts about this kind of failure. They do not depend on the file or the device.
-    pub fn facts(&self) -> CodeFacts {
+    pub fn facts(&self) -> FailureCode {
         match self {
             Self::Gguf(error) => error.facts().into(),
             Self::Model { source, .. } => source.facts().into(),
@@ -235,7 +206,7 @@ impl Error {
     }
 
     /// The worker's class of this failure.
-    pub fn class(&self) -> ErrorClass {
+    pub fn class(&self) -> FailureClass {
         self.facts().class()
     }
 
@@ -291,7 +262,7 @@ impl Error {
     }
 }
 
-fn engine_facts(code: ErrorCode) -> CodeFacts {
+fn engine_facts(code: ErrorCode) -> FailureCode {
     match code {
         ErrorCode::DeviceUnavailable => codes::DEVICE_UNAVAILABLE,
         ErrorCode::OutOfMemory => codes::INSUFFICIENT_VRAM,

@@ -93,8 +93,8 @@ mod readme {}
 pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
 pub use crate::choice_text::ParseChoiceError;
-pub use crate::codes::CodeFacts;
-pub use crate::error::{Error, ErrorClass, InsufficientMemory, NonFiniteTensor};
+pub use crate::codes::{FailureClass, FailureCode};
+pub use crate::error::{Error, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};

@@ -1,49 +1,14 @@
 //! The error codes of this crate with class, cause and cure.
 
-/// The part at fault, which an [`Error`](crate::Error) belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// The file is broken: keys or tensors are missing, wrong or contradict each other.
-    ///
-    /// An error that a caller converts from [`gguf_format::Error`] is in this class too, unless it is
-    /// unsupported: the file could not be read, or exceeds a limit. The error in
-    /// [`Error::Metadata`](crate::Error::Metadata) has a [`class`](gguf_format::Error::class) of its
-    /// own that separates these.
-    Malformed,
-    /// The file may be valid, but it holds another model, or an unsupported form of this one.
-    Unsupported,
-    /// This crate has a bug.
-    Internal,
-}
+use gguf_format::{CodeFacts, ErrorClass};
 
-/// An error code with its class, cause and cure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CodeFacts {
-    /// The code.
-    pub code: &'static str,
-    /// The part at fault.
-    pub class: ErrorClass,
-    /// The cause in words.
-    pub cause: &'static str,
-    /// What the user can do.
-    pub cure: &'static str,
-}
-
-/// Makes a constant of each code, and the lists of all codes.
+/// Makes a constant of each code, and the list of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:literal;)+) => {
         $(pub(crate) const $name: CodeFacts =
-            CodeFacts { code: $code, class: ErrorClass::$class, cause: $cause, cure: $cure };)+
+            CodeFacts::new($code, ErrorClass::$class, $cause, $cure);)+
 
-        pub(crate) const NAMES: &[&str] = &[$($code),+];
-
-        impl CodeFacts {
-            /// The facts of every code of this crate, in the order of
-            /// [`Error::ALL_CODES`](crate::Error::ALL_CODES).
-            pub const ALL: &'static [Self] = &[$($name),+];
-        }
+        pub(crate) const ALL: &[CodeFacts] = &[$($name),+];
     };
 }
 

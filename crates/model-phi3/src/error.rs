@@ -1,8 +1,8 @@
 //! Errors of configuration, binding and plan.
 
-use gguf_format::GgmlType;
+use gguf_format::{CodeFacts, ErrorClass, GgmlType};
 
-use crate::codes::{self, CodeFacts, ErrorClass};
+use crate::codes;
 use crate::problems::{Problem, Problems};
 use crate::shown::shown;
 
@@ -16,7 +16,7 @@ use crate::shown::shown;
 #[non_exhaustive]
 pub enum Error {
     /// A key is missing, has the wrong type, or is an integer out of range. This crate makes only such
-    /// errors, but `?` in a caller can convert any error of the parser: see [`ErrorClass`].
+    /// errors, but `?` in a caller can convert any error of the parser.
     #[error(transparent)]
     Metadata(#[from] gguf_format::Error),
 
@@ -104,13 +104,13 @@ impl Error {
     /// Every code of this crate. [`code`](Self::code) returns one of these or, for
     /// [`Metadata`](Self::Metadata), one of [`gguf_format::Error::ALL_CODES`]. Codes are only added,
     /// never removed.
-    pub const ALL_CODES: &'static [&'static str] = codes::NAMES;
+    pub const ALL_CODES: &'static [CodeFacts] = codes::ALL;
 
     /// Code, class, cause and cure of this kind of error.
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
-            Self::Metadata(error) => metadata_facts(error),
+            Self::Metadata(error) => error.facts(),
             Self::UnsupportedArchitecture { .. } => codes::UNSUPPORTED_ARCHITECTURE,
             Self::NotAModel { .. } => codes::NOT_A_MODEL,
             Self::InvalidValue { .. } => codes::INVALID_VALUE,
@@ -145,15 +145,6 @@ impl Error {
             _ => Some(self.facts().cure),
         }
     }
-}
-
-fn metadata_facts(error: &gguf_format::Error) -> CodeFacts {
-    let gguf_format::CodeFacts { code, class, cause, cure, .. } = error.facts();
-    let class = match class {
-        gguf_format::ErrorClass::Unsupported => ErrorClass::Unsupported,
-        _ => ErrorClass::Malformed,
-    };
-    CodeFacts { code, class, cause, cure }
 }
 
 fn architecture_text(found: Option<&str>) -> String {

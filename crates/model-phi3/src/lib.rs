@@ -63,10 +63,10 @@ mod weights;
 
 pub use attention::{AttentionKind, AttentionShape};
 pub use binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
-pub use codes::{CodeFacts, ErrorClass};
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
 pub use error::Error;
+pub use gguf_format::{CodeFacts, ErrorClass};
 pub use kv_cache::{KvDtype, ParseKvDtypeError};
 pub use plan::{LoadPlan, ParseStorageError, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 pub use problems::{Misfit, Problem, Problems};

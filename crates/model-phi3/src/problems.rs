@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use gguf_format::{GgmlType, Shape};
+use gguf_format::{ErrorClass, GgmlType, Shape};
 
-use crate::codes::ErrorClass;
 use crate::names;
 use crate::shown::shown;
 
@@ -56,7 +55,7 @@ impl Problems {
         match class {
             ErrorClass::Malformed => self.malformed,
             ErrorClass::Unsupported => self.unsupported,
-            ErrorClass::Internal => 0,
+            _ => 0,
         }
     }
 

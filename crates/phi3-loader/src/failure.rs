@@ -2,7 +2,7 @@
 
 use super::thread_limits;
 use gguf_format::path_text;
-use loader::{CodeFacts, Error, codes, host_memory};
+use loader::{Error, FailureCode, codes, host_memory};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
@@ -66,15 +66,15 @@ impl Failure {
             Self::StandardErrorIsRead => return,
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
             Self::Output(error) => {
-                let CodeFacts { code, cure, .. } = codes::WRITE_FAILED;
+                let FailureCode { code, cure, .. } = codes::WRITE_FAILED;
                 (code, format!("standard output: {error}"), Some(cure))
             }
             Self::Read(path, error) => {
-                let CodeFacts { code, cure, .. } = codes::READ_FAILED;
+                let FailureCode { code, cure, .. } = codes::READ_FAILED;
                 (code, format!("{}: {error}", path_text(path)), Some(cure))
             }
             Self::Start(what, error) => {
-                let CodeFacts { code, cure, .. } = start_facts(error);
+                let FailureCode { code, cure, .. } = start_facts(error);
                 let limits = start_limits(error);
                 (code, format!("{what} cannot be started: {error}{limits}"), Some(cure))
             }
@@ -94,7 +94,7 @@ impl Failure {
 
 /// `EAGAIN` and `ENOMEM` mean that the system has no memory or reached a limit of threads or processes.
 /// Any other error is about the program file.
-fn start_facts(error: &std::io::Error) -> CodeFacts {
+fn start_facts(error: &std::io::Error) -> FailureCode {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
         _ => codes::READ_FAILED,

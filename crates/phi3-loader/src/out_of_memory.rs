@@ -1,14 +1,14 @@
 //! Ends the program when the system refuses memory.
 
 use super::json::SCHEMA_VERSION;
-use loader::{CodeFacts, codes};
+use loader::{FailureCode, codes};
 use rustix::stdio::{stderr, stdout};
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const FACTS: CodeFacts = codes::INSUFFICIENT_HOST_MEMORY;
+const FACTS: FailureCode = codes::INSUFFICIENT_HOST_MEMORY;
 
 /// Room for the longest text of this module, in bytes.
 const TEXT_BYTES: usize = 1024;
@@ -41,14 +41,14 @@ pub fn out_of_memory(bytes: usize) -> ! {
 }
 
 fn error_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
-    let CodeFacts { code, cure, .. } = FACTS;
+    let FailureCode { code, cure, .. } = FACTS;
     formatted(text, format_args!("error[{code}]: {}\nhelp: {cure}\n", Message(bytes)))
 }
 
 /// Writes the event in the format of [`EventKind::Failed`](super::json::EventKind::Failed). Its text
 /// contains nothing that must be escaped.
 fn event_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
-    let CodeFacts { code, cure, retriable, exit_code, .. } = FACTS;
+    let FailureCode { code, cure, retriable, exit_code, .. } = FACTS;
     let (class, message) = (FACTS.class().name(), Message(bytes));
     let event = format_args!(
         "{{\"schema_version\":{SCHEMA_VERSION},\"event\":\"failed\",\"code\":\"{code}\",\

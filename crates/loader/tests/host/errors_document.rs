@@ -1,6 +1,6 @@
 //! `docs/errors.md` agrees with the code, and a code that it has listed is never removed.
 
-use loader::{CodeFacts, Warning};
+use loader::{FailureCode, Warning};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ const HEAD: &str = "\
 Every failure has a code, which programs may rely on: codes are only ever added, and keep their exit code. The program
 prints `error[CODE]: message` and, where there is something to do, `help: cure` to standard error; with `load --json` the
 last line on standard output is an event `failed` with `code`, `class`, `retriable`, `message`, `help` and `exit_code`. In
-Rust, `loader::Error` has all of them as methods, and `loader::CodeFacts` is this document. The message names what it is
+Rust, `loader::Error` has all of them as methods, and `loader::FailureCode` is this document. The message names what it is
 about: the file, tensor or key, device or limit, and the numbers. It can have several lines where several tensors are wrong.
 The other commands print errors to standard error only, with `--json` as well.
 
@@ -43,7 +43,7 @@ error as well. With `--json`, `inspect` and `plan` have them in the list `warnin
 ";
 
 fn document() -> String {
-    let all = CodeFacts::all();
+    let all = FailureCode::all();
     let mut text = HEAD.to_owned();
     for (title, prefix, where_from) in [
         ("The file", "GGUF_", "`gguf-format` refuses a file that breaks the format's rules."),
@@ -63,7 +63,7 @@ fn document() -> String {
         let of_others = |code: &str| code.starts_with("GGUF_") || code.starts_with("PHI3_");
         for facts in &all {
             if facts.code.starts_with(prefix) && (!prefix.is_empty() || !of_others(facts.code)) {
-                let CodeFacts { code, exit_code, retriable, cause, cure, .. } = facts;
+                let FailureCode { code, exit_code, retriable, cause, cure, .. } = facts;
                 let class = facts.class().name();
                 let retry = if *retriable { "yes" } else { "no" };
                 writeln!(
@@ -112,11 +112,11 @@ fn the_document_is_that_of_the_codes() {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     let made = document();
     let codes = listed(&made);
-    assert_eq!(codes.len(), CodeFacts::all().len());
+    assert_eq!(codes.len(), FailureCode::all().len());
     for published in listed(&committed) {
         assert!(codes.contains(&published), "{published:?} was published and must stay");
     }
-    for facts in CodeFacts::all() {
+    for facts in FailureCode::all() {
         assert!(facts.cause.ends_with('.') && !facts.cure.ends_with('.'), "{}", facts.code);
         let text = [facts.cause, facts.cure].concat();
         assert!(!text.contains(['|', '\n']), "{} breaks the table", facts.code);

@@ -9,7 +9,7 @@ use cuda_sys::{
 use gguf_format::write::{GgufWriter, Layout};
 use gguf_format::{GgmlType, Gguf, Limits};
 use loader::{
-    CancelToken, CodeFacts, DeviceChoice, Error, LoadEvent, LoadOptions, LoadedModel, Loader,
+    CancelToken, DeviceChoice, Error, FailureCode, LoadEvent, LoadOptions, LoadedModel, Loader,
 };
 use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 use serde_json::Value;
@@ -620,7 +620,7 @@ impl Told {
             .unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         let (code, rest) = stderr.strip_prefix("error[").unwrap().split_once("]: ").unwrap();
-        let facts = CodeFacts::all().into_iter().find(|facts| facts.code == code).unwrap();
+        let facts = FailureCode::all().into_iter().find(|facts| facts.code == code).unwrap();
         assert_eq!(output.status.code(), Some(facts.exit_code.into()));
         let (message, help) = rest.split_once("\nhelp: ").unwrap();
         assert_eq!(help.trim_end(), facts.cure);
@@ -637,7 +637,7 @@ impl Told {
         }
     }
 
-    fn by_facts(facts: CodeFacts, message: String) -> Self {
+    fn by_facts(facts: FailureCode, message: String) -> Self {
         Self {
             code: facts.code.to_owned(),
             exit_code: facts.exit_code,
@@ -675,7 +675,7 @@ fn every_code_is_provoked_and_says_what_it_must() {
                 Told::by_facts(error.facts().into(), error.to_string())
             }
             By::EngineCode => {
-                let facts = CodeFacts::all().into_iter().find(|facts| facts.code == *code);
+                let facts = FailureCode::all().into_iter().find(|facts| facts.code == *code);
                 Told::by_facts(facts.unwrap(), String::new())
             }
         };
@@ -690,7 +690,7 @@ fn every_code_is_provoked_and_says_what_it_must() {
     let all = Error::all_codes();
     assert_eq!(provoked, all.iter().copied().collect(), "a code has no row");
     assert_eq!(provoked.len(), all.len(), "a code occurs twice");
-    for facts in CodeFacts::all() {
+    for facts in FailureCode::all() {
         let can_be_retried = rows.iter().any(|row| row.code == facts.code && row.expected.2);
         assert_eq!(facts.retriable, can_be_retried, "{}", facts.code);
     }

@@ -1,6 +1,6 @@
 //! Runs the program under limits and faults, and checks the result of each run.
 
-use loader::CodeFacts;
+use loader::FailureCode;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -174,7 +174,7 @@ impl Bench {
             let stderr = ran.stderr();
             let named = stderr.split_once("error[").and_then(|(_, rest)| rest.split_once(']'));
             let (named, _) = named.ok_or("it names no code")?;
-            let facts = CodeFacts::all().into_iter().find(|facts| facts.code == named);
+            let facts = FailureCode::all().into_iter().find(|facts| facts.code == named);
             if facts.map(|facts| facts.exit_code) != Some(code) {
                 return Err(format!("exit code {code} is not that of {named}"));
             }
