@@ -5,51 +5,13 @@ use crate::copy_op::CopyOp;
 use crate::device::{Device, DeviceBuffer, DeviceKind};
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::io::Io;
 use crate::lanes::{Destinations, LaneDevices};
 use crate::observer::{ObserverShim, Progress};
 use crate::sources::{self, Source, SourceReaders};
 use crate::timeline::Span;
 use cxx::UniquePtr;
 use std::ops::ControlFlow;
-
-/// How source bytes are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Io {
-    /// Positioned reads through the page cache.
-    Read,
-    /// Copies from a shared mapping. The first use installs a process-wide `SIGBUS` handler, so that
-    /// a file that is cut short meanwhile is an error and no fault; it hands on every fault that is
-    /// not of such a copy.
-    Mapped,
-    /// `O_DIRECT`, past the page cache; [`Io::Read`] where the file system refuses.
-    Direct,
-    /// For each range, [`Io::Read`] where the page cache holds it and [`Io::Direct`] where not, so
-    /// that the cache stays as it was.
-    Auto,
-}
-
-/// `read`, `mmap`, `direct` or `auto`.
-impl std::fmt::Display for Io {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Read => "read",
-            Self::Mapped => "mmap",
-            Self::Direct => "direct",
-            Self::Auto => "auto",
-        })
-    }
-}
-
-impl Io {
-    fn number(self) -> u32 {
-        match self {
-            Self::Read => 0,
-            Self::Mapped => 1,
-            Self::Direct => 2,
-            Self::Auto => 3,
-        }
-    }
-}
 
 /// What a call found out about one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

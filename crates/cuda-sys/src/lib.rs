@@ -68,6 +68,7 @@ mod error;
 pub mod fake;
 #[cfg(test)]
 mod host_memory;
+mod io;
 mod lanes;
 #[cfg(feature = "measure")]
 pub mod measure;
@@ -82,8 +83,9 @@ pub use device::{
     cuda_compiled, cuda_devices,
 };
 pub use digest::Digest;
-pub use engine::{Engine, EngineConfig, Io, OpReport, Request, StagingRing, Stats};
+pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
+pub use io::{Io, ParseIoError};
 pub use observer::Progress;
 pub use sources::{PositionedRead, ReadHints, Source, SourceFile, Stop};
 pub use timeline::{Span, SpanKind};

@@ -1,52 +1,11 @@
 //! Text forms of the options, for command lines and configuration files.
 
-use crate::options::{DeviceChoice, IoChoice, Verify};
+use crate::options::{DeviceChoice, Verify};
+use model_phi3::{ParseChoiceError, choice_words};
 use std::fmt;
 use std::str::FromStr;
 
-/// The error for a text that is none of the option's values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{}\" is unknown: expected {expected}", gguf_format::escape(.found).shortened(40))]
-pub struct ParseChoiceError {
-    found: String,
-    expected: &'static str,
-}
-
-/// Converts between an option's values and their words. Both directions use one list.
-macro_rules! words {
-    ($type:ident, $expected:literal: $( $variant:ident = $word:literal ),+) => {
-        impl $type {
-            /// Every choice, in the order of help texts.
-            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
-
-            /// The word for this value.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $( Self::$variant => $word ),+ }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = ParseChoiceError;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let choice = Self::ALL.iter().find(|choice| choice.name() == text);
-                choice.copied().ok_or_else(|| unknown(text, $expected))
-            }
-        }
-    };
-}
-
-words!(IoChoice, "auto, mmap, read or direct":
-    Auto = "auto", Mmap = "mmap", Read = "read", Direct = "direct");
-words!(Verify, "residency, checksum or readback":
-    Residency = "residency", Checksum = "checksum", Readback = "readback");
+choice_words!(Verify: Residency = "residency", Checksum = "checksum", Readback = "readback");
 
 /// Writes `auto`, `host` or, for example, `cuda:0`.
 impl fmt::Display for DeviceChoice {
@@ -72,13 +31,10 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "host" => Ok(Self::Host),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => ordinal(text).ok_or_else(|| unknown(text, "auto, host, cuda or cuda:N")),
+            _ => ordinal(text)
+                .ok_or_else(|| ParseChoiceError::new(text, &["auto", "host", "cuda", "cuda:N"])),
         }
     }
-}
-
-fn unknown(text: &str, expected: &'static str) -> ParseChoiceError {
-    ParseChoiceError { found: text.to_owned(), expected }
 }
 
 #[cfg(test)]
@@ -87,7 +43,6 @@ mod tests {
 
     #[test]
     fn words_round_trip() {
-        assert!(IoChoice::ALL.iter().all(|io| io.to_string().parse() == Ok(*io)));
         assert!(Verify::ALL.iter().all(|verify| verify.to_string().parse() == Ok(*verify)));
         assert!(Verify::ALL.is_sorted());
         let gpus = [0, 1, 65_535].map(DeviceChoice::Cuda);
@@ -96,19 +51,19 @@ mod tests {
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!(
-            format!("{:>8}|{:<6}|", DeviceChoice::Cuda(1), IoChoice::Read),
-            "  cuda:1|read  |"
+            format!("{:>8}|{:<9}|", DeviceChoice::Cuda(1), Verify::Readback),
+            "  cuda:1|readback |"
         );
-        let defaults = (IoChoice::default().name(), Verify::default().name());
-        assert_eq!(defaults, ("auto", "residency"));
+        assert_eq!(Verify::default().name(), "residency");
     }
 
     #[test]
     fn unknown_words_are_answered_with_the_known_ones() {
-        let io = "Mmap\u{1b}".parse::<IoChoice>().unwrap_err().to_string();
-        assert_eq!(io, r#""Mmap\u{1b}" is unknown: expected auto, mmap, read or direct"#);
-        let verify = "".parse::<Verify>().unwrap_err().to_string();
-        assert_eq!(verify, r#""" is unknown: expected residency, checksum or readback"#);
+        let verify = "Checksum\u{1b}".parse::<Verify>().unwrap_err().to_string();
+        assert_eq!(
+            verify,
+            r#""Checksum\u{1b}" is unknown: expected residency, checksum or readback"#
+        );
         for text in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:65536", "cuda:1 ", "cuda: 1"] {
             let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
             assert!(error.ends_with("is unknown: expected auto, host, cuda or cuda:N"), "{error}");

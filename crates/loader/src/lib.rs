@@ -92,7 +92,6 @@ mod readme {}
 
 pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
-pub use crate::choice_text::ParseChoiceError;
 pub use crate::codes::{FailureClass, FailureCode};
 pub use crate::error::{Error, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
@@ -100,7 +99,7 @@ pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{LoadedModel, TensorView};
-pub use crate::options::{DeviceChoice, IoChoice, LoadOptions, Verify};
+pub use crate::options::{DeviceChoice, LoadOptions, Verify};
 #[cfg(feature = "output")]
 pub use crate::output_file::OutputFile;
 pub use crate::residency::Residency;
@@ -112,8 +111,8 @@ pub use cuda_sys::{
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{
-    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Matrix, Phi3Config, Phi3Weights, Slot,
-    SlotFormat, Storage,
+    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Matrix, ParseChoiceError, Phi3Config,
+    Phi3Weights, Slot, SlotFormat, Storage,
 };
 // A header, a configuration or a plan refers to more types of these crates.
 pub use {gguf_format, model_phi3};

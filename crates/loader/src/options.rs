@@ -1,5 +1,6 @@
 //! The options of a load.
 
+use cuda_sys::Io;
 use gguf_format::Limits;
 use model_phi3::Storage;
 
@@ -15,25 +16,6 @@ pub enum DeviceChoice {
     Host,
     /// The GPU with this ordinal.
     Cuda(i32),
-}
-
-/// How the file's bytes are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum IoChoice {
-    /// Reads cached pages from the page cache and all other pages past it with `O_DIRECT`, so that the
-    /// content of the cache does not change.
-    #[default]
-    Auto,
-    /// Copies from a memory mapping of the file. Installs a process-wide `SIGBUS` handler; without it, a
-    /// file that is truncated during the load would kill the process. See
-    /// [`Io::Mapped`](cuda_sys::Io::Mapped).
-    Mmap,
-    /// Reads at given offsets through the page cache.
-    Read,
-    /// Reads with `O_DIRECT`, past the page cache. If the file system refuses that, reads through the
-    /// page cache.
-    Direct,
 }
 
 /// How a load is verified at its end. Each level includes the ones before it.
@@ -61,7 +43,7 @@ pub struct LoadOptions {
     /// The format of the weights on the device.
     pub storage: Storage,
     /// How the file is read.
-    pub io: IoChoice,
+    pub io: Io,
     /// The largest single copy to the device, in bytes. If `None`, the loader chooses.
     pub chunk_bytes: Option<u64>,
     /// The largest single read of one thread, in bytes; a copy consists of several reads. If `None`, the
@@ -96,7 +78,7 @@ impl Default for LoadOptions {
         Self {
             device: DeviceChoice::default(),
             storage: Storage::F16,
-            io: IoChoice::default(),
+            io: Io::default(),
             chunk_bytes: None,
             read_bytes: None,
             threads: None,
@@ -133,7 +115,7 @@ impl LoadOptions {
 
     /// Sets [`io`](Self::io).
     #[must_use]
-    pub fn io(mut self, io: IoChoice) -> Self {
+    pub fn io(mut self, io: Io) -> Self {
         self.io = io;
         self
     }

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
-use crate::options::{IoChoice, LoadOptions, Verify};
+use crate::options::{LoadOptions, Verify};
 use crate::scales::Scales;
 use crate::source::Source;
 use cuda_sys::{
@@ -65,12 +65,7 @@ pub(crate) struct TransferOptions {
 impl TransferOptions {
     pub(crate) fn of_load(options: &LoadOptions) -> Self {
         Self {
-            io: match options.io {
-                IoChoice::Auto => Io::Auto,
-                IoChoice::Read => Io::Read,
-                IoChoice::Mmap => Io::Mapped,
-                IoChoice::Direct => Io::Direct,
-            },
+            io: options.io,
             digest: options.verify >= Verify::Checksum,
             timeline: options.timeline,
         }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{go_on, golden_models_load_exactly, model_path};
-use loader::{DeviceChoice, DeviceKind, IoChoice, LoadOptions, Loader, Verify};
+use loader::{DeviceChoice, DeviceKind, Io, LoadOptions, Loader, Verify};
 
 #[test]
 fn golden_models_load_exactly_on_the_gpu() {
@@ -25,7 +25,7 @@ fn auto_chooses_the_gpu() {
 
 #[test]
 fn every_division_of_the_work_reads_back_as_the_file() {
-    for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
+    for io in [Io::Auto, Io::Mapped, Io::Read, Io::Direct] {
         for (threads, chunk) in [(1, 1), (3, 5000), (8, 4 << 20)] {
             let options = LoadOptions::new()
                 .device(DeviceChoice::Cuda(0))

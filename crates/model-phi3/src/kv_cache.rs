@@ -1,8 +1,7 @@
 //! Memory for the key-value cache of a loaded model.
 
+use crate::choice_words;
 use crate::config::Phi3Config;
-use std::fmt;
-use std::str::FromStr;
 
 /// The element type of a key-value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,9 +18,6 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
-    /// Every type, by decreasing size.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
-
     /// Bytes of one element.
     #[must_use]
     pub const fn bytes(self) -> u64 {
@@ -31,37 +27,9 @@ impl KvDtype {
             Self::F8 => 1,
         }
     }
-
-    /// The name on a command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F8 => "f8",
-        }
-    }
 }
 
-impl fmt::Display for KvDtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// The text is not the name of a [`KvDtype`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of f32, f16, bf16, f8")]
-pub struct ParseKvDtypeError;
-
-impl FromStr for KvDtype {
-    type Err = ParseKvDtypeError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or(ParseKvDtypeError)
-    }
-}
+choice_words!(KvDtype: F32 = "f32", F16 = "f16", Bf16 = "bf16", F8 = "f8");
 
 impl Phi3Config {
     /// Bytes of a full key-value cache: keys and values of every layer, for `batch` sequences of

@@ -44,6 +44,7 @@
 
 mod attention;
 mod binding;
+mod choice_text;
 mod codes;
 mod config;
 mod conversion;
@@ -63,12 +64,13 @@ mod weights;
 
 pub use attention::{AttentionKind, AttentionShape};
 pub use binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
+pub use choice_text::ParseChoiceError;
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
 pub use error::Error;
 pub use gguf_format::{CodeFacts, ErrorClass};
-pub use kv_cache::{KvDtype, ParseKvDtypeError};
-pub use plan::{LoadPlan, ParseStorageError, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
+pub use kv_cache::KvDtype;
+pub use plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 pub use problems::{Misfit, Problem, Problems};
 pub use rope::{Rope, RopeScaling, RopeStyle};
 pub use slot::{Matrix, ParseSlotError, Slot};

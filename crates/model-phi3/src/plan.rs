@@ -5,16 +5,15 @@ mod verify;
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use gguf_format::GgmlType;
 
 use crate::binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
+use crate::choice_words;
 use crate::config::Phi3Config;
 use crate::conversion::Conversion;
 use crate::error::Error;
-use crate::shown::shown;
 use crate::slot::Slot;
 use crate::weights::Phi3Weights;
 
@@ -31,41 +30,7 @@ pub enum Storage {
     Native,
 }
 
-impl Storage {
-    /// Every policy, in the order of help texts.
-    pub const ALL: &'static [Self] = &[Self::F16, Self::Native];
-
-    /// The name on a command line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Native => "native",
-        }
-    }
-}
-
-impl fmt::Display for Storage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// The text is not the name of a [`Storage`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{}\" is unknown: expected f16 or native", shown(.found))]
-pub struct ParseStorageError {
-    found: String,
-}
-
-impl FromStr for Storage {
-    type Err = ParseStorageError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let storage = Self::ALL.iter().find(|storage| storage.name() == name);
-        storage.copied().ok_or_else(|| ParseStorageError { found: name.to_owned() })
-    }
-}
+choice_words!(Storage: F16 = "f16", Native = "native");
 
 /// One transfer: a whole tensor of the file to its place in the arena.
 ///

@@ -18,12 +18,10 @@
     reason = "all operands are dimensions of the table in this file"
 )]
 
-use std::fmt;
-use std::str::FromStr;
-
 use gguf_format::GgmlType;
 use gguf_format::write::{GgufWriter, WriteValue};
 
+use crate::choice_words;
 use crate::config::Architecture;
 use crate::keys;
 use crate::names::{self, stem};
@@ -73,48 +71,10 @@ pub enum TypeMix {
     Q4_K_M,
 }
 
-/// The text is not the name of a [`Preset`], [`Layout`] or [`TypeMix`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {}", .expected.join(", "))]
-pub struct ParsePresetError {
-    expected: &'static [&'static str],
-}
-
-/// Names in both directions, from one list.
-macro_rules! named {
-    ($type:ident: $( $variant:ident = $name:literal ),+) => {
-        impl $type {
-            /// Every variant, in the order of help texts.
-            pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
-
-            /// The name on a command line.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $( Self::$variant => $name ),+ }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = ParsePresetError;
-
-            fn from_str(name: &str) -> Result<Self, Self::Err> {
-                let known = Self::ALL.iter().find(|known| known.name() == name);
-                known.copied().ok_or(ParsePresetError { expected: &[$( $name ),+] })
-            }
-        }
-    };
-}
-
-named!(Preset: Tiny = "tiny", Mini4k = "mini-4k", Mini128k = "mini-128k", Medium = "medium",
+choice_words!(Preset: Tiny = "tiny", Mini4k = "mini-4k", Mini128k = "mini-128k", Medium = "medium",
     Phi4 = "phi-4", Phi4Mini = "phi-4-mini");
-named!(Layout: Fused = "fused", Split = "split");
-named!(TypeMix: F16 = "f16", Bf16 = "bf16", F32 = "f32", Q8_0 = "q8_0", Q4_K_M = "q4_k_m");
+choice_words!(Layout: Fused = "fused", Split = "split");
+choice_words!(TypeMix: F16 = "f16", Bf16 = "bf16", F32 = "f32", Q8_0 = "q8_0", Q4_K_M = "q4_k_m");
 
 /// The keys and tensors of a file.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
-use loader::{DeviceChoice, IoChoice, LoadOptions, Verify};
+use loader::{DeviceChoice, Io, LoadOptions, Verify};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, Storage};
 use std::ffi::OsStr;
@@ -166,8 +166,8 @@ pub(super) struct Choices {
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
     /// How the file is read
-    #[arg(long, default_value = "auto", value_parser = word_of::<IoChoice>(IO_CHOICES), env = "PHI3_LOADER_IO")]
-    pub(super) io: IoChoice,
+    #[arg(long, default_value = "auto", value_parser = word_of::<Io>(IO_CHOICES), env = "PHI3_LOADER_IO")]
+    pub(super) io: Io,
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,

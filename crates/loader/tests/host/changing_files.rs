@@ -2,7 +2,7 @@
 
 use crate::changes::{BATCH, MOMENTS, SETTLING, Tally, cases, contents, file_name, rng};
 use crate::common::go_on;
-use loader::{DeviceChoice, IoChoice, LoadEvent, LoadOptions, LoadedModel, Loader, Verify};
+use loader::{DeviceChoice, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Verify};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ fn loaded(loader: &mut Loader, folder: &Path, files: &[Vec<u8>]) -> (Slots, Dura
     (slots, start.elapsed())
 }
 
-fn never_mixed(io: IoChoice, shards: usize, moments: usize) {
+fn never_mixed(io: Io, shards: usize, moments: usize) {
     let mut rng = rng();
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (contents(shards, 1), contents(shards, 2));
@@ -107,22 +107,22 @@ fn never_mixed(io: IoChoice, shards: usize, moments: usize) {
 
 #[test]
 fn no_mixture_of_an_old_and_a_new_file_passes_with_auto() {
-    never_mixed(IoChoice::Auto, 1, MOMENTS);
+    never_mixed(Io::Auto, 1, MOMENTS);
 }
 
 #[test]
 fn no_mixture_of_an_old_and_a_new_file_passes_with_read() {
-    never_mixed(IoChoice::Read, 1, MOMENTS);
+    never_mixed(Io::Read, 1, MOMENTS);
 }
 
 #[test]
 fn no_mixture_of_an_old_and_a_new_file_passes_with_direct() {
-    never_mixed(IoChoice::Direct, 1, MOMENTS);
+    never_mixed(Io::Direct, 1, MOMENTS);
 }
 
 #[test]
 fn no_mixture_of_old_and_new_shards_passes() {
-    for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
+    for io in [Io::Auto, Io::Mapped, Io::Read, Io::Direct] {
         never_mixed(io, 3, SHARD_MOMENTS);
     }
 }

@@ -1,10 +1,10 @@
 //! Loads at the same time in one process.
 
 use crate::common::{expected, go_on, model_path, sha256};
-use loader::{DeviceChoice, IoChoice, LoadOptions, LoadedModel, Loader, Storage, Verify};
+use loader::{DeviceChoice, Io, LoadOptions, LoadedModel, Loader, Storage, Verify};
 use std::sync::Barrier;
 
-const IO: [IoChoice; 4] = [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct];
+const IO: [Io; 4] = [Io::Auto, Io::Mapped, Io::Read, Io::Direct];
 
 fn options() -> LoadOptions {
     LoadOptions::new().device(DeviceChoice::Host).threads(2).verify(Verify::Checksum)

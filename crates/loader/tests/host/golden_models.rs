@@ -1,7 +1,7 @@
 //! Loads whole files into host memory and compares them with gguf-py.
 
 use crate::common::{expected, go_on, golden_models_load_exactly, model_path};
-use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Slot, Verify};
+use loader::{DeviceChoice, Io, LoadOptions, Loader, Slot, Verify};
 
 #[test]
 fn golden_models_load_exactly_on_the_host() {
@@ -18,7 +18,7 @@ fn every_way_of_reading_gives_the_same_weights() {
     };
     for name in expected().keys() {
         let want = reference(LoadOptions::new(), name);
-        for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
+        for io in [Io::Auto, Io::Mapped, Io::Read, Io::Direct] {
             for threads in [1, 3] {
                 for chunk in [1, 5000, 1 << 20] {
                     let options = LoadOptions::new().io(io).threads(threads).chunk_bytes(chunk);

@@ -1,7 +1,7 @@
 //! Loads of files with fewer permissions than usual.
 
 use crate::common::{go_on, model_path};
-use loader::{DeviceChoice, IoChoice, LoadOptions, Loader, Verify};
+use loader::{DeviceChoice, Io, LoadOptions, Loader, Verify};
 use std::fs::{File, Permissions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ fn a_file_that_may_only_be_read_loads_by_path_and_by_descriptor() {
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
     let file = File::open(&path).unwrap();
     let by_descriptor = format!("/dev/fd/{}", file.as_raw_fd());
-    for io in [IoChoice::Auto, IoChoice::Mmap, IoChoice::Read, IoChoice::Direct] {
+    for io in [Io::Auto, Io::Mapped, Io::Read, Io::Direct] {
         let options = LoadOptions::new().device(DeviceChoice::Host).verify(Verify::Readback).io(io);
         let mut loader = Loader::new(options);
         for path in [path.as_path(), by_descriptor.as_ref()] {

@@ -4,7 +4,7 @@ use crate::common::go_on;
 use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{DeviceChoice, Error, IoChoice, LoadEvent, LoadOptions, LoadedModel, Loader, Storage};
+use loader::{DeviceChoice, Error, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Storage};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::ops::ControlFlow;
@@ -165,7 +165,7 @@ fn a_foreign_shard_is_named() {
 
 #[test]
 fn a_shard_that_is_truncated_during_the_load_is_named() {
-    for io in [IoChoice::Auto, IoChoice::Read, IoChoice::Mmap, IoChoice::Direct] {
+    for io in [Io::Auto, Io::Read, Io::Mapped, Io::Direct] {
         for cut in 0..SHARDS {
             let files = Files::new();
             let mut truncate = |event: &LoadEvent<'_>| {

@@ -1,6 +1,6 @@
 use crate::support::TestFile;
 use model_phi3::preset::{Layout, Preset, TypeMix};
-use model_phi3::{KvDtype, ParseKvDtypeError, Phi3Config};
+use model_phi3::{KvDtype, ParseChoiceError, Phi3Config};
 
 fn config(preset: Preset) -> Phi3Config {
     TestFile::new(preset, Layout::Fused, TypeMix::F16).config().unwrap()
@@ -35,9 +35,12 @@ fn overflow_is_none() {
 
 #[test]
 fn dtype_names_round_trip() {
-    for dtype in KvDtype::ALL {
+    for &dtype in KvDtype::ALL {
         assert_eq!(dtype.name().parse(), Ok(dtype));
         assert_eq!(dtype.to_string(), dtype.name());
     }
-    assert_eq!("q8".parse::<KvDtype>(), Err(ParseKvDtypeError));
+    assert_eq!(
+        "q8".parse::<KvDtype>(),
+        Err(ParseChoiceError::new("q8", &["f32", "f16", "bf16", "f8"]))
+    );
 }

@@ -100,6 +100,6 @@ fn names_round_trip() {
     let error = "mini".parse::<Preset>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "expected one of tiny, mini-4k, mini-128k, medium, phi-4, phi-4-mini"
+        r#""mini" is unknown: expected tiny, mini-4k, mini-128k, medium, phi-4 or phi-4-mini"#
     );
 }
