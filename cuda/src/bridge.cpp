@@ -24,6 +24,10 @@ namespace {
 // Made while there is memory: when it is thrown there may be none for its text.
 const transfer::Error out_of_memory(Code::kHostOutOfMemory, 0, "host memory is exhausted");
 
+#ifdef TRANSFER_MEASURE
+Rate rate_of(const transfer::Rate& rate) { return {rate.median, rate.minimum, rate.maximum}; }
+#endif
+
 // Gives every exception the encoded form that the Rust side decodes.
 template <typename Work>
 auto guarded(Work&& work) -> decltype(work()) {
@@ -272,18 +276,29 @@ std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
 #ifdef TRANSFER_MEASURE
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
   return guarded([&]() -> Rate {
-    const transfer::Rate rate = transfer::measure_upload(
-        *device.get(), {shape.chunk_bytes, shape.streams, shape.depth, shape.total_bytes}, runs);
-    return {rate.median, rate.minimum, rate.maximum};
+#ifdef TRANSFER_WITH_CUDA
+    if (device.get()->kind() == DeviceKind::kCuda) {
+      return rate_of(transfer::measure_cuda_upload(
+          *device.get(), {shape.chunk_bytes, shape.streams, shape.depth, shape.total_bytes}, runs));
+    }
+#else
+    (void)shape, (void)runs;
+#endif
+    throw transfer::Error(Code::kInvalidArgument, 0,
+                          device.get()->name() + " takes no pinned copies");
   });
 }
 
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
   return guarded([&]() -> Rate {
-    const transfer::Rate rate = transfer::measure_work(
-        *device.get(),
-        {static_cast<Work>(shape.work), shape.ggml_type, shape.elements, shape.threads}, runs);
-    return {rate.median, rate.minimum, rate.maximum};
+    const transfer::WorkShape work = {static_cast<Work>(shape.work), shape.ggml_type,
+                                      shape.elements, shape.threads};
+#ifdef TRANSFER_WITH_CUDA
+    if (device.get()->kind() == DeviceKind::kCuda) {
+      return rate_of(transfer::measure_cuda_work(*device.get(), work, runs));
+    }
+#endif
+    return rate_of(transfer::measure_host_work(*device.get(), work, runs));
   });
 }
 #endif

@@ -122,34 +122,6 @@ std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
 }
 
-Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
-  const WorkBytes bytes = bytes_of(shape);
-  const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
-  const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
-  // Check both at once: a buffer takes memory only when it is written to.
-  check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory to measure with");
-  const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
-  std::unique_ptr<DeviceBuffer> dest;
-  const auto renew_dest = [&] {
-    dest.reset();
-    dest = device.allocate(dest_bytes);
-  };
-  renew_dest();
-  std::vector<std::uint64_t> results(shape.threads);
-  // Each thread touches its own bytes first, which puts them near it.
-  run_together(shape.threads, [&](std::uint32_t index) {
-    fill_finite(source->data() + index * padded(bytes.read), bytes.read, index);
-  });
-  return rate_of((bytes.read + bytes.written) * shape.threads, runs, [&] {
-    if (shape.work == Work::kCopyToNew) renew_dest();
-    return run_together(shape.threads, [&](std::uint32_t index) {
-      std::byte* const from = source->data() + index * padded(bytes.read);
-      std::byte* const to = dest->data() + index * padded(bytes.written);
-      work_on(shape, bytes, {reinterpret_cast<const std::uint8_t*>(from), to}, results[index]);
-    });
-  });
-}
-
 }  // namespace
 
 std::uint64_t measured_bytes(std::uint64_t count, std::uint64_t each) {
@@ -217,23 +189,32 @@ WorkBytes bytes_of(const WorkShape& shape) {
   return {measured_bytes(shape.elements / type->block_len, type->block_bytes), halves};
 }
 
-Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
-  if (shape.chunk_bytes == 0 || shape.streams == 0 || shape.depth == 0 || shape.total_bytes == 0) {
-    throw Error(Code::kInvalidArgument, 0, "an upload has bytes, queues and slots");
-  }
-#ifdef TRANSFER_WITH_CUDA
-  if (device.kind() == DeviceKind::kCuda) return measure_cuda_upload(device, shape, runs);
-#else
-  (void)runs;
-#endif
-  throw Error(Code::kInvalidArgument, 0, device.name() + " takes no pinned copies");
-}
-
-Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
-#ifdef TRANSFER_WITH_CUDA
-  if (device.kind() == DeviceKind::kCuda) return measure_cuda_work(device, shape, runs);
-#endif
-  return measure_host_work(device, shape, runs);
+Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
+  const WorkBytes bytes = bytes_of(shape);
+  const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
+  const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
+  // Check both at once: a buffer takes memory only when it is written to.
+  check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory to measure with");
+  const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
+  std::unique_ptr<DeviceBuffer> dest;
+  const auto renew_dest = [&] {
+    dest.reset();
+    dest = device.allocate(dest_bytes);
+  };
+  renew_dest();
+  std::vector<std::uint64_t> results(shape.threads);
+  // Each thread touches its own bytes first, which puts them near it.
+  run_together(shape.threads, [&](std::uint32_t index) {
+    fill_finite(source->data() + index * padded(bytes.read), bytes.read, index);
+  });
+  return rate_of((bytes.read + bytes.written) * shape.threads, runs, [&] {
+    if (shape.work == Work::kCopyToNew) renew_dest();
+    return run_together(shape.threads, [&](std::uint32_t index) {
+      std::byte* const from = source->data() + index * padded(bytes.read);
+      std::byte* const to = dest->data() + index * padded(bytes.written);
+      work_on(shape, bytes, {reinterpret_cast<const std::uint8_t*>(from), to}, results[index]);
+    });
+  });
 }
 
 }  // namespace transfer

@@ -1,7 +1,6 @@
 //! Finds weights on a device that have changed since they were loaded.
 
 use crate::error::Error;
-use crate::model::LoadedModel;
 use cuda_sys::{DeviceBuffer, Digest};
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
@@ -109,18 +108,14 @@ impl Rehash {
         Self { fingerprint, next: 0, rounds: 0 }
     }
 
-    /// Compares the next weights, at most `budget_bytes` of them, but at least one piece of up to 16 MiB. A
-    /// step ends at the end of the round. Copies only the digests to the host. Kernels may use the weights
-    /// at the same time.
-    ///
-    /// After a mismatch the next step compares the same place again.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Verification`] if a tensor has changed, which it names, or if the fingerprint is of another
-    /// model. [`Error::Engine`] if the device fails.
-    pub fn step(&mut self, model: &LoadedModel, budget_bytes: u64) -> Result<RehashStep, Error> {
-        let all = pieces(&model.plan).count();
+    /// [`Rehash::step`] on the model with this plan in this buffer.
+    pub(crate) fn compare(
+        &mut self,
+        plan: &LoadPlan,
+        buffer: &DeviceBuffer,
+        budget_bytes: u64,
+    ) -> Result<RehashStep, Error> {
+        let all = pieces(plan).count();
         self.fingerprint.is_of(all)?;
         let mut bytes = 0_u64;
         let fits = |piece: &Piece<'_>| {
@@ -132,8 +127,8 @@ impl Rehash {
             }
             false
         };
-        let some: Vec<_> = pieces(&model.plan).skip(self.next).take_while(fits).collect();
-        self.fingerprint.check(self.next, &some, &model.buffer)?;
+        let some: Vec<_> = pieces(plan).skip(self.next).take_while(fits).collect();
+        self.fingerprint.check(self.next, &some, buffer)?;
         self.next += some.len();
         let round_complete = self.next == all;
         if round_complete {

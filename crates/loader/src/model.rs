@@ -1,7 +1,7 @@
 //! A model whose weights are in device memory.
 
 use crate::error::Error;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 use crate::host_memory;
 use crate::residency::{self, Residency};
 use crate::stats::LoadStats;
@@ -23,7 +23,7 @@ pub struct TensorView {
     /// Address of the one `f32` that all values are multiplied by: of NVFP4 weights under native
     /// storage, where the file has it. It is [`Slot::Scale`] as well.
     pub scale: Option<u64>,
-    /// Address of the `f32` scale of the activations, likewise: [`Slot::InputScale`].
+    /// Address of the `f32` scale of the activations, where the file has it. It is [`Slot::InputScale`] as well.
     pub input_scale: Option<u64>,
 }
 
@@ -100,7 +100,7 @@ impl LoadedModel {
     }
 
     /// Compares all weights with an earlier fingerprint of this model, on the device. Copies only digests.
-    /// Kernels may use the weights at the same time. [`Rehash`](crate::Rehash) divides the same into many
+    /// Kernels may use the weights at the same time. [`Rehash`] divides the same into many
     /// calls.
     ///
     /// # Errors
@@ -117,6 +117,22 @@ impl LoadedModel {
     /// [`Error::Verification`] with the name of the slot, or [`Error::Engine`] if the driver fails.
     pub fn verify_residency(&self) -> Result<Residency, Error> {
         residency::check(&self.plan, &self.buffer)
+    }
+}
+
+impl Rehash {
+    /// Compares the next weights, at most `budget_bytes` of them, but at least one piece of up to 16 MiB. A
+    /// step ends at the end of the round. Copies only the digests to the host. Kernels may use the weights
+    /// at the same time.
+    ///
+    /// After a mismatch the next step compares the same place again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Verification`] if a tensor has changed, which it names, or if the fingerprint is of another
+    /// model. [`Error::Engine`] if the device fails.
+    pub fn step(&mut self, model: &LoadedModel, budget_bytes: u64) -> Result<RehashStep, Error> {
+        self.compare(&model.plan, &model.buffer, budget_bytes)
     }
 }
 

@@ -27,14 +27,6 @@ struct UploadShape {
   std::uint64_t total_bytes;
 };
 
-// Copies from a staging ring, pinned as the engine pins its own, to one device buffer: what a
-// load could reach if its bytes cost nothing to read. One thread queues all copies, and waits for
-// a slot's last copy before it queues the next from there. Wall time from the first call to the
-// last byte's arrival. Throws Error{kInvalidArgument} where the device is the host or a figure is
-// zero or they are more than any memory holds, Error{kDeviceFailure} where memory cannot be pinned,
-// and what allocating throws.
-Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
-
 enum class Work : std::uint32_t {
   kCopy = 0,            // counts bytes read and written
   kDecodeToF16 = 1,     // counts bytes of blocks read and of halves written
@@ -50,14 +42,24 @@ struct WorkShape {
   std::uint32_t threads;    // on the host, each with `elements` of its own; a GPU ignores it
 };
 
-// What a device does with bytes that are there already. On a GPU one launch of the engine's own
-// kernel, or one device-to-device copy, between two events. On the host all threads start at once,
-// and the slowest counts. Blocks are random, without infinities and NaNs. Throws
-// Error{kInvalidArgument} for a type that cannot be decoded, elements that are not whole blocks or
-// more than any memory holds, and work that the device does not do, and what allocating throws.
-Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
+// Measures what a device does with bytes that it already has. Blocks are random, without infinities
+// and NaNs. Both throw Error{kInvalidArgument} for a type that cannot be decoded, elements that are
+// not whole blocks or more than any memory holds, and work that the device does not do, and
+// whatever allocating throws. On the host all threads start at once, and the slowest counts. On a
+// GPU it is one launch of the engine's own kernel, or one device-to-device copy, between two
+// events.
+Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
+#ifdef TRANSFER_WITH_CUDA
+Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 
-// The parts, for the devices' own files.
+// Copies from a staging ring, pinned as the engine pins its own, to one device buffer: what a
+// load could reach if its bytes cost nothing to read. One thread queues all copies, and waits for
+// a slot's last copy before it queues the next from there. Wall time from the first call to the
+// last byte's arrival. Throws Error{kInvalidArgument} where a figure is zero or they are more than
+// any memory holds, Error{kDeviceFailure} where memory cannot be pinned, and what allocating
+// throws.
+Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
+#endif
 
 // `count` times `each` bytes. Throws Error{kInvalidArgument} for what no memory holds.
 std::uint64_t measured_bytes(std::uint64_t count, std::uint64_t each);
@@ -70,16 +72,11 @@ Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double
 void fill_finite(std::byte* data, std::uint64_t bytes, std::uint64_t seed) noexcept;
 
 // Bytes that `work` reads and writes. Writes nothing where the second is zero. Throws as
-// measure_work() does.
+// measure_host_work() does.
 struct WorkBytes {
   std::uint64_t read;
   std::uint64_t written;
 };
 WorkBytes bytes_of(const WorkShape& shape);
-
-#ifdef TRANSFER_WITH_CUDA
-Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
-Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
-#endif
 
 }  // namespace transfer

@@ -89,6 +89,9 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
 }  // namespace
 
 Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
+  if (shape.chunk_bytes == 0 || shape.streams == 0 || shape.depth == 0 || shape.total_bytes == 0) {
+    throw Error(Code::kInvalidArgument, 0, "an upload has bytes, queues and slots");
+  }
   const DeviceGuard guard(device.ordinal());
   const std::uint64_t slot_count = std::uint64_t{shape.streams} * shape.depth;
   const PinnedRing ring(device, measured_bytes(slot_count, shape.chunk_bytes));
