@@ -21,13 +21,13 @@ use super::json;
 use super::outputs::{self, Named, Output, Prints};
 use super::stdout;
 use cuda_sys::{Device, DeviceKind};
-use document::{BenchDocument, FileFacts, Settings};
+use document::{BenchDocument, FileFacts, Limit, LoadFigures, Settings};
 use loader::{CancelToken, Error, Loader};
 use reading::Unread;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
@@ -78,7 +78,7 @@ fn load_command(
 }
 
 /// The order matters. The loads run before this process opens the device, so that their processes start
-/// in the same state as a user's. Cold loads run after all measurements that need the page cache.
+/// in the same state as a user's.
 fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
     // Reports a malformed file here, before the first load reports it.
@@ -86,27 +86,10 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     let planned = loader.plan(&arguments.file)?;
     let gguf = loader.inspect(&arguments.file)?;
     let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
-    let unread = |error: Unread| error.of(&arguments.file);
 
-    page_cache::fill(&files, token).map_err(unread)?;
-    let mut loads = loads::warm(arguments, &files, token)?;
-    let warm = loads.len();
-    let mut from_storage = loads::FromStorage::default();
-    let mut storage =
-        limits::StorageReads::open(arguments, &files).map_err(|error| unread(error.into()))?;
-    for run in 0..arguments.repeat {
-        if arguments.cold {
-            from_storage.add(arguments, &files, token)?;
-        }
-        storage.add(run, token).map_err(unread)?;
-    }
-    if arguments.cold {
-        loads.extend(from_storage.figures(&arguments.choices));
-    }
-    let mut limits = storage.limits();
-    page_cache::fill(&files, token).map_err(unread)?;
-    loads.splice(warm..warm, loads::reused(arguments, &files, token)?);
+    let (mut loads, mut limits) = measure_loads(arguments, &files, token)?;
     let health = health::measure(arguments, token)?;
+    let unread = |error: Unread| error.of(&arguments.file);
     limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
 
     let device = Device::open(options.device.resolve()).map_err(Error::from)?;
@@ -132,21 +115,8 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     Ok(BenchDocument {
         schema_version: json::SCHEMA_VERSION,
         machine,
-        file: FileFacts {
-            path: json::path_string(&arguments.file),
-            path_hex: json::path_hex(&arguments.file),
-            file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
-            source_bytes: planned.plan.source_bytes(),
-            vram_bytes: planned.plan.device_bytes(),
-            tensors: planned.plan.ops().len(),
-        },
-        settings: Settings {
-            device: kind.to_string(),
-            storage: arguments.choices.storage.to_string(),
-            io: arguments.choices.io.to_string(),
-            verify: arguments.choices.verify.to_string(),
-            repeat: arguments.repeat,
-        },
+        file: FileFacts::of(&arguments.file, &gguf, &planned.plan),
+        settings: Settings::of(kind, arguments),
         limits,
         reference,
         loads,
@@ -156,6 +126,34 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
         kernels,
         peers,
     })
+}
+
+/// Measures loads from the page cache and from storage, and by turns with the latter the limits of the
+/// storage. Loads from storage empty the page cache, which is filled again after them.
+fn measure_loads(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<(Vec<LoadFigures>, Vec<Limit>), Failure> {
+    let unread = |error: Unread| error.of(&arguments.file);
+    page_cache::fill(files, token).map_err(unread)?;
+    let mut loads = loads::warm(arguments, files, token)?;
+    let warm = loads.len();
+    let mut from_storage = loads::FromStorage::default();
+    let mut storage =
+        limits::StorageReads::open(arguments, files).map_err(|error| unread(error.into()))?;
+    for run in 0..arguments.repeat {
+        if arguments.cold {
+            from_storage.add(arguments, files, token)?;
+        }
+        storage.add(run, token).map_err(unread)?;
+    }
+    if arguments.cold {
+        loads.extend(from_storage.figures(&arguments.choices));
+    }
+    page_cache::fill(files, token).map_err(unread)?;
+    loads.splice(warm..warm, loads::reused(arguments, files, token)?);
+    Ok((loads, storage.limits()))
 }
 
 /// The number of cores, as a number of threads.

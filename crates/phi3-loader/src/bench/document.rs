@@ -1,6 +1,12 @@
 //! The document of a run. Fields are append-only; a rate is in GB (1e9 bytes) a second.
 
+use crate::args::Bench;
+use crate::json;
+use cuda_sys::DeviceKind;
+use gguf_format::{GgufFile, Shard};
+use loader::LoadPlan;
 use serde::Serialize;
+use std::path::Path;
 
 #[derive(Serialize)]
 pub(super) struct BenchDocument {
@@ -39,13 +45,26 @@ pub(super) struct Machine {
 
 #[derive(Serialize)]
 pub(super) struct FileFacts {
-    pub(super) path: String,
+    path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) path_hex: Option<String>,
+    path_hex: Option<String>,
     pub(super) file_bytes: u64,
     pub(super) source_bytes: u64,
     pub(super) vram_bytes: u64,
     pub(super) tensors: usize,
+}
+
+impl FileFacts {
+    pub(super) fn of(path: &Path, gguf: &GgufFile, plan: &LoadPlan) -> Self {
+        Self {
+            path: json::path_string(path),
+            path_hex: json::path_hex(path),
+            file_bytes: gguf.shards().iter().map(Shard::len).sum(),
+            source_bytes: plan.source_bytes(),
+            vram_bytes: plan.device_bytes(),
+            tensors: plan.ops().len(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -55,6 +74,19 @@ pub(super) struct Settings {
     pub(super) io: String,
     pub(super) verify: String,
     pub(super) repeat: u32,
+}
+
+impl Settings {
+    pub(super) fn of(device: DeviceKind, arguments: &Bench) -> Self {
+        let choices = &arguments.choices;
+        Self {
+            device: device.to_string(),
+            storage: choices.storage.to_string(),
+            io: choices.io.to_string(),
+            verify: choices.verify.to_string(),
+            repeat: arguments.repeat,
+        }
+    }
 }
 
 /// If a run is too short for the clock, its rate must not become infinite.
