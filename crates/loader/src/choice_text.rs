@@ -1,10 +1,10 @@
-//! Text forms of the options, for command lines and configuration files.
+//! Conversions between option values and text, for command lines and configuration files.
 
 use crate::options::{DeviceChoice, IoChoice, Verify};
 use std::fmt;
 use std::str::FromStr;
 
-/// The error for a text that is none of the option's values.
+/// The error for a text that is not a value of the option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{}\" is unknown: expected {expected}", gguf_format::escape(.found).shortened(40))]
 pub struct ParseChoiceError {
@@ -12,14 +12,14 @@ pub struct ParseChoiceError {
     expected: &'static str,
 }
 
-/// Converts between an option's values and their words. Both directions use one list.
+/// Implements the conversions between an option's values and their words. Both directions use the same list.
 macro_rules! words {
     ($type:ident, $expected:literal: $( $variant:ident = $word:literal ),+) => {
         impl $type {
-            /// Every choice, in the order of help texts.
+            /// Every value, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
-            /// The word for this value.
+            /// Returns the word for this value.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $word ),+ }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_are_answered_with_the_known_ones() {
+    fn the_error_for_an_unknown_word_lists_the_known_words() {
         let io = "Mmap\u{1b}".parse::<IoChoice>().unwrap_err().to_string();
         assert_eq!(io, r#""Mmap\u{1b}" is unknown: expected auto, mmap, read or direct"#);
         let verify = "".parse::<Verify>().unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! The error codes of this crate and of the crates below, with exit code, cause and cure.
+//! The error codes of this crate and of the lower layers, each with exit code, cause and cure.
 //!
-//! The constants are the codes of this crate. [`CodeFacts::all`] has all codes.
+//! The constants are the codes of this crate. [`CodeFacts::all`] returns all codes.
 
 use crate::error::ErrorClass;
 
@@ -10,18 +10,18 @@ use crate::error::ErrorClass;
 pub struct CodeFacts {
     /// The code.
     pub code: &'static str,
-    /// The process exit code of such a failure.
+    /// The process exit code for this error.
     pub exit_code: u8,
-    /// Whether the same load can succeed later without a change by the user. If an error has figures,
-    /// [`Error::retriable`](crate::Error::retriable) is more precise.
+    /// Whether the same load can succeed later without any change by the user. For an error that contains
+    /// figures, [`Error::retriable`](crate::Error::retriable) is more precise.
     pub retriable: bool,
-    /// What has happened.
+    /// The cause of the error: full sentences.
     pub cause: &'static str,
-    /// What can be done about it.
+    /// The advice to the user, without a full stop at the end.
     pub cure: &'static str,
 }
 
-/// Makes a constant for each code of this crate, and the list of all.
+/// Defines a constant for each code of this crate, and the list of these constants.
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
         $(#[doc = $cause]
@@ -85,14 +85,14 @@ codes! {
 }
 
 impl CodeFacts {
-    /// Those of every code, in the order of [`Error::all_codes`](crate::Error::all_codes).
+    /// Returns the facts of every code, in the order of [`Error::all_codes`](crate::Error::all_codes).
     pub fn all() -> Vec<Self> {
         let parser = gguf_format::CodeFacts::ALL.iter().map(|&facts| facts.into());
         let model = model_phi3::CodeFacts::ALL.iter().map(|&facts| facts.into());
         parser.chain(model).chain(OWN.iter().copied()).collect()
     }
 
-    /// The worker's coarse class of such a failure.
+    /// Returns the worker's class of this error.
     pub fn class(&self) -> ErrorClass {
         match self.exit_code {
             1 => ErrorClass::Internal,

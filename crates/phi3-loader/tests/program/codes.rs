@@ -35,7 +35,7 @@ enum By {
     Model(fn() -> model_phi3::Error),
     /// The code cannot be provoked from outside on a machine without a GPU. Two tests check that the
     /// engine's code crosses the bridge and becomes this code: `every_code_survives_the_bridge` in
-    /// `cuda-sys`, and `every_code_of_the_engine_has_its_own` in `src/error.rs`. The fault matrix of
+    /// `cuda-sys`, and `every_engine_code_maps_to_its_loader_code` in `src/error.rs`. The fault matrix of
     /// `cuda-sys` provokes both: `INTERNAL` by an unexpected exception, `DEVICE_FAILURE` on a GPU.
     EngineCode,
 }
