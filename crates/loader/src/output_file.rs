@@ -204,7 +204,7 @@ fn names() -> tempfile::Builder<'static, 'static> {
     names
 }
 
-/// Whether the files of this folder are in the host's memory (tmpfs or ramfs).
+/// Returns whether the files of this folder are in the host's memory (tmpfs or ramfs).
 fn is_in_memory(folder: &Path) -> bool {
     /// From `linux/magic.h`; the manual page statfs(2) lists all of them.
     const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];

@@ -1,15 +1,14 @@
 //! The error codes of this crate with class, cause and cure.
 
-/// The part at fault, which an [`Error`](crate::Error) belongs to.
+/// The class of an [`Error`](crate::Error): the part that is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
     /// The file is broken: keys or tensors are missing, wrong or contradict each other.
     ///
-    /// An error that a caller converts from [`gguf_format::Error`] is in this class too, unless it is
-    /// unsupported: the file could not be read, or exceeds a limit. The error in
-    /// [`Error::Metadata`](crate::Error::Metadata) has a [`class`](gguf_format::Error::class) of its
-    /// own that separates these.
+    /// Errors that a caller converts from [`gguf_format::Error`] are also in this class, unless they are
+    /// unsupported: for example, the file could not be read or exceeds a limit. To distinguish them, use the
+    /// [`class`](gguf_format::Error::class) of the error in [`Error::Metadata`](crate::Error::Metadata).
     Malformed,
     /// The file may be valid, but it holds another model, or an unsupported form of this one.
     Unsupported,
@@ -23,15 +22,15 @@ pub enum ErrorClass {
 pub struct CodeFacts {
     /// The code.
     pub code: &'static str,
-    /// The part at fault.
+    /// The class.
     pub class: ErrorClass,
-    /// The cause in words.
+    /// The cause of the error: full sentences.
     pub cause: &'static str,
-    /// What the user can do.
+    /// The advice to the user, without a full stop at the end.
     pub cure: &'static str,
 }
 
-/// Makes a constant of each code, and the lists of all codes.
+/// Defines a constant for each code, and the lists of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:literal;)+) => {
         $(pub(crate) const $name: CodeFacts =

@@ -22,7 +22,7 @@ impl KvDtype {
     /// Every type, by decreasing size.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::F8];
 
-    /// Bytes of one element.
+    /// Returns the number of bytes of one element.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -32,7 +32,7 @@ impl KvDtype {
         }
     }
 
-    /// The name on a command line.
+    /// Returns the name on a command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -64,8 +64,8 @@ impl FromStr for KvDtype {
 }
 
 impl Phi3Config {
-    /// Bytes of a full key-value cache: keys and values of every layer, for `batch` sequences of
-    /// `context` tokens each. `None` if the number exceeds 64 bits.
+    /// Returns the number of bytes of a full key-value cache: keys and values of every layer, for `batch`
+    /// sequences of `context` tokens each. `None` if the number exceeds 64 bits.
     ///
     /// A sliding window, which makes a smaller cache possible, is not considered.
     #[must_use]
