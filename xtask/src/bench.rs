@@ -52,7 +52,7 @@ pub(crate) fn loader(arguments: &[OsString]) -> Result<()> {
     Ok(())
 }
 
-/// The file, if the first argument is one, and the options.
+/// Returns the file, if the first argument is one, and the options.
 fn split_file(arguments: &[OsString]) -> (Option<&Path>, &[OsString]) {
     match arguments {
         [file, options @ ..] if !starts_with(file, "-") => (Some(Path::new(file)), options),

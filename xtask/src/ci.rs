@@ -17,7 +17,7 @@ use crate::{fuzz, limits, process, sanitize, standalone, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// Long enough to find errors that are easy to find.
+/// Duration of the fuzzing step, enough to find simple errors.
 const FUZZ_SECONDS: u64 = 30;
 
 const STEPS: [Step; 15] = [

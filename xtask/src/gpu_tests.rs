@@ -15,17 +15,17 @@ const RELEASE: [&str; 5] = ["test", "--release", "--locked", "--features", CUDA_
 /// Test targets whose names start with `gpu`, and the fault matrix, which is an example for cargo.
 const ALL: [&str; 4] = ["--test", "gpu*", "--example", "gpu*"];
 
-/// The targets that are useful under a sanitizer. The runner of the archive skips the same others, and
-/// gives the reason.
+/// The targets that run under a sanitizer. The runner of the archive (`gpu_archive/run.sh`) skips the same
+/// other targets, and its comment gives the reasons.
 const SANITIZED: [&str; 4] = ["--test", "gpu", "--test", "gpu_every"];
 
-/// The cargo arguments that select all of them.
+/// Returns the cargo arguments that select all GPU tests.
 pub(crate) fn selection() -> Vec<&'static str> {
     [&RELEASE[..], &CUDA_PACKAGES, &ALL].concat()
 }
 
-/// Runs the tests; if a tool of compute-sanitizer is named, under that tool. If there is no GPU, this
-/// fails and does not skip.
+/// Runs the tests. If a tool of compute-sanitizer is given, runs them under that tool. If there is no GPU, this
+/// fails.
 pub(crate) fn run(sanitizer: Option<&str>) -> Result<()> {
     ensure!(
         nvidia::has_driver(),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sanitizer_sees_every_gpu_test_that_it_can() {
+    fn all_gpu_tests_except_two_run_under_a_sanitizer() {
         let left_out = ["gpu_busy", "gpu_endurance"];
         let folders = ["crates/cuda-sys/tests", "crates/loader/tests"];
         let entries = folders.map(|folder| fs::read_dir(workspace::root().join(folder)).unwrap());

@@ -17,7 +17,7 @@ pub(crate) const CUDA_PACKAGES: [&str; 6] =
 /// The features of these packages that add the CUDA device and all its tests.
 pub(crate) const CUDA_FEATURES: &str = "cuda-sys/cuda,loader/cuda,loader/synth,phi3-loader/cuda";
 
-/// `cargo xtask build-cuda`.
+/// Runs `cargo xtask build-cuda`.
 pub(crate) fn build_cuda(architectures: Option<&str>) -> Result<()> {
     let cuda = toolkit::find()?;
     let mut build = release_build();
@@ -52,7 +52,8 @@ pub(crate) fn for_this_machine() -> Result<PathBuf> {
     release(cuda.as_ref())
 }
 
-/// The command that builds the loader in release. The caller can add features and environment variables.
+/// Returns the command that builds the loader in release. The caller can add features and environment
+/// variables.
 pub(crate) fn release_build() -> Command {
     cargo(["build", "--release", "--locked", "--package", "phi3-loader"])
 }
@@ -73,7 +74,7 @@ pub(crate) fn executables(build: &mut Command, kinds: &[&str]) -> Result<Vec<(St
     Ok(found)
 }
 
-/// The executable that one of cargo's messages describes.
+/// Returns the executable that one of cargo's messages describes.
 fn named_executable(message: &Value, kinds: &[&str]) -> Option<(String, PathBuf)> {
     let path = message["executable"].as_str()?;
     let target = &message["target"];

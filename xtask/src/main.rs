@@ -132,12 +132,12 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn bench_passes_on_all_that_follows_its_own_option() {
+    fn bench_passes_on_all_arguments_after_its_own_option() {
         for (line, of_loads, passed_on) in [
             (&["--loader"][..], true, &[][..]),
             (&["--loader", "--cold"], true, &["--cold"]),

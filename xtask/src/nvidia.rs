@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Looks for signs of a driver, not for a device: the loader itself checks what the driver can do.
+/// Returns whether there are signs of a driver. It does not look for a device: the loader checks the driver
+/// itself.
 pub(crate) fn has_driver() -> bool {
     // The second path is for GPUs under WSL 2.
     ["/dev/nvidiactl", "/dev/dxg"].iter().any(|node| Path::new(node).exists())

@@ -1,5 +1,5 @@
-//! Runs other programs. Prints the command line before, and includes it in the error if the program
-//! fails.
+//! Runs other programs. Prints the command line before the program runs, and includes it in the error if the
+//! program fails.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// Runs `command` until it ends, with this program's own streams.
+/// Runs `command` until it ends. It inherits the streams of this program.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     announce(command);
     let status = command.status().with_context(|| format!("cannot run {}", words(command)))?;
@@ -64,7 +64,7 @@ fn announce(command: &Command) {
     eprintln!("$ {}", words(command));
 }
 
-/// The command line for people: without the folder of the program, and without the files of a tree.
+/// Formats the command line for messages: without the folder of the program, and with at most 24 arguments.
 fn words(command: &Command) -> String {
     const SHOWN: usize = 24;
     let program = Path::new(command.get_program());

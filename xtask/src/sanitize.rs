@@ -48,7 +48,7 @@ const NOT_UNDER_THREAD: [&str; 5] = [
     "--skip=within_100_ms",
     "--skip=no_mixture",
     "--skip=second_signal",
-    "--skip=may_not_grow",
+    "--skip=at_the_size_limit",
 ];
 
 /// Runs the host tests of engine and loader. The first error that a sanitizer finds ends them.

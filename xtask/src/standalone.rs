@@ -83,9 +83,9 @@ fn check_packages() -> Result<()> {
     Ok(())
 }
 
-/// A git repository with one commit of this checkout's files; its address. Not a clone: the checkout may
-/// belong to another user, or have no history. Always at the same place, because cargo keeps a copy for
-/// each address.
+/// Creates a git repository with one commit of this checkout's files, and returns its address. It is not a
+/// clone, because the checkout may belong to another user or have no history. The address is always the same,
+/// because cargo keeps a copy for each address.
 fn snapshot_of_workspace() -> Result<String> {
     let origin = workspace::target().join("standalone.git");
     if origin.exists() {
@@ -141,7 +141,7 @@ impl Consumer {
         fs::write(home.join("src/main.rs"), self.main)?;
         // Use the versions that this workspace is tested with.
         fs::copy(workspace::root().join("Cargo.lock"), home.join("Cargo.lock"))?;
-        // If the consumer has a folder of this name, no crate may use it as its own.
+        // Give the consumer a folder `cuda`, to check that no crate uses it instead of its own.
         fs::create_dir_all(home.join("cuda/src"))?;
         fs::write(home.join("cuda/src/own.cpp"), "#error \"this file is the consumer's\"\n")?;
         Ok(())

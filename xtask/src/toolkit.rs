@@ -17,7 +17,7 @@ use crate::{process, wheels, workspace};
 use search::{Search, Toolkit};
 use version::Version;
 
-/// Makes the build script of `cuda-sys` use a certain toolkit.
+/// A CUDA toolkit, and the environment that makes the build script of `cuda-sys` use it.
 pub(crate) struct Cuda {
     /// The value of `CUDA_HOME`, if the build script would not find this toolkit itself. It is set only
     /// if necessary: a changed environment compiles all kernels again.
@@ -34,7 +34,7 @@ impl Cuda {
     }
 }
 
-/// The installed toolkit, if there is a usable one.
+/// Returns the installed toolkit, if there is a usable one.
 pub(crate) fn find() -> Result<Cuda> {
     let (toolkit, version) = usable()?;
     let untried = if version.is_untried() { ", newer than any this was tried with" } else { "" };
@@ -44,7 +44,7 @@ pub(crate) fn find() -> Result<Cuda> {
     Ok(Cuda { home: None })
 }
 
-/// The installed toolkit; if there is no usable one, the pinned one.
+/// Returns the installed toolkit. If there is no usable one, installs the pinned one.
 pub(crate) fn find_or_bring() -> Result<Cuda> {
     // If the user names a compiler, use that one. If it is not usable, this is an error.
     if env::var_os("NVCC").is_none()
@@ -60,7 +60,7 @@ pub(crate) fn find_or_bring() -> Result<Cuda> {
     find()
 }
 
-/// `cargo xtask toolkit`.
+/// Runs `cargo xtask toolkit`.
 pub(crate) fn bring_and_print() -> Result<()> {
     let home = bring()?;
     println!("CUDA_HOME={}", home.display());
@@ -88,7 +88,8 @@ fn usable() -> Result<(Toolkit, Version)> {
     Ok((toolkit, version))
 }
 
-/// Some versions of pip do not restore the permissions of files in wheels.
+/// Makes the files of a folder executable: some versions of pip do not restore the permissions of files in
+/// wheels.
 fn make_executable(folder: &Path) -> Result<()> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;

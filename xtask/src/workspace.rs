@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The root folder of the workspace.
+/// Returns the root folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
     let mut root = PathBuf::from(manifest);
@@ -16,21 +16,21 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
-/// The folder for everything that xtask installs or makes. It is always in the workspace, even if
+/// Returns the folder for everything that xtask installs or makes. It is always in the workspace, even if
 /// `CARGO_TARGET_DIR` names another folder, because the build script of `cuda-sys` looks for the toolkit
 /// here.
 pub(crate) fn target() -> PathBuf {
     root().join("target")
 }
 
-/// The cargo that runs this program. It runs in the workspace.
+/// Returns the cargo that runs this program. It runs in the workspace.
 pub(crate) fn cargo<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(arguments).current_dir(root());
     command
 }
 
-/// All files below a folder, sorted.
+/// Returns all files below a folder, sorted.
 pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let entries =

@@ -15,7 +15,7 @@ fn script(path: &Path, body: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode to set");
 }
 
-/// An archive whose loader reports `devices` and whose test programs are the scripts in `tests`.
+/// Returns an archive whose loader reports `devices` and whose test programs are the scripts in `tests`.
 fn archive(devices: &str, tests: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu_archive/run.sh");
@@ -67,13 +67,13 @@ fn a_crash_counts_as_a_failure() {
 }
 
 #[test]
-fn a_run_of_no_tests_is_no_success() {
+fn a_run_without_tests_fails() {
     let (output, last) = run(&archive(GPU, &[&reports(0, 0)]), &[]);
     assert_eq!((output.status.code(), last.as_str()), (Some(1), "0 passed, 0 failed"));
 }
 
 #[test]
-fn no_gpu_is_a_failure_in_words() {
+fn without_a_gpu_the_run_fails_with_a_message() {
     let (output, _) = run(&archive(NO_GPU, &[&reports(3, 0)]), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no GPU"));

@@ -15,10 +15,10 @@ fn read(file: &str) -> String {
     fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// Every text file of the repository is smaller. Larger files are models that a user put here.
+/// The largest size of a text file in bytes. Larger files are models that a user put here.
 const LARGEST_TEXT: u64 = 4 << 20;
 
-/// Every text file of the repository, by its relative path. Files that git ignores are left out: build
+/// Returns every text file of the repository, by its relative path. Files that git ignores are left out: build
 /// outputs, installed tools and folders of editors. Git does not have to be installed.
 fn sources() -> BTreeMap<String, String> {
     let walk = ignore::WalkBuilder::new(root())
@@ -32,14 +32,14 @@ fn sources() -> BTreeMap<String, String> {
         let name = path.strip_prefix(root()).expect("a path below the root").display().to_string();
         Some((name, fs::read_to_string(&path).ok()?))
     };
-    // A link leads to a file that is listed under its own name.
+    // Skip symbolic links: their targets are listed under their own names.
     let files = files.filter(|path| path.is_file() && !path.is_symlink());
     let found: BTreeMap<_, _> = files.filter_map(text).collect();
     assert!(found.contains_key(".ci/run") && found.contains_key("xtask/tests/tidy.rs"));
     found
 }
 
-/// The lines in which `wrong` finds something, as `file:number: line`.
+/// Returns the lines in which `wrong` finds something, as `file:number: line`.
 fn lines_where(
     files: &BTreeMap<String, String>,
     wrong: impl Fn(&str, &str) -> bool,
@@ -117,7 +117,7 @@ fn versions_are_stated_in_the_workspace_alone() {
 }
 
 #[test]
-fn every_crate_says_what_it_is() {
+fn every_crate_has_complete_package_metadata() {
     for package in packages() {
         let name = package["name"].as_str().expect("a name");
         if name == "xtask" {
@@ -148,7 +148,7 @@ fn only_the_bridge_and_the_program_have_unsafe_code() {
 }
 
 #[test]
-fn only_the_bridge_knows_of_rust() {
+fn only_the_bridge_includes_rust_headers() {
     let bridge = ["cuda/include/transfer/bridge.hpp", "cuda/src/bridge.cpp"];
     let mut files = sources();
     files.retain(|file, _| file.starts_with("cuda/") && !bridge.contains(&file.as_str()));
@@ -160,7 +160,7 @@ fn only_the_bridge_knows_of_rust() {
 }
 
 #[test]
-fn nothing_is_left_to_do_in_a_comment() {
+fn no_comment_contains_a_to_do_mark() {
     let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
     let found = lines_where(&sources(), |file, line| {
         let is_code = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".sh", ".py", ".md", ".toml"]
@@ -181,12 +181,12 @@ fn no_file_names_a_folder_of_one_machine() {
 }
 
 #[test]
-fn the_changelog_collects_what_is_not_released() {
+fn the_changelog_has_a_section_for_unreleased_changes() {
     assert!(read("CHANGELOG.md").lines().any(|line| line == "## [Unreleased]"));
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_have_existing_targets() {
     let mut broken = Vec::new();
     for (file, text) in sources().iter().filter(|(file, _)| file.ends_with(".md")) {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -213,7 +213,7 @@ fn the_architecture_names_every_crate_and_only_files_that_exist() {
     assert!(missing.is_empty(), "docs/architecture.md names what does not exist: {missing:?}");
 }
 
-/// Words in backquotes that are file names: they have a suffix or contain a slash.
+/// Returns the words in backquotes that are file names: they have a suffix or contain a slash.
 fn file_names(text: &str) -> impl Iterator<Item = &str> {
     const SUFFIXES: [&str; 9] = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".h", ".md", ".toml", ".py"];
     let quoted = text.split('`').skip(1).step_by(2);
@@ -223,7 +223,7 @@ fn file_names(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether there is a file (with or without its suffix) or a folder with this name, or a path that ends
+/// Returns whether there is a file (with or without its suffix) or a folder with this name, or a path that ends
 /// with it.
 fn is_among(files: &BTreeMap<String, String>, name: &str) -> bool {
     let end = format!("/{}", name.trim_end_matches('/'));

@@ -1,9 +1,9 @@
-//! The ways to read files.
+//! The methods of reading files.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How the bytes of files are read.
+/// The method of reading files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Io {
     /// Reads cached pages from the page cache and all other pages past it with `O_DIRECT`, so that the
@@ -22,10 +22,10 @@ pub enum Io {
 }
 
 impl Io {
-    /// Every way, in the order of help texts.
+    /// Every method, in the order of help texts.
     pub const ALL: &'static [Self] = &[Self::Auto, Self::Mapped, Self::Read, Self::Direct];
 
-    /// The word for this way on a command line.
+    /// Returns the word for this method on a command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Io {
         }
     }
 
-    /// The number that C++ has for it.
+    /// Returns its number in C++.
     pub(crate) const fn number(self) -> u32 {
         match self {
             Self::Read => 0,

@@ -1,4 +1,4 @@
-//! Time to parse a header with all checks: a small one, and headers with real vocabularies.
+//! Measures parsing of headers with all checks: a small header, and headers with real vocabularies.
 //!
 //! `whole` parses a file in memory. `open` opens a file on disk and reads its header from the page
 //! cache.

@@ -131,7 +131,7 @@ fn fuzz(time: Duration, seed: u64) -> io::Result<usize> {
     Ok(findings)
 }
 
-/// Whether the file takes long every time, and not only once because the machine was busy.
+/// Returns whether the file takes long every time, and not only once because the machine was busy.
 fn is_slow(bytes: &[u8]) -> bool {
     (0..3).all(|_| {
         let began = Instant::now();
@@ -140,7 +140,7 @@ fn is_slow(bytes: &[u8]) -> bool {
     })
 }
 
-/// The files of a folder, in the order of their names.
+/// Returns the files of a folder, in the order of their names.
 fn read_corpus(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut paths = std::fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -161,7 +161,7 @@ fn keep(folder: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The outcome of a file: the message without numbers and names, or the kinds of keys and tensors.
+/// Returns the outcome of a file: the message without numbers and names, or the kinds of keys and tensors.
 fn signature(bytes: &[u8]) -> String {
     match Gguf::parse(bytes) {
         Ok(gguf) => {
@@ -224,7 +224,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which must not be 0.
+    /// Returns a number below `bound`, which must not be 0.
     fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }

@@ -1,8 +1,8 @@
 //! Prints a digest and statistics of the data of every tensor, without copying the data:
 //! `cargo run --release --example statistics -- MODEL.gguf`.
 //!
-//! This is what [`GgufFile::map`] is for: a tool that reads all data of a model once, and whose user
-//! knows that the files do not change while it runs. Without an argument, it writes a small model into a
+//! An example of [`GgufFile::map`]: a tool that reads all data of a model once, and whose user ensures
+//! that the files do not change while it runs. Without an argument, it writes a small model into a
 //! folder of its own and reads that.
 
 use std::error::Error;
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints one line for each tensor. The files of the model must not change meanwhile.
+/// Prints one line for each tensor. The files of the model must not change while this runs.
 fn print(path: &Path, out: &mut dyn io::Write) -> Result<(), Box<dyn Error>> {
     // SAFETY: the user of this program keeps the files of the model unchanged while it runs, as its
     // documentation requires. Its own model is in a folder that no other program uses.
@@ -53,7 +53,7 @@ fn print_own_model(out: &mut dyn io::Write) -> Result<(), Box<dyn Error>> {
     print(&path, out)
 }
 
-/// A norm of the numbers 0 to 31, and a matrix of bytes that are all 1.
+/// Returns a norm of the numbers 0 to 31, and a matrix of bytes that are all 1.
 fn own_model() -> Result<Vec<u8>, Box<dyn Error>> {
     let mut writer = GgufWriter::new();
     writer.tensor("output_norm.weight", &[32], GgmlType::F32);
@@ -65,7 +65,7 @@ fn own_model() -> Result<Vec<u8>, Box<dyn Error>> {
     })?)
 }
 
-/// The 64-bit FNV-1a digest.
+/// Returns the 64-bit FNV-1a digest.
 fn digest(data: &[u8]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
@@ -78,7 +78,7 @@ struct Range {
     mean: f64,
 }
 
-/// The range of `f32` values. `None` for other types, and for a tensor without elements.
+/// Returns the range of `f32` values. `None` for other types, and for a tensor without elements.
 fn range(ggml_type: GgmlType, data: &[u8]) -> Option<Range> {
     let (numbers, _) = data.as_chunks();
     if ggml_type != GgmlType::F32 || numbers.is_empty() {
@@ -99,7 +99,7 @@ mod tests {
     use gguf_format::ByteSource as _;
 
     #[test]
-    fn the_lines_are_those_of_the_model() {
+    fn the_output_has_the_expected_lines() {
         let mut out = Vec::new();
         print_own_model(&mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_fnv_1a() {
-        // From the list of its authors.
+        // Test vectors from the authors of FNV.
         assert_eq!(digest(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(digest(b"foobar"), 0x8594_4171_f739_67e8);
     }

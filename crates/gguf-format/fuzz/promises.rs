@@ -8,7 +8,7 @@ use gguf_format::{Error, Gguf, Limits, Value, ValueType};
 /// for a valid file.
 ///
 /// 1. No query of a parsed file panics.
-/// 2. A parsed file is as it says: ranges are inside the file, each at the padded end of the one before
+/// 2. A parsed file is consistent: ranges are inside the file, each at the padded end of the one before
 ///    it and as long as shape and type require; names are unique; arrays have their announced lengths.
 ///    Keys and strings print on one line without control characters.
 /// 3. An error has a listed code and a message of one line without control characters.
@@ -54,7 +54,7 @@ fn check_catalogue(gguf: &Gguf<'_>, file_len: u64) {
     assert_eq!(gguf.trailing_bytes(), file_len.saturating_sub(padded(gguf.data_end())));
 }
 
-/// Keys and strings need not be UTF-8. They print on one line without control characters.
+/// Checks that keys and strings, which need not be UTF-8, print on one line without control characters.
 fn check_metadata(gguf: &Gguf<'_>) {
     for (key, value) in gguf.metadata().iter() {
         assert!(!format!("{key} = {value}").chars().any(char::is_control));

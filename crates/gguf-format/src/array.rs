@@ -9,7 +9,7 @@ use crate::reader::Reader;
 use crate::skip::{self, Extent};
 use crate::value_type::ValueType;
 
-/// An array in the metadata: its place in the file's bytes. Parsing has checked that the file holds all
+/// An array in the metadata, as a range of the file's bytes. Parsing has checked that the file contains all
 /// elements.
 ///
 /// A copy of an `Array` is a copy of a reference. Elements are unaligned and little-endian, as in the
@@ -37,38 +37,38 @@ impl fmt::Debug for Array<'_> {
 }
 
 impl<'a> Array<'a> {
-    /// The type of every element.
+    /// Returns the type of every element.
     #[must_use]
     pub const fn element_type(&self) -> ValueType {
         self.0.element_type
     }
 
-    /// Number of elements. If arrays are nested, those of the outermost level.
+    /// Returns the number of elements. If arrays are nested, those of the outermost level.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.len == 0
     }
 
-    /// The elements as they are in the file: numbers are little-endian and unaligned, strings and
+    /// Returns the elements as they are in the file: numbers are little-endian and unaligned, strings and
     /// nested arrays follow their lengths.
     #[must_use]
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.0.payload
     }
 
-    /// Offset of [`as_bytes`](Self::as_bytes) from the start of the file, in bytes.
+    /// Returns the offset of [`as_bytes`](Self::as_bytes) from the start of the file, in bytes.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         self.0.offset
     }
 
-    /// The numbers or booleans, or `None` if the elements have another type than `T`.
+    /// Returns the numbers or booleans, or `None` if the elements have another type than `T`.
     ///
     /// ```
     /// # use gguf_format::{Array, Value};
@@ -82,14 +82,14 @@ impl<'a> Array<'a> {
             .then_some(Elements { rest: self.0.payload, element: PhantomData })
     }
 
-    /// The strings, or `None` if the elements are not strings. Each string is checked to be UTF-8 when
+    /// Returns the strings, or `None` if the elements are not strings. Each string is checked to be UTF-8 when
     /// it is reached.
     #[must_use]
     pub fn as_strings(&self) -> Option<Strings<'a>> {
         Some(Strings { raw: self.as_byte_strings()?, index: 0 })
     }
 
-    /// The strings as bytes, unchecked, because some vocabularies hold tokens that are not UTF-8.
+    /// Returns the strings as bytes, unchecked, because some vocabularies hold tokens that are not UTF-8.
     /// `None` if the elements are not strings.
     #[must_use]
     pub fn as_byte_strings(&self) -> Option<ByteStrings<'a>> {
@@ -100,7 +100,7 @@ impl<'a> Array<'a> {
         })
     }
 
-    /// The inner arrays, or `None` if the elements are not arrays.
+    /// Returns the inner arrays, or `None` if the elements are not arrays.
     #[must_use]
     pub fn as_arrays(&self) -> Option<Arrays<'a>> {
         (self.0.element_type == ValueType::Array).then_some(Arrays {

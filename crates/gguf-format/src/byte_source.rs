@@ -1,20 +1,20 @@
-//! Where the bytes of a model are read from.
+//! Sources from which the bytes of a model are read.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes with a length and a name, which can be read at any position: a file, an object in a store, or
+/// A source of bytes with a length and a name that can be read at any offset: a file, an object in a store, or
 /// memory.
 ///
 /// [`OpenFile`] is the source that reads a file of the file system.
 pub trait ByteSource {
-    /// The name in messages. For a file, it is the path. The shards of a split model are found by their
+    /// Returns the name in messages. For a file, it is the path. The shards of a split model are found by their
     /// names: see [`GgufFile::open_from`](crate::GgufFile::open_from).
     fn name(&self) -> &Path;
 
-    /// Length in bytes. It must not change.
+    /// Returns the length in bytes. It must not change.
     fn byte_len(&self) -> u64;
 
     /// Fills `buffer` with the bytes from `offset` on.
@@ -57,7 +57,7 @@ impl OpenFile {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not a regular file.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        // Checked before opening, because opening a pipe waits for its other end.
+        // Check this before opening, because opening a pipe blocks until its other end is opened.
         if !std::fs::metadata(&path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
@@ -66,19 +66,19 @@ impl OpenFile {
         Ok(Self { path, file, opened_as })
     }
 
-    /// The path that the file was opened by.
+    /// Returns the path with which the file was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file. Use positioned reads: the position of its cursor is not defined.
+    /// Returns the open file. Use positioned reads: the position of its cursor is not defined.
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
     }
 
-    /// The metadata of the file when it was opened, before anything was read. If they differ later, the
+    /// Returns the metadata of the file when it was opened, before anything was read. If they differ later, the
     /// file was changed.
     #[must_use]
     pub const fn opened_as(&self) -> &Metadata {

@@ -1,13 +1,13 @@
 //! The error codes with class, cause and cure.
 
-/// The part at fault, which an [`Error`](crate::Error) belongs to.
+/// The class of an [`Error`](crate::Error): the part that is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
     /// The system could not read a file.
     Io,
-    /// The file is broken: it is truncated, breaks a rule of the format, or lacks something that was
-    /// required. A missing shard is one case, because the model is then truncated.
+    /// The file is broken: it is truncated, breaks a rule of the format, or lacks a required key. A missing
+    /// shard is in this class, because the model is then truncated.
     Malformed,
     /// The file may be valid, but it is of a kind that is not supported.
     Unsupported,
@@ -28,16 +28,16 @@ pub enum ErrorClass {
 pub struct CodeFacts {
     /// The code.
     pub code: &'static str,
-    /// The part at fault.
+    /// The class.
     pub class: ErrorClass,
-    /// The cause in words.
+    /// The cause of the error: full sentences.
     pub cause: &'static str,
-    /// What the user can do.
+    /// The advice to the user, without a full stop at the end.
     pub cure: &'static str,
 }
 
 impl CodeFacts {
-    /// For crates that build on this one and report errors in the same form.
+    /// Makes the facts of a code of another crate, which reports errors in the same form.
     #[must_use]
     pub const fn new(
         code: &'static str,
@@ -49,7 +49,7 @@ impl CodeFacts {
     }
 }
 
-/// Makes a constant of each code, and the list of all codes.
+/// Defines a constant for each code, and the list of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:expr;)+) => {
         $(pub(crate) const $name: CodeFacts =

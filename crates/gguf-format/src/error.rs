@@ -9,12 +9,11 @@ use crate::escape::{path_text, quoted};
 use crate::ggml_type::GgmlType;
 use crate::part_name::is_part_name;
 
-/// The reason why a file was refused, or why its metadata do not answer a query.
+/// The reason why a file was refused, or why a metadata query failed.
 ///
-/// The [`class`](Self::class) says which part is at fault. Each kind of error has a stable
-/// [`code`](Self::code) for programs, a message with offset, name, and the expected and found values,
-/// and often a cure: [`help`](Self::help). Messages print names from the file
-/// [escaped](crate::escape()).
+/// Each kind of error has a [`class`](Self::class), a stable [`code`](Self::code) for programs, a message
+/// with offset, name, and the expected and found values, and usually advice: [`help`](Self::help).
+/// Messages print names from the file [escaped](crate::escape()).
 ///
 /// Offsets are in bytes from the start of the file. If a model is split, they are from the start of the
 /// shard.
@@ -34,17 +33,17 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// The file ends before the end of something that it announces.
+    /// The file ends inside an item that its header announces.
     #[error(
         "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file{}",
         missing_text(.item)
     )]
     Truncated {
-        /// What was being read.
+        /// The item that was being read.
         item: Item,
-        /// Where it starts.
+        /// Its position in bytes.
         offset: u64,
-        /// Bytes it takes, at least.
+        /// Bytes that it takes, at least.
         needed: u64,
         /// Bytes from `offset` to the end of the file.
         available: u64,
@@ -72,7 +71,7 @@ pub enum Error {
     Unsupported {
         /// Position of the unsupported field in bytes.
         offset: u64,
-        /// What is not supported.
+        /// The unsupported feature.
         kind: UnsupportedKind,
     },
 
@@ -195,7 +194,7 @@ pub enum Item {
     TensorData {
         /// The tensor.
         name: String,
-        /// Where the last tensor of the file ends, in bytes: the length that the file must have.
+        /// The end of the last tensor of the file in bytes: the length that the file must have.
         file_end: u64,
         /// The length of the file in bytes.
         file_len: u64,
@@ -350,7 +349,7 @@ pub enum MalformedKind {
         ggml_type: GgmlType,
         /// Its offset in the data section.
         offset: u64,
-        /// Where the tensors before it end, padded, in the data section.
+        /// The padded end of the tensors before it, in the data section.
         expected: u64,
         /// Name and type of the tensor before it, whose size determines this place.
         before: Option<Box<(String, GgmlType)>>,
@@ -384,7 +383,7 @@ pub enum MalformedKind {
 pub struct OtherFormat {
     /// The format in words, with an article.
     pub what: &'static str,
-    /// What the user can do about it.
+    /// The advice to the user.
     pub cure: &'static str,
 }
 
@@ -511,7 +510,7 @@ impl Error {
     /// Every code that [`code`](Self::code) can return. Codes are only added, never removed.
     pub const ALL_CODES: &'static [CodeFacts] = codes::ALL;
 
-    /// Code, class, cause and cure of this kind of error.
+    /// Returns code, class, cause and cure of this kind of error.
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
@@ -569,19 +568,19 @@ impl Error {
         }
     }
 
-    /// A stable name for the kind of error, one of [`ALL_CODES`](Self::ALL_CODES).
+    /// Returns a stable name for the kind of error, one of [`ALL_CODES`](Self::ALL_CODES).
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.facts().code
     }
 
-    /// The part at fault.
+    /// Returns the class of the error.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.facts().class
     }
 
-    /// What the user can do; `None` if only the calling program can do something.
+    /// Returns the advice to the user; `None` if only the calling program can act.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         let is_part = self.path().is_some_and(is_part_name);
@@ -605,7 +604,7 @@ impl Error {
         }
     }
 
-    /// The file that the error is about, if it is known.
+    /// Returns the file that the error is about, if it is known.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -616,7 +615,7 @@ impl Error {
         }
     }
 
-    /// The error without [`InFile`](Self::InFile) around it, for matching.
+    /// Returns the error without [`InFile`](Self::InFile) around it, for matching.
     #[must_use]
     pub fn without_path(&self) -> &Self {
         match self {
@@ -639,7 +638,7 @@ fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
     looks_like.map_or_else(String::new, |format| format!(", like {}", format.what))
 }
 
-/// How many bytes the file lacks, if that is known.
+/// Formats how many bytes are missing in the file, if that is known.
 fn missing_text(item: &Item) -> String {
     let Item::TensorData { file_end, file_len, .. } = item else { return String::new() };
     let missing = file_end.saturating_sub(*file_len);
@@ -668,7 +667,7 @@ mod tests {
 
     use super::*;
 
-    /// One error of every kind.
+    /// Returns one error of every kind.
     fn all() -> Vec<Error> {
         let (name, key) = (|| String::from("n\n"), || String::from("k\u{1b}"));
         let malformed = |kind| Error::Malformed { offset: 1, kind };
@@ -734,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_codes_is_that_of_the_errors() {
+    fn the_list_of_codes_agrees_with_the_errors() {
         let listed: BTreeSet<_> = Error::ALL_CODES.iter().map(|facts| facts.code).collect();
         assert_eq!(listed.len(), Error::ALL_CODES.len());
         assert_eq!(all().iter().map(Error::code).collect::<BTreeSet<_>>(), listed);
@@ -742,7 +741,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_file_has_a_cure_of_its_own() {
+    fn the_help_for_a_part_of_a_file_says_to_join_the_parts() {
         let truncated =
             || Error::Truncated { item: Item::Magic, offset: 0, needed: 4, available: 0 };
         let help = |name| truncated().in_file(Path::new(name)).help().unwrap();
@@ -758,7 +757,7 @@ mod tests {
         }
     }
 
-    /// The last error of a chain. Every message on the way must contain that of its cause.
+    /// Returns the last error of a chain. Checks that every message contains the message of its cause.
     fn root<'e>(
         error: &'e (dyn std::error::Error + 'static),
     ) -> &'e (dyn std::error::Error + 'static) {
@@ -772,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_contains_that_of_its_cause() {
+    fn every_message_contains_the_message_of_its_cause() {
         for error in all() {
             let message = error.to_string();
             let named = error.in_file(Path::new("model.gguf"));
@@ -781,7 +780,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chain_of_an_io_error_ends_with_it() {
+    fn the_chain_of_an_io_error_ends_with_the_io_error() {
         const EIO: i32 = 5;
         let io = || Error::Io { path: "a.gguf".into(), source: io::Error::from_raw_os_error(EIO) };
         let in_file = Error::InFile { path: "a.gguf".into(), error: Box::new(io()) };

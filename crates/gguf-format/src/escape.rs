@@ -38,8 +38,8 @@ pub fn path_text(path: &Path) -> Escaped<'_> {
 }
 
 impl Escaped<'_> {
-    /// Prints at most `max_chars` characters of the text, then `…` if the text is longer. A key may
-    /// have 65,535 bytes, which is too long for a message.
+    /// Limits the output to `max_chars` characters of the text, and `…` if the text is longer. A key may have
+    /// 65,535 bytes, which is too long for a message.
     #[must_use]
     pub fn shortened(self, max_chars: usize) -> Self {
         Self { max_chars, ..self }
@@ -67,7 +67,7 @@ impl Escaped<'_> {
                 }
                 left = left.saturating_sub(1);
                 match c {
-                    // Otherwise a name could end the quotation and imitate the message.
+                    // Without this, a name could end the quotation and continue the message.
                     '"' if self.in_quotes => f.write_str("\\\"")?,
                     c => write_char(f, c)?,
                 }
@@ -97,22 +97,22 @@ fn write_char(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
     }
 }
 
-/// Whether [`escape`] shows a character as `\u{..}`: a control, a character that reorders, hides or
-/// breaks the printed text, or one that prints as nothing. For formats with escapes of their own, such
-/// as JSON. Line ends and tabs are among these characters.
+/// Returns whether [`escape`] shows a character as `\u{..}`: a control character, including line ends and
+/// tabs, a character that reorders, hides or breaks the printed text, or an invisible one. For formats with
+/// other escapes, such as JSON.
 #[must_use]
 pub fn is_unprintable(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }
 
-/// Characters that reorder, hide or break the printed text, and those that print as nothing or as an
-/// empty space, so that one name does not look like another. Only the space of ASCII is printed as it
-/// is.
+/// Returns whether a character reorders, hides or breaks the printed text, or prints as nothing or as an empty
+/// space. With such characters one name could look like another. The ASCII space is not one of them.
 fn is_invisible(c: char) -> bool {
     is_ignorable(c) || is_blank(c) || is_control_of_script(c)
 }
 
-/// Unicode's `Default_Ignorable_Code_Point`: a program that does not support them shows nothing.
+/// Returns whether a character has the property `Default_Ignorable_Code_Point` of Unicode: programs that do not
+/// support such characters show nothing.
 fn is_ignorable(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}'
@@ -123,7 +123,8 @@ fn is_ignorable(c: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Spaces and separators outside of ASCII, and letters and symbols without ink.
+/// Returns whether a character is a space or separator outside ASCII, or a letter or symbol that prints as
+/// blank.
 fn is_blank(c: char) -> bool {
     matches!(c,
         '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{2028}'..='\u{2029}'
@@ -131,17 +132,17 @@ fn is_blank(c: char) -> bool {
         | '\u{13441}'..='\u{13442}' | '\u{16fe4}' | '\u{1d159}')
 }
 
-/// Interlinear annotations, and the joiners of Egyptian hieroglyphs.
+/// Returns whether a character is an interlinear annotation or a joiner of Egyptian hieroglyphs.
 fn is_control_of_script(c: char) -> bool {
     matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{13430}'..='\u{1343f}')
 }
 
-/// `"text"`, escaped.
+/// Displays `"text"`: in quotes and escaped.
 pub(crate) fn quoted_in_full<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
     Escaped { in_quotes: true, ..escape(text) }
 }
 
-/// `"name"`, escaped and shortened, for error messages.
+/// Displays `"name"`: in quotes, escaped and shortened, for error messages.
 pub(crate) fn quoted<T: AsRef<[u8]> + ?Sized>(text: &T) -> Escaped<'_> {
     quoted_in_full(text).shortened(96)
 }
@@ -151,14 +152,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminal_escapes_and_line_breaks_do_not_survive() {
+    fn terminal_escapes_and_line_breaks_are_escaped() {
         let printed = escape("a\u{1b}]0;owned\u{7}\r\n\u{9b}2J\u{7f}\tb").to_string();
         assert_eq!(printed, "a\\u{1b}]0;owned\\u{7}\\r\\n\\u{9b}2J\\u{7f}\\tb");
         assert!(!printed.chars().any(char::is_control));
     }
 
     #[test]
-    fn bidirectional_and_invisible_controls_do_not_survive() {
+    fn bidirectional_and_invisible_controls_are_escaped() {
         for c in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{e0041}'] {
             let printed = escape(&format!("a{c}b")).to_string();
             assert_eq!(printed, format!("a\\u{{{:x}}}b", u32::from(c)));
@@ -199,8 +200,8 @@ mod tests {
         (0x3000, 0x3000),
     ];
 
-    /// By their names in UnicodeData.txt of Unicode 16.0.0: braille pattern blank, interlinear
-    /// annotations, joiners and blanks of Egyptian hieroglyphs, a filler of Khitan, a notehead of none.
+    /// Selected by their names in UnicodeData.txt of Unicode 16.0.0: braille pattern blank, interlinear
+    /// annotations, joiners and blanks of Egyptian hieroglyphs, Khitan small script filler, null notehead.
     const OTHERS: [(u32, u32); 6] = [
         (0x2800, 0x2800),
         (0xfff9, 0xfffb),
@@ -211,7 +212,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_character_that_shows_nothing_is_escaped_and_no_other() {
+    fn exactly_the_characters_that_show_nothing_are_escaped() {
         let ranges = DEFAULT_IGNORABLE.iter().chain(&SEPARATORS).chain(&OTHERS);
         for c in '\0'..=char::MAX {
             let code = u32::from(c);
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn shortening_counts_characters_and_says_so() {
+    fn a_shortened_text_has_the_given_number_of_characters_and_an_ellipsis() {
         assert_eq!(escape("abcdef").shortened(3).to_string(), "abc…");
         assert_eq!(escape("abc").shortened(3).to_string(), "abc");
         assert_eq!(escape(b"ab\xff\xff").shortened(3).to_string(), "ab\\xff…");

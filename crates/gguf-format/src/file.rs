@@ -20,8 +20,8 @@ use crate::split::{self, SplitKeys};
 use crate::tensor::{NameIndex, TENSORS, TensorInfo};
 use crate::warning::Warning;
 
-/// Bytes of a file that are read first. This is enough for most files without a vocabulary. Each
-/// further read takes four times as much.
+/// Number of bytes in the first read of a file. This is enough for most files without a vocabulary. Each
+/// further read reads up to four times as many bytes.
 const FIRST_READ: u64 = 256 << 10;
 
 /// The headers of all shards under one catalogue.
@@ -72,18 +72,20 @@ impl GgufFile {
     ///
     /// # Errors
     ///
-    /// As [`open_with`](Self::open_with).
+    /// Those of [`open_with`](Self::open_with).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path, &Limits::default())
     }
 
     /// Opens a model: reads the headers of the file and of the other shards into memory.
     ///
-    /// Other processes may change the file meanwhile: the header is parsed from a private copy, and the
-    /// file is not mapped. Little more is read than the header takes: the first 256 KiB (of further
-    /// shards 16 KiB), then up to four times as much as before, within [`Limits::max_header_bytes`],
-    /// which applies to the headers of all shards together. Addresses are reserved for the longest
-    /// header, but no memory. Of the data, only padding between tensors is read: see [`Warning`].
+    /// Other processes may change the file at the same time: the header is parsed from a private copy, and
+    /// the file is not mapped.
+    ///
+    /// The reads cover little more than the header: first 256 KiB (16 KiB for further shards), then up to
+    /// four times as much as before, within [`Limits::max_header_bytes`]. This limit applies to the headers
+    /// of all shards together. Addresses are reserved for the longest header, but no memory. Of the data,
+    /// only the padding between tensors is read: see [`Warning`].
     ///
     /// # Errors
     ///
@@ -99,8 +101,8 @@ impl<S: ByteSource> GgufFile<S> {
     /// memory.
     ///
     /// `open` is called with `name`. If that source is a shard of a split model, `open` is also called
-    /// with the names of the other shards, which differ from `name` in their number only. For a name
-    /// without a source it must return [`NotFound`](io::ErrorKind::NotFound).
+    /// with the names of the other shards, which differ from `name` only in their number. If there is no
+    /// source of a name, it must return [`NotFound`](io::ErrorKind::NotFound).
     ///
     /// ```
     /// # use std::io;
@@ -170,13 +172,13 @@ impl<S: ByteSource> GgufFile<S> {
         Ok(Self { shards, catalogue })
     }
 
-    /// All files of the model, at least one; the first shard is first.
+    /// Returns all files of the model, at least one; the first shard is first.
     #[must_use]
     pub fn shards(&self) -> &[Shard<S>] {
         &self.shards
     }
 
-    /// The tensors of all shards: first those of the first shard in file order, then those of the next.
+    /// Returns the tensors of all shards: first those of the first shard in file order, then those of the next.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo<'_>] {
         match self.catalogue.borrow_dependent() {
@@ -185,7 +187,7 @@ impl<S: ByteSource> GgufFile<S> {
         }
     }
 
-    /// The tensor of this name, in any shard.
+    /// Returns the tensor of this name, in any shard.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'_>> {
         match self.catalogue.borrow_dependent() {
@@ -194,30 +196,30 @@ impl<S: ByteSource> GgufFile<S> {
         }
     }
 
-    /// The key-value pairs of the first shard.
+    /// Returns the key-value pairs of the first shard.
     #[must_use]
     pub fn metadata(&self) -> &Metadata<'_> {
         self.first().metadata()
     }
 
-    /// The version of the format in the first shard.
+    /// Returns the version of the format in the first shard.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.first().version()
     }
 
-    /// The alignment of tensor data in bytes, in the first shard.
+    /// Returns the alignment of tensor data in bytes, in the first shard.
     #[must_use]
     pub fn alignment(&self) -> u64 {
         self.first().alignment()
     }
 
-    /// What may be wrong with the files although they can be read.
+    /// Returns the warnings about the files. They can be read, but may be wrong.
     pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
         self.shards().iter().flat_map(Shard::warnings)
     }
 
-    /// The data of a tensor, if the files were [mapped](Self::map).
+    /// Returns the data of a tensor, if the files were [mapped](Self::map).
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let shard = self.shards().get(tensor.shard())?;
@@ -242,8 +244,8 @@ impl<S: ByteSource> fmt::Debug for GgufFile<S> {
     }
 }
 
-/// One catalogue of all shards of the model that was opened by `name`. Fails if the shards do not belong
-/// to one model.
+/// Returns one catalogue of all shards of the model that was opened by `name`. Fails if the shards do not
+/// belong to one model.
 fn join<'a, 'n>(
     headers: &'a [Arc<OwnedGguf>],
     name: &Path,
@@ -280,7 +282,8 @@ mod tests {
     use crate::write::GgufWriter;
     use std::fs::File;
 
-    /// Bytes that are read of a file of `file_len` bytes whose header has a text of `text_len` bytes.
+    /// Opens a file of `file_len` bytes whose header has a text of `text_len` bytes. Returns the number of
+    /// bytes that were read.
     fn bytes_read(text_len: usize, file_len: u64) -> u64 {
         let mut writer = GgufWriter::new();
         let header = writer.kv("k", "x".repeat(text_len)).to_bytes(|_, _| ()).unwrap();
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_of_a_large_file_than_its_header_takes() {
+    fn little_more_than_the_header_is_read_of_a_large_file() {
         assert_eq!(bytes_read(100, 8 << 30), FIRST_READ);
         assert_eq!(bytes_read(300_000, 8 << 30), 4 * FIRST_READ);
         let exact = bytes_read(20_000_000, 8 << 30);
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_than_there_is() {
+    fn reads_end_at_the_end_of_the_file() {
         assert_eq!(bytes_read(100, 4096), 4096);
         assert_eq!(bytes_read(3_000_000, 3_100_000), 3_100_000);
     }

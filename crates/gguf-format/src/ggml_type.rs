@@ -14,11 +14,11 @@ macro_rules! ggml_types {
         /// [`block_bytes`](Self::block_bytes) bytes. Blocks never straddle a row. Plain numbers
         /// are blocks of one element.
         ///
-        /// The list is that of ggml as of gguf-py 0.19. A catalogue can hold tensors of every type,
-        /// also of those that no program computes with.
+        /// The list is that of ggml as of gguf-py 0.19. A catalogue can contain tensors of every type,
+        /// including types that no program computes with.
         ///
         /// Number 42 is `Q2_0` as in ggml, in blocks of 64 elements. A fork writes blocks of 128
-        /// elements under the same number. Such a file is found by the places of its tensors.
+        /// elements under the same number. Such a file is detected by the offsets of its tensors.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         #[allow(non_camel_case_types, reason = "the field's spelling: Q4_K, IQ2_XXS")]
@@ -30,8 +30,8 @@ macro_rules! ggml_types {
             /// Every type, in the order of its number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The type of this number, or `None` if this version has none. (For a type that ggml has
-            /// removed, see [`removed_name`](Self::removed_name).)
+            /// Returns the type of this number, or `None` if this version has none. For a type that ggml has
+            /// removed, see [`removed_name`](Self::removed_name).
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id {
@@ -40,25 +40,25 @@ macro_rules! ggml_types {
                 }
             }
 
-            /// The number of this type in a file.
+            /// Returns the number of this type in a file.
             #[must_use]
             pub const fn id(self) -> u32 {
                 match self { $( Self::$name => $id, )+ }
             }
 
-            /// The name, as gguf-py spells it: `F16`, `Q4_K`, `IQ2_XXS`.
+            /// Returns the name, as gguf-py spells it: `F16`, `Q4_K`, `IQ2_XXS`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$name => stringify!($name), )+ }
             }
 
-            /// Elements in one block; 1 for plain numbers.
+            /// Returns the number of elements in one block; 1 for plain numbers.
             #[must_use]
             pub const fn block_len(self) -> u64 {
                 match self { $( Self::$name => $len, )+ }
             }
 
-            /// Bytes of one block.
+            /// Returns the number of bytes in one block.
             #[must_use]
             pub const fn block_bytes(self) -> u64 {
                 match self { $( Self::$name => $bytes, )+ }
@@ -142,7 +142,7 @@ ggml_types! {
 }
 
 impl GgmlType {
-    /// The name of a type that had this number and that ggml has removed from files.
+    /// Returns the name of a type that had this number and that ggml has removed from files.
     #[must_use]
     pub const fn removed_name(id: u32) -> Option<&'static str> {
         match id {
@@ -158,8 +158,8 @@ impl GgmlType {
         }
     }
 
-    /// Bytes of `elements` elements; `None` if they are not a whole number of blocks, or if the size
-    /// exceeds `u64`.
+    /// Returns the number of bytes of `elements` elements; `None` if they are not a whole number of blocks,
+    /// or if the size exceeds `u64`.
     ///
     /// ```
     /// use gguf_format::GgmlType;
@@ -191,7 +191,7 @@ pub struct UnknownGgmlType(String);
 impl FromStr for GgmlType {
     type Err = UnknownGgmlType;
 
-    /// By name, in upper or lower case: gguf-py writes `Q4_K`, ggml `q4_K`, users `q4_k`.
+    /// Parses a name, in upper or lower case: gguf-py writes `Q4_K`, ggml `q4_K`, users `q4_k`.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .iter()
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_without_a_type_have_none() {
+    fn numbers_of_removed_and_unknown_types_give_no_type() {
         for id in [4, 5, 31, 32, 33, 36, 37, 38] {
             assert_eq!(GgmlType::from_id(id), None);
             assert!(GgmlType::removed_name(id).is_some());

@@ -15,18 +15,18 @@ use crate::value::Value;
 
 /// One GGUF header: metadata and tensor catalogue, borrowed from the file's bytes.
 ///
-/// Parsing is total: for any bytes it returns a header that was checked against the file, or an
-/// [`Error`]. It allocates no more than a small multiple of the header's size, copies no strings and
-/// decodes no arrays.
+/// For any bytes, parsing returns a header that was checked against the file, or an [`Error`]. It
+/// allocates no more than a small multiple of the header's size, copies no strings and decodes no arrays.
 ///
-/// Decisions where specification and tools differ or say nothing:
+/// Decisions where specification and tools differ, or where the specification has no rule:
 ///
 /// * Tensors are in the order of their descriptions, each at the padded end of the tensor before it.
-///   All tools write them so, and ggml refuses other files. A file with a gap or an overlap is refused.
-/// * The padding between the descriptions and the data is zero. Any other byte is refused, and so is
-///   the description of one tensor more than the file announces.
+///   All tools write this order, and ggml refuses other files. A file with a gap or an overlap is refused.
+/// * The padding between the descriptions and the data is zero. Other bytes are refused. The description of
+///   one tensor more than the file announces is also refused.
 /// * Trailing bytes after the last tensor, and a last tensor without padding, are accepted: see
-///   [`trailing_bytes`](Self::trailing_bytes). Tensors without elements may be behind missing padding.
+///   [`trailing_bytes`](Self::trailing_bytes). The offset of a tensor without elements may be after the end
+///   of the file, if only padding is missing.
 /// * The alignment is a power of two (as in ggml; the specification requires a multiple of 8) up to
 ///   [`Limits::max_alignment`], in a `u32`.
 /// * Empty keys and empty tensor names are refused. Keys need not be ASCII or lower case.
@@ -84,7 +84,8 @@ impl<'a> Gguf<'a> {
     /// As [`parse`](Self::parse), and [`Error::Incomplete`] if the header is longer than `prefix`. Then
     /// call this again with at least as many bytes as the error says; several times as many are better.
     pub fn parse_header(prefix: &'a [u8], file_len: u64, limits: &Limits) -> Result<Self, Error> {
-        // If the prefix is longer than the file, the file has shrunk, and its new end counts.
+        // If the prefix is longer than the file, the file has been truncated since it was read. Use its new
+        // length.
         let prefix = usize::try_from(file_len)
             .ok()
             .and_then(|file_len| prefix.get(..file_len))
@@ -123,45 +124,45 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    /// 2 or 3.
+    /// Returns the version of the format, 2 or 3.
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
     }
 
-    /// The alignment of tensor data in bytes: a power of two, 32 if the file does not state it.
+    /// Returns the alignment of tensor data in bytes: a power of two, 32 if the file does not state it.
     #[must_use]
     pub const fn alignment(&self) -> u64 {
         self.alignment
     }
 
-    /// Where the data section starts, in bytes from the start of the file. If the file has no data and
+    /// Returns the start of the data section, in bytes from the start of the file. If the file has no data and
     /// no padding, this is the end of the file.
     #[must_use]
     pub const fn data_offset(&self) -> u64 {
         self.data_offset
     }
 
-    /// Where the last tensor description ends, in bytes from the start of the file.
+    /// Returns the end of the last tensor description, in bytes from the start of the file.
     pub(crate) const fn header_end(&self) -> u64 {
         self.header_end
     }
 
-    /// Bytes of memory of the lists of keys and tensors.
+    /// Returns the memory of the lists of keys and tensors, in bytes.
     pub(crate) const fn list_bytes(&self) -> u64 {
         self.list_bytes
     }
 
-    /// Length of the file in bytes.
+    /// Returns the length of the file in bytes.
     pub(crate) const fn file_len(&self) -> u64 {
         self.file_len
     }
 
-    /// Where the last tensor ends, in bytes from the start of the file, without padding after it. If
+    /// Returns the end of the last tensor, in bytes from the start of the file, without padding after it. If
     /// there are no tensors, this is the data offset.
     #[must_use]
     pub fn data_end(&self) -> u64 {
-        // Tensors are in order. The last ones may be empty and behind missing padding.
+        // Tensors are in order. Skip empty ones at the end, whose offset may be after the end of the file.
         let ends = self.catalogue.tensors.iter().rev().map(TensorInfo::range);
         ends.filter(|range| !range.is_empty())
             .map(|range| range.end)
@@ -169,31 +170,31 @@ impl<'a> Gguf<'a> {
             .unwrap_or(self.data_offset)
     }
 
-    /// Bytes of the file after the last tensor and its padding. Tools write no such bytes.
+    /// Returns the number of bytes after the last tensor and its padding. Tools write no such bytes.
     #[must_use]
     pub fn trailing_bytes(&self) -> u64 {
         self.file_len.saturating_sub(padded(self.data_end(), self.alignment))
     }
 
-    /// The key-value pairs.
+    /// Returns the key-value pairs.
     #[must_use]
     pub const fn metadata(&self) -> &Metadata<'a> {
         &self.metadata
     }
 
-    /// All tensors, in file order.
+    /// Returns all tensors, in file order.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo<'a>] {
         &self.catalogue.tensors
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'a>> {
         self.catalogue.tensors.get(self.catalogue.index.get(name)?)
     }
 
-    /// The data of a tensor of this file, or `None` if the parsed bytes do not contain them.
+    /// Returns the data of a tensor of this file, or `None` if the parsed bytes do not contain them.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo<'_>) -> Option<&'a [u8]> {
         bytes_of(self.bytes, &tensor.range())
@@ -212,7 +213,7 @@ impl fmt::Debug for Gguf<'_> {
     }
 }
 
-/// Fails if the padding after the descriptions is not zero, which is so if the number of tensors in the
+/// Fails if the padding after the descriptions is not zero. A cause can be that the number of tensors in the
 /// file is too small.
 fn check_padding(
     prefix: &[u8],
@@ -231,8 +232,8 @@ fn check_padding(
     }
 }
 
-/// Fails if the description of a further tensor follows. If there is padding, that description is in
-/// the padding. If there is none, it would be taken for data.
+/// Fails if the description of a further tensor follows. Called if there is no padding: then
+/// [`check_padding`] does not find the description, and it would be read as data.
 fn check_counted(
     mut reader: Reader<'_>,
     expected: u64,

@@ -1,4 +1,4 @@
-//! The header of one source together with the bytes it borrows from.
+//! The header of one source, together with the bytes that it borrows from.
 
 use std::io;
 use std::ops::Deref;
@@ -12,13 +12,13 @@ use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::prefix::Prefix;
 
-/// What the memory of a header's bytes is for.
+/// The purpose, in errors, of the memory for a header's bytes.
 pub(crate) const BYTES: &str = "the bytes";
 
-/// Bytes of a tensor description beside its name, at most.
+/// The largest number of bytes of a tensor description without its name.
 const DESCRIPTION_BYTES: u64 = 8 + 4 + 4 * 8 + 4 + 8;
 
-/// The bytes a header was parsed from.
+/// The bytes that a header was parsed from.
 pub(crate) enum HeaderBytes {
     /// A copy of the first bytes of the source.
     Read(Prefix),
@@ -38,7 +38,7 @@ impl Deref for HeaderBytes {
 }
 
 self_cell! {
-    /// A header together with the bytes it borrows from.
+    /// A header together with the bytes that it borrows from.
     pub(crate) struct OwnedGguf {
         owner: HeaderBytes,
         #[covariant]
@@ -53,8 +53,7 @@ pub(crate) enum HeaderError {
 }
 
 impl OwnedGguf {
-    /// Parses the header of a source of `len` bytes that starts with `bytes`. With an error, the bytes
-    /// are returned.
+    /// Parses the header of a source of `len` bytes that starts with `bytes`. An error includes the bytes.
     pub(crate) fn parse(
         bytes: HeaderBytes,
         len: u64,
@@ -70,8 +69,8 @@ impl OwnedGguf {
         first_read: u64,
     ) -> Result<Self, HeaderError> {
         let len = source.byte_len();
-        // The longest header is followed by padding. If there is no padding, the parser looks for one
-        // more description in its place.
+        // After the longest header there is padding. If there is none, the parser checks for one more tensor
+        // description at that place.
         let after = limits.max_alignment.max(limits.max_name_len.saturating_add(DESCRIPTION_BYTES));
         let most = len.min(limits.max_header_bytes.saturating_add(after));
         let mut prefix = Prefix::with_room_for(most).map_err(HeaderError::Io)?;
@@ -94,12 +93,12 @@ impl OwnedGguf {
         }
     }
 
-    /// The parsed header.
+    /// Returns the parsed header.
     pub(crate) fn gguf(&self) -> &Gguf<'_> {
         self.borrow_dependent()
     }
 
-    /// The whole file, if it was mapped.
+    /// Returns the whole file, if it was mapped.
     pub(crate) fn mapped(&self) -> Option<&[u8]> {
         match self.borrow_owner() {
             HeaderBytes::Mapped(map) => Some(map),
@@ -107,7 +106,7 @@ impl OwnedGguf {
         }
     }
 
-    /// Bytes of memory that the header takes.
+    /// Returns the bytes of memory that the header takes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let bytes = match self.borrow_owner() {
             HeaderBytes::Read(prefix) => Prefix::memory_bytes(prefix.len() as u64),

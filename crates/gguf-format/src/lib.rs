@@ -1,13 +1,13 @@
-//! GGUF files as typed, bounds-proven data.
+//! Parses GGUF files into typed data with checked bounds.
 //!
 //! GGUF is the file format of llama.cpp and related programs: key-value metadata, a list of tensors,
 //! and their data. This crate reads everything except the data, and checks it: after parsing, every
 //! tensor's name is unique, its rows are whole blocks, and its byte range is inside the file and
 //! follows that of the tensor before it. Users of the catalogue need not check these again.
 //!
-//! Files need not be trusted. Parsing is total over any bytes: it does not panic, overflow or recurse,
-//! does not allocate by counts in the file, and takes linear time. Names, strings and arrays are
-//! borrowed, and a vocabulary is skipped in one pass without decoding.
+//! Files need not be trusted. For any bytes, parsing does not panic, overflow or recurse, does not allocate
+//! by counts in the file, and takes linear time. Names, strings and arrays are borrowed, and a vocabulary is
+//! skipped in one pass without decoding.
 //!
 //! # An example
 //!
@@ -61,14 +61,13 @@
 //! # Ok::<(), gguf_format::Error>(())
 //! ```
 //!
-//! Names and strings come from the file. Print them through [`escape()`], as all messages of this crate
-//! do.
+//! Names and strings come from the file. Print them with [`escape()`], as all messages of this crate do.
 //!
 //! # Where to start
 //!
 //! | you have | use |
 //! |---|---|
-//! | a path | [`GgufFile::open`]: one file or all shards; others may change the file meanwhile |
+//! | a path | [`GgufFile::open`]: one file or all shards; other processes may change the file |
 //! | a path of files that do not change | [`GgufFile::map`], unsafe: data without copying |
 //! | a model in a store or in memory | [`GgufFile::open_from`], with a [`ByteSource`] |
 //! | the bytes of a file | [`Gguf::parse`] |
@@ -77,10 +76,10 @@
 //!
 //! # What is read
 //!
-//! Versions 2 and 3, little-endian. Version 1 and big-endian files have errors of their own. All value
-//! types, including arrays of arrays, and all tensor types of [`GgmlType`] are read. [`Gguf`] lists
-//! decisions where specification and tools differ. [`Limits`] bound the size of a header; a file that
-//! exceeds them has an [`Error`] of its own class.
+//! Versions 2 and 3, little-endian. Version 1 and big-endian files give specific errors. All value types,
+//! including arrays of arrays, and all tensor types of [`GgmlType`] are read. [`Gguf`] lists decisions where
+//! specification and tools differ. [`Limits`] bound the size of a header; a file that exceeds them gives an
+//! [`Error`] of the class [`Limit`](ErrorClass::Limit).
 //!
 //! # Without copying
 //!
@@ -121,7 +120,10 @@ mod gguf;
 mod header;
 mod limits;
 mod magic;
-#[allow(unsafe_code, reason = "mapping a file is unsafe by nature; its documentation says why")]
+#[allow(
+    unsafe_code,
+    reason = "mapping a file is always unsafe; its documentation gives the reason"
+)]
 mod map;
 mod memory;
 mod metadata;

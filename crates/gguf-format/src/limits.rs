@@ -1,6 +1,6 @@
 //! Limits on the size of headers.
 
-/// Upper bounds on what a header may ask for.
+/// Upper bounds on the sizes and counts in a header.
 ///
 /// Parsing never allocates by a count in the file. Even without limits, memory is bounded by a small
 /// multiple of the header's bytes, and the limits bound the header. All published files that follow the
@@ -17,7 +17,7 @@
 pub struct Limits {
     /// Bytes from the start of the file to the end of the last tensor description. For a split model,
     /// those of all shards together. Default 48 MiB; a vocabulary of 262,144 tokens with merges takes
-    /// less than 20 MiB. At most about three times as much is read and kept of the files.
+    /// less than 20 MiB. Opening a model reads and keeps at most about three times this number of bytes.
     pub max_header_bytes: u64,
     /// Key-value pairs. For a split model, those of all shards together. Default 262,144; real files
     /// have fewer than 100.
@@ -40,7 +40,7 @@ pub struct Limits {
     /// Files of a split model. Default 1,024, because each file is kept open.
     pub max_shards: u64,
     /// Bytes of memory for headers and for the lists of keys and tensors. For a split model, those of
-    /// all shards together. There is no limit by default. Set it if the system ends processes that take
+    /// all shards together. There is no limit by default. Set it if the system kills processes that take
     /// too much memory, as in a container. A file that exceeds it is
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub max_memory: u64,

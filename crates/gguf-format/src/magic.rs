@@ -1,4 +1,4 @@
-//! The magic, and how other formats are recognised.
+//! Checks the magic, and recognises other formats.
 
 use crate::error::{Error, Item, MalformedKind, OtherFormat};
 use crate::reader::Reader;
@@ -27,7 +27,7 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
         },
     ),
     (b"version https://git-lfs", LFS_POINTER),
-    // Its name before 2014.
+    // The name of Git LFS before 2014.
     (b"version https://hawser", LFS_POINTER),
     (b"<", WEB_PAGE),
     // In UTF-16, in both byte orders.
@@ -67,15 +67,15 @@ const WEB_PAGE: OtherFormat = OtherFormat {
 
 const SAFETENSORS: OtherFormat = OtherFormat { what: "a safetensors file", cure: CONVERT };
 
-/// Bytes that are searched for another format. Web pages can begin with blank lines.
-const LOOKED_AT: usize = 4096;
+/// Number of bytes in which another format is recognised. Web pages can begin with blank lines.
+const INSPECTED_BYTES: usize = 4096;
 
 /// Reads and checks the magic.
 pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
-    let start = reader.peek(LOOKED_AT);
-    // If the file is shorter than the magic, the bytes that it has are compared.
-    let there = reader.left_in_file().min(MAGIC.len() as u64);
-    let magic = reader.take(there).map_err(|s| s.while_reading(Item::Magic))?;
+    let start = reader.peek(INSPECTED_BYTES);
+    // If the file is shorter than the magic, compare the bytes that it has.
+    let available = reader.left_in_file().min(MAGIC.len() as u64);
+    let magic = reader.take(available).map_err(|s| s.while_reading(Item::Magic))?;
     if magic == MAGIC {
         return Ok(());
     }
@@ -84,7 +84,7 @@ pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
             item: Item::Magic,
             offset: 0,
             needed: MAGIC.len() as u64,
-            available: there,
+            available,
         });
     }
     let mut found = [0; 4];
@@ -98,7 +98,7 @@ pub(crate) fn check(reader: &mut Reader<'_>) -> Result<(), Error> {
 }
 
 fn looks_like(start: &[u8]) -> Option<&'static OtherFormat> {
-    // safetensors starts with the length of a JSON object, then its brace.
+    // safetensors starts with 8 bytes of length, followed by the brace of a JSON object.
     if start.get(8) == Some(&b'{') {
         return Some(&SAFETENSORS);
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_has_a_cure_of_its_own() {
+    fn each_format_has_its_own_cure() {
         for (bytes, cure) in [
             (&b"version https://git-lfs.github.com/spec/v1\n"[..], "git lfs pull"),
             (b"<!DOCTYPE html>", "/resolve/"),

@@ -18,15 +18,14 @@ impl GgufFile {
     ///
     /// # Safety
     ///
-    /// While the value lives, no file of the model may be changed or truncated, in this process or in
-    /// another. Rust assumes that the mapped bytes are immutable, and if they change, what the parser
-    /// checked is no longer true. If a file is truncated, an access beyond its new end raises `SIGBUS`,
-    /// which ends the process. The system does not enforce this. [`open`](Self::open) has no such
-    /// requirement.
+    /// While the value lives, no process may change or truncate a file of the model. Rust assumes that the
+    /// mapped bytes are immutable; if they change, the checks of the parser no longer hold. If a file is
+    /// truncated, an access beyond its new end raises `SIGBUS`, which ends the process. The system does not
+    /// enforce this. [`open`](Self::open) has no such requirement.
     ///
     /// # Errors
     ///
-    /// As [`open_with`](Self::open_with).
+    /// Those of [`open_with`](Self::open_with).
     pub unsafe fn map(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
         let parse = |source: &OpenFile, limits: &Limits, _| {
             // SAFETY: `open_by` passes only files of the model at `path`, and keeps the result only in

@@ -1,11 +1,11 @@
-//! Lists that grow with the contents of a file, and an error if there is no memory for them.
+//! Grows lists and maps within a memory limit, and returns an error if there is no memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::error::Error;
 
-/// Memory of the process that headers may take: see [`Limits::max_memory`](crate::Limits::max_memory).
+/// Counts the memory that headers take, up to [`Limits::max_memory`](crate::Limits::max_memory).
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: u64,
@@ -13,22 +13,22 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Starts with nothing used.
+    /// Returns a counter with this limit and nothing used.
     pub(crate) const fn new(limit: u64) -> Self {
         Self { limit, used: 0 }
     }
 
-    /// Bytes that are used.
+    /// Returns the number of used bytes.
     pub(crate) const fn used(&self) -> u64 {
         self.used
     }
 
-    /// Bytes that are left.
+    /// Returns the number of bytes that are left.
     pub(crate) const fn left(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
 
-    /// Appends to a list. `what` is its purpose for the error.
+    /// Appends to a list. `what` is the purpose of the list, for the error.
     pub(crate) fn push<T>(
         &mut self,
         list: &mut Vec<T>,
@@ -36,7 +36,7 @@ impl Memory {
         what: &'static str,
     ) -> Result<(), Error> {
         if list.len() == list.capacity() {
-            // The capacity that `push` grows to.
+            // The same growth as `Vec::push`.
             let more = list.len().max(4);
             let new = list.len().saturating_add(more);
             let bytes = |items: usize| (items as u64).saturating_mul(size_of::<T>() as u64);
@@ -51,7 +51,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Makes room for one more entry of a map. `what` is its purpose for the error.
+    /// Reserves memory for one more entry of a map. `what` is the purpose of the map, for the error.
     pub(crate) fn reserve_one_in<K: Eq + Hash, V>(
         &mut self,
         map: &mut HashMap<K, V>,
@@ -66,7 +66,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Counts `new` bytes in place of `old`. Both exist while the contents are copied.
+    /// Replaces `old` counted bytes by `new`. Fails if `new` bytes are not left, because both allocations exist
+    /// while the content is copied.
     pub(crate) fn grow(&mut self, old: u64, new: u64, what: &'static str) -> Result<(), Error> {
         let left = self.left();
         if new > left {
@@ -77,8 +78,8 @@ impl Memory {
     }
 }
 
-/// Bytes of the standard library's map for so many entries: a power of two of slots, of which seven in
-/// eight are used, and one more byte for each slot.
+/// Returns the bytes of memory of the standard library's map for this number of entries: the number of slots
+/// is a power of two, at most seven eighths of them are used, and each slot takes one more byte.
 fn bytes_of_map<K, V>(entries: usize) -> u64 {
     let places = (entries as u64).saturating_mul(8).div_ceil(7).next_power_of_two().max(4);
     places.saturating_mul((size_of::<(K, V)>() as u64).saturating_add(1))
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_grow_as_they_are_filled_within_the_limit() {
+    fn lists_and_maps_grow_within_the_limit() {
         let mut memory = Memory::new(1 << 20);
         let mut list = Vec::new();
         let mut map = HashMap::new();
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_limit_is_not_asked_of_the_system() {
+    fn memory_above_the_limit_is_not_requested_from_the_system() {
         let mut memory = Memory::new(100);
         let mut list = Vec::new();
         let refused = (0..).find_map(|i: u64| memory.push(&mut list, i, "numbers").err());

@@ -13,7 +13,7 @@ use crate::text::Text;
 use crate::value::Value;
 use crate::value_type::ValueType;
 
-/// Bytes of a key-value pair, at least: the key's length, the type, and a value of one byte.
+/// The smallest number of bytes of a key-value pair: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
 
 /// The name of this limit in errors.
@@ -42,7 +42,7 @@ const KEYS: &str = "the list of keys";
 #[derive(Debug, Clone, Default)]
 pub struct Metadata<'a> {
     pairs: Vec<Pair<'a>>,
-    /// Key to position in `pairs`. The hasher has a random key, so a file cannot provoke collisions.
+    /// Maps keys to positions in `pairs`. The hasher has a random key, so a file cannot provoke collisions.
     index: HashMap<&'a [u8], usize>,
 }
 
@@ -50,7 +50,7 @@ pub struct Metadata<'a> {
 struct Pair<'a> {
     key: Text<'a>,
     value: Value<'a>,
-    /// Where the pair starts in the file.
+    /// Start of the pair in the file, in bytes.
     offset: u64,
 }
 
@@ -108,13 +108,13 @@ impl<'a> Metadata<'a> {
         memory.push(&mut self.pairs, Pair { key, value, offset }, KEYS)
     }
 
-    /// The value of `key`, as it is in the file.
+    /// Returns the value of `key`, as it is in the file.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Value<'a>> {
         self.pair(key).map(|pair| pair.value)
     }
 
-    /// Where the pair of this key starts in the file, in bytes.
+    /// Returns the start of the pair of this key in the file, in bytes.
     pub(crate) fn offset_of(&self, key: &str) -> Option<u64> {
         self.pair(key).map(|pair| pair.offset)
     }
@@ -123,7 +123,7 @@ impl<'a> Metadata<'a> {
         self.pairs.get(*self.index.get(key.as_bytes())?)
     }
 
-    /// The value of `key` as a `T`.
+    /// Returns the value of `key` as a `T`.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl<'a> Metadata<'a> {
         self.optional(key)?.ok_or_else(|| Error::Missing { key: key.to_owned() })
     }
 
-    /// The value of `key` as a `T`, or `None` if there is no such key.
+    /// Returns the value of `key` as a `T`, or `None` if there is no such key.
     ///
     /// # Errors
     ///
@@ -151,31 +151,31 @@ impl<'a> Metadata<'a> {
                 Error::OutOfRange { key: key.to_owned(), expected: T::NAME, value }
             }
             Mismatch::Utf8 => Error::Malformed {
-                // After the key, its length and the type of the value.
+                // Skip the key, its length (8 bytes) and the type of the value (4 bytes).
                 offset: offset.saturating_add(8 + 4).saturating_add(key.len() as u64),
                 kind: MalformedKind::InvalidUtf8 { item: Item::Value { key: key.into() } },
             },
         })
     }
 
-    /// Whether there is such a key.
+    /// Returns whether there is such a key.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         self.index.contains_key(key.as_bytes())
     }
 
-    /// All pairs, in file order.
+    /// Returns all pairs, in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Text<'a>, Value<'a>)> + '_ {
         self.pairs.iter().map(|pair| (pair.key, pair.value))
     }
 
-    /// Number of pairs.
+    /// Returns the number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Whether there are no pairs.
+    /// Returns whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
@@ -215,7 +215,7 @@ fn parse_value<'a>(
     value.map_err(skip::value_of(key))
 }
 
-/// Why a [`Value`] is not of the requested type.
+/// The reason why a [`Value`] is not of the requested type.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {

@@ -1,8 +1,8 @@
-//! Names of parts of a file that tools have cut into pieces.
+//! Recognises the names of parts of a file that a tool has cut into pieces.
 
 use std::path::Path;
 
-/// Whether a file has the name of one such part: `x.gguf.part1of2`, `x.gguf-split-a`, `x.gguf.part-aa`,
+/// Returns whether the file name is that of a part: `x.gguf.part1of2`, `x.gguf-split-a`, `x.gguf.part-aa`,
 /// `x.gguf.001`, `x.gguf.aa`. The extension can also follow, as in `x-split-a.gguf`.
 pub(crate) fn is_part_name(path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_a_file_are_known_by_their_names() {
+    fn parts_of_a_file_are_recognised_by_their_names() {
         for name in [
             "x.gguf.part1of2",
             "x.gguf.part2of2",

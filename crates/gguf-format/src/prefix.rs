@@ -1,4 +1,4 @@
-//! The first bytes of a source, in memory that grows without being copied.
+//! A buffer for the first bytes of a source. It grows without copying its content.
 
 use std::io;
 use std::ops::Deref;
@@ -9,36 +9,36 @@ use crate::byte_source::ByteSource;
 
 /// A copy of the first bytes of a source.
 ///
-/// The header of a large vocabulary takes many megabytes. Most of the time for reading it is spent by
-/// the system on providing fresh memory page by page. So addresses for the longest header are reserved
-/// at once, without memory, and a long header is read into huge pages.
+/// A header with a large vocabulary takes many megabytes. Most of the time for reading it goes to page faults
+/// of new memory. Therefore the addresses for the longest header are reserved at once, without memory, and a
+/// long header is read into huge pages.
 pub(crate) struct Prefix {
     memory: MmapMut,
-    /// Bytes that have been read. The memory behind them was never touched and takes no pages.
+    /// Number of bytes that have been read. The memory after them was never accessed and takes no pages.
     len: usize,
 }
 
 impl Prefix {
-    /// Empty, with room for `most` bytes.
+    /// Returns an empty buffer with room for `most` bytes.
     pub(crate) fn with_room_for(most: u64) -> io::Result<Self> {
         let most = usize::try_from(most).map_err(io::Error::other)?;
         let memory = MmapOptions::new().len(most).no_reserve_swap().map_anon()?;
         Ok(Self { memory, len: 0 })
     }
 
-    /// Bytes of memory of the first `len` bytes, as whole pages.
+    /// Returns the memory that the first `len` bytes take, in bytes of whole pages.
     pub(crate) fn memory_bytes(len: u64) -> u64 {
         let page = if len >= HUGE_PAGE as u64 { HUGE_PAGE as u64 } else { 4096 };
         len.checked_next_multiple_of(page).unwrap_or(u64::MAX)
     }
 
-    /// Reads until these are the first `len` bytes of the source, or as many as there is room for.
+    /// Reads until the buffer contains the first `len` bytes of the source, or is full.
     pub(crate) fn read_until(&mut self, source: &impl ByteSource, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         #[cfg(target_os = "linux")]
         if len >= HUGE_PAGE && self.len < HUGE_PAGE {
-            // A header of kilobytes must not take a huge page, because there may be a thousand of them.
-            // A kernel without huge pages returns an error, and small pages are used.
+            // Small headers must not take huge pages, because a model can have a thousand shards. A kernel
+            // without huge pages returns an error, and small pages are used.
             let _ = self.memory.advise(memmap2::Advice::HugePage);
         }
         let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_to_the_room_it_has() {
+    fn it_grows_up_to_its_capacity() {
         let bytes: Vec<u8> = (0..5_000_000u32).map(|i| (i % 251) as u8).collect();
         let file = file(&bytes);
         let mut prefix = Prefix::with_room_for(5_000_000).unwrap();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_nothing_holds_nothing() {
+    fn a_capacity_of_zero_stays_empty() {
         let mut prefix = Prefix::with_room_for(0).unwrap();
         prefix.read_until(&file(b""), 0).unwrap();
         assert!(prefix.is_empty());

@@ -5,8 +5,8 @@ use crate::limits::Limits;
 
 /// Reads little-endian fields, in order, from the first bytes of a file.
 ///
-/// There are three ends: the end of the file (the file is at fault), the header limit (the header is
-/// too long), and the end of the bytes in memory (the caller may read more).
+/// A read can fail at three ends: the end of the file (the file is truncated), the header limit (the header
+/// is too long), and the end of the bytes in memory (the caller may read more).
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a> {
     /// The bytes in memory, clipped to the header limit.
@@ -20,7 +20,7 @@ pub(crate) struct Reader<'a> {
 /// The name of this limit in errors.
 pub(crate) const HEADER_SIZE: &str = "the header's size in bytes";
 
-/// Why bytes are not available. It becomes an [`Error`] once the item is known.
+/// The reason why bytes are not available. It becomes an [`Error`] when the item is known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shortage {
     offset: u64,
@@ -36,7 +36,7 @@ enum Cause {
 }
 
 impl Shortage {
-    /// The error, for the item that was being read.
+    /// Converts this to the error for the item that was being read.
     #[cold]
     pub(crate) fn while_reading(self, item: Item) -> Error {
         let Self { offset, needed, cause } = self;
@@ -54,7 +54,7 @@ impl Shortage {
 }
 
 impl<'a> Reader<'a> {
-    /// `prefix` is the start of a file of `file_len` bytes.
+    /// Returns a reader of `prefix`, the start of a file of `file_len` bytes.
     pub(crate) fn new(prefix: &'a [u8], file_len: u64, limits: &Limits) -> Self {
         let limit = usize::try_from(limits.max_header_bytes).unwrap_or(usize::MAX);
         Self {
@@ -65,23 +65,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A reader of the same file from `offset` on, without the header limit.
+    /// Returns a reader of the same file from `offset` on, without the header limit.
     pub(crate) fn beyond_header(prefix: &'a [u8], file_len: u64, offset: u64) -> Self {
         let pos = usize::try_from(offset).unwrap_or(usize::MAX).min(prefix.len());
         Self { bytes: prefix, pos, file_len, max_header_bytes: u64::MAX }
     }
 
-    /// A reader of bytes that were parsed before.
+    /// Returns a reader of bytes that were parsed before.
     pub(crate) fn over_payload(bytes: &'a [u8]) -> Self {
         Self { bytes, pos: 0, file_len: bytes.len() as u64, max_header_bytes: u64::MAX }
     }
 
-    /// Bytes read so far, which is the offset in the file.
+    /// Returns the number of bytes read so far, which is the offset in the file.
     pub(crate) fn offset(&self) -> u64 {
         self.pos as u64
     }
 
-    /// Bytes from here to the end of the file, which may be longer than the bytes in memory.
+    /// Returns the number of bytes to the end of the file, which may be longer than the bytes in memory.
     pub(crate) fn left_in_file(&self) -> u64 {
         self.file_len.saturating_sub(self.offset())
     }
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
         self.bytes.get(self.pos..).unwrap_or_default()
     }
 
-    /// Up to `n` of the next bytes. The position does not change.
+    /// Returns up to `n` of the next bytes. The position does not change.
     pub(crate) fn peek(&self, n: usize) -> &'a [u8] {
         let rest = self.rest();
         rest.get(..n).unwrap_or(rest)
@@ -110,13 +110,13 @@ impl<'a> Reader<'a> {
         Shortage { offset, needed, cause }
     }
 
-    /// Fails if the file has fewer than `n` bytes left, in memory or not. A loop over a count in the
-    /// file calls this first, which bounds the loop.
+    /// Fails if the file has fewer than `n` bytes left, in memory or not. Call this before a loop over a
+    /// count from the file, to bound the loop.
     pub(crate) fn ensure_in_file(&self, n: u64) -> Result<(), Shortage> {
         if n > self.left_in_file() { Err(self.shortage(n)) } else { Ok(()) }
     }
 
-    /// The next `n` bytes.
+    /// Returns the next `n` bytes.
     pub(crate) fn take(&mut self, n: u64) -> Result<&'a [u8], Shortage> {
         let taken = usize::try_from(n).ok().and_then(|n| self.rest().get(..n));
         let Some(taken) = taken else { return Err(self.shortage(n)) };
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// The next `n` bytes, where `n` is the width of a field.
+    /// Returns the next `n` bytes, where `n` is the width of a field.
     #[inline]
     fn field<const N: usize>(&mut self) -> Result<[u8; N], Shortage> {
         let Some((field, _)) = self.rest().split_first_chunk::<N>() else {
@@ -150,15 +150,15 @@ impl<'a> Reader<'a> {
         self.field()
     }
 
-    /// A length and that many bytes.
+    /// Reads a length, and returns that number of bytes.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<&'a [u8], Shortage> {
         let len = self.u64()?;
         self.take(len)
     }
 
-    /// A length of at most `max` and that many bytes. A length beyond the end of the file is reported
-    /// as that, also if it is over the limit.
+    /// Reads a length of at most `max`, and returns that number of bytes. A length that exceeds both the file
+    /// and the limit is reported as a truncated file.
     pub(crate) fn string_up_to(
         &mut self,
         max: u64,
@@ -174,8 +174,8 @@ impl<'a> Reader<'a> {
         self.take(len).map_err(|s| s.while_reading(item()))
     }
 
-    /// Skips `count` strings and returns their bytes. Most of the time for a vocabulary is spent here,
-    /// so the loop has one slice as its state.
+    /// Skips `count` strings and returns their bytes. Parsing a vocabulary spends most of its time here, so
+    /// the state of the loop is a single slice.
     pub(crate) fn skip_strings(&mut self, count: u64) -> Result<&'a [u8], Shortage> {
         // Each string takes at least its length field.
         self.ensure_in_file(count.saturating_mul(8))?;
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
                 tail.get(usize::try_from(u64::from_le_bytes(*len)).ok()?..)
             });
             let Some(after) = after else {
-                // Reads the string at fault again to get the exact shortage.
+                // Read the faulty string again to get the exact shortage.
                 self.pos = self.bytes.len().saturating_sub(rest.len());
                 return Err(match self.string() {
                     Err(shortage) => shortage,
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         Ok(start.get(..taken).unwrap_or_default())
     }
 
-    /// The bytes from `offset` to here.
+    /// Returns the bytes from `offset` to the current position.
     pub(crate) fn since(&self, offset: u64) -> &'a [u8] {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         self.bytes.get(start..self.pos).unwrap_or_default()
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_ends_are_told_apart() {
+    fn the_three_ends_give_different_errors() {
         let bytes = [7u8; 16];
         let mut whole = Reader::new(&bytes, 16, &Limits::default());
         assert!(matches!(
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_read_does_not_move() {
+    fn a_failed_read_does_not_change_the_position() {
         let bytes = [1u8, 0, 0, 0, 0];
         let mut reader = Reader::new(&bytes, 5, &Limits::default());
         assert!(reader.u64().is_err());
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn skipping_strings_reports_the_string_at_fault() {
+    fn skipping_strings_reports_the_faulty_string() {
         let mut bytes = Vec::new();
         for len in [3u64, 0, 9] {
             bytes.extend(len.to_le_bytes());

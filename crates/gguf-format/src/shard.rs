@@ -24,7 +24,7 @@ pub struct Shard<S = OpenFile> {
     warnings: Vec<Warning>,
 }
 
-/// How sources are opened and how their headers are read.
+/// The functions that open a source and read its header.
 pub(crate) struct Opener<'f, S> {
     /// Opens the source of a name.
     pub(crate) open: &'f dyn Fn(&Path) -> io::Result<S>,
@@ -58,58 +58,58 @@ impl<S: ByteSource> Opener<'_, S> {
 }
 
 impl<S: ByteSource> Shard<S> {
-    /// The path that the file was opened by. For a source that is not a file, its
+    /// Returns the path with which the file was opened. For a source that is not a file, its
     /// [name](ByteSource::name).
     #[must_use]
     pub fn path(&self) -> &Path {
         self.source.name()
     }
 
-    /// The source. Ranges of tensors are offsets in it.
+    /// Returns the source. Ranges of tensors are offsets in it.
     #[must_use]
     pub const fn source(&self) -> &S {
         &self.source
     }
 
-    /// Length in bytes when it was opened. All ranges were checked against this length: if the file is
-    /// shorter later, reads fail and do not return wrong bytes.
+    /// Returns the length in bytes when it was opened. All ranges were checked against this length: if the
+    /// file is shorter later, reads fail and do not return wrong bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "an empty file is no shard")]
     pub fn len(&self) -> u64 {
         self.source.byte_len()
     }
 
-    /// Where the data section starts, in bytes from the start of the file.
+    /// Returns the start of the data section, in bytes from the start of the file.
     #[must_use]
     pub fn data_offset(&self) -> u64 {
         self.gguf().data_offset()
     }
 
-    /// The header of this file alone.
+    /// Returns the header of this file alone.
     #[must_use]
     pub fn gguf(&self) -> &Gguf<'_> {
         self.header.gguf()
     }
 
-    /// What may be wrong with this file although it can be read.
+    /// Returns the warnings about this file. It can be read, but may be wrong.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
-    /// The whole file, if it was [mapped](crate::GgufFile::map).
+    /// Returns the whole file, if it was [mapped](crate::GgufFile::map).
     #[must_use]
     pub fn mapped(&self) -> Option<&[u8]> {
         self.header.mapped()
     }
 
-    /// The header, for the catalogue that borrows from it.
+    /// Returns the header, for the catalogue that borrows from it.
     pub(crate) const fn header(&self) -> &Arc<OwnedGguf> {
         &self.header
     }
 
-    /// Fails if another file follows in this one, which is a shard by its keys: shards that were joined
-    /// are not a model.
+    /// Fails if another GGUF file follows in this file, which is a shard by its keys: joined shards are not a
+    /// model.
     pub(crate) fn check_not_joined(&self, keys: SplitKeys) -> Result<(), Error> {
         let end = self.gguf().data_end();
         for at in [end, padded(end, self.gguf().alignment())] {
@@ -131,14 +131,14 @@ impl<S: ByteSource> Shard<S> {
 }
 
 impl Shard {
-    /// The open file. Ranges of tensors are offsets in it. Use positioned reads: the position of its
+    /// Returns the open file. Ranges of tensors are offsets in it. Use positioned reads: the position of its
     /// cursor is not defined.
     #[must_use]
     pub const fn file(&self) -> &File {
         self.source.file()
     }
 
-    /// The metadata of the file when it was opened, before anything was read. If they differ later, the
+    /// Returns the metadata of the file when it was opened, before anything was read. If they differ later, the
     /// file was changed.
     #[must_use]
     pub const fn opened_as(&self) -> &Metadata {

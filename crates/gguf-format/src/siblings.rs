@@ -14,12 +14,12 @@ use crate::shard::{Opener, Shard};
 use crate::split::{self, SplitKeys};
 use crate::tensor::TENSOR_COUNT;
 
-/// Bytes that are read first of every further shard. Its header holds little but tensor descriptions,
-/// and a model may have a thousand shards.
+/// Number of bytes in the first read of every further shard. Its header contains little except tensor
+/// descriptions, and a model may have a thousand shards.
 const FIRST_READ: u64 = 16 << 10;
 
-/// What the headers of the opened shards have taken of the limits. Keys and tensors are limited as well
-/// as bytes, because a short one takes many times its bytes in memory.
+/// The parts of the limits that the headers of the opened shards have used. Keys and tensors are limited in
+/// addition to bytes, because a short one takes many times its bytes in memory.
 struct HeaderBudget<'l> {
     limits: &'l Limits,
     bytes: u64,
@@ -29,7 +29,7 @@ struct HeaderBudget<'l> {
 }
 
 impl HeaderBudget<'_> {
-    /// Opens a further shard within what is left.
+    /// Opens a further shard within the rest of the limits.
     fn open<S: ByteSource>(
         &mut self,
         name: &Path,
@@ -77,8 +77,8 @@ impl HeaderBudget<'_> {
     }
 }
 
-/// Opens the other shards of the model that `opened` belongs to. Returns all shards in order, and what
-/// is left of the memory for headers.
+/// Opens the other shards of the model that `opened` belongs to. Returns all shards in order, and the rest of
+/// the memory for headers.
 pub(crate) fn open<S: ByteSource>(
     opened: Shard<S>,
     keys: SplitKeys,

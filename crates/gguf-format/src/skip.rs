@@ -1,11 +1,11 @@
-//! Skips arrays: checks that they are inside the file, without decoding.
+//! Skips arrays: checks that they are inside the file, and does not decode them.
 
 use crate::error::{Error, Item, MalformedKind};
 use crate::reader::{Reader, Shortage};
 use crate::text::Text;
 use crate::value_type::ValueType;
 
-/// Bytes of an inner array, at least: element type and count.
+/// The smallest number of bytes of an inner array: element type and count.
 const MIN_ARRAY_BYTES: u64 = 12;
 
 /// The place of an array in the file.
@@ -16,7 +16,7 @@ pub(crate) struct Extent<'a> {
     pub(crate) len: usize,
     /// The elements as they are in the file.
     pub(crate) payload: &'a [u8],
-    /// Where `payload` starts in the file, in bytes.
+    /// Start of `payload` in the file, in bytes.
     pub(crate) offset: u64,
 }
 
@@ -40,12 +40,12 @@ pub(crate) fn array<'a>(
     Ok(Extent { element_type, len, payload, offset })
 }
 
-/// The error of an incomplete value.
+/// Returns a function that makes the error for an incomplete value of this key.
 pub(crate) fn value_of(key: Text<'_>) -> impl FnOnce(Shortage) -> Error + '_ {
     move |shortage| shortage.while_reading(Item::Value { key: owned(key) })
 }
 
-/// A key for an error.
+/// Returns a key for an error.
 fn owned(key: Text<'_>) -> Vec<u8> {
     key.as_bytes().to_vec()
 }
@@ -96,7 +96,7 @@ fn booleans(payload: &[u8], key: Text<'_>, offset: u64) -> Result<(), Error> {
     }
 }
 
-/// The error for a boolean that is neither 0 nor 1.
+/// Returns the error for a boolean that is neither 0 nor 1.
 pub(crate) fn invalid_bool(key: Text<'_>, value: u8, offset: u64) -> Error {
     Error::Malformed { offset, kind: MalformedKind::InvalidBool { key: owned(key), value } }
 }
@@ -132,7 +132,7 @@ fn nested(reader: &mut Reader<'_>, key: Text<'_>, count: u64, max_depth: u64) ->
     Ok(())
 }
 
-/// Returns `count` if the file is long enough for so many inner arrays.
+/// Returns `count`. Fails if the file is too short for this number of inner arrays.
 fn announced(reader: &Reader<'_>, key: Text<'_>, count: u64) -> Result<u64, Error> {
     reader
         .ensure_in_file(count.saturating_mul(MIN_ARRAY_BYTES))

@@ -16,7 +16,7 @@ pub(crate) const TENSORS_KEY: &str = "split.tensors.count";
 
 const ARCHITECTURE_KEY: &str = "general.architecture";
 
-/// What a shard's metadata say about the whole model.
+/// The position of a shard in its model, from its metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SplitKeys {
     /// From 0.
@@ -25,7 +25,7 @@ pub(crate) struct SplitKeys {
 }
 
 impl SplitKeys {
-    /// The keys of a shard, or `None` if the file is a complete model: without `split.count`, or with a
+    /// Returns the keys of a shard, or `None` if the file is a complete model: without `split.count`, or with a
     /// count of 0 or 1.
     pub(crate) fn of(gguf: &Gguf<'_>) -> Result<Option<Self>, Error> {
         let metadata = gguf.metadata();
@@ -69,7 +69,7 @@ impl ShardName {
         Some(Self { prefix: path.with_file_name(OsStr::from_bytes(prefix)), no, count })
     }
 
-    /// The path of another shard, by its number from 1.
+    /// Returns the path of another shard, by its number from 1.
     pub(crate) fn sibling(&self, no: u64) -> PathBuf {
         let mut name = self.prefix.clone().into_os_string();
         name.push(format!("-{no:05}-of-{:05}.gguf", self.count));
@@ -77,7 +77,7 @@ impl ShardName {
     }
 }
 
-/// Splits `-` and five digits off the end.
+/// Splits `-` and five digits from the end.
 fn split_number(name: &[u8]) -> Option<(&[u8], u64)> {
     let (rest, digits) = name.split_last_chunk::<5>()?;
     let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
@@ -85,7 +85,7 @@ fn split_number(name: &[u8]) -> Option<(&[u8], u64)> {
     Some((rest.strip_suffix(b"-")?, number))
 }
 
-/// Checks that a file's name matches its keys, and returns the name, from which those of the other
+/// Checks that a file's name matches its keys. Returns the parsed name, from which the names of the other
 /// shards follow.
 pub(crate) fn name_of(path: &Path, keys: SplitKeys) -> Result<ShardName, Error> {
     let shard_error = |kind| Error::Shard { path: path.to_owned(), kind };
@@ -114,8 +114,8 @@ pub(crate) fn check(path: &Path, keys: SplitKeys, name: &ShardName, no: u64) -> 
     mismatch(NO_KEY, no.saturating_sub(1), keys.no)
 }
 
-/// Checks that shards, which are in order and in their places, belong to one model: they have one
-/// architecture, and as many tensors as they announce.
+/// Checks that shards belong to one model: they have the same architecture, and together the announced number
+/// of tensors. They must be in order, with checked numbers.
 pub(crate) fn same_model<'n, 'g>(
     shards: impl Iterator<Item = (&'n Path, &'g Gguf<'g>)>,
 ) -> Result<(), Error> {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shard_names_are_taken_apart_and_put_together() {
+    fn shard_names_are_parsed_and_formatted() {
         let name = ShardName::parse(Path::new("/models/phi-3-00002-of-00003.gguf")).unwrap();
         assert_eq!((name.no, name.count), (2, 3));
         assert_eq!(name.sibling(1), Path::new("/models/phi-3-00001-of-00003.gguf"));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_no_shard_names() {
+    fn other_names_are_not_parsed_as_shard_names() {
         for name in [
             "phi-3.gguf",
             "phi-00001-of-00003.bin",

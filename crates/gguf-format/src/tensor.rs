@@ -12,8 +12,8 @@ use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::reader::Reader;
 
-/// Bytes of a tensor description, at least: the name's length, the number of dimensions, the type and
-/// the offset.
+/// The smallest number of bytes of a tensor description: the name's length, the number of dimensions, the type
+/// and the offset.
 const MIN_TENSOR_INFO_BYTES: u64 = 8 + 4 + 4 + 8;
 
 /// The name of this limit in errors.
@@ -22,7 +22,7 @@ pub(crate) const TENSOR_COUNT: &str = "the number of tensors";
 /// The purpose of the memory in errors.
 pub(crate) const TENSORS: &str = "the list of tensors";
 
-/// ggml supports no more dimensions.
+/// The largest number of dimensions that ggml supports.
 const MAX_DIMS: usize = 4;
 
 /// The dimensions of a tensor in file order: `ne[0]`, the contiguous dimension, is first.
@@ -37,7 +37,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A shape of these dimensions, contiguous first; `None` if there are more than four, or more than
+    /// Returns a shape of these dimensions, contiguous first; `None` if there are more than four, or more than
     /// 2^63 - 1 elements. For this limit, a dimension of zero counts as one.
     #[must_use]
     pub fn new(dims: &[u64]) -> Option<Self> {
@@ -51,26 +51,26 @@ impl Shape {
         Some(Self { dims: own, len: u8::try_from(dims.len()).ok()?, elements })
     }
 
-    /// The dimensions, contiguous first, in elements.
+    /// Returns the dimensions, contiguous first, in elements.
     #[must_use]
     pub fn dims(&self) -> &[u64] {
         self.dims.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// The product of all dimensions.
+    /// Returns the product of all dimensions.
     #[must_use]
     pub const fn elements(&self) -> u64 {
         self.elements
     }
 
-    /// Elements in a row: the first dimension, or 1 if there is none.
+    /// Returns the number of elements in a row: the first dimension, or 1 if there is none.
     #[must_use]
     pub const fn row_len(&self) -> u64 {
         let [row_len, ..] = self.dims;
         row_len
     }
 
-    /// Number of rows: the product of all dimensions but the first.
+    /// Returns the number of rows: the product of all dimensions but the first.
     #[must_use]
     pub const fn rows(&self) -> u64 {
         let [_, a, b, c] = self.dims;
@@ -79,7 +79,7 @@ impl Shape {
     }
 }
 
-/// `[3072, 32064]`, contiguous dimension first.
+/// Writes the dimensions, contiguous first: `[3072, 32064]`.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[")?;
@@ -99,10 +99,9 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// One tensor of the catalogue. Parsing has checked that the range is inside its file, has the length
-/// that follows from shape and type, and starts at the padded end of the tensor before it. A tensor
-/// without elements has an empty range. If the padding before its place is missing, that range is at
-/// the end of the file.
+/// One tensor of the catalogue. Parsing has checked that the range is inside its file, has the length that
+/// follows from shape and type, and starts at the padded end of the tensor before it. A tensor without
+/// elements has an empty range. If the file ends before that offset, the range is at the end of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     name: &'a str,
@@ -113,37 +112,37 @@ pub struct TensorInfo<'a> {
 }
 
 impl<'a> TensorInfo<'a> {
-    /// The name as it is in the file. [Escape](crate::escape()) it before printing.
+    /// Returns the name as it is in the file. [Escape](crate::escape()) it before printing.
     #[must_use]
     pub const fn name(&self) -> &'a str {
         self.name
     }
 
-    /// The dimensions, contiguous first.
+    /// Returns the dimensions, contiguous first.
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     #[must_use]
     pub const fn ggml_type(&self) -> GgmlType {
         self.ggml_type
     }
 
-    /// Where the data are, in bytes from the start of the file ([this shard](Self::shard)).
+    /// Returns the range of the data, in bytes from the start of the file ([this shard](Self::shard)).
     #[must_use]
     pub const fn range(&self) -> Range<u64> {
         self.range.start..self.range.end
     }
 
-    /// Size of the data in bytes.
+    /// Returns the size of the data in bytes.
     #[must_use]
     pub const fn byte_len(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Position of its file in [`GgufFile::shards`](crate::GgufFile::shards); 0 for a model in one
+    /// Returns the position of its file in [`GgufFile::shards`](crate::GgufFile::shards); 0 for a model in one
     /// file.
     #[must_use]
     pub const fn shard(&self) -> usize {
@@ -155,7 +154,7 @@ impl<'a> TensorInfo<'a> {
     }
 }
 
-/// Name to position. The hasher has a random key, so a file cannot provoke collisions.
+/// Maps names to positions. The hasher has a random key, so a file cannot provoke collisions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NameIndex<'a>(HashMap<&'a str, usize>);
 
@@ -234,7 +233,7 @@ impl<'a> Catalogue<'a> {
         file_len: u64,
         alignment: u64,
     ) -> Result<(), Error> {
-        let data_len = self.prove_places(data_offset, alignment)?;
+        let data_len = self.check_offsets(data_offset, alignment)?;
         let file_end = data_offset.saturating_add(data_len);
         let padded_len = padded(file_len, alignment);
         for tensor in &mut self.tensors {
@@ -244,15 +243,15 @@ impl<'a> Catalogue<'a> {
             else {
                 return Err(overflow(tensor.name, relative.start, data_offset));
             };
-            // A tensor without elements takes no bytes. The file may end before its place if the
-            // padding after the last bytes is missing, as tools leave it out.
+            // A tensor without elements takes no bytes. The file may end before its offset, because some tools
+            // omit the padding after the last data.
             if relative.is_empty() && start <= padded_len {
                 let at = start.min(file_len);
                 tensor.range = at..at;
                 continue;
             }
             if end > file_len {
-                // The data are missing or, for a tensor without elements, the bytes before its place.
+                // Data are missing. For a tensor without elements, they are those of the tensors before it.
                 let offset = if relative.is_empty() { file_len } else { start };
                 return Err(Error::Truncated {
                     item: Item::TensorData { name: tensor.name.to_owned(), file_end, file_len },
@@ -266,12 +265,13 @@ impl<'a> Catalogue<'a> {
         Ok(())
     }
 
-    /// Bytes of the data section up to the end of the last tensor, without padding after it.
+    /// Checks the offsets of all tensors. Returns the end of the last tensor in the data section, without
+    /// padding.
     ///
     /// All tools write tensors in the order of their descriptions, each at the padded sum of the sizes
-    /// before it, and llama.cpp refuses other files. If a tensor is elsewhere, a size is not what the
-    /// writer used: the type belongs to a fork, or the header is damaged.
-    fn prove_places(&self, data_offset: u64, alignment: u64) -> Result<u64, Error> {
+    /// before it, and llama.cpp refuses other files. If an offset differs, a computed size differs from that
+    /// of the writer: the type belongs to a fork, or the header is damaged.
+    fn check_offsets(&self, data_offset: u64, alignment: u64) -> Result<u64, Error> {
         let mut end = 0;
         let mut before: Option<&TensorInfo<'_>> = None;
         for tensor in &self.tensors {
@@ -295,9 +295,8 @@ impl<'a> Catalogue<'a> {
     }
 }
 
-/// The name in the tensor description at the reader's position, if there is a description that fits as
-/// the next one: a known type, whole blocks, and exactly the offset `expected`. Data do not look like
-/// that by chance.
+/// Returns the tensor name at the reader's position, if the bytes there are a valid next description: a known
+/// type, whole blocks, and exactly the offset `expected`. Data do not have this form by chance.
 ///
 /// # Errors
 ///

@@ -19,13 +19,13 @@ use crate::escape::{escape, quoted_in_full};
 pub struct Text<'a>(&'a [u8]);
 
 impl<'a> Text<'a> {
-    /// The bytes, as they are in the file.
+    /// Returns the bytes, as they are in the file.
     #[must_use]
     pub const fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 
-    /// The text.
+    /// Returns the text.
     ///
     /// # Errors
     ///

@@ -28,7 +28,7 @@ pub enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The type in the file.
+    /// Returns the type in the file.
     #[must_use]
     pub const fn value_type(&self) -> ValueType {
         match self {
@@ -48,7 +48,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The type in words, for an array with that of its elements: `u32`, `array of string`.
+    /// Returns the name of the type: `u32`. For an array, includes the element type: `array of string`.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value of any of the eight integer types.
+    /// Returns the value of any of the eight integer types.
     #[must_use]
     pub fn as_integer(&self) -> Option<i128> {
         match *self {
@@ -73,7 +73,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The text of a string, which need not be UTF-8; `None` for other types.
+    /// Returns the text of a string, which need not be UTF-8; `None` for other types.
     #[must_use]
     pub const fn as_text(&self) -> Option<Text<'a>> {
         match self {
@@ -82,13 +82,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The text of a string that is UTF-8; otherwise `None`.
+    /// Returns the text of a string that is UTF-8; otherwise `None`.
     #[must_use]
     pub fn as_str(&self) -> Option<&'a str> {
         self.as_text()?.as_str().ok()
     }
 
-    /// The array; `None` for other types.
+    /// Returns the array; `None` for other types.
     #[must_use]
     pub const fn as_array(&self) -> Option<Array<'a>> {
         match self {
@@ -98,7 +98,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// On one line, escaped: `"text"`, `32`, `array of 32064 string`.
+/// Writes the value on one line, escaped: `"text"`, `32`, `array of 32064 string`.
 impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

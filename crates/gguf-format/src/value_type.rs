@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-/// One table of the value types: variant, number, name, name of an array of it, size in bytes (0 if it
-/// varies).
+/// Defines the value types from one table: variant, number, name, and size in bytes (0 if it varies).
 macro_rules! value_types {
     ($( $(#[$doc:meta])* $name:ident = $id:literal, $text:literal, $size:literal; )+) => {
         /// The type of a metadata value or of an array's elements.
@@ -17,31 +16,31 @@ macro_rules! value_types {
             /// Every value type, in the order of its number.
             pub const ALL: &'static [Self] = &[$( Self::$name, )+];
 
-            /// The type of this number, or `None` if GGUF has no such type.
+            /// Returns the type of this number, or `None` if GGUF has no such type.
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id { $( $id => Some(Self::$name), )+ _ => None }
             }
 
-            /// The number of this type in a file.
+            /// Returns the number of this type in a file.
             #[must_use]
             pub const fn id(self) -> u32 {
                 match self { $( Self::$name => $id, )+ }
             }
 
-            /// `u32`, `string`, `array`, ...
+            /// Returns the name: `u32`, `string`, `array`, ...
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$name => $text, )+ }
             }
 
-            /// `array of u32`, ...
+            /// Returns the name of an array of this type: `array of u32`, ...
             #[must_use]
             pub const fn array_name(self) -> &'static str {
                 match self { $( Self::$name => concat!("array of ", $text), )+ }
             }
 
-            /// Bytes of one value, or `None` for strings and arrays.
+            /// Returns the bytes of one value, or `None` for strings and arrays.
             #[must_use]
             pub const fn size(self) -> Option<u64> {
                 match self { $( Self::$name => if $size == 0 { None } else { Some($size) }, )+ }

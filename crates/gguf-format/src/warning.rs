@@ -1,4 +1,4 @@
-//! What may be wrong with a file that can be read.
+//! Warnings about files that can be read.
 
 use std::fmt;
 use std::io;
@@ -10,34 +10,34 @@ use crate::byte_source::ByteSource;
 use crate::escape::{path_text, quoted};
 use crate::gguf::Gguf;
 
-/// Bytes of padding that are read in one file, at most. Real files have less than 16 KiB.
+/// The largest number of bytes of padding that are read in one file. Real files have less than 16 KiB.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Bytes of padding that one call reads.
 const PIECE: usize = 64 << 10;
 
-/// Warnings about padding that are kept for one file.
+/// The largest number of warnings about padding for one file.
 const MAX_WARNINGS: usize = 16;
 
 /// A problem with a file that can be read. The file may not be what the user expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// Padding between two tensors, or after the last one, is not zero. No tool writes it so.
+    /// Padding between two tensors, or after the last one, is not zero. No tool writes such padding.
     #[non_exhaustive]
     Padding {
         /// The file.
         path: PathBuf,
         /// The tensor before the padding.
         tensor: String,
-        /// Where it ends, in bytes from the start of the file.
+        /// Its end, in bytes from the start of the file.
         end: u64,
         /// Position of the first byte that is not zero, in bytes from the start of the file.
         at: u64,
         /// Length of the file in bytes.
         file_len: u64,
     },
-    /// There is more padding than is read.
+    /// Some padding was not read, because a limit was reached.
     #[non_exhaustive]
     UncheckedPadding {
         /// The file.
@@ -54,8 +54,7 @@ pub enum Warning {
         path: PathBuf,
         /// The last tensor, if there is one.
         tensor: Option<String>,
-        /// Where it ends, in bytes from the start of the file. Without a tensor, where the data section
-        /// starts.
+        /// Its end, in bytes from the start of the file. Without a tensor, the start of the data section.
         end: u64,
         /// Bytes after it and its padding.
         more: u64,
@@ -84,8 +83,8 @@ const TRAILING_DATA: (&str, &str, &str) = (
 );
 
 impl Warning {
-    /// Every code that [`code`](Self::code) can return, with its meaning and cure. Codes are only
-    /// added, never removed.
+    /// Every code that [`code`](Self::code) can return, with its cause and cure. Codes are only added, never
+    /// removed.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] =
         &[PADDING, TRAILING_DATA, UNCHECKED_PADDING];
 
@@ -97,20 +96,20 @@ impl Warning {
         }
     }
 
-    /// A stable name for the kind of warning.
+    /// Returns a stable name for the kind of warning.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         self.facts().0
     }
 
-    /// What the user can do about it.
+    /// Returns the advice to the user.
     #[must_use]
     pub const fn help(&self) -> &'static str {
         self.facts().2
     }
 }
 
-/// One line; text from the file is escaped.
+/// Writes one line. Text from the file is escaped.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -144,8 +143,8 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What may be wrong with a source that has the header `gguf`. Reads the padding between tensors, at
-/// most 256 MiB.
+/// Returns the warnings about a source that has the header `gguf`. Reads the padding between tensors, at most
+/// 256 MiB.
 pub(crate) fn of_source(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
     let mut warnings = nonzero_padding(source, gguf)?;
     if gguf.trailing_bytes() != 0 {
@@ -185,7 +184,7 @@ fn nonzero_padding(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<
     Ok(warnings)
 }
 
-/// The position of the first byte in a range of the source that is not zero.
+/// Returns the position of the first byte in a range of the source that is not zero.
 fn first_nonzero(source: &impl ByteSource, range: Range<u64>) -> io::Result<Option<u64>> {
     let mut buffer = [0; PIECE];
     for start in range.clone().step_by(PIECE) {

@@ -1,9 +1,9 @@
 //! Writes GGUF files. The caller provides the data.
 //!
-//! Always compiled, without a feature: it is small, has no dependencies, and every test of code that
-//! reads GGUF needs it. A [`GgufWriter`] collects keys and tensors. [`layout`](GgufWriter::layout)
-//! returns the header's bytes and the places of the data, so that the caller can stream files of many
-//! gigabytes. [`to_bytes`](GgufWriter::to_bytes) makes small files in memory.
+//! This module needs no feature: it is small, has no dependencies, and every test of code that reads GGUF
+//! needs it. A [`GgufWriter`] collects keys and tensors. [`layout`](GgufWriter::layout) returns the bytes of
+//! the header and the ranges of the data, so that the caller can stream files of many gigabytes.
+//! [`to_bytes`](GgufWriter::to_bytes) writes small files in memory.
 //!
 //! [`Gguf::parse`](crate::Gguf::parse) accepts every file that the writer accepts, if its header and
 //! counts are within the default [`Limits`].
@@ -37,7 +37,7 @@ use crate::split;
 use crate::tensor::Shape;
 use crate::value_type::ValueType;
 
-/// Something that a GGUF file cannot hold.
+/// The reason why a file cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -58,8 +58,8 @@ pub enum WriteError {
     /// A key that occurs twice. The `split.` keys are written by [`GgufWriter::split`].
     #[error("the key {} occurs twice", quoted(.0))]
     DuplicateKey(String),
-    /// `general.alignment` as a key. Use [`GgufWriter::alignment`], because the places of the tensors
-    /// depend on it.
+    /// `general.alignment` as a key. Use [`GgufWriter::alignment`], because the offsets of the tensors depend
+    /// on it.
     #[error("general.alignment is set by the writer's alignment, not as a key")]
     AlignmentKey,
     /// A tensor name that occurs twice.
@@ -169,7 +169,7 @@ impl From<WriteArray> for WriteValue {
 }
 
 impl WriteArray {
-    /// Levels of nesting; 1 for an array that is not nested.
+    /// Returns the levels of nesting; 1 for an array that is not nested.
     fn depth(&self) -> u64 {
         match self {
             Self::Array(inner) => {
@@ -254,7 +254,7 @@ impl Default for GgufWriter {
 }
 
 impl GgufWriter {
-    /// An empty file of version 3 with the default alignment of 32 bytes.
+    /// Returns an empty file of version 3 with the default alignment of 32 bytes.
     #[must_use]
     pub const fn new() -> Self {
         Self { version: 3, alignment: None, kvs: Vec::new(), tensors: Vec::new() }
@@ -272,15 +272,15 @@ impl GgufWriter {
         self
     }
 
-    /// Adds a key: any but `general.alignment`, which [`alignment`](Self::alignment) writes.
+    /// Adds a key. Not allowed for `general.alignment`, which [`alignment`](Self::alignment) writes.
     pub fn kv(&mut self, key: impl Into<String>, value: impl Into<WriteValue>) -> &mut Self {
         self.kvs.push((key.into(), value.into()));
         self
     }
 
-    /// Adds the keys of a shard, with the types that llama.cpp uses: `no` from 0, and `count` shards
-    /// that hold `tensors` tensors together. The file must have the name `PREFIX-00001-of-0000N.gguf`,
-    /// numbered from 1.
+    /// Adds the keys of a shard, with the types that llama.cpp uses: the number of the shard from 0, the
+    /// number of shards, and the number of tensors in all shards. The file must have the name
+    /// `PREFIX-00001-of-0000N.gguf`, numbered from 1.
     pub fn split(&mut self, no: u16, count: u16, tensors: i32) -> &mut Self {
         self.kv(split::NO_KEY, no).kv(split::COUNT_KEY, count).kv(split::TENSORS_KEY, tensors)
     }
@@ -296,11 +296,11 @@ impl GgufWriter {
         self
     }
 
-    /// The header's bytes and the places of the data.
+    /// Returns the bytes of the header and the ranges of the data.
     ///
     /// # Errors
     ///
-    /// The first thing that GGUF cannot express: see [`WriteError`].
+    /// The first fault: see [`WriteError`].
     pub fn layout(&self) -> Result<Layout, WriteError> {
         let limits = Limits::default();
         if !matches!(self.version, 2 | 3) {
@@ -363,11 +363,11 @@ impl GgufWriter {
             .ok_or_else(|| self.tensors.last().map_or(WriteError::Memory(end), Tensor::too_large))
     }
 
-    /// The whole file in memory. `fill` gets each tensor's position and zeroed data.
+    /// Returns the whole file in memory. Calls `fill` with the index and the zeroed data of each tensor.
     ///
     /// # Errors
     ///
-    /// As [`layout`](Self::layout), and [`WriteError::Memory`].
+    /// Those of [`layout`](Self::layout), and [`WriteError::Memory`].
     pub fn to_bytes(&self, mut fill: impl FnMut(usize, &mut [u8])) -> Result<Vec<u8>, WriteError> {
         let layout = self.layout()?;
         let memory = || WriteError::Memory(layout.file_len());
@@ -408,7 +408,7 @@ fn check_name(name: &str, max: u64) -> Result<(), WriteError> {
     }
 }
 
-/// The places of all parts of a file.
+/// The positions of all parts of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     header: Vec<u8>,
@@ -417,7 +417,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// From an unpadded header and ranges in the data section; `None` if a place exceeds 64 bits.
+    /// Makes the layout from an unpadded header and ranges in the data section. `None` if a position exceeds
+    /// 64 bits.
     fn new(mut header: Vec<u8>, mut ranges: Vec<Range<u64>>, alignment: u64) -> Option<Self> {
         header.resize(header.len().checked_next_multiple_of(usize::try_from(alignment).ok()?)?, 0);
         let data_offset = header.len() as u64;
@@ -429,26 +430,26 @@ impl Layout {
         Some(Self { header, ranges, file_len: end.checked_next_multiple_of(alignment)? })
     }
 
-    /// The first bytes of the file, up to [`data_offset`](Self::data_offset), padding included.
+    /// Returns the first bytes of the file, up to [`data_offset`](Self::data_offset), padding included.
     #[must_use]
     pub fn header(&self) -> &[u8] {
         &self.header
     }
 
-    /// Where the data section starts, in bytes from the start of the file.
+    /// Returns the start of the data section, in bytes from the start of the file.
     #[must_use]
     pub const fn data_offset(&self) -> u64 {
         self.header.len() as u64
     }
 
-    /// Where the data of each tensor go, in bytes from the start of the file. They are in the order in
+    /// Returns the range of each tensor's data, in bytes from the start of the file. They are in the order in
     /// which the tensors were added, which is ascending. The padding between them is zeros.
     #[must_use]
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
 
-    /// Length of the file in bytes, with the padding after the last tensor.
+    /// Returns the length of the file in bytes, with the padding after the last tensor.
     #[must_use]
     pub const fn file_len(&self) -> u64 {
         self.file_len

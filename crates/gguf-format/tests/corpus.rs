@@ -8,7 +8,7 @@ mod promises;
 use std::path::Path;
 
 #[test]
-fn every_file_does_what_its_name_says() {
+fn every_file_gives_the_result_in_its_name() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/parse");
     let mut outcomes = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -56,7 +56,7 @@ impl Split {
         GgufFile::open(self.path(opened)).expect_err("the model must be refused")
     }
 
-    /// The error must name this shard.
+    /// Opens a shard, and returns the reason of the error. The error must name the shard `named`.
     #[track_caller]
     fn shard_refusal(&self, opened: u16, named: u16) -> ShardKind {
         match self.refusal(opened) {
@@ -75,7 +75,7 @@ fn write(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// The result of `f`, which must return within a minute, also on slow machines.
+/// Calls `f`, which must return within a minute, also on slow machines. Returns its result.
 #[track_caller]
 fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
@@ -103,7 +103,7 @@ fn one_file_is_a_model_of_one_shard() {
 }
 
 #[test]
-fn headers_longer_than_the_first_read_are_read_on() {
+fn headers_longer_than_the_first_read_are_read_completely() {
     let folder = tempfile::tempdir().unwrap();
     for len in [200_000, 262_144 - 24 - 8 - 1 - 12, 262_144, 5_000_000] {
         let bytes = Raw::default()
@@ -128,9 +128,9 @@ fn a_header_beyond_the_limit_is_not_read() {
 }
 
 /// The fields of this header are small, so no single field exceeds the limit. The end of what may be
-/// read must differ from the end of what was read, or the reader reads the same bytes for ever.
+/// read must differ from the end of the bytes that were read, or the reader reads the same bytes forever.
 #[test]
-fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
+fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_forever() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = Raw::default();
     for key in 0..30_000u32 {
@@ -148,7 +148,7 @@ fn a_header_that_crosses_the_limit_in_small_steps_is_not_read_for_ever() {
 /// Without padding, the data are parsed as a description, whose name may be as long as the limit. The
 /// parser must not request more than can be read.
 #[test]
-fn data_that_look_like_a_long_name_are_not_read_for_ever() {
+fn data_that_look_like_a_long_name_are_not_read_forever() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = Raw::default().tensor("t", &[1 << 20], 24, 0).data(1 << 20);
     let len = file.header().len();
@@ -205,7 +205,7 @@ fn memory_of_all_shards_has_one_limit() {
 }
 
 #[test]
-fn truncation_is_found_from_the_header_alone() {
+fn truncation_is_detected_from_the_header_alone() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = valid().bytes();
     let path = write(&folder, "short.gguf", &bytes[..bytes.len() - 1]);
@@ -225,7 +225,7 @@ fn truncation_is_found_from_the_header_alone() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
+fn a_file_that_is_not_regular_is_refused_without_blocking() {
     let folder = tempfile::tempdir().unwrap();
     // The other end of the pipe is never opened.
     let pipe = folder.path().join("pipe.gguf");
@@ -250,7 +250,7 @@ fn an_empty_file_is_truncated_by_both_ways_of_opening() {
 }
 
 #[test]
-fn a_mapped_model_has_its_data_at_hand() {
+fn a_mapped_model_gives_access_to_its_data() {
     let split = Split::new();
     // SAFETY: no other process uses this folder.
     let model = unsafe { GgufFile::map(split.path(0), &Limits::default()) }.unwrap();
@@ -276,7 +276,7 @@ fn any_shard_opens_the_same_model() {
 }
 
 #[test]
-fn ranges_are_those_of_the_shard() {
+fn ranges_of_tensors_are_relative_to_their_shard() {
     let split = Split::new();
     let model = GgufFile::open(split.path(0)).unwrap();
     for tensor in model.tensors() {
@@ -299,7 +299,7 @@ fn a_missing_shard_is_named() {
 }
 
 #[test]
-fn a_shard_in_the_place_of_another_is_refused() {
+fn a_shard_under_the_name_of_another_is_refused() {
     let split = Split::new();
     fs::copy(split.path(1), split.path(2)).unwrap();
     let kind = ShardKind::Mismatch { key: "split.no", expected: 2, found: 1 };
@@ -317,7 +317,7 @@ fn a_shard_of_a_model_with_another_count_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
+fn a_complete_model_under_the_name_of_a_shard_is_refused() {
     let split = Split::new();
     fs::write(split.path(1), valid().bytes()).unwrap();
     assert!(matches!(split.shard_refusal(0, 1), ShardKind::Foreign { .. }));
@@ -328,7 +328,7 @@ fn a_file_that_is_no_shard_is_refused_in_the_place_of_one() {
 
 /// The numbers of a file in its name, in its metadata and among the shards are equal.
 #[test]
-fn a_number_that_no_shard_has_is_never_replaced_by_its_siblings() {
+fn a_file_with_a_number_that_no_shard_has_is_refused() {
     for no in 0..3 {
         for (wrong_no, wrong_count) in [(0, 3), (4, 3), (no + 1, 0), (no + 1, 2), (no + 1, 4)] {
             let split = Split::new();
@@ -364,9 +364,9 @@ fn a_number_beyond_the_count_is_refused_under_any_name() {
     }
 }
 
-/// As if one bit of `split.count`, or of its key, is damaged.
+/// Tests shards in which one bit of `split.count`, or of its key, is damaged.
 #[test]
-fn a_shard_that_lost_its_count_is_no_model_by_itself() {
+fn a_shard_with_a_damaged_count_is_not_a_complete_model() {
     let folder = tempfile::tempdir().unwrap();
     let no = |no: u16| Raw::default().kv("split.no", 2, no.to_le_bytes());
     for count in [None, Some(0u16), Some(1)] {
@@ -389,9 +389,10 @@ fn a_shard_that_lost_its_count_is_no_model_by_itself() {
     }
 }
 
-/// As in the cache of the hub: files are named by their hashes, and links have their names.
+/// Tests the layout of the Hugging Face cache: files are named by their hashes, and symbolic links have the
+/// names.
 #[test]
-fn shards_are_found_beside_the_link_that_was_opened() {
+fn shards_are_found_next_to_the_link_that_was_opened() {
     let split = Split::new();
     let cache = tempfile::tempdir().unwrap();
     let link = |no: u16| cache.path().join(split.path(no).file_name().unwrap());
@@ -519,7 +520,7 @@ fn a_count_of_one_or_zero_is_a_model_by_itself() {
 }
 
 #[test]
-fn the_header_survives_whatever_happens_to_the_file() {
+fn the_header_stays_valid_when_the_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, "model.gguf", &valid().bytes());
     let model = GgufFile::open(&path).unwrap();
@@ -530,7 +531,7 @@ fn the_header_survives_whatever_happens_to_the_file() {
 }
 
 #[test]
-fn models_can_cross_threads() {
+fn models_can_be_sent_to_and_shared_by_threads() {
     fn cross<T: Send + Sync>(_: &T) {}
     let folder = tempfile::tempdir().unwrap();
     let model = GgufFile::open(write(&folder, "model.gguf", &valid().bytes())).unwrap();
@@ -561,7 +562,7 @@ fn shards_that_were_joined_are_refused_under_any_name() {
 }
 
 #[test]
-fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
+fn data_after_the_last_tensor_give_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let mut bytes = valid().bytes();
     let end = bytes.len();
@@ -600,7 +601,7 @@ fn a_file_that_goes_on_after_its_last_tensor_is_warned_of() {
 }
 
 #[test]
-fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
+fn nonzero_padding_between_tensors_gives_a_warning_that_names_the_shard() {
     let split = Split::new();
     let mut writer = GgufWriter::new();
     writer.tensor("blk.2.a", &[1], GgmlType::F32).tensor("blk.2.b", &[8], GgmlType::F32);
@@ -620,7 +621,7 @@ fn padding_between_tensors_that_is_not_zero_is_warned_of_in_its_shard() {
 
 /// A warning says what is not checked.
 #[test]
-fn warnings_and_looks_at_padding_are_bounded() {
+fn the_number_of_warnings_and_of_padding_bytes_read_is_limited() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = GgufWriter::new();
     for i in 0..100_000 {
@@ -643,7 +644,7 @@ fn warnings_and_looks_at_padding_are_bounded() {
 }
 
 #[test]
-fn padding_of_any_alignment_is_looked_at() {
+fn padding_of_any_alignment_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let warnings = |tensors: u32, alignment: u32| {
         let mut writer = GgufWriter::new();

@@ -90,7 +90,7 @@ mod magic_and_version {
     use super::*;
 
     #[test]
-    fn the_unharmed_file_is_accepted() {
+    fn the_valid_file_is_accepted() {
         let bytes = valid().bytes();
         assert_eq!(Gguf::parse(&bytes).unwrap().tensors().len(), 3);
     }
@@ -151,7 +151,7 @@ mod truncation {
     }
 
     #[test]
-    fn a_prefix_of_a_longer_file_asks_for_more() {
+    fn a_prefix_of_a_longer_file_requests_more_bytes() {
         let bytes = valid().bytes();
         // The padding after the header is also checked.
         let start = valid().header().len().next_multiple_of(32);
@@ -167,7 +167,7 @@ mod truncation {
         }
     }
 
-    /// A file whose descriptions end on the alignment, and whose data start with these bytes.
+    /// Returns a file whose descriptions end on the alignment, and whose data start with these bytes.
     fn without_padding(data: &[u8]) -> Vec<u8> {
         let mut file = Raw::default().tensor("t", &[32], F32, 0).data(128);
         let len = file.header().len();
@@ -178,7 +178,7 @@ mod truncation {
     }
 
     #[test]
-    fn where_there_is_no_padding_the_length_of_a_name_is_asked_for_and_no_more() {
+    fn without_padding_only_the_length_of_a_name_is_requested() {
         let limits = Limits::default().with_max_name_len(100);
         let parse = |prefix: &[u8], bytes: &[u8]| {
             Gguf::parse_header(prefix, bytes.len() as u64, &limits).map(drop)
@@ -208,14 +208,14 @@ mod truncation {
     }
 
     #[test]
-    fn a_file_that_has_shrunk_below_the_prefix_ends_where_it_ends() {
+    fn a_file_that_is_now_shorter_than_the_prefix_is_parsed_with_its_new_length() {
         let bytes = valid().bytes();
         let error = Gguf::parse_header(&bytes, 100, &Limits::default()).unwrap_err();
         assert!(matches!(error, Error::Truncated { .. }));
     }
 
     #[test]
-    fn a_tensor_without_elements_lacks_nothing_where_the_file_ends_before_it() {
+    fn a_file_may_end_before_a_tensor_without_elements_if_only_padding_is_missing() {
         let file = Raw::default().tensor("a", &[9], F32, 0).tensor("b", &[0], F32, 64).data(36);
         let bytes = file.bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
@@ -231,13 +231,13 @@ mod truncation {
     }
 
     #[test]
-    fn a_tensor_without_elements_lacks_what_lies_before_it() {
+    fn data_missing_before_a_tensor_without_elements_are_truncation() {
         let file = Raw::default().tensor("a", &[9], F32, 0).tensor("b", &[0], F32, 64).data(35);
         assert_eq!(truncated(&file.bytes()), data_of("a"));
     }
 
     #[test]
-    fn the_last_tensor_may_lack_its_padding_but_no_byte_of_its_data() {
+    fn only_the_padding_of_the_last_tensor_may_be_missing() {
         let file = |len| Raw::default().tensor("t", &[9], F32, 0).data(len).bytes();
         assert!(Gguf::parse(&file(36)).is_ok());
         assert_eq!(truncated(&file(35)), data_of("t"));
@@ -271,7 +271,7 @@ mod counts_and_lengths {
     }
 
     #[test]
-    fn counts_that_the_file_could_hold_but_the_limits_do_not() {
+    fn counts_that_fit_into_the_file_but_exceed_the_limits() {
         let limits = Limits::default().with_max_kv(14).with_max_tensors(2);
         let bytes = valid().bytes();
         let error = Gguf::parse_with(&bytes, &limits).unwrap_err();
@@ -395,7 +395,7 @@ mod values {
         }
     }
 
-    /// The value of a key: `depth` levels of arrays around one byte.
+    /// Returns the value of a key: `depth` levels of arrays around one byte.
     fn nested(depth: usize) -> Vec<u8> {
         [array(ARRAY, 1, []).repeat(depth - 1), array(U8, 1, [7])].concat()
     }
@@ -481,7 +481,7 @@ mod names {
     }
 
     #[test]
-    fn tensor_names_that_are_no_utf8() {
+    fn tensor_names_that_are_not_utf8() {
         for bad in [&b"\xff"[..], b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"] {
             let item = |bytes: &[u8]| match malformed(bytes) {
                 MalformedKind::InvalidUtf8 { item } => item,
@@ -493,7 +493,7 @@ mod names {
     }
 
     #[test]
-    fn a_token_that_is_no_utf8_is_an_error_when_it_is_read_and_not_before() {
+    fn a_token_that_is_not_utf8_is_an_error_only_when_it_is_read() {
         let tokens = [string("a"), string(b"\xff\xfe"), string("b")].concat();
         let bytes = Raw::default().kv("tokens", ARRAY, array(STRING, 3, tokens)).bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
@@ -533,7 +533,7 @@ mod alignment {
     }
 
     #[test]
-    fn that_is_no_power_of_two() {
+    fn that_is_not_a_power_of_two() {
         for value in [0u32, 3, 24, 33, 100, u32::MAX] {
             let bytes =
                 file(U32, &value.to_le_bytes()).tensor("t", &[1], F32, 0).data(4096).bytes();
@@ -653,7 +653,7 @@ mod tensors {
     }
 
     #[test]
-    fn rows_that_are_no_whole_number_of_blocks_though_the_total_is() {
+    fn rows_of_partial_blocks_although_the_total_is_whole() {
         for (dims, row_len) in [(&[128, 2][..], 128), (&[1, 256], 1), (&[384, 2, 1], 384)] {
             assert_eq!(
                 malformed(&one_tensor(dims, Q4_K, 0)),
@@ -667,7 +667,7 @@ mod tensors {
     }
 
     #[test]
-    fn a_scalar_is_no_block() {
+    fn a_scalar_is_not_a_whole_block() {
         assert!(matches!(
             malformed(&one_tensor(&[], Q4_K, 0)),
             MalformedKind::PartialBlock { row_len: 1, .. }
@@ -695,7 +695,7 @@ mod tensors {
     }
 
     #[test]
-    fn bf16_is_two_bytes_and_no_block() {
+    fn bf16_has_two_bytes_for_each_element() {
         let bytes = Raw::default().tensor("t", &[3], 30, 0).data(6).bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
         assert_eq!(gguf.tensors()[0].byte_len(), 6);
@@ -787,7 +787,7 @@ mod tensors {
     }
 
     #[test]
-    fn blocks_of_another_size_show_at_the_next_tensor() {
+    fn blocks_of_another_size_are_detected_at_the_next_tensor() {
         // A fork's Q1_0 has blocks of 16 bytes, so the next tensor is at the padded end of 3 * 16
         // bytes, not of 3 * 18.
         let file = Raw::default().tensor("a", &[384], 41, 0).tensor("b", &[1], F32, 64).data(96);
@@ -840,7 +840,7 @@ mod tensors {
     }
 
     #[test]
-    fn padding_of_megabytes_is_looked_at_and_no_more_is_read_than_there_is() {
+    fn padding_of_megabytes_is_checked_up_to_the_end_of_the_file() {
         const ALIGNMENT: u32 = 16 << 20;
         let mut file = Raw::default()
             .kv("general.alignment", U32, ALIGNMENT.to_le_bytes())
@@ -889,7 +889,7 @@ mod edges_that_are_valid {
     }
 
     #[test]
-    fn tensors_without_elements_take_no_place() {
+    fn tensors_without_elements_take_no_bytes() {
         let bytes = Raw::default()
             .tensor("none", &[0], F32, 0)
             .tensor("some", &[16], F32, 0)

@@ -1,4 +1,4 @@
-//! The memory of parsing is a small multiple of the file's bytes, whatever the file announces.
+//! Checks that parsing takes a small multiple of the file's bytes, independent of the counts in the file.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod raw;
@@ -22,7 +22,7 @@ thread_local! {
 /// Size from which an allocation is large: that of lists, and more than that of an error's text.
 const LARGE: usize = 4096;
 
-/// Whether this allocation must fail.
+/// Returns whether this allocation must fail.
 fn fails(size: usize) -> bool {
     size >= LARGE
         && LARGE_LEFT
@@ -35,7 +35,7 @@ fn fails(size: usize) -> bool {
 }
 
 fn count(change: isize) {
-    // A thread that is ending has no counters and nothing to count.
+    // A thread that is ending no longer has counters. Ignore its allocations.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + change);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
@@ -73,7 +73,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most bytes that were allocated at the same time while `work` ran.
+/// Runs `work`. Returns the most bytes that were allocated at the same time.
 fn peak<T>(work: impl FnOnce() -> T) -> usize {
     let before = NOW.get();
     PEAK.set(before);
@@ -123,7 +123,7 @@ fn the_smallest_keys_and_tensors_take_a_small_multiple_of_their_bytes() {
 }
 
 #[test]
-fn lists_keep_to_the_limit_of_memory() {
+fn lists_do_not_exceed_the_memory_limit() {
     let kvs = (0..10_000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
     let infos = (0..10_000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
     let keys = Raw { kvs, ..Raw::default() };
@@ -149,7 +149,7 @@ fn lists_keep_to_the_limit_of_memory() {
     }
 }
 
-/// The results of `open` if each large allocation in turn fails; returns the number of these
+/// Calls `open` again and again, and makes each large allocation in turn fail. Returns the number of these
 /// allocations.
 fn with_each_allocation_failing<T>(open: impl Fn() -> Result<T, gguf_format::Error>) -> usize {
     for succeed in 0.. {
@@ -170,7 +170,7 @@ fn with_each_allocation_failing<T>(open: impl Fn() -> Result<T, gguf_format::Err
 }
 
 #[test]
-fn a_failed_allocation_is_an_error_wherever_it_fails() {
+fn each_failed_allocation_gives_an_error() {
     let kvs = (0..3000).map(|i| kv(format!("{i:05x}"), U8, [1])).collect();
     let infos = (0..3000).map(|i| info(format!("{i:05x}"), &[0], 0, 0)).collect();
     let bytes = Raw { kvs, infos, ..Raw::default() }.bytes();

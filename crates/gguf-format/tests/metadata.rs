@@ -33,7 +33,7 @@ fn every_type_is_read_as_itself() {
 }
 
 #[test]
-fn integers_of_any_type_are_accepted_where_they_fit() {
+fn integers_of_any_type_are_accepted_if_they_fit() {
     with_metadata(|m| {
         assert_eq!(m.require::<u64>("a.u8").unwrap(), 200);
         assert_eq!(m.require::<u8>("a.u32").unwrap(), 7);
@@ -84,7 +84,7 @@ fn absent_keys_are_none_or_missing_and_wrong_types_are_never_absent() {
 }
 
 #[test]
-fn arrays_of_the_wrong_type_say_what_they_are() {
+fn errors_about_arrays_name_the_actual_type() {
     with_metadata(|m| {
         let error = m.require::<Strings<'_>>("a.scores").unwrap_err();
         assert_eq!(
@@ -168,7 +168,7 @@ fn values_print_on_one_line() {
 const NO_UTF8: [&[u8]; 5] = [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"];
 
 #[test]
-fn a_string_that_is_not_utf8_is_an_error_only_where_it_is_asked_for_as_text() {
+fn a_string_that_is_not_utf8_is_an_error_only_if_requested_as_text() {
     for bad in NO_UTF8 {
         let file = Raw::default().kv("general.author", STRING, string(bad)).bytes();
         let gguf = Gguf::parse(&file).unwrap();
@@ -194,7 +194,7 @@ fn a_string_that_is_not_utf8_is_an_error_only_where_it_is_asked_for_as_text() {
 }
 
 #[test]
-fn a_key_that_is_not_utf8_is_passed_over() {
+fn a_key_that_is_not_utf8_is_listed_but_not_found_by_lookup() {
     for bad in NO_UTF8 {
         let file = Raw::default().kv(bad, U8, [1]).kv("b", U8, [2]).bytes();
         let gguf = Gguf::parse(&file).unwrap();

@@ -211,7 +211,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn what_is_written_is_read_back(model in model()) {
+    fn a_written_file_is_read_back_unchanged(model in model()) {
         let layout = model.writer().layout().unwrap();
         let bytes = model.bytes();
         let gguf = Gguf::parse(&bytes).unwrap();
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_to_any_key_is_refused_or_can_be_parsed(
+    fn any_key_is_refused_by_the_writer_or_accepted_by_the_parser(
         model in model(),
         key in select(&["general.alignment", "general.architecture", "split.count"][..]),
         value in value(),
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn a_prefix_gives_the_same_header_or_asks_for_more(model in model(), cut in any::<prop::sample::Index>()) {
+    fn a_prefix_gives_the_same_header_or_requests_more_bytes(model in model(), cut in any::<prop::sample::Index>()) {
         let bytes = model.bytes();
         let prefix = &bytes[..cut.index(bytes.len())];
         match Gguf::parse_header(prefix, bytes.len() as u64, &Limits::default()) {
@@ -294,7 +294,7 @@ proptest! {
     }
 
     #[test]
-    fn tensors_are_found_by_name_whatever_their_order(names in btree_set("[a-z]{1,6}", 1..40)) {
+    fn tensors_are_found_by_name_in_any_order(names in btree_set("[a-z]{1,6}", 1..40)) {
         let mut file = raw::Raw::default().data(names.len() * 32);
         for (at, name) in names.iter().rev().enumerate() {
             file.infos.push(raw::info(name, &[8], raw::F32, at as u64 * 32));

@@ -13,7 +13,7 @@ use gguf_format::{
 
 const EIO: i32 = 5;
 
-/// Serves from memory.
+/// A source that reads from memory.
 struct InMemory {
     name: PathBuf,
     bytes: Vec<u8>,
@@ -36,7 +36,7 @@ impl ByteSource for InMemory {
     }
 }
 
-/// Has a length and fails at every read.
+/// A source that fails at every read.
 struct Unreadable(PathBuf);
 
 impl ByteSource for Unreadable {
@@ -65,7 +65,7 @@ fn shard_name(no: u64) -> PathBuf {
     format!("store:m-0000{no}-of-00003.gguf").into()
 }
 
-/// A model of three shards with one tensor each.
+/// Returns a model of three shards with one tensor each.
 fn three_shards() -> Store {
     let shard = |no: u64| {
         let mut writer = GgufWriter::new();
@@ -123,7 +123,7 @@ fn a_source_that_cannot_be_read_is_named() {
     assert_eq!(cause.downcast_ref::<io::Error>().unwrap().raw_os_error(), Some(EIO));
 }
 
-/// The error of the model without the source of the third shard, or with another one in its place.
+/// Returns the error of the model without the source of the third shard, or with another one in its place.
 fn with_third(third: impl Fn() -> io::Result<Box<dyn ByteSource>>) -> Error {
     let store = three_shards();
     let open = |name: &Path| {
@@ -133,7 +133,7 @@ fn with_third(third: impl Fn() -> io::Result<Box<dyn ByteSource>>) -> Error {
 }
 
 #[test]
-fn errors_name_the_shard_that_has_them() {
+fn errors_name_the_faulty_shard() {
     let unreadable = with_third(|| Ok(Box::new(Unreadable(shard_name(3)))));
     let denied = with_third(|| Err(io::ErrorKind::PermissionDenied.into()));
     let truncated = with_third(|| {
@@ -155,7 +155,7 @@ fn errors_name_the_shard_that_has_them() {
     assert!(matches!(&missing, Error::Shard { kind, .. } if is_third(kind)));
 }
 
-/// Serves the first read and fails at all others.
+/// A source that fails at every read except the first.
 struct Failing<'f>(InMemory, &'f AtomicBool);
 
 impl ByteSource for Failing<'_> {
@@ -168,7 +168,7 @@ impl ByteSource for Failing<'_> {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        // The header is the first read. What follows are looks behind the data.
+        // The first read is that of the header. The later reads are those of padding.
         match self.1.swap(true, Ordering::Relaxed) {
             false => self.0.read_exact_at(buffer, offset),
             true => Err(io::Error::from_raw_os_error(EIO)),
@@ -177,7 +177,7 @@ impl ByteSource for Failing<'_> {
 }
 
 #[test]
-fn a_failed_look_behind_the_data_is_an_error() {
+fn a_failed_read_of_padding_is_an_error() {
     let mut writer = GgufWriter::new();
     writer.split(0, 2, 1).tensor("t", &[8], GgmlType::F32);
     let mut bytes = writer.to_bytes(|_, _| ()).unwrap();

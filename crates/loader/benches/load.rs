@@ -1,5 +1,5 @@
-//! Time to load the tiny synthetic model into host memory, from the page cache: what a load costs
-//! beside its bytes.
+//! Measures the fixed cost of a load: the tiny synthetic model is loaded from the page cache into host
+//! memory, so moving its bytes takes little of the time.
 #![allow(missing_docs, reason = "criterion's macros generate undocumented items")]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! Work that a caller waits for until its token is cancelled.
+//! Runs work on a thread. A cancelled token ends the wait for the work.
 
 use crate::cancel::CancelToken;
 use crate::{host_memory, threads};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Time between two looks at the token.
+/// Time between two checks of the token.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Work on a thread of its own, which a [`CancelToken`] ends the wait for and not the work.
+/// Work on its own thread. A [`CancelToken`] ends a wait for the work, but not the work itself.
 ///
-/// Dropping it waits for the work to end.
+/// Dropping it waits until the work ends.
 ///
 /// ```
 /// use loader::{Background, CancelToken};
@@ -25,8 +25,8 @@ pub struct Background<T> {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Result or panic of the work. Not a channel: a channel allocates when it sends, and an allocation that
-/// fails after the work would make finished work a failure.
+/// The result or panic of the work. A channel would allocate memory to send it; if that allocation failed, the
+/// result would be lost.
 #[derive(Debug)]
 struct Outcome<T> {
     result: Mutex<Option<thread::Result<T>>>,
@@ -35,7 +35,8 @@ struct Outcome<T> {
 
 impl<T> Outcome<T> {
     fn set_by(&self, work: impl FnOnce() -> T) {
-        // A panic goes on in the thread that waits, which uses nothing of the work after it.
+        // `wait` resumes the panic in the waiting thread, so that thread never uses the state that the work
+        // left. Hence `AssertUnwindSafe`.
         let result = catch_unwind(AssertUnwindSafe(work));
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         self.is_there.notify_one();
@@ -43,7 +44,7 @@ impl<T> Outcome<T> {
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// Starts the work. If no thread can be started, does the work before this returns.
+    /// Starts the work. If no thread can be started, does the work in the calling thread.
     pub fn start(work: impl Fn() -> T + Clone + Send + 'static) -> Self {
         let outcome = Arc::new(Outcome { result: Mutex::new(None), is_there: Condvar::new() });
         let spawn = || {
@@ -58,8 +59,8 @@ impl<T: Send + 'static> Background<T> {
         Self { outcome, thread }
     }
 
-    /// The result of the work. `None` if the token is cancelled first; then the work goes on. A panic
-    /// of the work goes on here.
+    /// Waits for the result of the work. Returns `None` if the token is cancelled first; the work then
+    /// continues. If the work panics, resumes the panic in the calling thread.
     pub fn wait(&mut self, token: &CancelToken) -> Option<T> {
         let mut result = self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -78,7 +79,7 @@ impl<T: Send + 'static> Background<T> {
 impl<T> Drop for Background<T> {
     fn drop(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // The thread catches panics of the work.
+            // The thread catches panics of the work, so `join` returns no error.
             let _ = thread.join();
         }
     }
@@ -91,7 +92,7 @@ mod tests {
     use std::sync::{Arc, Barrier};
 
     #[test]
-    fn a_cancelled_wait_leaves_the_work_to_the_next() {
+    fn a_wait_after_a_cancelled_wait_returns_the_result() {
         let gate = Arc::new(Barrier::new(2));
         let inside = Arc::clone(&gate);
         let mut work = Background::start(move || {
@@ -106,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_goes_on_in_who_waits() {
-        let mut work = Background::<()>::start(|| panic!("no device, please"));
+    fn a_panic_of_the_work_resumes_in_the_waiting_thread() {
+        let mut work = Background::<()>::start(|| panic!("test panic"));
         let panic = catch_unwind(AssertUnwindSafe(|| work.wait(&CancelToken::new()))).unwrap_err();
-        assert_eq!(panic.downcast_ref::<&str>(), Some(&"no device, please"));
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"test panic"));
     }
 }

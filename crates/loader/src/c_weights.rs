@@ -1,4 +1,4 @@
-//! The weights as `include/phi3_weights.h` declares them.
+//! The structs of `include/phi3_weights.h`, filled with the weights of a loaded model.
 
 use crate::model::LoadedModel;
 use crate::model::view;
@@ -85,8 +85,8 @@ pub struct CModelWeights {
     pub rms_epsilon: f32,
 }
 
-/// A [`CModelWeights`] with the layers it points to. Borrows the model, because the weights are gone
-/// when it is.
+/// A [`CModelWeights`] and the layers that it points to. Borrows the model, because dropping the model frees
+/// the weights.
 #[derive(Debug)]
 pub struct CWeights<'a> {
     layers: Vec<CLayerWeights>,
@@ -95,24 +95,24 @@ pub struct CWeights<'a> {
 }
 
 impl CWeights<'_> {
-    /// What a C function takes as `const Phi3Weights*`; valid while `self` is.
+    /// Returns the pointer for a C function that takes `const Phi3Weights*`. It is valid as long as `self`.
     pub fn as_ptr(&self) -> *const CModelWeights {
         &raw const self.weights
     }
 
-    /// The struct itself.
+    /// Returns the struct.
     pub fn get(&self) -> &CModelWeights {
         &self.weights
     }
 
-    /// The structs that [`CModelWeights::layers`] points to.
+    /// Returns the structs that [`CModelWeights::layers`] points to.
     pub fn layers(&self) -> &[CLayerWeights] {
         &self.layers
     }
 }
 
 impl LoadedModel {
-    /// The weights for C and C++ consumers: see `include/phi3_weights.h`.
+    /// Returns the weights for C and C++ consumers. See `include/phi3_weights.h`.
     pub fn c_weights(&self) -> CWeights<'_> {
         let tensor = |slot| self.plan().slot(slot).map_or(ABSENT, |planned| self.c_tensor(planned));
         let layers: Vec<_> =
@@ -129,7 +129,7 @@ impl LoadedModel {
             output: tensor(Slot::Output),
             rope_factors_long: tensor(Slot::RopeFactorsLong),
             rope_factors_short: tensor(Slot::RopeFactorsShort),
-            // The vector's heap memory stays where it is when the vector moves into the result.
+            // Moving the vector into the result does not move its heap memory.
             layers: layers.as_ptr(),
             cuda_ordinal: match self.device() {
                 DeviceKind::Host => -1,
@@ -167,7 +167,7 @@ impl LoadedModel {
             _ => (1, planned.shape.iter().product()),
         };
         let view = view(&self.plan, &self.buffer, planned);
-        // Addresses on the device: nothing here ever reads through them.
+        // Device addresses. This code never dereferences them.
         let scale = |address: Option<u64>| {
             address
                 .map_or(std::ptr::null(), |address| std::ptr::without_provenance(address as usize))

@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Cancels loads from any thread. Clones are the same token.
+/// Cancels loads from any thread. All clones share one state.
 ///
-/// A token that is cancelled stays cancelled: a load with it ends at once. The next load needs a new token.
+/// A cancelled token stays cancelled, and a load with it fails at once. The next load needs a new token.
 ///
 /// A load checks its token between its steps, while it waits for a device to open, about 50 times a second
-/// while bytes move, and between the pieces that it compares. It returns within 100 ms of
+/// during the transfer, and between windows of the readback. It returns within 100 ms of
 /// [`cancel`](Self::cancel), unless a single call of the system or the driver takes longer.
 ///
 /// ```
@@ -24,22 +24,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct CancelToken(Arc<AtomicBool>);
 
 impl CancelToken {
-    /// A token that is not cancelled.
+    /// Returns a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancels every load that has this token. One store to memory: safe in a signal handler.
+    /// Cancels every load that has this token. Safe in a signal handler: it only stores to an atomic variable.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`cancel`](Self::cancel) was called.
+    /// Returns whether [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// For work that a token cancels between its steps.
+    /// Fails if the token is cancelled. For work that checks the token between its steps.
     ///
     /// # Errors
     ///
@@ -48,13 +48,13 @@ impl CancelToken {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// The same for observers: [`ControlFlow::Break`] if [`cancel`](Self::cancel) was called.
+    /// Returns [`ControlFlow::Break`] if [`cancel`](Self::cancel) was called. For observers.
     pub fn flow(&self) -> ControlFlow<()> {
         if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
-/// An observer that also breaks if a token is cancelled, before the event or by the observer.
+/// An observer that also breaks if a token is cancelled, either before the event or during the observer's call.
 pub(crate) struct Cancellable<'a> {
     pub(crate) observer: &'a mut dyn Observer,
     pub(crate) token: &'a CancelToken,

@@ -1,4 +1,4 @@
-//! Checks of what the engine reports about the bytes that it moved.
+//! Checks the engine's reports about the bytes that it moved.
 
 use crate::error::{Error, NonFiniteTensor};
 use crate::scales::Scales;
@@ -6,7 +6,7 @@ use crate::stats::AllZeroTensor;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};
 
-/// Fails if the engine read other bytes than the plan contains.
+/// Fails if the engine did not move exactly the number of bytes and tensors in the plan.
 pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
     let (all_bytes, all_tensors) = (plan.source_bytes(), plan.ops().len());
     if (bytes, tensors) == (all_bytes, all_tensors) {
@@ -19,7 +19,7 @@ pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(
     })
 }
 
-/// Fails if bytes on the device have another digest than the bytes that were read.
+/// Fails if the digest of a tensor on the device differs from the digest of the bytes that were read.
 pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(), Error> {
     let pairs = plan.ops().iter().zip(reports);
     match pairs.clone().find(|(_, report)| report.source != report.device) {
@@ -36,7 +36,7 @@ pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(),
     }
 }
 
-/// The tensors with infinite or NaN weights, in the order of the plan.
+/// Returns the tensors with infinite or NaN weights, in the order of the plan.
 pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFiniteTensor> {
     let reports = plan.ops().iter().zip(reports);
     reports
@@ -50,8 +50,8 @@ pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFinite
         .collect()
 }
 
-/// The tensors whose bytes in the file are all zero, in the order of the plan. A scale that becomes
-/// part of the weights is one of them.
+/// Returns the tensors whose bytes in the file are all zero, in the order of the plan. A scale factor that is
+/// multiplied into the weights is also checked.
 pub(crate) fn all_zero(
     plan: &LoadPlan,
     reports: &[OpReport],
@@ -79,7 +79,7 @@ mod tests {
     use crate::test_plan;
 
     #[test]
-    fn a_transfer_of_other_bytes_than_the_plans_is_found() {
+    fn a_transfer_that_differs_from_the_plan_fails() {
         let plan = test_plan::tiny();
         let (bytes, tensors) = (plan.source_bytes(), plan.ops().len());
         all_moved(&plan, bytes, tensors).unwrap();

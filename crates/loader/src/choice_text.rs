@@ -1,4 +1,4 @@
-//! Text forms of the options, for command lines and configuration files.
+//! Conversions between option values and text, for command lines and configuration files.
 
 use crate::options::{DeviceChoice, Verify};
 use model_phi3::{ParseChoiceError, choice_words};
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_are_answered_with_the_known_ones() {
+    fn the_error_for_an_unknown_word_lists_the_known_words() {
         let verify = "Checksum\u{1b}".parse::<Verify>().unwrap_err().to_string();
         assert_eq!(
             verify,

@@ -1,14 +1,14 @@
-//! The error codes of this crate and of the crates below, with exit code, cause and cure.
+//! The error codes of this crate and of the lower layers, each with exit code, cause and cure.
 //!
-//! The constants are the codes of this crate. [`FailureCode::all`] has all codes.
+//! The constants are the codes of this crate. [`FailureCode::all`] returns all codes.
 
 /// The worker's class of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureClass {
-    /// The file, its content or the environment is at fault.
+    /// The file, its content or the environment is the cause.
     ModelLoadFailed,
-    /// A device cannot hold the weights.
+    /// The weights do not fit into the device's memory.
     InsufficientVram,
     /// A device failed or is not available.
     CudaError,
@@ -19,7 +19,7 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
-    /// The worker's name for this class.
+    /// Returns the worker's name for this class.
     pub fn name(self) -> &'static str {
         match self {
             Self::ModelLoadFailed => "MODEL_LOAD_FAILED",
@@ -37,18 +37,18 @@ impl FailureClass {
 pub struct FailureCode {
     /// The code.
     pub code: &'static str,
-    /// The process exit code of such a failure.
+    /// The process exit code for this error.
     pub exit_code: u8,
-    /// Whether the same load can succeed later without a change by the user. If an error has figures,
-    /// [`Error::retriable`](crate::Error::retriable) is more precise.
+    /// Whether the same load can succeed later without any change by the user. For an error that contains
+    /// figures, [`Error::retriable`](crate::Error::retriable) is more precise.
     pub retriable: bool,
-    /// What has happened.
+    /// The cause of the error: full sentences.
     pub cause: &'static str,
-    /// What can be done about it.
+    /// The advice to the user, without a full stop at the end.
     pub cure: &'static str,
 }
 
-/// Makes a constant for each code of this crate, and the list of all.
+/// Defines a constant for each code of this crate, and the list of these constants.
 macro_rules! codes {
     ($($name:ident: $exit_code:literal, $retriable:literal, $cause:literal, $cure:literal;)+) => {
         $(#[doc = $cause]
@@ -112,13 +112,13 @@ codes! {
 }
 
 impl FailureCode {
-    /// Those of every code, in the order of [`Error::all_codes`](crate::Error::all_codes).
+    /// Returns the facts of every code, in the order of [`Error::all_codes`](crate::Error::all_codes).
     pub fn all() -> Vec<Self> {
         let below = [gguf_format::Error::ALL_CODES, model_phi3::Error::ALL_CODES].concat();
         below.into_iter().map(Self::from).chain(OWN.iter().copied()).collect()
     }
 
-    /// The worker's coarse class of such a failure.
+    /// Returns the worker's coarse class of this error.
     pub fn class(&self) -> FailureClass {
         match self.exit_code {
             1 => FailureClass::Internal,

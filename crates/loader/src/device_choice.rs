@@ -1,10 +1,11 @@
-//! The device that `auto` chooses.
+//! Selects the device for a `DeviceChoice`.
 
 use crate::options::DeviceChoice;
 use cuda_sys::DeviceKind;
 
 impl DeviceChoice {
-    /// The device of the choice, on this machine and in this build. Logs what [`Auto`](Self::Auto) chose.
+    /// Returns the device for this choice, on this machine and in this build. Logs the result of
+    /// [`Auto`](Self::Auto).
     pub fn resolve(self) -> DeviceKind {
         match self {
             Self::Host => DeviceKind::Host,

@@ -6,7 +6,7 @@ use gguf_format::path_text;
 use model_phi3::SlotFormat;
 use std::path::{Path, PathBuf};
 
-/// The numbers that show why the weights do not fit.
+/// The required and the available memory of a load that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InsufficientMemory {
@@ -17,7 +17,7 @@ pub struct InsufficientMemory {
     pub required: u64,
     /// Bytes of staging memory in `required`. 0 on a GPU, and 0 if the loader has already allocated it.
     pub staging: u64,
-    /// Bytes that must stay free beside `required`.
+    /// Bytes that must stay free in addition to `required`.
     pub reserve: u64,
     /// The device's free and total memory in bytes; `None` if they are unknown.
     pub memory: Option<MemoryInfo>,
@@ -48,7 +48,7 @@ impl std::fmt::Display for InsufficientMemory {
     }
 }
 
-/// The host's free and total memory and the limit that applies, for messages.
+/// Formats the host's free and total memory and the limit that applies, for messages.
 pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
     let MemoryInfo { free, total, bound, .. } = memory;
     format!("{free} bytes free of {total} bytes total, limited by {bound}")
@@ -71,7 +71,7 @@ pub enum Error {
     Model {
         /// The file.
         path: PathBuf,
-        /// The fault of its model.
+        /// The cause: the fault of its model.
         source: model_phi3::Error,
     },
     /// The file changed during the load.
@@ -80,7 +80,7 @@ pub enum Error {
     FileChanged {
         /// The file.
         path: PathBuf,
-        /// What shows the change.
+        /// The observation that shows the change.
         what: String,
         /// The error of the operating system, if that shows the change: for example, the file no longer
         /// exists.
@@ -92,7 +92,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// The failed read.
+        /// The cause: the failed read.
         source: cuda_sys::Error,
     },
     /// Writing an output file failed.
@@ -101,13 +101,13 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// The failed write.
+        /// The cause: the failed write.
         source: std::io::Error,
     },
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
     InsufficientMemory(InsufficientMemory),
-    /// The host has no memory for something that a load needs besides the weights.
+    /// The host has too little memory for the other needs of a load, such as the header and the threads.
     #[error("{what}")]
     #[non_exhaustive]
     HostMemory {
@@ -167,17 +167,17 @@ fn non_finite_text(tensors: &[NonFiniteTensor]) -> String {
 }
 
 impl Error {
-    /// The error of a load whose file has this model error.
+    /// Returns the error of a load for this model error of this file.
     pub fn of_model(path: &Path, error: model_phi3::Error) -> Self {
         Self::Model { path: path.to_owned(), source: error }
     }
 
-    /// Every code that [`code`](Self::code) can return. Append-only.
+    /// Returns every code that [`code`](Self::code) can return. Future versions only append to the list.
     pub fn all_codes() -> Vec<&'static str> {
         FailureCode::all().iter().map(|facts| facts.code).collect()
     }
 
-    /// The facts about this kind of failure. They do not depend on the file or the device.
+    /// Returns the facts about this kind of failure. They do not depend on the file or the device.
     pub fn facts(&self) -> FailureCode {
         match self {
             Self::Gguf(error) => error.facts().into(),
@@ -194,23 +194,23 @@ impl Error {
         }
     }
 
-    /// The stable name of this failure.
+    /// Returns the stable name of this failure.
     pub fn code(&self) -> &'static str {
         self.facts().code
     }
 
-    /// The process exit code for this failure: 1 to 9, or 130. (If SIGTERM cancelled it, the program
-    /// exits with 143.)
+    /// Returns the process exit code for this failure: 1 to 9, or 130. If SIGTERM cancelled the load, the
+    /// program exits with 143 instead.
     pub fn exit_code(&self) -> u8 {
         self.facts().exit_code
     }
 
-    /// The worker's class of this failure.
+    /// Returns the worker's class of this failure.
     pub fn class(&self) -> FailureClass {
         self.facts().class()
     }
 
-    /// Whether the same load can succeed later without any change by the user.
+    /// Returns whether the same load can succeed later without any change by the user.
     pub fn retriable(&self) -> bool {
         match self {
             Self::InsufficientMemory(InsufficientMemory {
@@ -227,7 +227,7 @@ impl Error {
         }
     }
 
-    /// What the operator can do about it, if there is something.
+    /// Returns the advice to the operator, if there is any.
     pub fn help(&self) -> Option<&'static str> {
         let help = match self {
             Self::Gguf(error) => return error.help(),
@@ -279,11 +279,10 @@ fn engine_facts(code: ErrorCode) -> FailureCode {
 mod tests {
     use super::*;
 
-    /// The engine reports some codes only for a failed device or its own bug. A test without a GPU cannot
-    /// provoke them, so this test covers the table of codes. Tests of `cuda-sys` check that each code
-    /// crosses the bridge.
+    /// Covers the codes that a test without a GPU cannot provoke: the engine reports them only for a failed
+    /// device or a bug in the engine. Tests of `cuda-sys` check that each code is passed from C++ to Rust.
     #[test]
-    fn every_code_of_the_engine_has_its_own() {
+    fn every_engine_code_maps_to_its_loader_code() {
         let codes = ErrorCode::ALL.map(|code| {
             let facts = engine_facts(code);
             (facts.code, facts.exit_code, facts.class().name(), facts.retriable)
@@ -304,7 +303,7 @@ mod tests {
         );
     }
 
-    /// The last error of a chain. Every message in the chain must contain the message of its cause.
+    /// Returns the last error of a chain. Checks that every message contains the message of its cause.
     fn root<'e>(
         error: &'e (dyn std::error::Error + 'static),
     ) -> &'e (dyn std::error::Error + 'static) {
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_contains_that_of_its_cause() {
+    fn every_message_contains_the_message_of_its_cause() {
         let path = || std::path::PathBuf::from("model.gguf");
         let engine = cuda_sys::Device::open(DeviceKind::Cuda(i32::MAX)).unwrap_err();
         let metadata = || gguf_format::Error::Missing { key: "k".to_owned() };

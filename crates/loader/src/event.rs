@@ -17,16 +17,16 @@ pub enum LoadEvent<'a> {
     Opened {
         /// The file.
         path: &'a Path,
-        /// Its model.
+        /// The configuration of its model.
         config: &'a Phi3Config,
     },
-    /// Something may be wrong with the file. The load goes on. One event for each warning.
+    /// The file may be wrong. The load continues. One event for each warning.
     #[non_exhaustive]
     Warned {
-        /// What may be wrong.
+        /// The warning.
         warning: &'a Warning,
     },
-    /// The plan is made: which bytes of the file go where.
+    /// The plan is complete: it maps each byte range of the file to its place in device memory.
     #[non_exhaustive]
     Planned {
         /// The plan.
@@ -37,15 +37,15 @@ pub enum LoadEvent<'a> {
     Allocated {
         /// The device that holds it.
         device: DeviceKind,
-        /// The device's name for people.
+        /// The device's name, such as `NVIDIA H100 80GB HBM3`.
         device_name: &'a str,
         /// Bytes allocated.
         bytes: u64,
     },
-    /// More bytes have arrived on the device. Sent up to about 50 times a second, for a progress bar.
+    /// More bytes have arrived on the device. Sent at most about 50 times a second, for a progress bar.
     #[non_exhaustive]
     Transferred {
-        /// Source bytes landed so far.
+        /// Source bytes that have arrived so far.
         bytes: u64,
         /// Source bytes of the whole load.
         of_bytes: u64,
@@ -54,32 +54,32 @@ pub enum LoadEvent<'a> {
     /// order.
     #[non_exhaustive]
     Progress {
-        /// The unit that is complete, from 1.
+        /// The number of the complete unit, counted from 1.
         unit: u32,
-        /// How many there are.
+        /// The number of units.
         of: u32,
         /// `Embedding loaded`, `Layer 0 loaded`, ..., `Output weights loaded`.
         label: &'a str,
-        /// Source bytes landed so far.
+        /// Source bytes that have arrived so far.
         bytes: u64,
     },
     /// The load is verified, as far as `LoadOptions::verify` asks.
     #[non_exhaustive]
     Verified {
-        /// What was checked.
+        /// The result of the residency check.
         residency: &'a Residency,
     },
     /// The load is complete.
     #[non_exhaustive]
     Finished {
-        /// Its figures.
+        /// The statistics of the load.
         stats: &'a LoadStats,
     },
 }
 
 /// Receives the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels the load.
 ///
-/// Any `FnMut(&LoadEvent) -> ControlFlow<()>` is one.
+/// Every `FnMut(&LoadEvent) -> ControlFlow<()>` is an observer.
 pub trait Observer {
     /// Receives one event.
     fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()>;

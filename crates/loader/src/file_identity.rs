@@ -1,4 +1,4 @@
-//! Notices that a file was changed while it was being loaded.
+//! Detects changes of a file while it is being loaded.
 
 use crate::error::Error;
 use std::fs::{File, Metadata};
@@ -19,7 +19,8 @@ pub(crate) struct Facts {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
-    /// Changes with every write. No program can set it, unlike `modified`, which copying tools set.
+    /// The time of the last change (ctime). Every write updates it. Programs cannot set it, but copying tools
+    /// set `modified`.
     changed: (i64, i64),
 }
 
@@ -34,21 +35,21 @@ impl Facts {
         }
     }
 
-    /// Of the file at a path; `None` if it cannot be read.
+    /// Returns the facts of the file at a path; `None` if they cannot be read.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::of)
     }
 }
 
-/// Twice the clock tick of the slowest kernels: file times have this resolution.
+/// Twice the longest clock tick of a kernel, which is 10 ms. File times have the resolution of the tick.
 const TICKS: Duration = Duration::from_millis(20);
 
-/// For file systems whose times have a resolution of one or two seconds.
+/// For file systems whose times have a resolution of 1 or 2 seconds.
 const SECONDS: Duration = Duration::from_secs(2);
 
-/// How long after `now` a write to the file may leave its times as they are: a write in the same tick of the
-/// clock does. `None` if every write changes them. A time in the future tells nothing, because the file's
-/// clock is another one.
+/// Returns how long after `now` a write may leave the file's times unchanged, because it happens in the same
+/// clock tick as the last change. `None` if every write changes the times, and for a time in the future: it
+/// comes from another machine's clock.
 fn unsettled_for((seconds, nanoseconds): (i64, i64), now: Duration) -> Option<Duration> {
     let seconds = Duration::from_secs(u64::try_from(seconds).ok()?);
     let changed = seconds + Duration::from_nanos(u64::try_from(nanoseconds).ok()?);
@@ -63,13 +64,13 @@ impl FileIdentity {
         Self { path: path.to_owned(), facts: Facts::of(opened) }
     }
 
-    /// How long to wait, from `opening` on, until [`check`](Self::check) is sure to see every change.
-    /// `opening` is a moment before the file was opened.
+    /// Returns how long to wait after `opening` until [`check`](Self::check) detects every change. `opening`
+    /// is a moment before the file was opened. `None` if no wait is needed.
     pub(crate) fn unsettled_for(&self, opening: SystemTime) -> Option<Duration> {
         unsettled_for(self.facts.changed, opening.duration_since(UNIX_EPOCH).ok()?)
     }
 
-    /// Compares the open file, and the file at its path, with the one that was opened.
+    /// Fails if the open file has changed, or if the file at its path is another one.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
         let open = file.metadata().map_err(|error| self.gone(error))?;
         let now = Facts::of(&open);
@@ -87,7 +88,7 @@ impl FileIdentity {
         Ok(())
     }
 
-    /// The error of a file that keeps changing.
+    /// Returns the error for a file that keeps changing.
     pub(crate) fn still_written(&self) -> Error {
         self.changed("it is being written to".to_owned())
     }
@@ -96,7 +97,7 @@ impl FileIdentity {
         Error::FileChanged { path: self.path.clone(), what, source: None }
     }
 
-    /// The error of a file that cannot be looked up any more.
+    /// Returns the error for a file whose metadata can no longer be read.
     fn gone(&self, error: std::io::Error) -> Error {
         let what = error.to_string();
         Error::FileChanged { path: self.path.clone(), what, source: Some(error) }
@@ -110,20 +111,20 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     #[test]
-    fn only_a_file_that_just_changed_is_waited_for() {
+    fn only_a_file_that_changed_shortly_before_needs_a_wait() {
         let now = Duration::new(1000, 500_000_000);
         let milliseconds = |ms: i64| (1000, 500_000_000 - ms * 1_000_000);
         assert_eq!(unsettled_for(milliseconds(0), now), Some(TICKS));
         assert_eq!(unsettled_for(milliseconds(15), now), Some(Duration::from_millis(5)));
         assert_eq!(unsettled_for(milliseconds(20), now), None);
-        assert_eq!(unsettled_for(milliseconds(-1), now), None, "a clock ahead of ours");
+        assert_eq!(unsettled_for(milliseconds(-1), now), None, "a time in the future");
         assert_eq!(unsettled_for((1000, 0), now), Some(Duration::from_millis(1500)));
         assert_eq!(unsettled_for((998, 0), now), None);
         assert_eq!(unsettled_for((-1, 0), now), None);
     }
 
     #[test]
-    fn a_write_that_sets_the_modification_time_back_is_noticed() {
+    fn a_write_that_restores_the_modification_time_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "weights").unwrap();
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_folder_is_renamed_has_the_system_error_as_its_cause() {
+    fn the_error_for_a_renamed_folder_has_the_system_error_as_its_cause() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
         std::fs::create_dir(&folder).unwrap();

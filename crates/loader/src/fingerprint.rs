@@ -1,13 +1,13 @@
-//! Finds weights on a device that have changed since they were loaded.
+//! Detects weights that have changed on a device after they were loaded.
 
 use crate::error::Error;
 use cuda_sys::{DeviceBuffer, Digest};
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
 
-/// Largest piece of a tensor that has its own digest. It limits how much one step of a [`Rehash`] reads, and
-/// how far the place of a flipped bit is narrowed down. A multiple of 16, because digests start on
-/// multiples of 16.
+/// The largest number of bytes with one digest. It is the smallest budget of a [`Rehash`] step, and the
+/// precision with which a flipped bit is located. A multiple of 16, because digests start at multiples of 16
+/// bytes.
 const PIECE_BYTES: u64 = 16 << 20;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
@@ -34,7 +34,7 @@ impl Fingerprint {
         Ok(Self(buffer.digests(&ranges)?))
     }
 
-    /// Digests the pieces from `first` on again.
+    /// Digests the pieces again and compares them with the digests from index `first` on.
     fn check(
         &self,
         first: usize,
@@ -71,8 +71,8 @@ impl Fingerprint {
     }
 }
 
-/// Compares a model with its fingerprint in small steps, round after round: for a worker that looks for
-/// flipped bits while it serves.
+/// Compares a model with its fingerprint in small steps. After the last tensor it starts a new round. For a
+/// worker that checks for flipped bits while it serves requests.
 ///
 /// ```
 /// # use loader::{Error, Fingerprint, LoadedModel, Rehash};
@@ -92,18 +92,18 @@ pub struct Rehash {
     rounds: u64,
 }
 
-/// What a step of a [`Rehash`] compared.
+/// The result of a step of a [`Rehash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RehashStep {
     /// Bytes of device memory that this step read.
     pub bytes: u64,
-    /// Whether this step was the last of a round: since the round began, all weights have been compared.
+    /// Whether this step was the last of a round. All weights have then been compared once in this round.
     pub round_complete: bool,
 }
 
 impl Rehash {
-    /// Starts at the first tensor of the fingerprint's model.
+    /// Returns a comparison that starts at the first tensor of the fingerprint's model.
     pub fn new(fingerprint: Fingerprint) -> Self {
         Self { fingerprint, next: 0, rounds: 0 }
     }
@@ -138,7 +138,7 @@ impl Rehash {
         Ok(RehashStep { bytes, round_complete })
     }
 
-    /// Rounds that found no change.
+    /// Returns the number of complete rounds.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }

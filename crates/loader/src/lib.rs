@@ -29,10 +29,9 @@
 //!
 //! # Lower layers
 //!
-//! This crate orders the steps of a load. The crates below do the work: `gguf_format` checks the file,
-//! `model_phi3` makes the plan, and `cuda_sys` moves the bytes. Types of these crates that appear in this
-//! crate's signatures are re-exported here. The first two crates are also re-exported as [`gguf_format`]
-//! and [`model_phi3`].
+//! This crate calls the lower layers in order: `gguf_format` checks the file, `model_phi3` makes the plan,
+//! and `cuda_sys` moves the bytes. Types of these crates that appear in this crate's signatures are
+//! re-exported here. The first two crates are also re-exported as [`gguf_format`] and [`model_phi3`].
 //!
 //! The crate logs through `tracing`. It never installs a subscriber, prints or exits. The program
 //! `phi3-loader` is a separate crate above this one.

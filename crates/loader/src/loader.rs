@@ -20,18 +20,18 @@ use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 use std::path::Path;
 use std::time::Instant;
 
-/// Loads models. Keeps its device and its staging memory from load to load.
+/// Loads models. Keeps its device and its staging memory between loads.
 ///
-/// A loader can be moved to other threads (`Send`). A load needs it exclusively. Loaders of several
-/// threads do not hinder each other. If a cancelled load left a device that is still being opened,
-/// dropping the loader waits for it.
+/// A loader can be moved to other threads (`Send`). A load borrows it mutably. Loaders of different threads do
+/// not block each other. If a load was cancelled while the device was being opened, dropping the loader waits
+/// until the device is open.
 #[derive(Debug)]
 pub struct Loader {
     options: LoadOptions,
     sessions: Sessions,
 }
 
-/// What a file holds and what a load of it would do, without touching a device.
+/// The configuration of a file's model, and the plan of its load. Made without a device.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Planned {
@@ -39,17 +39,17 @@ pub struct Planned {
     pub config: Phi3Config,
     /// The plan.
     pub plan: LoadPlan,
-    /// What may be wrong with the file although it can be loaded.
+    /// Possible faults of the file. They do not prevent a load.
     pub warnings: Vec<Warning>,
 }
 
 impl Loader {
-    /// A loader with these choices. Opens nothing yet.
+    /// Returns a loader with these options. Opens nothing yet.
     pub fn new(options: LoadOptions) -> Self {
         Self { options, sessions: Sessions::default() }
     }
 
-    /// Opens any GGUF file and proves its header, whatever model it holds.
+    /// Opens a GGUF file of any model and checks its header.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Loader {
         Ok(Source::open(path.as_ref(), &self.options.limits)?.into_gguf())
     }
 
-    /// Says what a load would move where. Needs no device.
+    /// Returns the plan of a load. Needs no device.
     ///
     /// # Errors
     ///
@@ -70,8 +70,8 @@ impl Loader {
 
     /// Loads the model into device memory.
     ///
-    /// On failure, on cancellation and on a panic of the observer, all memory of this load has been
-    /// freed when this returns.
+    /// If the load fails or is cancelled, or the observer panics, all memory of this load is freed before this
+    /// returns.
     ///
     /// # Errors
     ///
@@ -86,8 +86,9 @@ impl Loader {
 
     /// Loads the model as [`load`](Self::load) does, until `token` is cancelled.
     ///
-    /// If it is cancelled before this returns, the load fails with [`Error::Cancelled`] and has freed its
-    /// memory. If a device was being opened, that goes on, and the next load of this loader uses it.
+    /// If the token is cancelled before this returns, the load frees its memory and fails with
+    /// [`Error::Cancelled`]. Opening a device is not interrupted: it continues, and the next load of this
+    /// loader uses the device.
     ///
     /// # Errors
     ///
@@ -102,8 +103,8 @@ impl Loader {
         let mut observer = Cancellable { observer, token };
         let result = self.load_with_session(path.as_ref(), &mut observer, token);
         if let Err(Error::Engine(_) | Error::InsufficientMemory(_)) = &result {
-            // What a failed device still does is unknown. If the device is full, the session's memory is
-            // better freed.
+            // The state of a failed device is unknown. If the device is full, closing the session frees
+            // its memory.
             self.sessions.close();
         }
         result
@@ -147,7 +148,7 @@ impl Loader {
             timed(|| transfer(session, source, options, &needs, &plan, &mut buffer, observer))?;
         let (residency, verify) = verify(options, source, &plan, &moved, &buffer, token)?;
         let suspects = SuspectWeights::among(&plan, &moved, &scales, options)?;
-        // Last: this proves that all bytes above were read from the file that was opened.
+        // Must be the last check: it shows that all bytes were read from the file that was opened.
         source.check_unchanged()?;
         emit(observer, &LoadEvent::Verified { residency: &residency })?;
 
@@ -181,7 +182,7 @@ impl Loader {
     }
 }
 
-/// The result of a step, and its seconds.
+/// Runs a step. Returns its result and its duration in seconds.
 fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> {
     let start = Instant::now();
     let result = step()?;
@@ -193,7 +194,7 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
     let plan = || -> Result<_, model_phi3::Error> {
         let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
         let map = TensorMap::bind(&config, gguf.tensors())?;
-        // This proves the plan.
+        // This also checks the plan.
         let plan = LoadPlan::new(&config, &map, storage)?;
         let warnings = Warning::of(gguf, Some(&config));
         Ok(Planned { config, plan, warnings })
@@ -201,7 +202,7 @@ fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
     plan().map_err(|error| Error::of_model(source.path(), error))
 }
 
-/// Reports configuration, warnings and plan.
+/// Reports the configuration, the warnings and the plan to the observer and the log.
 fn announce(source: &Source, planned: &Planned, observer: &mut dyn Observer) -> Result<(), Error> {
     let Planned { config, plan, warnings } = planned;
     log_model(source.path(), config, plan);
@@ -213,7 +214,7 @@ fn announce(source: &Source, planned: &Planned, observer: &mut dyn Observer) -> 
     emit(observer, &LoadEvent::Planned { plan })
 }
 
-/// Moves all weights into the arena. Also returns the factors that were multiplied into them.
+/// Moves all weights into the arena. Also returns the scale factors that were multiplied into them.
 fn transfer(
     session: &mut Session,
     source: &Source,
@@ -247,14 +248,14 @@ fn transfer_figures(config: EngineConfig, moved: Stats) -> TransferFigures {
     }
 }
 
-/// Time that a proof took.
+/// Durations of the verification.
 struct VerifyTimes {
     seconds: f64,
     /// Part of `seconds`.
     residency_seconds: f64,
 }
 
-/// Proves what the options ask for.
+/// Runs the checks of the chosen verification level.
 fn verify(
     options: &LoadOptions,
     source: &Source,
@@ -275,14 +276,14 @@ fn verify(
     Ok((residency, VerifyTimes { seconds: start.elapsed().as_secs_f64(), residency_seconds }))
 }
 
-/// Tensors that were loaded and whose weights may be wrong.
+/// Loaded tensors whose weights may be wrong.
 struct SuspectWeights {
     non_finite: Vec<NonFiniteTensor>,
     all_zero: Vec<AllZeroTensor>,
 }
 
 impl SuspectWeights {
-    /// Logs them. Fails if the options refuse them.
+    /// Finds and logs suspect weights. Fails if the options refuse them.
     fn among(
         plan: &LoadPlan,
         moved: &Stats,

@@ -1,5 +1,5 @@
-//! For programs that measure the engine: transfers without the rest of a load, with engines of the
-//! caller's choice.
+//! Transfers without the other steps of a load, with an engine that the caller configures. For programs that
+//! measure the engine.
 
 use crate::cancel::{CancelToken, Cancellable};
 use crate::error::Error;
@@ -14,13 +14,12 @@ use std::path::Path;
 
 pub use cuda_sys;
 
-/// The engine settings that a load of this number of bytes uses on this device and machine.
+/// Returns the engine settings that a load of this number of bytes uses on this device and machine.
 pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
     crate::session::engine_config(options, device, source_bytes)
 }
 
-/// A transfer of one model that can be repeated. It allocates its device buffer once, so that a
-/// repetition allocates nothing.
+/// A repeatable transfer of one model. It allocates its device buffer once; runs allocate no device memory.
 #[derive(Debug)]
 pub struct Transfer<'a> {
     source: Source,

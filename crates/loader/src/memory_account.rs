@@ -1,39 +1,38 @@
-//! The driver's figures of free memory before and after the allocation.
+//! Free device memory before and after the allocation, as the driver reports it.
 
 use crate::error::Error;
 use cuda_sys::{DeviceKind, MemoryInfo};
 
-/// Free memory of a device before and after the allocation for all weights, in bytes, as its driver reports
-/// it.
+/// Free device memory in bytes, before and after the allocation for all weights, as the driver reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryAccount {
-    /// Free before.
+    /// Free bytes before the allocation.
     pub free_before: u64,
-    /// Free right after.
+    /// Free bytes right after the allocation.
     pub free_after: u64,
-    /// Total memory.
+    /// Total bytes of the device.
     pub total: u64,
 }
 
 impl MemoryAccount {
-    /// How much less is free after the allocation. On a GPU that no other process uses, it is the size of the
-    /// weights, rounded up by the driver. It includes what other processes allocate and free at the same
-    /// time, so that it proves nothing and can be negative. On host memory it is about 0, because pages are
-    /// taken when they are first written.
+    /// Returns the decrease of free memory, in bytes. On a GPU that no other process uses, it is the size of
+    /// the weights, rounded up by the driver. Other processes can allocate and free memory at the same time,
+    /// so the figure can be negative and proves nothing. For host memory it is about 0, because the system
+    /// allocates pages when they are first written.
     pub fn taken(&self) -> i128 {
         i128::from(self.free_before) - i128::from(self.free_after)
     }
 
-    /// From the memory before and after the allocation; `None` if one of them is unknown.
+    /// Returns the account of these two readings; `None` if one of them is unknown.
     pub(crate) fn between(before: Option<MemoryInfo>, after: Option<MemoryInfo>) -> Option<Self> {
         let (before, after) = before.zip(after)?;
         Some(Self { free_before: before.free, free_after: after.free, total: after.total })
     }
 
-    /// Fails if a GPU's figures cannot be true, whatever other processes do: more free than total memory, or
-    /// more free and allocated memory together than total memory. The weights are then not in the GPU's
-    /// memory: for example, the driver moved them to the host. The host's figures are not checked: its
+    /// Fails if a GPU's figures are impossible: more free than total memory, or free memory and the allocation
+    /// together larger than total memory. Other processes cannot cause this. The weights are then not in the
+    /// GPU's memory: for example, the driver moved them to the host. The host's figures are not checked: its
     /// memory may be swapped out, and a process's limits may change at any time.
     pub(crate) fn check(&self, device: DeviceKind, arena: u64) -> Result<(), Error> {
         let Self { free_before, free_after, total } = *self;
@@ -77,20 +76,20 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_free_and_held_at_once_is_found() {
+    fn free_and_allocated_memory_above_the_total_is_refused() {
         refused(account(100, 31, 100), GPU, "31 bytes free of 100 bytes total beside");
         account(100, 30, 100).check(GPU, 70).unwrap();
         refused(account(100, u64::MAX, u64::MAX), GPU, "beside an allocation of 70 bytes");
     }
 
     #[test]
-    fn more_free_memory_than_there_is_is_found() {
+    fn free_memory_above_the_total_is_refused() {
         refused(account(101, 30, 100), GPU, "101 bytes free of 100 bytes total");
         refused(account(100, 101, 100), GPU, "101 bytes free of 100 bytes total");
     }
 
     #[test]
-    fn limits_of_the_host_may_change_meanwhile() {
+    fn figures_of_the_host_are_not_checked() {
         for (before, after, total) in [(101, 30, 100), (100, 101, 100), (100, 100, 100)] {
             account(before, after, total).check(DeviceKind::Host, 70).unwrap();
         }
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_do_meanwhile_is_reported_and_no_error() {
+    fn memory_changes_by_other_processes_are_reported_without_an_error() {
         for (free_after, taken) in [(30, 60), (20, 70), (0, 90), (25, 65), (95, -5)] {
             let account = account(90, free_after, 200);
             account.check(GPU, 70).unwrap();

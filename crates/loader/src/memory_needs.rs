@@ -1,4 +1,4 @@
-//! The device memory that a load needs, compared with what the device has.
+//! Compares the device memory that a load needs with the device's free memory.
 
 use crate::error::{Error, InsufficientMemory};
 use cuda_sys::{DeviceKind, MemoryInfo};
@@ -11,7 +11,7 @@ pub(crate) struct MemoryNeeds {
     pub(crate) arena: u64,
     /// Staging memory on the device for conversions.
     pub(crate) transient: u64,
-    /// The staging ring, if it is memory of this device and not allocated yet.
+    /// The staging ring, if it will be allocated in the memory of this device.
     pub(crate) staging: u64,
     /// Bytes that must stay free.
     pub(crate) reserve: u64,
@@ -20,8 +20,8 @@ pub(crate) struct MemoryNeeds {
 }
 
 impl MemoryNeeds {
-    /// Compares the needs with the free memory before the allocation. If the free memory is unknown,
-    /// nothing is refused.
+    /// Compares the needs with the limit and with the free memory before the allocation. If the free memory is
+    /// unknown, checks only the limit.
     pub(crate) fn check_before(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         if let Some(limit) = self.limit.filter(|&limit| self.arena > limit) {
             return Err(Error::InsufficientMemory(InsufficientMemory {
@@ -38,17 +38,17 @@ impl MemoryNeeds {
         Ok(())
     }
 
-    /// Compares the reserve with the free memory after the allocation: other processes may have allocated
-    /// some meanwhile.
+    /// Compares the remaining needs with the free memory after the allocation, because other processes may have
+    /// allocated memory at the same time.
     pub(crate) fn check_after(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
         let wanted = self.transient.saturating_add(self.reserve);
         let Some(mut memory) = memory.filter(|memory| wanted > memory.free) else { return Ok(()) };
-        // The weights are freed with this error, so its figures count them as free.
+        // This error frees the weights, so its figures count their bytes as free.
         memory.free = memory.free.saturating_add(self.arena);
         Err(self.refused(Some(memory)))
     }
 
-    /// The error for a device with this much memory.
+    /// Returns the error for a device with this much memory.
     pub(crate) fn refused(&self, memory: Option<MemoryInfo>) -> Error {
         Error::InsufficientMemory(self.shortage(memory))
     }
@@ -85,7 +85,7 @@ mod tests {
     const ON_HOST: MemoryNeeds =
         MemoryNeeds { device: DeviceKind::Host, transient: 0, staging: 500, ..NEEDS };
 
-    /// A `MemoryInfo` with these figures. Only the engine can create one, so the host's is changed.
+    /// Returns a `MemoryInfo` with these figures. Only the engine can create one, so this changes the host's.
     fn memory_of(free: u64, total: u64) -> Option<MemoryInfo> {
         let host = cuda_sys::Device::open(DeviceKind::Host).unwrap();
         let mut memory = host.memory().unwrap().unwrap();
@@ -110,11 +110,11 @@ mod tests {
         );
         let without = MemoryNeeds { reserve: 0, ..NEEDS }.check_before(memory_of(1, 2));
         assert!(!message(without).contains("reserved"));
-        for endless in [
+        for excessive in [
             MemoryNeeds { reserve: u64::MAX, ..NEEDS },
             MemoryNeeds { transient: u64::MAX, ..NEEDS },
         ] {
-            endless.check_before(memory_of(u64::MAX - 1, u64::MAX)).unwrap_err();
+            excessive.check_before(memory_of(u64::MAX - 1, u64::MAX)).unwrap_err();
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_refuses_nothing() {
+    fn unknown_free_memory_refuses_no_load() {
         NEEDS.check_before(None).unwrap();
         NEEDS.check_after(None).unwrap();
         let over = MemoryNeeds { limit: Some(1), ..NEEDS }.check_before(None);
@@ -143,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn what_others_take_meanwhile_is_the_same_error() {
+    fn memory_taken_by_others_during_the_allocation_gives_the_same_error() {
         NEEDS.check_after(memory_of(340, 9000)).unwrap();
         let late = message(NEEDS.check_after(memory_of(339, 9000)));
         assert_eq!(late, message(NEEDS.check_before(memory_of(7339, 9000))));
     }
 
     #[test]
-    fn the_limit_is_on_the_weights_alone() {
+    fn the_limit_applies_to_the_weights_alone() {
         MemoryNeeds { limit: Some(7000), ..ON_HOST }.check_before(memory_of(7540, 9000)).unwrap();
         let over = MemoryNeeds { limit: Some(6999), ..ON_HOST }.check_before(memory_of(7540, 9000));
         let text = message(over);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_can_help_only_where_the_device_is_large_enough() {
+    fn an_error_is_retriable_only_if_the_device_is_large_enough() {
         let retriable = |total| NEEDS.check_before(memory_of(1, total)).unwrap_err().retriable();
         assert!(retriable(7340));
         assert!(!retriable(7339));

@@ -18,19 +18,20 @@ pub struct TensorView {
     pub bytes: u64,
     /// `[rows, cols]` or `[n]`, row-major.
     pub shape: Vec<u64>,
-    /// What the bytes are.
+    /// Format of the bytes.
     pub format: SlotFormat,
-    /// Address of the one `f32` that all values are multiplied by: of NVFP4 weights under native
-    /// storage, where the file has it. It is [`Slot::Scale`] as well.
+    /// Address of the one `f32` factor of all values, which is also [`Slot::Scale`]. Only NVFP4 weights
+    /// in native storage have it, and only if the file contains it.
     pub scale: Option<u64>,
-    /// Address of the `f32` scale of the activations, where the file has it. It is [`Slot::InputScale`] as well.
+    /// Address of the `f32` scale of the activations, which is also [`Slot::InputScale`]. It exists in the
+    /// same cases as `scale`, if the file contains it.
     pub input_scale: Option<u64>,
 }
 
-/// The weights of one model, resident in one allocation on one device until dropped.
+/// The weights of one model, in one allocation on one device. Dropping it frees the allocation.
 ///
-/// It can be shared by threads and moved between them (`Send`, `Sync`). It does not need the
-/// [`Loader`](crate::Loader) that made it.
+/// Threads can share it and move it between them (`Send`, `Sync`). It stays valid after the
+/// [`Loader`](crate::Loader) that made it is dropped.
 #[derive(Debug)]
 pub struct LoadedModel {
     pub(crate) config: Phi3Config,
@@ -41,37 +42,37 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// The model's configuration.
+    /// Returns the model's configuration.
     pub fn config(&self) -> &Phi3Config {
         &self.config
     }
 
-    /// The plan of the load.
+    /// Returns the plan of the load.
     pub fn plan(&self) -> &LoadPlan {
         &self.plan
     }
 
-    /// Figures of the load.
+    /// Returns the statistics of the load.
     pub fn stats(&self) -> &LoadStats {
         &self.stats
     }
 
-    /// The device that holds the weights.
+    /// Returns the device that holds the weights.
     pub fn device(&self) -> DeviceKind {
         self.buffer.device()
     }
 
-    /// Device bytes the weights take.
+    /// Returns the bytes of device memory allocated for the weights.
     pub fn vram_bytes(&self) -> u64 {
         self.buffer.len()
     }
 
-    /// One weight; `None` if the model has no such slot.
+    /// Returns one weight; `None` if the model has no such slot.
     pub fn slot(&self, slot: Slot) -> Option<TensorView> {
         self.plan.slot(slot).map(|planned| view(&self.plan, &self.buffer, planned))
     }
 
-    /// All weights, ordered as in the model.
+    /// Returns all weights, ordered as in the model.
     pub fn weights(&self) -> &Phi3Weights<TensorView> {
         &self.weights
     }
@@ -80,7 +81,7 @@ impl LoadedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] if the copy fails, [`Error::HostMemory`] if the host has no room for it.
+    /// [`Error::Engine`] if the copy fails, [`Error::HostMemory`] if the host has too little free memory.
     pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
         let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
         let range = &planned.dest;
@@ -90,7 +91,7 @@ impl LoadedModel {
         Ok(Some(bytes))
     }
 
-    /// Digests of all weights as they are on the device now, computed there.
+    /// Computes digests of all weights on the device.
     ///
     /// # Errors
     ///
@@ -99,9 +100,9 @@ impl LoadedModel {
         Fingerprint::take(&self.plan, &self.buffer)
     }
 
-    /// Compares all weights with an earlier fingerprint of this model, on the device. Copies only digests.
-    /// Kernels may use the weights at the same time. [`Rehash`] divides the same into many
-    /// calls.
+    /// Compares all weights with an earlier fingerprint of this model. The device computes the digests, and
+    /// only they are copied to the host. Kernels may use the weights at the same time.
+    /// [`Rehash`](crate::Rehash) divides the comparison into many calls.
     ///
     /// # Errors
     ///
@@ -110,7 +111,7 @@ impl LoadedModel {
         earlier.check_all(&self.plan, &self.buffer)
     }
 
-    /// Checks again that every weight is in the memory of its device. Copies nothing.
+    /// Checks again that every weight is in the memory of its device. Copies no weights.
     ///
     /// # Errors
     ///
@@ -121,11 +122,11 @@ impl LoadedModel {
 }
 
 impl Rehash {
-    /// Compares the next weights, at most `budget_bytes` of them, but at least one piece of up to 16 MiB. A
-    /// step ends at the end of the round. Copies only the digests to the host. Kernels may use the weights
-    /// at the same time.
+    /// Compares the next weights: at most `budget_bytes`, but at least one piece of up to 16 MiB. A step
+    /// never continues past the end of a round. Copies only the digests to the host. Kernels may use the
+    /// weights at the same time.
     ///
-    /// After a mismatch the next step compares the same place again.
+    /// After a mismatch the next step compares the same pieces again.
     ///
     /// # Errors
     ///

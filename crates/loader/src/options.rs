@@ -18,23 +18,23 @@ pub enum DeviceChoice {
     Cuda(i32),
 }
 
-/// How a load is verified at its end. Each level includes the ones before it.
+/// The level of verification at the end of a load. Each level includes the levels before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Verify {
-    /// Checks that every weight pointer is memory of the right device inside the one allocation, and that
-    /// sizes agree with the plan.
+    /// Checks that every weight pointer is in the allocation on the right device, and that sizes agree with the
+    /// plan.
     #[default]
     Residency,
-    /// Also digests the file's bytes as they are read, and again on the device after they arrived. The
-    /// digests must be equal.
+    /// Also computes digests of the file's bytes when they are read, and again on the device when they have
+    /// arrived. The digests must be equal.
     Checksum,
     /// Also reads everything back from the device and compares it with the file, which the host decodes
     /// again.
     Readback,
 }
 
-/// Options of a [`Loader`](crate::Loader). The defaults suit a worker.
+/// Options of a [`Loader`](crate::Loader). The defaults suit an inference worker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoadOptions {
@@ -42,7 +42,7 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// The format of the weights on the device.
     pub storage: Storage,
-    /// How the file is read.
+    /// The method of reading the file.
     pub io: Io,
     /// The largest single copy to the device, in bytes. If `None`, the loader chooses.
     pub chunk_bytes: Option<u64>,
@@ -55,13 +55,13 @@ pub struct LoadOptions {
     /// The number of copies that can run at the same time. Each takes `chunk_bytes` of staging memory. If
     /// `None`, the loader chooses.
     pub depth: Option<u32>,
-    /// Bytes of device memory that the weights can use. If `None`, all free memory.
+    /// The largest number of bytes of device memory for the weights. If `None`, all free memory.
     pub vram_limit: Option<u64>,
     /// Bytes of device memory that must stay free beside the weights, for example for a key-value cache
     /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). This is checked before and
     /// after the weights are allocated. Another process can still take the memory later.
     pub reserve: u64,
-    /// How the load is verified.
+    /// The level of verification.
     pub verify: Verify,
     /// If a loaded weight is infinite or NaN, the load fails instead of reporting it. Quantised blocks
     /// that native storage keeps are not checked.
@@ -94,7 +94,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The default options.
+    /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
     }

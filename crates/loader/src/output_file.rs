@@ -58,11 +58,11 @@ impl OutputFile {
         Self::resolve(named).map_err(|source| write_error(named, source))
     }
 
-    /// The file behind standard output. Messages call it standard output.
+    /// Finds the file behind standard output. Messages call it standard output.
     ///
     /// # Errors
     ///
-    /// [`Error::Write`] if standard output is no regular file.
+    /// [`Error::Write`] if standard output is not a regular file.
     pub fn standard_output() -> Result<Self, Error> {
         let named = Path::new("standard output");
         let file = Self::resolve(Path::new("/dev/stdout"));
@@ -95,24 +95,24 @@ impl OutputFile {
         Ok(Self { named: named.to_owned(), path: folder.join(name), folder, mode })
     }
 
-    /// The folder of the file.
+    /// Returns the folder of the file.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The path of the file itself, after all symbolic links are followed.
+    /// Returns the path of the file itself, after all symbolic links are followed.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The error of a failed write to the file.
+    /// Returns the error for a failed write to the file.
     pub fn failed(&self, source: io::Error) -> Error {
         write_error(&self.named, source)
     }
 
-    /// Makes a new file with the content that `fill` writes. When the file is complete and stored, moves
-    /// it to its path. If a file exists there, its permission bits are kept; if this fails, it is
-    /// unchanged.
+    /// Creates a new file with the content that `fill` writes. When the file is complete and on disk, moves it
+    /// to its path. If a file exists there, the new file keeps its permission bits. If this fails, the existing
+    /// file is unchanged.
     ///
     /// `bytes` is the length of the file plus the host memory that `fill` needs. If the file system keeps
     /// its files in memory and the host has less memory free, this fails before it writes anything.
@@ -166,13 +166,13 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    /// A file without a name: if the process is killed, nothing of it remains. Some file systems do not
-    /// support this.
+    /// Creates a file without a name. If the process is killed, the kernel removes the file. Some file systems
+    /// do not support this.
     fn without_name(folder: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FRESH_MODE);
         let file = File::from(rustix::fs::open(folder, flags, mode)?);
-        // Without this, the file could not get a name later.
+        // Without /proc the file cannot get a name later.
         fs::metadata(descriptor_path(&file))?;
         Ok(Self { file, name: None })
     }
@@ -204,7 +204,7 @@ fn names() -> tempfile::Builder<'static, 'static> {
     names
 }
 
-/// Whether the files of this folder are in the host's memory (tmpfs or ramfs).
+/// Returns whether the files of this folder are in the host's memory (tmpfs or ramfs).
 fn is_in_memory(folder: &Path) -> bool {
     /// From `linux/magic.h`; the manual page statfs(2) lists all of them.
     const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -215,7 +215,7 @@ fn descriptor_path(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
-/// The target of a chain of symbolic links. If the target does not exist, its path is still returned.
+/// Returns the target of a chain of symbolic links. The target need not exist.
 fn end_of_links(named: &Path) -> PathBuf {
     let mut path = named.to_owned();
     for _ in 0..MAX_LINKS {
@@ -269,10 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_leaves_the_one_before_and_nothing_else() {
+    fn a_failed_write_keeps_the_existing_file_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        for (before, left) in [(None, &[][..]), (Some("the one before"), &["file"])] {
+        for (before, left) in [(None, &[][..]), (Some("old content"), &["file"])] {
             if let Some(before) = before {
                 fs::write(&path, before).unwrap();
             }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_whole_also_where_every_file_has_a_name() {
+    fn a_file_appears_only_when_complete_with_either_kind_of_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         for create in CREATE {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_the_mode_of_the_one_before_or_of_a_fresh_one() {
+    fn a_replaced_file_keeps_its_mode_and_a_new_file_has_the_default_mode() {
         let dir = tempfile::tempdir().unwrap();
         let (path, fresh) = (dir.path().join("file"), dir.path().join("fresh"));
         File::create(&fresh).unwrap();
@@ -324,7 +324,7 @@ mod tests {
             assert_eq!(mode(&path), mode(&fresh));
             fs::remove_file(&path).unwrap();
         }
-        fs::write(&path, "the one before").unwrap();
+        fs::write(&path, "old content").unwrap();
         for before in [0o640, 0o604] {
             fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
             write(&path, "new").unwrap();
@@ -334,11 +334,11 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_and_what_it_leads_to_is_written() {
+    fn a_symbolic_link_is_kept_and_its_target_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("old"), "the one before").unwrap();
+        fs::write(folder.join("old"), "old content").unwrap();
         for file in ["old", "new"] {
             let (first, second) = (dir.path().join(file), folder.join(format!("to-{file}")));
             symlink(Path::new("folder").join(format!("to-{file}")), &first).unwrap();
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_and_stays() {
+    fn a_path_that_is_not_a_regular_file_is_refused_and_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_where_no_file_can_be_is_refused() {
+    fn a_path_where_no_file_can_exist_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         for name in ["folder/file", "new/", "new/.", "new/..", "file/", "file/new"] {

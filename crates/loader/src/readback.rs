@@ -15,12 +15,12 @@ use std::ops::Range;
 
 const CONFIG: EngineConfig = EngineConfig::new(4, 4, 1 << 20, 1 << 20);
 
-/// Bytes on the device that are compared at a time. The token is checked in between. A multiple of the size
-/// of every type's block in f16.
+/// Bytes on the device that are compared at a time. The token is checked before each window. A multiple of the
+/// size of a decoded (f16) block of every type.
 const WINDOW_BYTES: u64 = 8 << 20;
 
-/// Decodes everything again in host memory and compares it with what is read back from the device. Takes host
-/// memory for three windows and a ring, however large the model is.
+/// Decodes the whole file again in host memory and compares the result with the weights on the device. Needs
+/// host memory for three windows and a staging ring, independent of the size of the model.
 pub(crate) fn compare(
     plan: &LoadPlan,
     source: &Source,
@@ -30,7 +30,7 @@ pub(crate) fn compare(
     Comparison::new(source, WINDOW_BYTES.min(plan.device_bytes()))?.run(plan, buffer, token)
 }
 
-/// A part of an operation: whole blocks, or all of it.
+/// A part of an operation that consists of whole blocks.
 struct Piece<'a> {
     op: &'a PlanOp,
     scale: Option<f32>,
@@ -39,7 +39,7 @@ struct Piece<'a> {
     dest: Range<u64>,
 }
 
-/// The operation, cut into pieces whose destination is no longer than a window.
+/// Cuts the operation into pieces whose destination is no longer than a window.
 fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
     let (source, dest) = (&op.source.range, &op.dest);
     let source_step = op.conversion.source_bytes(window_bytes);
@@ -54,7 +54,7 @@ fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<I
     })
 }
 
-/// Groups of consecutive pieces, each group no longer than a window in the arena. Small tensors are so
+/// Groups consecutive pieces so that each group fits into a window of the arena. Thus small tensors are
 /// compared together.
 fn windows<'a>(
     plan: &'a LoadPlan,
@@ -189,7 +189,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// A position in a window as an index. Windows fit into memory.
+/// Converts a position in a window to an index. It always fits, because windows fit into memory.
 fn index_of(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
@@ -205,7 +205,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn windows_tile_the_file_and_the_arena() {
+    fn windows_cover_the_file_and_the_arena_exactly_once() {
         for (plan, window_bytes) in [
             (test_plan::mini(), WINDOW_BYTES),
             (test_plan::tiny(), WINDOW_BYTES),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_in_any_piece_is_found_and_its_place_named() {
+    fn a_flipped_bit_in_any_piece_is_found_and_its_position_named() {
         const SMALL: u64 = 2048;
         for name in ["fused-f16", "fused-k-quants", "split-q8_0"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))

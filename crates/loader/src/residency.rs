@@ -4,18 +4,18 @@ use crate::error::Error;
 use cuda_sys::{DeviceBuffer, DeviceKind};
 use model_phi3::{LoadPlan, PlannedSlot};
 
-/// Result of a residency check that found everything in order.
+/// Result of a successful residency check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Residency {
-    /// Slots whose first and last byte the driver was asked about.
+    /// Number of slots whose first and last byte the driver located.
     pub pointers_checked: u32,
-    /// Bytes of the one allocation, equal to the plan's.
+    /// Bytes of the allocation for all weights. Equal to the plan's.
     pub vram_bytes: u64,
 }
 
-/// Asks the driver about the first and the last byte of every slot, and compares the allocation's size with
-/// the plan.
+/// Compares the size of the allocation with the plan, and queries the driver for the location of the first
+/// and the last byte of every slot.
 pub(crate) fn check(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Residency, Error> {
     let arena = Arena { address: buffer.address(), bytes: buffer.len(), device: buffer.device() };
     arena.check(plan, |offset| {
@@ -33,7 +33,7 @@ struct Arena {
 }
 
 impl Arena {
-    /// `locate` returns address and device of the byte at an offset.
+    /// Checks the allocation and all slots. `locate` returns address and device of the byte at an offset.
     fn check(
         &self,
         plan: &LoadPlan,
@@ -99,7 +99,7 @@ mod tests {
         Arena { address: BASE, bytes: plan.device_bytes(), device: GPU }
     }
 
-    /// The error of a check in which the driver reports another place for the byte at `offset`.
+    /// Returns the error of a check in which the driver reports this location for the byte at `offset`.
     #[track_caller]
     fn misplaced(plan: &LoadPlan, offset: u64, address: u64, device: DeviceKind) -> String {
         let locate =
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_is_asked_about() {
+    fn every_slot_is_checked_at_both_ends() {
         let plan = test_plan::tiny();
         let residency = arena(&plan).check(&plan, |offset| Ok((BASE + offset, GPU))).unwrap();
         assert_eq!(residency.pointers_checked as usize, plan.slots().len());
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pointer_of_another_gpu_or_to_another_place_is_named() {
+    fn a_slot_on_another_gpu_or_at_another_address_is_named() {
         let plan = test_plan::tiny();
         let at = plan.slot(Slot::AttnV(1)).unwrap().dest.end - 1;
         let text = misplaced(&plan, at, BASE + at, DeviceKind::Cuda(0));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allocation_of_another_size_is_found() {
+    fn an_allocation_of_another_size_is_refused() {
         let plan = test_plan::tiny();
         for bytes in [plan.device_bytes() - 256, plan.device_bytes() + 256, 0] {
             let arena = Arena { bytes, ..arena(&plan) };
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_beyond_the_allocation_is_named_before_the_driver_is_asked() {
+    fn a_slot_outside_the_allocation_is_named_without_a_driver_query() {
         let plan = test_plan::tiny();
         let last = plan.slot(Slot::Output).unwrap();
         let short = Arena { bytes: last.dest.end - 1, ..arena(&plan) };

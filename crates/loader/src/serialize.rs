@@ -1,4 +1,4 @@
-//! Serialised forms of figures whose types do not know serde.
+//! Serialised forms of fields whose types do not implement `Serialize`.
 
 use crate::error::NonFiniteTensor;
 use crate::memory_account::MemoryAccount;
@@ -7,7 +7,7 @@ use crate::warning::Warning;
 use serde::{Serialize, Serializer};
 use std::fmt::Display;
 
-/// Serialises a value as it is displayed.
+/// Serialises a value as its `Display` text.
 pub(crate) fn text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
@@ -21,7 +21,7 @@ pub(crate) fn residency<S: Serializer>(
         pointers_checked: u32,
         ok: bool,
     }
-    // A check that fails has no residency.
+    // Always true: a failed check ends the load with an error.
     Fields { pointers_checked: residency.pointers_checked, ok: true }.serialize(serializer)
 }
 

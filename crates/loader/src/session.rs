@@ -1,4 +1,4 @@
-//! What a loader keeps from load to load: a device, its staging ring and its engine.
+//! The device, staging ring and engine that a loader keeps between loads.
 
 use crate::background::Background;
 use crate::cancel::CancelToken;
@@ -11,40 +11,41 @@ use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode
 use model_phi3::{Conversion, LoadPlan};
 use std::time::Instant;
 
-/// On machines with no other work, 10 to 16 readers filled the link (docs/performance.md). More take cores
-/// from other work and gain nothing.
+/// On idle machines, 10 to 16 readers saturated the link (docs/performance.md). More readers gain nothing and
+/// take cores from other work.
 const MAX_CUDA_READERS: usize = 16;
-/// Decoding on the host scales with cores up to here. Beyond it, memory is the limit.
+/// Decoding on the host scales up to this number of cores. With more, memory bandwidth is the limit.
 const MAX_HOST_READERS: usize = 32;
-/// Reads that storage serves at once (docs/performance.md). A thread that waits for storage needs no core.
+/// Number of parallel reads from storage (docs/performance.md). It can exceed the number of cores, because a
+/// thread that waits for storage needs no core.
 const STORAGE_READERS: u32 = 16;
-/// Measured on an H100: larger copies gain less than readers lose when the ring no longer fits into the
-/// second-level caches of their cores (docs/performance.md).
+/// Measured on an H100 (docs/performance.md): with larger chunks the ring no longer fits into the second-level
+/// caches of the readers' cores, and the readers lose more time than the larger copies save.
 const CUDA_CHUNK_BYTES: u64 = 8 << 20;
-/// Size of the ring, unless chunks are so large that fewer than [`MIN_DEPTH`] fit.
+/// Bytes of the ring. If fewer than [`MIN_DEPTH`] chunks fit, the ring is larger.
 const RING_BYTES: u64 = 32 << 20;
-/// With fewer chunks under way, readers wait for each other.
+/// With fewer chunks in flight, readers wait for each other.
 const MIN_DEPTH: u64 = 3;
 const MAX_CUDA_DEPTH: u64 = 64;
-/// A reader's share of a chunk. It stays in the core's own cache while it is digested.
+/// Bytes of one read, a part of a chunk. They stay in the core's own cache until their digest is computed.
 const READ_BYTES: u64 = 512 << 10;
-/// On the host a reader decodes what it has read. Both stay in the core's own cache.
+/// On the host the reader also decodes the chunk. Its source and decoded bytes stay in the core's own cache.
 const HOST_CHUNK_BYTES: u64 = 256 << 10;
-/// With two, a reader can go on while a slower one still works on the chunk before.
+/// With two, a reader can start the next chunk while a slower reader still works on the one before.
 const HOST_CHUNKS_A_READER: u64 = 2;
 
-/// The session of a loader: none yet, open, or being opened.
+/// The session of a loader, which may not exist yet, be open, or be opening in the background.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     open: Option<Session>,
-    /// Left by a load that was cancelled while it waited.
+    /// The opening that a cancelled load started and did not wait for.
     opening: Option<Background<Opened>>,
 }
 
 type Opened = Result<(Session, Opening), Error>;
 
 impl Sessions {
-    /// The open session, or a new one, and the time that this call took for opening it.
+    /// Returns the open session, or opens one. Also returns the time that this call spent on opening it.
     pub(crate) fn get(
         &mut self,
         options: &LoadOptions,
@@ -64,8 +65,8 @@ impl Sessions {
         self.open = None;
     }
 
-    /// Opens a session on a thread of its own: a GPU's context takes up to half a second and cannot be
-    /// interrupted. Continues an opening that a cancelled load has begun.
+    /// Opens a session on its own thread, because creating a GPU context takes up to half a second and cannot
+    /// be interrupted. If a cancelled load has started to open a session, waits for that one.
     fn wait_for_new(
         &mut self,
         options: &LoadOptions,
@@ -87,7 +88,7 @@ impl Sessions {
     }
 }
 
-/// Sizes of the model for whose load a session is opened.
+/// Sizes of the model that a new session will load first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) source_bytes: u64,
@@ -108,8 +109,8 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// The part of it that falls into its last `seconds`. A load that continues the opening of a cancelled
-    /// load waits only for the rest of it. The ring is made after the context.
+    /// Splits the last `seconds` of the opening into context creation and ring pinning; pinning runs second.
+    /// A load that continues the opening of a cancelled load waits only for that last part.
     fn last(&self, seconds: f64) -> Self {
         let pin_seconds = self.pin_seconds.min(seconds);
         Self { context_seconds: self.context_seconds.min(seconds - pin_seconds), pin_seconds }
@@ -122,7 +123,7 @@ pub(crate) struct Session {
     pub(crate) device: Device,
     pub(crate) name: String,
     pub(crate) engine: Engine,
-    /// Whether the engine has its memory for conversions, which it keeps.
+    /// Whether the engine has allocated its memory for conversions, which it keeps.
     converts: bool,
 }
 
@@ -143,7 +144,7 @@ impl Session {
             };
             needs.check_before(Device::open(choice)?.memory()?)?;
         }
-        // Touching the ring's pages takes no longer than opening the device: both happen at once.
+        // Allocate the ring and write to its pages while the device opens, which usually takes longer.
         let (device, context_seconds, ring) = std::thread::scope(|scope| {
             let make = move || StagingRing::new(config);
             let room = host_memory::room_for_threads(1, config.ring_bytes()) == 1;
@@ -151,9 +152,9 @@ impl Session {
             let device = Device::open(choice);
             let context_seconds = start.elapsed().as_secs_f64();
             let ring = match ring.and_then(Result::ok) {
-                // A panic there is a bug. It goes on in this thread.
+                // A panic of the thread is a bug. Resume it here.
                 Some(ring) => ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // The thread cannot be started.
+                // The thread could not be started.
                 None => make(),
             };
             (device, context_seconds, ring)
@@ -178,7 +179,8 @@ impl Session {
         ))
     }
 
-    /// Device memory that a load of the plan needs. The engine keeps its memory for conversions.
+    /// Returns the device memory that a load of the plan needs. The memory for conversions counts only until
+    /// the engine has allocated it.
     pub(crate) fn needs(&self, plan: &LoadPlan, options: &LoadOptions) -> MemoryNeeds {
         let converts = converts(plan) && !self.converts;
         MemoryNeeds {
@@ -191,7 +193,8 @@ impl Session {
         }
     }
 
-    /// To be called before the first transfer of the plan: if that fails, the session is closed.
+    /// Records that the engine allocates its memory for conversions. Call this before the transfer of the
+    /// plan. If the transfer fails, the loader closes the session.
     pub(crate) fn will_convert(&mut self, plan: &LoadPlan) {
         self.converts |= converts(plan);
     }
@@ -214,8 +217,8 @@ impl Session {
         Ok((buffer, account))
     }
 
-    /// If the device has run out of memory, because other processes allocated some meanwhile: the error
-    /// with the figures.
+    /// Adds the memory figures to an out-of-memory error of the device. It can occur although the free memory
+    /// was checked, because other processes allocate memory at the same time.
     pub(crate) fn with_figures(&self, error: cuda_sys::Error, needs: &MemoryNeeds) -> Error {
         match (error.code(), self.device.memory()) {
             (ErrorCode::OutOfMemory, Ok(memory)) => needs.refused(memory),
@@ -228,7 +231,7 @@ fn converts(plan: &LoadPlan) -> bool {
     plan.ops().iter().any(|op| op.conversion != Conversion::Copy)
 }
 
-/// How the engine divides the work on this machine, if the caller does not say.
+/// Returns the engine's settings for this machine. Values in `options` take precedence.
 pub(crate) fn engine_config(
     options: &LoadOptions,
     device: DeviceKind,
@@ -237,13 +240,13 @@ pub(crate) fn engine_config(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (readers, chunk_bytes) = match device {
         DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
-        // Some cores are left to other work: all readers wait for one that waits for its core.
+        // Leave some cores to other work: if one reader waits for a core, all readers wait for it.
         DeviceKind::Cuda(_) => ((cores - cores / 8).min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
     let readers = options.threads.unwrap_or(readers);
     let storage_readers = options.threads.unwrap_or(readers.max(STORAGE_READERS));
-    // A larger chunk than the model would only cost memory.
+    // A chunk larger than the model would only waste memory.
     let chunk_bytes =
         options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
     let most = match device {
@@ -270,7 +273,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         for device in [DeviceKind::Host, DeviceKind::Cuda(0)] {
             let config = |options| engine_config(&options, device, 8 << 30);
-            // 32 MiB and slack for aligned reads, rounded up to 2 MiB.
+            // 32 MiB plus slack for aligned reads, rounded up to a multiple of 2 MiB.
             assert!(config(LoadOptions::new()).ring_bytes() <= 34 * MIB, "{device}");
             for chunk_bytes in [1, 4096, MIB, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB] {
                 let ring = config(LoadOptions::new().chunk_bytes(chunk_bytes)).ring_bytes();
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_an_opening_is_its_ring_and_then_its_context() {
+    fn the_last_seconds_of_an_opening_go_to_the_ring_before_the_context() {
         let opening = Opening { context_seconds: 2.0, pin_seconds: 0.5 };
         for (seconds, context, pin) in [(9.0, 2.0, 0.5), (1.5, 1.0, 0.5), (0.25, 0.0, 0.25)] {
             let last = opening.last(seconds);
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_reports_no_more_of_an_earlier_opening_than_it_waited_for() {
+    fn a_load_reports_only_the_part_of_an_earlier_opening_that_it_waited_for() {
         let options = LoadOptions::new().device(DeviceChoice::Host);
         let begun_by = options.clone();
         let wanted = Wanted { source_bytes: 1, device_bytes: 1 };

@@ -1,4 +1,4 @@
-//! The open files of a load, and the checks whether they changed.
+//! The open files of a load, and checks that they have not changed.
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
@@ -14,10 +14,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often a file is opened again because it was written to shortly before.
+/// The number of times a file is opened if it was modified shortly before each time.
 const ATTEMPTS: usize = 5;
 
-/// The time between two checks of the token while a file settles.
+/// The time between two checks of the token during a wait.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// An open GGUF file with all its shards.
@@ -28,7 +28,8 @@ pub(crate) struct Source {
     identities: Vec<FileIdentity>,
 }
 
-/// The path of the file that ended before the length that it had when it was opened. It can be any shard.
+/// Returns the path of the file that ended before the length that it had when it was opened. It can be any
+/// shard.
 fn ended_early(error: &gguf_format::Error) -> Option<&Path> {
     match error {
         gguf_format::Error::Io { path, source } if source.kind() == ErrorKind::UnexpectedEof => {
@@ -38,8 +39,8 @@ fn ended_early(error: &gguf_format::Error) -> Option<&Path> {
     }
 }
 
-/// The error for a file that ends before its length although nothing changes it, for example a file of
-/// sysfs. `None` if the file is not of this kind.
+/// Returns the error for a file that contains fewer bytes than its stated length although nothing changes it,
+/// for example a file of sysfs. `None` for other files.
 fn shorter_than_its_length(path: &Path) -> Option<Error> {
     let file = File::open(path).ok()?;
     let opened = file.metadata().ok()?;
@@ -52,8 +53,9 @@ fn shorter_than_its_length(path: &Path) -> Option<Error> {
 }
 
 impl Source {
-    /// Opens the file so that [`check_unchanged`](Self::check_unchanged) detects every later change. If
-    /// the file was written to shortly before, this waits until it is settled.
+    /// Opens the file so that [`check_unchanged`](Self::check_unchanged) detects every later change. If the
+    /// file was modified shortly before, waits and opens it again, because a further write in the same clock
+    /// tick would not change its times.
     pub(crate) fn open_settled(
         path: &Path,
         limits: &Limits,
@@ -117,12 +119,12 @@ impl Source {
         Ok(Self { path: path.to_owned(), gguf, identities })
     }
 
-    /// The path that the caller gave.
+    /// Returns the path that the caller gave.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The checked header.
+    /// Returns the checked header.
     pub(crate) fn gguf(&self) -> &GgufFile {
         &self.gguf
     }
@@ -132,7 +134,7 @@ impl Source {
         self.gguf
     }
 
-    /// The files for the engine, in the order of the shards.
+    /// Returns the files for the engine, in the order of the shards.
     pub(crate) fn files(&self) -> Vec<cuda_sys::Source<'_>> {
         self.gguf
             .shards()
@@ -141,7 +143,7 @@ impl Source {
             .collect()
     }
 
-    /// Reads as many bytes as the result has, at the start of the range.
+    /// Reads the first `N` bytes of the range.
     pub(crate) fn read_at<const N: usize>(&self, range: &SourceRange) -> Result<[u8; N], Error> {
         let mut bytes = [0; N];
         let shards = self.gguf.shards();
@@ -158,7 +160,7 @@ impl Source {
         }
     }
 
-    /// The error of a transfer from these files. It names the shard that could not be read.
+    /// Converts an error of a transfer from these files. The result names the shard that could not be read.
     pub(crate) fn engine_error(&self, error: cuda_sys::Error) -> Error {
         let shard = || self.gguf.shards().get(usize::try_from(error.source_file()?).ok()?);
         match error.code() {
@@ -171,8 +173,8 @@ impl Source {
         }
     }
 
-    /// The cause of a failed load. If the file changed, that is the reason for bytes that are missing,
-    /// wrong or unreadable.
+    /// Returns the cause of a failed load. If bytes are missing, wrong or unreadable and the file has changed,
+    /// the change is the cause.
     pub(crate) fn explain(&self, error: Error) -> Error {
         let changed = self.check_unchanged().err();
         let cause = match &error {
@@ -210,7 +212,7 @@ mod tests {
         let path = dir.path().join("file.gguf");
         std::fs::write(&path, GgufWriter::new().to_bytes(|_, _| ()).unwrap()).unwrap();
         let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-        // The file always looks as if it had just been written to.
+        // With this clock, the last write to the file is always 19 ms ago, which is too recent.
         let moment_later = || written + Duration::from_millis(19);
         let open = |clock: &dyn Fn() -> SystemTime, token: &CancelToken| {
             Source::open_settled_by(clock, &path, &Limits::default(), token).map(drop)
@@ -230,7 +232,7 @@ mod tests {
         folder.join(format!("m-{no:05}-of-00003.gguf"))
     }
 
-    /// A model in three shards, opened by the first one.
+    /// Writes a model in three shards and opens the first one.
     fn split(folder: &Path) -> Source {
         for no in 0..3 {
             let mut writer = GgufWriter::new();
@@ -241,7 +243,7 @@ mod tests {
         Source::open(&shard_path(folder, 1), &Limits::default()).unwrap()
     }
 
-    /// The error of the engine when it reads this number of bytes from a shard. Shards count from 1.
+    /// Makes the engine read this number of bytes from a shard, and returns its error. Shards count from 1.
     fn read_shard(sources: &[cuda_sys::Source<'_>], no: u32, bytes: u64) -> cuda_sys::Error {
         let config = EngineConfig::new(1, 1, 4096, 4096);
         let host = Device::open(DeviceKind::Host).unwrap();
@@ -263,7 +265,7 @@ mod tests {
         engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap_err()
     }
 
-    /// The `io::Error` at the end of the error's chain.
+    /// Returns the `io::Error` at the end of the error's chain.
     fn io_cause(error: &Error) -> &std::io::Error {
         let engine = std::error::Error::source(error).unwrap();
         engine.source().unwrap().downcast_ref().unwrap()
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_gives_less_than_its_length_is_no_changed_file() {
+    fn a_file_shorter_than_its_stated_length_is_not_reported_as_changed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         for content in ["", "some bytes"] {

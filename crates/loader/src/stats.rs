@@ -1,4 +1,4 @@
-//! Figures of a load.
+//! Statistics of a load.
 
 use crate::error::NonFiniteTensor;
 use crate::memory_account::MemoryAccount;
@@ -8,8 +8,8 @@ use crate::serialize;
 use crate::warning::Warning;
 use cuda_sys::{DeviceKind, Io, Span};
 
-/// Figures of a load. With the feature `serde` they are serialised flat, with the names of the event
-/// `finished` of `phi3-loader load --json`.
+/// Statistics of a load. With the feature `serde` they are serialised as one flat object, with the field names
+/// of the event `finished` of `phi3-loader load --json`.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -19,34 +19,35 @@ pub struct LoadStats {
     pub device: DeviceKind,
     /// The device's name, such as `NVIDIA H100 80GB HBM3`.
     pub device_name: String,
-    /// Bytes of device memory that the weights take.
+    /// Bytes of device memory allocated for the weights.
     pub vram_bytes: u64,
-    /// Bytes that were read from the file for the weights.
+    /// Bytes of weights that were read from the file.
     pub source_bytes: u64,
-    /// Where the time went.
+    /// Durations of the steps.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub phases: Phases,
-    /// How the bytes were moved.
+    /// Settings and counters of the transfer.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub transfer: TransferFigures,
-    /// What was verified, and what was found.
+    /// Results of the checks.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub proof: Proof,
 }
 
 impl LoadStats {
-    /// Gigabytes (1e9 bytes) of the file per second of [`Phases::transfer_seconds`].
+    /// Returns the gigabytes (1e9 bytes) of the file that were read per second of [`Phases::transfer_seconds`].
+    /// 0 if that time is 0.
     pub fn gb_per_s(&self) -> f64 {
         let seconds = self.phases.transfer_seconds;
         if seconds > 0.0 { self.source_bytes as f64 / seconds / 1e9 } else { 0.0 }
     }
 }
 
-/// Times of a load, in seconds.
+/// Durations of the steps of a load, in seconds.
 ///
-/// The phases follow each other in the order of the fields. They overlap once: the time of the residency check
-/// is in `transfer_seconds` and in `verify_seconds`. Time of the observer, and of steps that are not listed, is
-/// in `seconds` only.
+/// The steps run in the order of the fields. One time is counted twice: the residency check is part of
+/// `transfer_seconds` and of `verify_seconds`. The time of the observer and of steps that are not listed is
+/// part of `seconds` only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -57,33 +58,35 @@ pub struct Phases {
     pub parse_seconds: f64,
     /// Reading the configuration and planning.
     pub plan_seconds: f64,
-    /// Opening the device. 0 if the loader had it open already. If a cancelled load had begun to open it: the
-    /// rest of that time.
+    /// Opening the device. 0 if the loader had already opened it. If a cancelled load had started to open it,
+    /// only the time that this load waited for the rest.
     pub context_seconds: f64,
-    /// Pinning the staging ring and making the queues. Also making the ring, as far as that took longer than
-    /// opening the device. 0, or the rest, as above.
+    /// Pinning the staging ring and creating the streams. The ring is allocated while the device is opened;
+    /// if the allocation takes longer, the excess is included. 0 or the rest in the same cases as
+    /// `context_seconds`.
     pub pin_seconds: f64,
     /// Reading the free memory and allocating.
     pub allocate_seconds: f64,
-    /// What the engine does before the first read and after the last byte.
+    /// The engine's work before the first read and after the last byte.
     pub prepare_seconds: f64,
-    /// From the first read to verified residency. Digests (`Verify::Checksum`) are computed in this time.
+    /// From the first read to the end of the residency check. Includes computing the digests
+    /// (`Verify::Checksum`).
     pub transfer_seconds: f64,
-    /// The proof.
+    /// Verifying, as far as `LoadOptions::verify` asks.
     pub verify_seconds: f64,
 }
 
-/// How the engine moved the bytes of a load.
+/// Settings and counters of the transfer of a load.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TransferFigures {
-    /// How the file was read, after fallbacks.
+    /// The read method that was used, after fallbacks.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
     pub io: Io,
-    /// Reader threads that the engine was set to. It starts fewer if there is little work.
+    /// Configured number of reader threads. The engine starts fewer if there is little work.
     pub threads: u32,
-    /// Copies that could be under way at the same time.
+    /// The largest number of copies in flight at the same time.
     pub depth: u32,
     /// Largest copy to the device, in bytes.
     pub chunk_bytes: u64,
@@ -93,27 +96,27 @@ pub struct TransferFigures {
     pub chunks: u64,
     /// Whether the staging memory was pinned for the device.
     pub pinned: bool,
-    /// What readers and device did when. Empty unless `LoadOptions::timeline` is set.
+    /// Start and end times of reads, copies and kernels. Empty unless `LoadOptions::timeline` is set.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub timeline: Vec<Span>,
 }
 
-/// What a load verified, and what it found.
+/// Results of the checks of a load.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Proof {
-    /// The residency check.
+    /// Result of the residency check.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::residency"))]
     pub residency: Residency,
     /// The device's free memory before and after the allocation. `None` if it is unknown.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::memory"))]
     pub memory: Option<MemoryAccount>,
-    /// Tensors with weights that are infinite or NaN as they were loaded. Quantised blocks that native storage
-    /// keeps are not decoded, and so not counted.
+    /// Tensors with loaded weights that are infinite or NaN. Quantised blocks that native storage keeps are not
+    /// decoded, so their weights are not counted.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::non_finite"))]
     pub non_finite: Vec<NonFiniteTensor>,
-    /// What may be wrong with the file.
+    /// Possible faults of the file.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::warnings"))]
     pub warnings: Vec<Warning>,
     /// Tensors whose bytes in the file are all zero, for example because a download reserved the space and did

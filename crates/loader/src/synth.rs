@@ -16,46 +16,46 @@ use std::time::Duration;
 
 pub use model_phi3::preset::{Layout, Preset, TypeMix};
 
-/// Choices for a synthetic file.
+/// Options of a synthetic file.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SynthOptions {
-    /// The model whose shapes it has.
+    /// The model whose shapes the tensors have.
     pub preset: Preset,
     /// Fused or split tensors.
     pub layout: Layout,
     /// Types of the weights.
     pub type_mix: TypeMix,
-    /// Seed of the random weights. The same choices and seed give the same file.
+    /// Seed of the random weights. The same options give the same file.
     pub seed: u64,
 }
 
 impl SynthOptions {
-    /// All choices.
+    /// Returns these options.
     pub fn new(preset: Preset, layout: Layout, type_mix: TypeMix, seed: u64) -> Self {
         Self { preset, layout, type_mix, seed }
     }
 }
 
 impl Default for SynthOptions {
-    /// The tiny preset, fused, f16.
+    /// Returns the options of the tiny preset with fused f16 tensors and seed 0.
     fn default() -> Self {
         Self::new(Preset::Tiny, Layout::Fused, TypeMix::F16, 0)
     }
 }
 
-/// Bytes that are generated and written at a time.
+/// The largest number of bytes that one thread generates and writes at a time.
 const PIECE_BYTES: u64 = 4 << 20;
 
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Writes the file on all cores and returns its length in bytes.
 ///
-/// `observe` is called about ten times a second with the bytes written so far and the bytes in all.
-/// [`ControlFlow::Break`] cancels. The file appears at `path` when it is whole. Until then, and if this
-/// fails, the file that was at `path` stays as it was. Symbolic links are followed, and a file that is
-/// replaced keeps its permission bits. If several writers write one path at the same time, the file of the
-/// last one to end stays.
+/// `observe` is called about ten times a second with the bytes written so far and the total bytes.
+/// [`ControlFlow::Break`] cancels. The file appears at `path` when it is complete. Until then, and if this
+/// fails, an existing file at `path` is unchanged. Symbolic links are followed. The new file keeps the
+/// permission bits of the file that it replaces. If several writers write one path at the same time, the writer
+/// that ends last replaces the files of the others.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ pub fn write(
     write_to(&OutputFile::find(path)?, options, observe)
 }
 
-/// As [`write()`], to a place that was looked up before.
+/// Writes the file as [`write()`] does, to an [`OutputFile`] that the caller has found.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ fn write_file(
     job.file.set_len(layout.file_len())?;
     let flow = job.run(observe)?;
     if flow.is_continue() {
-        // The header is written last: a file that a killed process leaves is then no valid model.
+        // Write the header last: if the process is killed before that, the file it leaves is not a valid model.
         job.file.write_all_at(layout.header(), 0)?;
     }
     Ok(flow)
@@ -124,7 +124,7 @@ struct Piece {
 enum Values {
     /// Small, of both signs.
     Weights,
-    /// From 1 to 2, as norms and RoPE factors are.
+    /// From 1 to 2, the range of typical norms and RoPE factors.
     Factors,
 }
 
@@ -148,7 +148,7 @@ struct Job<'a> {
     file: &'a File,
     pieces: Vec<Piece>,
     seed: u64,
-    /// Threads to start; 0 for the calling thread alone. Each has one piece in memory.
+    /// Threads to start; 0 to use only the calling thread. Each has one piece in memory.
     threads: usize,
 }
 
@@ -187,7 +187,7 @@ impl Job<'_> {
             };
             let mut result = Ok(());
             if started == 0 {
-                // No other thread writes.
+                // No thread could be started, so this thread writes all pieces.
                 result = self.write_pieces(next, written, &mut report);
             }
             loop {
@@ -201,7 +201,7 @@ impl Job<'_> {
         })
     }
 
-    /// Writes pieces until none is left. Calls `proceed` before each one and stops when it is false.
+    /// Writes pieces until none is left. Calls `proceed` before each piece and stops when it returns false.
     fn write_pieces(
         &self,
         next: &AtomicUsize,
@@ -214,7 +214,7 @@ impl Job<'_> {
             let Some(piece) = self.pieces.get(index) else { break };
             let len = piece.range.end - piece.range.start;
             bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
-            // Each piece has its own stream of numbers, so that the file does not depend on threads.
+            // Seed each piece separately: the content of the file must not depend on the number of threads.
             let mut rng = fastrand::Rng::with_seed(self.seed ^ (index as u64).rotate_left(32));
             fill(&mut bytes, piece.ggml_type, piece.values, &mut rng);
             self.file.write_all_at(&bytes, piece.range.start)?;
@@ -224,7 +224,7 @@ impl Job<'_> {
     }
 }
 
-/// Random bits, with exponents put where the values become finite and small.
+/// Fills the bytes with random bits, and sets the exponents so that all values are finite and small.
 fn fill(bytes: &mut [u8], ggml_type: GgmlType, values: Values, rng: &mut fastrand::Rng) {
     rng.fill(bytes);
     match (ggml_type, values) {
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// Writes the tiny model and cancels where `go_on` says so.
+    /// Writes the tiny model and cancels when `go_on` returns false.
     fn write_while(path: &Path, mut go_on: impl FnMut() -> bool) -> Result<u64, Error> {
         write(path, &SynthOptions::default(), &mut |_, _| {
             if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -272,36 +272,36 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_when_it_is_whole() {
+    fn a_file_appears_only_when_it_is_complete() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
-        let mut looks = 0;
+        let mut calls = 0;
         write_while(&path, || {
-            looks += 1;
+            calls += 1;
             !path.exists()
         })
         .unwrap();
-        assert!(looks > 0);
+        assert!(calls > 0);
         gguf_format::GgufFile::open(&path).unwrap();
     }
 
     #[test]
-    fn a_cancelled_file_leaves_the_one_before_and_nothing_else() {
+    fn a_cancelled_write_keeps_the_existing_file_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("tiny.gguf"), dir.path().join("link"));
         symlink("tiny.gguf", &link).unwrap();
         assert!(matches!(write_while(&link, || false), Err(Error::Cancelled)));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        std::fs::write(&path, "the one before").unwrap();
+        std::fs::write(&path, "old content").unwrap();
         for path in [&path, &link] {
             assert!(matches!(write_while(path, || false), Err(Error::Cancelled)));
         }
-        assert_eq!(std::fs::read(&path).unwrap(), b"the one before");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old content");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
-    fn writers_of_one_path_do_not_mix() {
+    fn concurrent_writers_of_one_path_do_not_mix_their_content() {
         let dir = tempfile::tempdir().unwrap();
         let write_seed = |name: &str, seed| {
             let options = SynthOptions { seed, ..SynthOptions::default() };

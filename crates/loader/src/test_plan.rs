@@ -4,12 +4,12 @@ use gguf_format::{Gguf, Limits};
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 
-/// The tiny model, decoded to half precision.
+/// Returns the plan of the tiny model, decoded to half precision.
 pub(crate) fn tiny() -> LoadPlan {
     of(Preset::Tiny)
 }
 
-/// Phi-3-mini, decoded to half precision.
+/// Returns the plan of Phi-3-mini, decoded to half precision.
 pub(crate) fn mini() -> LoadPlan {
     of(Preset::Mini4k)
 }
@@ -17,7 +17,7 @@ pub(crate) fn mini() -> LoadPlan {
 fn of(preset: Preset) -> LoadPlan {
     let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::F16);
     let layout = blueprint.writer().layout().unwrap();
-    // With the first bytes of the data, which the parser wants to see where there is no padding.
+    // The parser checks the first 8 bytes of data if no padding precedes them.
     let prefix = [layout.header(), &[0; 8]].concat();
     let gguf = Gguf::parse_header(&prefix, layout.file_len(), &Limits::default()).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();

@@ -1,14 +1,14 @@
-//! Threads whose memory is known before they start, which
-//! [`host_memory::bytes_of_threads`](crate::host_memory::bytes_of_threads) says.
+//! Threads with a fixed stack size, so that
+//! [`host_memory::bytes_of_threads`](crate::host_memory::bytes_of_threads) can compute their memory before they
+//! start.
 
 use std::thread::Builder;
 
-/// Bytes of a thread's stack. Set for every thread: the standard library's default is what the
-/// environment variable `RUST_MIN_STACK` says, and with a few kilobytes of stack the process ends with
-/// a fault.
+/// Bytes of a thread's stack. Set for every thread, because the environment variable `RUST_MIN_STACK` changes
+/// the default of the standard library. With a stack of a few kilobytes the process would crash.
 pub(crate) const STACK_BYTES: usize = 2 << 20;
 
-/// A thread with a stack of 2 MiB, whatever the environment says.
+/// Returns a builder of threads with a stack of 2 MiB, independent of the environment.
 pub fn builder() -> Builder {
     Builder::new().stack_size(STACK_BYTES)
 }

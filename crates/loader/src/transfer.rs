@@ -1,5 +1,4 @@
-//! Turns a load plan into the operations of the engine, and the progress of the engine into events for
-//! each unit.
+//! Converts a load plan into engine operations, and the engine's progress into events for each unit.
 
 use crate::error::Error;
 use crate::event::{LoadEvent, Observer};
@@ -13,14 +12,15 @@ use gguf_format::GgmlType;
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
 use std::ops::ControlFlow;
 
-/// The operations of the engine, in the order of the plan. For slots of floats, the engine counts
+/// Returns the engine's operations, in the order of the plan. For slots of floats, the engine counts
 /// infinities and NaNs.
 fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
     let ops = plan.ops().iter().zip(scales.iter());
     ops.map(|(op, scale)| copy_op(op, scale, floats_of(op.format))).collect()
 }
 
-/// `None` for blocks: only decoded weights can be checked for infinities.
+/// Returns the float format in which the engine counts infinities and NaNs. `None` for quantised blocks,
+/// because the engine counts only in decoded weights.
 fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     match format.ggml_type() {
         GgmlType::F16 => Some(FloatFormat::F16),
@@ -31,7 +31,7 @@ fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     }
 }
 
-/// Turns a plan's operation into one of the engine, which identifies ggml types by number.
+/// Converts an operation of the plan into one of the engine. The engine identifies ggml types by number.
 pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
     CopyOp {
         file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
@@ -100,7 +100,7 @@ pub(crate) fn run(
         .map_err(|error| source.engine_error(error))
 }
 
-/// Turns "units 0..n are done" into one event for each unit.
+/// Sends one event for each unit. The engine reports only the number of complete units.
 struct UnitReporter<'a> {
     plan: &'a LoadPlan,
     observer: &'a mut dyn Observer,

@@ -1,9 +1,9 @@
-//! What may be wrong with a file that can be loaded.
+//! Warnings about files that can be loaded.
 
 use gguf_format::GgufFile;
 use model_phi3::Phi3Config;
 
-/// Something that may be wrong with a file although it can be loaded: its model may give wrong answers.
+/// A possible fault of a file that can be loaded. Its model may give wrong answers.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -14,19 +14,19 @@ pub enum Warning {
 }
 
 impl Warning {
-    /// All warnings of a file and of its model, if it has one.
+    /// Returns all warnings of a file and, if it has one, of its model.
     pub fn of(gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
         let of_file = gguf.warnings().cloned().map(Self::Gguf);
         let of_model = config.map(Phi3Config::warnings).unwrap_or_default();
         of_file.chain(of_model.into_iter().map(Self::Model)).collect()
     }
 
-    /// Code, meaning and cure of every kind of warning.
+    /// Returns code, cause and cure of every kind of warning.
     pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
         gguf_format::Warning::ALL.iter().chain(model_phi3::Warning::ALL).copied()
     }
 
-    /// A stable name for the kind of warning.
+    /// Returns the stable name of this kind of warning.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Gguf(warning) => warning.code(),
@@ -34,7 +34,7 @@ impl Warning {
         }
     }
 
-    /// What the operator can do about it.
+    /// Returns the advice to the operator.
     pub fn help(&self) -> &'static str {
         match self {
             Self::Gguf(warning) => warning.help(),
@@ -43,7 +43,7 @@ impl Warning {
     }
 }
 
-/// One line; text from the file is escaped.
+/// Writes one line. Text from the file is escaped.
 impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -24,7 +24,7 @@ fn auto_chooses_the_gpu() {
 }
 
 #[test]
-fn every_division_of_the_work_reads_back_as_the_file() {
+fn weights_equal_the_file_for_every_read_method_thread_count_and_chunk_size() {
     for io in [Io::Auto, Io::Mapped, Io::Read, Io::Direct] {
         for (threads, chunk) in [(1, 1), (3, 5000), (8, 4 << 20)] {
             let options = LoadOptions::new()
@@ -42,7 +42,7 @@ fn every_division_of_the_work_reads_back_as_the_file() {
 }
 
 #[test]
-fn too_little_memory_is_named_before_anything_is_copied() {
+fn a_memory_limit_below_the_weights_fails_and_names_the_device() {
     let options = LoadOptions::new().device(DeviceChoice::Cuda(0)).vram_limit(1000);
     let error = Loader::new(options).load(model_path("fused-f16.gguf"), &mut go_on).unwrap_err();
     assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_VRAM", 6));

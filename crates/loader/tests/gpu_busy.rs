@@ -1,5 +1,5 @@
-//! A load while the same process does other work on the same GPU. If there is no GPU, the test fails. It
-//! is a program of its own: any call that waits for the whole device would wait for that work.
+//! Loads while the same process runs other work on the same GPU. If there is no GPU, the test fails. It is a
+//! separate program, because a call of another test that waits for the whole device would wait for that work.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[expect(dead_code, reason = "other targets use the rest")]
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const MODEL: &str = "fused-k-quants.gguf";
 
-/// Much longer than the load of a small model. If the load has not ended by then, it never will.
+/// Much longer than the load of a small model. A load that takes longer is blocked.
 const FOREVER: Duration = Duration::from_secs(60);
 
 struct Gate {
@@ -36,11 +36,11 @@ unsafe extern "C" fn wait_at_gate(gate: *mut c_void) {
 }
 
 #[test]
-fn a_load_does_not_wait_for_what_else_the_gpu_does() {
+fn a_load_does_not_wait_for_other_streams_of_the_gpu() {
     let options = LoadOptions::new().device(DeviceChoice::Cuda(0)).verify(Verify::Checksum);
     let mut loaders = [Storage::F16, Storage::Native]
         .map(|storage| Loader::new(options.clone().storage(storage)));
-    // Work that happens once in a process may wait, because the driver loads code. So do it before.
+    // The first load in a process may wait, because the driver loads code. Do it before the gate closes.
     let first =
         loaders.each_mut().map(|loader| loader.load(model_path(MODEL), &mut go_on).unwrap());
 
@@ -58,7 +58,7 @@ fn a_load_does_not_wait_for_what_else_the_gpu_does() {
     let models = loaded.recv_timeout(FOREVER);
     *GATE.is_open.lock().unwrap() = true;
     GATE.opened.notify_all();
-    let models = models.expect("the loads waited for a stream that is none of theirs");
+    let models = models.expect("the loads waited for a stream of other work");
     thread.join().unwrap();
     for (before, beside) in first.iter().zip(&models) {
         assert!(before.fingerprint().unwrap() == beside.fingerprint().unwrap());

@@ -41,8 +41,8 @@ fn load(loader: &mut Loader) -> LoadedModel {
     loader.load(model_path(), &mut go_on).unwrap()
 }
 
-/// The free memory after the process and the driver have allocated everything that they keep: the context
-/// and the code of every kernel of a load.
+/// Returns the free memory after the process and the driver have allocated everything that they keep: the
+/// context and the code of every kernel of a load.
 fn settled_free_memory() -> (Device, u64) {
     for storage in [Storage::F16, Storage::Native] {
         let options = options().storage(storage).verify(Verify::Checksum);
@@ -55,7 +55,7 @@ fn settled_free_memory() -> (Device, u64) {
 }
 
 #[test]
-fn a_hundred_loads_leave_the_memory_they_found() {
+fn a_hundred_loads_leak_no_device_memory() {
     let (device, before) = settled_free_memory();
     let mut loader = Loader::new(options());
     for load_number in 0..100 {
@@ -68,11 +68,11 @@ fn a_hundred_loads_leave_the_memory_they_found() {
     for _ in 0..10 {
         load(&mut Loader::new(options()));
     }
-    assert_eq!(device.memory().unwrap().unwrap().free, before, "loaders that come and go");
+    assert_eq!(device.memory().unwrap().unwrap().free, before, "after dropping every loader");
 }
 
 #[test]
-fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
+fn eight_threads_that_load_at_once_leak_no_device_memory() {
     const THREADS: usize = 8;
     let (device, before) = settled_free_memory();
     // Use the storage in which eight models fit on the device.
@@ -101,7 +101,7 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
         });
         device.memory().unwrap().unwrap().free
     };
-    // The driver keeps some MiB that it needed for the streams of all threads.
+    // The driver keeps some MiB that it allocated for the streams of all threads.
     let settled = together();
     assert!(before - settled < 64 << 20, "{before} bytes free before, {settled} after");
     for _ in 0..3 {
@@ -110,7 +110,7 @@ fn eight_threads_load_at_once_and_leave_the_memory_they_found() {
 }
 
 #[test]
-fn cancelling_at_any_moment_leaves_the_memory_it_found() {
+fn a_load_that_is_cancelled_at_any_moment_leaks_no_device_memory() {
     let (device, before) = settled_free_memory();
     let mut loader = Loader::new(options());
     let whole = load(&mut loader).stats().source_bytes;
@@ -141,15 +141,15 @@ fn cancelling_at_any_moment_leaves_the_memory_it_found() {
 }
 
 #[test]
-fn memory_that_others_took_is_a_clear_error_and_the_load_succeeds_once_it_is_back() {
+fn a_load_on_a_full_device_fails_and_succeeds_after_memory_is_freed() {
     let (device, before) = settled_free_memory();
     let plan = Loader::new(options()).plan(model_path()).unwrap().plan;
-    // The rest is less than the model needs.
+    // Leave half of the memory that the model needs.
     let taken: DeviceBuffer = device.allocate(before - plan.device_bytes() / 2).unwrap();
     let mut loader = Loader::new(options());
     let error = loader.load(model_path(), &mut go_on).unwrap_err();
     assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_VRAM", 6));
-    assert!(error.retriable(), "others can give it back");
+    assert!(error.retriable(), "other processes can free memory");
     assert!(error.to_string().contains("cuda:0"), "{error}");
     drop(taken);
     load(&mut loader);
@@ -163,7 +163,7 @@ unsafe extern "C" {
 const HOST_TO_DEVICE: i32 = 1;
 const DEVICE_TO_HOST: i32 = 2;
 
-/// Flips a bit of a weight without the library's knowledge.
+/// Flips a bit of a weight in device memory, without using the library.
 fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
     let view = model.slot(slot).unwrap();
     assert!(at < view.bytes);
@@ -179,7 +179,7 @@ fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
 }
 
 #[test]
-fn one_flipped_bit_in_all_weights_is_found_and_its_tensor_named() {
+fn one_flipped_bit_in_a_large_model_is_found_and_its_tensor_named() {
     let model = load(&mut Loader::new(options()));
     assert!(model.vram_bytes() > 7_600_000_000);
     let fingerprint = model.fingerprint().unwrap();
@@ -196,7 +196,7 @@ fn one_flipped_bit_in_all_weights_is_found_and_its_tensor_named() {
         assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
         assert!(error.to_string().contains(tensor), "{error}");
 
-        // A worker checks a small part at a time.
+        // A worker checks the model in small steps.
         let mut rehash = Rehash::new(fingerprint.clone());
         let found = loop {
             match rehash.step(&model, 256 << 20) {

@@ -1,5 +1,5 @@
-//! Uses every GPU of the machine, one or several. If there is no GPU, the test fails. It is a program of
-//! its own, because it checks on which GPUs its process has a context.
+//! Uses every GPU of the machine, one or several. If there is no GPU, the test fails. It is a separate program,
+//! because it checks on which GPUs its process has a context.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[expect(dead_code, reason = "other targets use the rest")]
@@ -28,7 +28,7 @@ fn load(ordinal: i32) -> LoadedModel {
     model
 }
 
-/// The order matters, because contexts are kept.
+/// The GPUs are used one by one first and together last, because a process keeps its contexts.
 #[test]
 fn each_gpu_is_used_alone_and_all_of_them_at_once() {
     let (gpus, driver) = (gpus(), Driver::open());

@@ -1,5 +1,5 @@
-//! The crate re-exports every type in its fields and signatures, so that its users need no other crate.
-//! Compiling this file is the test.
+//! Checks, by compiling, that the crate re-exports every type in its fields and signatures, so that its users
+//! need no other crate.
 
 use loader::{
     AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,

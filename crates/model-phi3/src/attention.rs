@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How query heads share key heads and value heads.
+/// The way in which query heads share key heads and value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AttentionKind {
     /// Each query head has its own key and value head.
@@ -47,7 +47,7 @@ impl AttentionShape {
         Self { q_heads, kv_heads, head_dim, scale }
     }
 
-    /// How query heads share key heads and value heads. If there is one head of each kind, this is
+    /// Returns how query heads share key heads and value heads. If there is one head of each kind, this is
     /// [`MultiHead`](AttentionKind::MultiHead).
     #[must_use]
     pub const fn kind(&self) -> AttentionKind {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds() {
+    fn the_kind_follows_from_the_numbers_of_heads() {
         let kind = |q_heads, kv_heads| AttentionShape::new(q_heads, kv_heads, 64).kind();
         assert_eq!(kind(32, 32), AttentionKind::MultiHead);
         assert_eq!(kind(40, 10), AttentionKind::GroupedQuery);

@@ -1,4 +1,4 @@
-//! Finds the tensor of the file that holds each weight.
+//! Finds the tensor of the file that contains each weight.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -16,8 +16,8 @@ use crate::problems::{Misfit, Problem, Problems};
 use crate::rope::RopeScaling;
 use crate::slot::{Matrix, Slot};
 
-/// Number of layers without tensors whose tensors are listed one by one. This shows what the file
-/// should have, and the message still has room for the count of the others.
+/// Number of missing layers whose tensors are listed one by one. They show the expected tensors, and the
+/// message still has room for the count of the other layers.
 const NAMED_LAYERS: usize = 2;
 
 /// Bytes of one file of the model.
@@ -30,7 +30,7 @@ pub struct SourceRange {
     pub range: Range<u64>,
 }
 
-/// The rows of a tensor that hold one weight.
+/// The rows of a tensor that contain one weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SlotRows {
@@ -41,7 +41,7 @@ pub struct SlotRows {
 }
 
 impl SlotRows {
-    /// The same rows as those of a tied output, if they belong to the token embedding.
+    /// Returns the same rows as rows of a tied output. `None` if they do not belong to the token embedding.
     fn as_output(&self) -> Option<Self> {
         let slot = match self.slot {
             Slot::TokenEmbedding => Slot::Output,
@@ -53,7 +53,7 @@ impl SlotRows {
     }
 }
 
-/// A tensor of the file with the weights it holds.
+/// A tensor of the file, with the weights that it contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BoundTensor {
@@ -91,7 +91,7 @@ pub struct BoundScale {
 }
 
 impl BoundTensor {
-    /// Whether it holds the scale of another tensor, or of that tensor's input.
+    /// Returns whether it holds the scale of another tensor, or of that tensor's input.
     #[must_use]
     pub fn is_scale(&self) -> bool {
         self.slots.iter().any(|part| part.slot.is_scale())
@@ -111,15 +111,15 @@ impl TensorMap {
     /// rows first) or `ffn_gate` and `ffn_up`. This does not depend on the architecture or on other
     /// layers.
     ///
-    /// Every tensor must belong to a slot. A tensor that remains is an error, as in llama.cpp, because
-    /// a model without it would be another model. Biases, which Phi-3 does not have, and
-    /// `rope_freqs.weight`, whose frequency factors (Llama 3) have no slot, are such tensors.
+    /// Every tensor must belong to a slot. Any other tensor is an error, as in llama.cpp, because a model
+    /// without it would be another model. Examples are biases, which Phi-3 does not have, and
+    /// `rope_freqs.weight`, whose frequency factors (Llama 3) have no slot.
     ///
-    /// RoPE factors come in pairs, long and short. One without the other is an error. Having none is an
-    /// error if `rope.scaling.type` is `longrope`.
+    /// RoPE factors come in pairs, long and short. One without the other is an error. If `rope.scaling.type`
+    /// is `longrope`, their absence is an error.
     ///
-    /// If `X.weight` is NVFP4, the file can have `X.scale` and `X.input_scale`, one `f32` each. Beside
-    /// weights of other types, these are unexpected tensors.
+    /// If `X.weight` is NVFP4, the file can have `X.scale` and `X.input_scale`, one `f32` each. For weights of
+    /// other types, these are unexpected tensors.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl TensorMap {
         binder.finish()
     }
 
-    /// The tensors in the best order for reading: by unit of progress, then by shard and offset.
+    /// Returns the tensors in the best order for reading: by unit of progress, then by shard and offset.
     #[must_use]
     pub fn tensors(&self) -> &[BoundTensor] {
         &self.tensors
@@ -152,8 +152,8 @@ impl TensorMap {
 
 /// The lengths that tensors of the model can have.
 ///
-/// A length that exceeds 64 bits saturates. No tensor can have so many elements, so it is reported as a
-/// wrong shape.
+/// A length that exceeds 64 bits saturates. No tensor can have that many elements, so the tensor is reported
+/// with a wrong shape.
 struct Widths {
     hidden: u64,
     queries: u64,
@@ -198,8 +198,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    /// Binds the layers. If layers have no tensor at all, only the first of them are bound tensor by
-    /// tensor. So the work is bounded by the number of tensors in the file, not by `block_count`.
+    /// Binds the layers. If layers have no tensor at all, only the first of them are bound tensor by tensor.
+    /// Thus the number of tensors in the file limits the work, and not `block_count`.
     fn layers(&mut self, tensors: &[TensorInfo<'_>]) {
         let present: HashSet<u32> =
             tensors.iter().filter_map(|tensor| names::layer_of(tensor.name())).collect();
@@ -261,8 +261,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    /// The fused tensor has the same name as the split `ffn_up`. It is fused if there is no gate. If
-    /// there is a gate, the number of rows shows whether the two contradict each other.
+    /// Binds gate and up. The fused tensor has the same name as the split `ffn_up`. If there is no gate, the
+    /// tensor is fused. If there is a gate, the number of rows shows whether the two contradict each other.
     fn gate_up(&mut self, unit: u32, layer: u32) {
         let Widths { hidden, ffn, fused_ffn, .. } = self.widths;
         let slots = [(Slot::FfnGate(layer), ffn), (Slot::FfnUp(layer), ffn)];
@@ -318,7 +318,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 
     fn leftovers(&mut self, tensors: &[TensorInfo<'_>]) {
-        // In file order. The map has no order.
+        // Report them in file order, because the map has no order.
         for tensor in tensors {
             if self.unbound.contains_key(tensor.name()) {
                 self.problems.push(Problem::Unexpected {
@@ -359,7 +359,7 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
         }
     }
 
-    /// Binds a matrix whose rows are those of `slots` in their order, and its scales.
+    /// Binds a matrix that contains the rows of `slots` in this order, and its scales.
     fn matrix(&mut self, unit: u32, name: &str, cols: u64, slots: &[(Slot, u64)]) {
         let mut rows = 0_u64;
         let slot_rows: Vec<SlotRows> = slots
@@ -455,7 +455,8 @@ impl<'t, 'a> Binder<'_, 't, 'a> {
     }
 }
 
-/// Trailing dimensions of one do not count, as in llama.cpp: a single element may have no dimensions.
+/// Compares dimensions. Trailing dimensions of 1 do not count, as in llama.cpp: a single element may have no
+/// dimensions.
 fn same_dims(found: &[u64], expected: &[u64]) -> bool {
     let dim = |dims: &[u64], axis: usize| dims.get(axis).copied().unwrap_or(1);
     (0..found.len().max(expected.len())).all(|axis| dim(found, axis) == dim(expected, axis))

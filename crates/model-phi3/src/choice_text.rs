@@ -11,7 +11,7 @@ pub struct ParseChoiceError {
 }
 
 impl ParseChoiceError {
-    /// The error for the text `found`, where one of the words `expected` can be.
+    /// Makes the error for the text `found`; `expected` lists the known words.
     #[must_use]
     pub fn new(found: &str, expected: &'static [&'static str]) -> Self {
         Self { found: found.to_owned(), expected }
@@ -25,7 +25,7 @@ fn listed(words: &[&str]) -> String {
     }
 }
 
-/// Converts between the variants of an enum and their words. Both directions use one list.
+/// Implements the conversions between the variants of an enum and their words. Both directions use one list.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! choice_words {
@@ -34,7 +34,7 @@ macro_rules! choice_words {
             /// Every choice, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
-            /// The word for this choice on a command line.
+            /// Returns the word for this choice on a command line.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $word ),+ }

@@ -2,7 +2,7 @@
 
 use gguf_format::{CodeFacts, ErrorClass};
 
-/// Makes a constant of each code, and the list of all codes.
+/// Defines a constant for each code, and the list of all codes.
 macro_rules! codes {
     ($($name:ident: $class:ident, $code:literal, $cause:literal, $cure:literal;)+) => {
         $(pub(crate) const $name: CodeFacts =

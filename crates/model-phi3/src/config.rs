@@ -19,17 +19,17 @@ use crate::rope::{Rope, RopeScaling, RopeStyle};
 /// The base of RoPE frequencies if the file does not state it, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
 
-/// The most layers that a model can have, far above any known model. A larger number means damage.
+/// The largest valid number of layers, far above any known model. A larger number means a damaged file.
 const MAX_LAYERS: u32 = 65_536;
 
-/// The most layers that are supported. Published models have at most 40. Work and memory grow with the
+/// The largest supported number of layers. Published models have at most 40. Work and memory grow with the
 /// number of layers.
 const SUPPORTED_LAYERS: u32 = 1024;
 
-/// The most elements of a head if the file does not state its hidden state.
+/// The largest number of elements of a head if the file does not state the size of the hidden state.
 const MAX_HEAD_DIM: u64 = 65_536;
 
-/// The most bytes of a text that are copied from the file. A string can be most of a header.
+/// The largest number of bytes that are copied of a text. A single string can be most of a header.
 const MAX_TEXT: usize = 4096;
 
 /// The architecture of a file. It is the prefix of most keys.
@@ -45,7 +45,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// The name in `general.architecture`, and the prefix of keys.
+    /// Returns the name in `general.architecture`, and the prefix of keys.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -123,16 +123,16 @@ pub struct Phi3Config {
 impl Phi3Config {
     /// Reads and checks the dimensions of the model.
     ///
-    /// `tensors` show the size of the vocabulary, for which `phi3` files have no key, and whether the
+    /// `tensors` determine the size of the vocabulary, for which `phi3` files have no key, and whether the
     /// output is tied. [`TensorMap::bind`](crate::TensorMap) checks their other dimensions.
     ///
     /// `head_count`, `head_count_kv` and `feed_forward_length` can also be arrays with one value for
     /// each layer, if all layers have the same value.
     ///
-    /// If a file has several errors, the first in this order is returned: another type or architecture
-    /// (an adapter has neither the keys nor the tensors of a model); wrong values; unsupported values;
-    /// no tensors; missing keys; tensors that are missing. So a file that contradicts itself differs
-    /// from a file that has less than a model.
+    /// If a file has several errors, the first in this order is returned: another type or architecture (an
+    /// adapter has neither the keys nor the tensors of a model); wrong values; unsupported values; no tensors;
+    /// missing keys; missing tensors. Thus the error distinguishes a file with contradictions from a file that
+    /// is not a complete model.
     ///
     /// # Errors
     ///
@@ -184,14 +184,14 @@ impl Phi3Config {
         })
     }
 
-    /// The figures that an attention kernel needs.
+    /// Returns the figures that an attention kernel needs.
     #[must_use]
     pub fn attention(&self) -> AttentionShape {
         AttentionShape::new(self.heads, self.kv_heads, self.head_dim)
     }
 
-    /// Weights of the model, without RoPE factors. A tied output counts once. `None` if the number
-    /// exceeds 64 bits.
+    /// Returns the number of weights of the model, without RoPE factors. A tied output counts once. `None` if
+    /// the number exceeds 64 bits.
     #[must_use]
     pub fn parameters(&self) -> Option<u64> {
         let head_dim = u64::from(self.head_dim);
@@ -211,13 +211,14 @@ impl Phi3Config {
             .checked_mul(self.hidden)
     }
 
-    /// The full name of one of the architecture's keys.
+    /// Returns the full name of one of the architecture's keys.
     pub(crate) fn key(&self, suffix: &str) -> String {
         full_key(self.architecture, suffix)
     }
 }
 
-/// Adapters, importance matrices and projectors name the architecture of the model they are for.
+/// Fails if `general.type` is not `model`. The architecture is not sufficient for this check, because adapters,
+/// importance matrices and projectors have the architecture of their model.
 fn check_type(metadata: &Metadata<'_>) -> Result<(), Error> {
     match metadata.optional::<&str>(TYPE)? {
         None | Some("model") => Ok(()),
@@ -229,7 +230,7 @@ fn full_key(architecture: Architecture, suffix: &str) -> String {
     format!("{}.{suffix}", architecture.name())
 }
 
-/// Limits everything that is done once for each layer.
+/// Checks the number of layers, which limits the work and the memory for layers.
 pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
     let value = layers.to_string();
     if layers > MAX_LAYERS {
@@ -243,12 +244,12 @@ pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
     Ok(())
 }
 
-/// The start of a text from the file.
+/// Returns the start of a text from the file.
 fn excerpt(text: &str) -> &str {
     text.split_at(text.floor_char_boundary(MAX_TEXT)).0
 }
 
-/// The start of a name, for display only. No weight depends on it, so it need not be UTF-8: then it is
+/// Returns the start of a name, for display only. No weight depends on it, so it need not be UTF-8: then it is
 /// escaped.
 fn name_text(name: Text<'_>) -> String {
     match name.as_str() {
@@ -257,8 +258,8 @@ fn name_text(name: Text<'_>) -> String {
     }
 }
 
-/// Rows of the token embedding. If it is missing, rows of the output, so that the report of all missing
-/// tensors is still reached.
+/// Returns the number of rows of the token embedding. If it is missing, returns those of the output, so that
+/// the report of all missing tensors is still reached.
 fn vocabulary(tensors: &[TensorInfo<'_>]) -> Result<u64, Error> {
     let named = |name| tensors.iter().find(|tensor| tensor.name() == name);
     let tensor = named(TOKEN_EMBEDDING)
@@ -321,7 +322,7 @@ impl<'a> Keys<'_, 'a> {
         full_key(self.architecture, suffix)
     }
 
-    /// The value of a required key.
+    /// Returns the value of a required key.
     fn given<T>(&self, suffix: &str, value: Option<T>) -> Result<T, Error> {
         Ok(value.ok_or_else(|| gguf_format::Error::Missing { key: self.key(suffix) })?)
     }
@@ -382,7 +383,7 @@ impl<'a> Keys<'_, 'a> {
         })
     }
 
-    /// An integer above zero: one value, or an array with this value for each layer.
+    /// Returns an integer above zero: one value, or an array with this value for each layer.
     fn per_layer<T: Dimension>(
         &mut self,
         suffix: &str,
@@ -427,7 +428,7 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    /// A finite number above zero.
+    /// Returns a finite number above zero.
     fn positive_float(&self, suffix: &str) -> Result<Option<f32>, Error> {
         match self.optional::<f32>(suffix)? {
             Some(value) if !(value.is_finite() && value > 0.0) => {
@@ -437,7 +438,7 @@ impl<'a> Keys<'_, 'a> {
         }
     }
 
-    /// Mixtures of experts have the same architecture names but other weights.
+    /// Refuses mixtures of experts, which have the same architecture names but other weights.
     fn check_dense(&mut self) -> Result<(), Error> {
         if let Some(experts) = self.optional::<u64>(EXPERT_COUNT)?.filter(|&count| count != 0) {
             self.refuse(EXPERT_COUNT, experts, "only models without experts are");
@@ -536,7 +537,8 @@ impl<'a> Keys<'_, 'a> {
         }))
     }
 
-    /// The first of the two keys that is present, as in llama.cpp. The second has an older name.
+    /// Returns the value of the first of two keys that is present, as in llama.cpp. The second key is the
+    /// older name.
     fn scaling_factor(&self) -> Result<Option<f32>, Error> {
         let mut first = None;
         for suffix in [SCALING_FACTOR, SCALE_LINEAR] {
@@ -559,7 +561,8 @@ impl<'a> Keys<'_, 'a> {
         Ok(scaling)
     }
 
-    /// This crate does not use the tokenizer, but wrong types are a sign of a broken file.
+    /// Checks the types of the tokenizer's keys. This crate does not use the tokenizer, but wrong types are a
+    /// sign of a damaged file.
     fn check_tokenizer(&self) -> Result<(), Error> {
         self.metadata.optional::<Strings<'_>>(TOKEN_MERGES)?;
         self.metadata.optional::<Elements<'_, f32>>(TOKEN_SCORES)?;
@@ -570,7 +573,7 @@ impl<'a> Keys<'_, 'a> {
         Ok(())
     }
 
-    /// If the vocabulary does not match the weights, the model returns wrong text.
+    /// Fails if the vocabulary is larger than the token embedding: the model would produce wrong text.
     fn check_tokens(&self, dimensions: &Dimensions<'_>, vocab: u64) -> Result<(), Error> {
         let reason = || format!("the token embedding has only {vocab} rows");
         if let Some(tokens) = dimensions.tokens.filter(|&tokens| tokens as u64 > vocab) {

@@ -2,13 +2,13 @@
 
 use gguf_format::GgmlType;
 
-/// Bytes of a half.
+/// Bytes of a half-precision value.
 const F16_BYTES: u64 = 2;
 
-/// How the bytes of a file tensor become the bytes of its destination.
+/// The conversion of a tensor's bytes in the file to the bytes of its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Conversion {
-    /// The destination holds the source bytes unchanged.
+    /// The bytes are copied unchanged.
     Copy,
     /// Each element of the source is decoded from this type to `f32`, and rounded to IEEE half
     /// precision, to nearest even.
@@ -16,7 +16,7 @@ pub enum Conversion {
 }
 
 impl Conversion {
-    /// The conversion from `source` to half precision; `None` if there is none.
+    /// Returns the conversion from `source` to half precision; `None` if there is none.
     ///
     /// This is the table of all convertible types. A new type needs a row here and a decoder in the
     /// transfer engine.
@@ -55,8 +55,8 @@ impl Conversion {
         }
     }
 
-    /// Bytes of the result for so many source bytes; `None` if these are not whole blocks, or if the
-    /// result exceeds 64 bits.
+    /// Returns the number of result bytes for this number of source bytes; `None` if these are not whole
+    /// blocks, or if the result exceeds 64 bits.
     #[must_use]
     pub fn dest_bytes(self, source_bytes: u64) -> Option<u64> {
         match self {
@@ -70,7 +70,8 @@ impl Conversion {
         }
     }
 
-    /// Source bytes, in whole blocks, whose result has at most `dest_bytes` bytes.
+    /// Returns the largest number of source bytes, in whole blocks, whose result has at most `dest_bytes`
+    /// bytes.
     #[must_use]
     pub fn source_bytes(self, dest_bytes: u64) -> u64 {
         match self {
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_that_phi_3_is_published_in_converts() {
+    fn all_types_of_published_phi_3_files_can_be_converted() {
         let refused: Vec<&str> = GgmlType::ALL
             .iter()
             .filter(|ggml_type| Conversion::to_f16(**ggml_type).is_none())
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_copied_and_the_rest_decoded() {
+    fn f16_is_copied_and_other_types_are_decoded() {
         assert_eq!(Conversion::to_f16(GgmlType::F16), Some(Conversion::Copy));
         assert_eq!(Conversion::to_f16(GgmlType::Q6_K), Some(Conversion::ToF16(GgmlType::Q6_K)));
     }

@@ -6,32 +6,32 @@ use crate::codes;
 use crate::problems::{Problem, Problems};
 use crate::shown::shown;
 
-/// The reason why a file gives no configuration, binding or plan.
+/// The reason why no configuration, binding or plan can be made from a file.
 ///
 /// Each kind of error has a stable [`code`](Self::code) for programs, a message with key or tensor and
-/// numbers, and often a cure: [`help`](Self::help). Text from the file is escaped. A message is
+/// numbers, and usually advice: [`help`](Self::help). Text from the file is escaped. A message is
 /// complete: it contains the message of its cause, which [`source`](std::error::Error::source) returns
 /// for programs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A key is missing, has the wrong type, or is an integer out of range. This crate makes only such
-    /// errors, but `?` in a caller can convert any error of the parser.
+    /// A key is missing, has the wrong type, or is an integer out of range. This crate returns only such
+    /// errors of the parser, but `?` in a caller can convert any of them: see [`ErrorClass`].
     #[error(transparent)]
     Metadata(#[from] gguf_format::Error),
 
-    /// The file holds another model, or none.
+    /// The file contains another model, or none.
     #[error("{}", architecture_text(.found.as_deref()))]
     UnsupportedArchitecture {
         /// `general.architecture`, if the file has it.
         found: Option<String>,
     },
 
-    /// The file does not hold the weights of a model.
+    /// The file does not contain the weights of a model.
     #[error("{}", not_a_model_text(.found.as_deref()))]
     NotAModel {
-        /// `general.type` if it is not `model`: `adapter`, `imatrix`, `mmproj`. `None` if the file has
-        /// no tensors, as a file of a vocabulary.
+        /// `general.type` if it is not `model`: `adapter`, `imatrix`, `mmproj`. `None` if the file has no
+        /// tensors, for example because it contains only a vocabulary.
         found: Option<String>,
     },
 
@@ -59,7 +59,7 @@ pub enum Error {
         key: String,
         /// Its value, as text.
         value: String,
-        /// What is supported.
+        /// The supported values, or the reason.
         reason: String,
     },
 
@@ -82,11 +82,11 @@ pub enum Error {
     /// The size of the model exceeds 64 bits.
     #[error("{what} exceeds 2^64 - 1 bytes")]
     TooLarge {
-        /// What is too large.
+        /// The item that is too large.
         what: &'static str,
     },
 
-    /// A plan breaks one of its own rules: a bug.
+    /// A plan breaks one of its own rules. This is a bug.
     #[error("the load plan is inconsistent: {fault}")]
     InvalidPlan {
         /// The rule and the place.
@@ -106,7 +106,7 @@ impl Error {
     /// never removed.
     pub const ALL_CODES: &'static [CodeFacts] = codes::ALL;
 
-    /// Code, class, cause and cure of this kind of error.
+    /// Returns code, class, cause and cure of this kind of error.
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
@@ -125,19 +125,19 @@ impl Error {
         }
     }
 
-    /// A stable name for the kind of error.
+    /// Returns a stable name for the kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.facts().code
     }
 
-    /// The part at fault.
+    /// Returns the class of the error.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.facts().class
     }
 
-    /// What the user can do, if there is something.
+    /// Returns the advice to the user, if there is any.
     #[must_use]
     pub fn help(&self) -> Option<&'static str> {
         match self {

@@ -2,7 +2,7 @@
 
 /// The architecture, which is the prefix of most other keys.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
-/// What the file holds: `model`, or something else.
+/// The kind of content: `model`, or something else.
 pub(crate) const TYPE: &str = "general.type";
 /// The name of the model.
 pub(crate) const NAME: &str = "general.name";

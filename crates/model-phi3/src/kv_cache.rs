@@ -18,7 +18,7 @@ pub enum KvDtype {
 }
 
 impl KvDtype {
-    /// Bytes of one element.
+    /// Returns the number of bytes of one element.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -32,8 +32,8 @@ impl KvDtype {
 choice_words!(KvDtype: F32 = "f32", F16 = "f16", Bf16 = "bf16", F8 = "f8");
 
 impl Phi3Config {
-    /// Bytes of a full key-value cache: keys and values of every layer, for `batch` sequences of
-    /// `context` tokens each. `None` if the number exceeds 64 bits.
+    /// Returns the number of bytes of a full key-value cache: keys and values of every layer, for `batch`
+    /// sequences of `context` tokens each. `None` if the number exceeds 64 bits.
     ///
     /// A sliding window, which makes a smaller cache possible, is not considered.
     #[must_use]

@@ -1,9 +1,9 @@
 //! Phi-3 configuration, tensor mapping and load plan.
 //!
-//! This crate knows the Phi-3 models and how GGUF files store them. From the catalogue that
-//! [`gguf_format`] has checked it makes a [`LoadPlan`]: which bytes of which file go to which place in
-//! device memory, and how they are converted. It does no I/O and needs no device, so a model can be
-//! checked, and its memory computed, on any machine.
+//! This crate describes the Phi-3 models and their form in GGUF files. From a catalogue that
+//! [`gguf_format`] has checked it makes a [`LoadPlan`]. The plan maps each byte range of a file to its place
+//! in device memory, with its conversion. This crate does no I/O and needs no device, so any machine can
+//! check a model and compute its memory.
 //!
 //! The steps, each with its own type:
 //!
@@ -18,8 +18,8 @@
 //! use gguf_format::Gguf;
 //! use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 //!
-//! /// Bytes of device memory that the model in this file needs.
-//! fn price(file: &[u8]) -> Result<u64, model_phi3::Error> {
+//! /// Returns the bytes of device memory that the model in this file needs.
+//! fn memory_of(file: &[u8]) -> Result<u64, model_phi3::Error> {
 //!     let gguf = Gguf::parse(file)?;
 //!     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
 //!     let tensors = TensorMap::bind(&config, gguf.tensors())?;

@@ -34,38 +34,38 @@ const BIAS: &str = ".bias";
 const SCALE: &str = ".scale";
 const INPUT_SCALE: &str = ".input_scale";
 
-/// The weights of one layer.
+/// Returns the name of a layer's tensor of weights.
 pub(crate) fn of_layer(layer: u32, stem: &str) -> String {
     format!("blk.{layer}.{stem}{WEIGHT}")
 }
 
-/// The layer in a tensor's name.
+/// Returns the layer number in a tensor's name.
 pub(crate) fn layer_of(name: &str) -> Option<u32> {
     let (layer, _) = name.strip_prefix("blk.")?.split_once('.')?;
     layer.parse().ok()
 }
 
-/// The scale of a tensor of weights.
+/// Returns the name of the scale of a tensor of weights.
 pub(crate) fn scale_of(weight: &str) -> Option<String> {
     Some(format!("{}{SCALE}", weight.strip_suffix(WEIGHT)?))
 }
 
-/// The scale of the input of a tensor of weights.
+/// Returns the name of the input scale of a tensor of weights.
 pub(crate) fn input_scale_of(weight: &str) -> Option<String> {
     Some(format!("{}{INPUT_SCALE}", weight.strip_suffix(WEIGHT)?))
 }
 
-/// Whether this is the scale of a tensor or of its input.
+/// Returns whether this is the name of a scale or of an input scale.
 pub(crate) fn is_scale(name: &str) -> bool {
     name.ends_with(SCALE) || name.ends_with(INPUT_SCALE)
 }
 
-/// Whether this is a bias.
+/// Returns whether this is the name of a bias.
 pub(crate) fn is_bias(name: &str) -> bool {
     name.ends_with(BIAS)
 }
 
-/// Whether these are RoPE factors.
+/// Returns whether this is the name of RoPE factors.
 pub(crate) fn is_rope_factors(name: &str) -> bool {
     [ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT].contains(&name)
 }

@@ -1,4 +1,4 @@
-//! The load plan: the place of every byte of the model.
+//! The load plan: the position of every byte of the model in device memory.
 
 mod verify;
 
@@ -17,10 +17,10 @@ use crate::error::Error;
 use crate::slot::Slot;
 use crate::weights::Phi3Weights;
 
-/// Alignment of tensors in the arena in bytes, that of `cudaMalloc`.
+/// Alignment of tensors in the arena in bytes, equal to the alignment of `cudaMalloc`.
 const ALIGNMENT: u64 = 256;
 
-/// How weights are kept in device memory.
+/// The format of weights in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Storage {
@@ -44,11 +44,11 @@ pub struct PlanOp {
     pub source: SourceRange,
     /// The bytes of the arena. They start on a multiple of 256 bytes.
     pub dest: Range<u64>,
-    /// How the bytes are converted.
+    /// The conversion of the bytes.
     pub conversion: Conversion,
-    /// The factor of decoded values, in `f32`, applied before they are rounded to half.
+    /// The `f32` factor of decoded values. They are multiplied by it before they are rounded to half precision.
     pub scale: Option<BoundScale>,
-    /// The format of the slots in its destination. All of them have the same.
+    /// The format of all slots in its destination.
     pub format: SlotFormat,
     /// The unit of progress it belongs to, from 0; see [`LoadPlan::unit`].
     pub unit: u32,
@@ -66,7 +66,7 @@ pub enum SlotFormat {
 }
 
 impl SlotFormat {
-    /// The format of bytes that are kept as they are in the file.
+    /// Returns the format of bytes that are kept as they are in the file.
     const fn native(ggml_type: GgmlType) -> Self {
         match ggml_type {
             GgmlType::F16 => Self::F16,
@@ -75,7 +75,7 @@ impl SlotFormat {
         }
     }
 
-    /// The ggml type with this layout.
+    /// Returns the ggml type with this layout.
     #[must_use]
     pub const fn ggml_type(self) -> GgmlType {
         match self {
@@ -126,7 +126,7 @@ pub enum Unit {
     Output,
 }
 
-/// `Embedding loaded`, `Layer 3 loaded`, `Output weights loaded`.
+/// Writes `Embedding loaded`, `Layer 3 loaded` or `Output weights loaded`.
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -137,7 +137,7 @@ impl fmt::Display for Unit {
     }
 }
 
-/// How to load a model: plain data, made without a device.
+/// The plan of a load: plain data, made without a device.
 ///
 /// All weights are in one arena of [`device_bytes`](Self::device_bytes). Transfers are ordered by unit
 /// of progress, then by position in the files. Their destinations have the same order.
@@ -188,45 +188,45 @@ impl LoadPlan {
         Ok(plan)
     }
 
-    /// How weights are kept.
+    /// Returns the format of the weights.
     #[must_use]
     pub const fn storage(&self) -> Storage {
         self.storage
     }
 
-    /// Transformer layers of the model.
+    /// Returns the number of transformer layers of the model.
     #[must_use]
     pub const fn layers(&self) -> u32 {
         self.layers
     }
 
-    /// The transfers, one for each tensor of the file, in the best order for reading.
+    /// Returns the transfers, one for each tensor of the file, in the best order for reading.
     #[must_use]
     pub fn ops(&self) -> &[PlanOp] {
         &self.ops
     }
 
-    /// The weights, in slot order.
+    /// Returns the weights, in slot order.
     #[must_use]
     pub fn slots(&self) -> &[PlannedSlot] {
         &self.slots
     }
 
-    /// One weight; `None` if the model does not have it.
+    /// Returns one weight; `None` if the model does not have it.
     #[must_use]
     pub fn slot(&self, slot: Slot) -> Option<&PlannedSlot> {
         let position = self.slots.binary_search_by_key(&slot, |planned| planned.slot).ok()?;
         self.slots.get(position)
     }
 
-    /// Units of progress: the embedding, each layer, the output.
+    /// Returns the number of units of progress: the embedding, each layer, the output.
     #[must_use]
     pub const fn units(&self) -> u32 {
         // Layers are fewer than tensors, so this never saturates.
         self.layers.saturating_add(2)
     }
 
-    /// The unit of this number, from 0 to [`units`](Self::units) - 1; `None` for any other number.
+    /// Returns the unit of this number, from 0 to [`units`](Self::units) - 1; `None` for any other number.
     #[must_use]
     pub fn unit(&self, number: u32) -> Option<Unit> {
         match number.checked_sub(1) {
@@ -237,27 +237,27 @@ impl LoadPlan {
         }
     }
 
-    /// Size of the arena in bytes: a multiple of 256.
+    /// Returns the size of the arena in bytes: a multiple of 256.
     #[must_use]
     pub const fn device_bytes(&self) -> u64 {
         self.device_bytes
     }
 
-    /// Tensors of the file that are not loaded because no kernel for halves reads them: under
-    /// [`Storage::F16`], the input scales of NVFP4 tensors.
+    /// Returns the tensors of the file that are not loaded, because no kernel for half precision reads them:
+    /// for [`Storage::F16`], the input scales of NVFP4 tensors.
     #[must_use]
     pub fn left_out(&self) -> &[Arc<str>] {
         &self.left_out
     }
 
-    /// Bytes that the transfers read from the files. Each [folded scale](PlanOp::scale) adds four
-    /// bytes.
+    /// Returns the number of bytes that the transfers read from the files. Each [folded scale](PlanOp::scale)
+    /// adds four bytes.
     #[must_use]
     pub const fn source_bytes(&self) -> u64 {
         self.source_bytes
     }
 
-    /// The weights as a struct. `f` returns the value for each weight from its place.
+    /// Returns the weights as a struct. `f` makes the value of each weight from its position.
     ///
     /// # Errors
     ///

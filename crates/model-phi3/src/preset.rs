@@ -27,7 +27,7 @@ use crate::keys;
 use crate::names::{self, stem};
 use crate::rope::RopeScaling;
 
-/// A model to make a file of.
+/// A model for synthetic files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
@@ -45,7 +45,7 @@ pub enum Preset {
     Phi4Mini,
 }
 
-/// How the file stores Q, K, V and gate, up.
+/// The layout of Q, K, V and gate, up in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// `attn_qkv` and a fused `ffn_up`, architecture `phi3`.
@@ -99,14 +99,14 @@ pub struct TensorSpec {
 }
 
 impl Blueprint {
-    /// The file of a model in this layout and mix.
+    /// Returns the file of a model in this layout and mix.
     #[must_use]
     pub fn new(preset: Preset, layout: Layout, mix: TypeMix) -> Self {
         let model = preset.model();
         Self { metadata: metadata(&model, layout, mix), tensors: tensors(&model, layout, mix) }
     }
 
-    /// A writer with all keys and tensors.
+    /// Returns a writer with all keys and tensors.
     #[must_use]
     pub fn writer(&self) -> GgufWriter {
         let mut writer = GgufWriter::new();
@@ -261,7 +261,7 @@ fn metadata(model: &Model, layout: Layout, mix: TypeMix) -> Vec<(String, WriteVa
         }
         Layout::Split => {}
     }
-    // In llama.cpp, this means that there is no tokenizer. Then it requires the size.
+    // For llama.cpp, `none` means that there is no tokenizer. It then requires the size of the vocabulary.
     key(keys::VOCAB_SIZE, model.vocab.into());
     pairs.push(("tokenizer.ggml.model".to_owned(), "none".into()));
     pairs
@@ -330,14 +330,15 @@ enum Matrix {
     Output,
 }
 
-/// llama.cpp's `use_more_bits`: the first and last eighth of the layers, and every third between.
+/// Implements llama.cpp's `use_more_bits`: returns true for the first and last eighth of the layers, and for
+/// every third layer between them.
 const fn use_more_bits(layer: u32, layers: u32) -> bool {
     let eighth = layers / 8;
     layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
 }
 
 impl TypeMix {
-    /// llama.cpp's number of the mix, as in `general.file_type`.
+    /// Returns llama.cpp's number of the mix, the value of `general.file_type`.
     const fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,

@@ -7,14 +7,14 @@ use gguf_format::{ErrorClass, GgmlType, Shape};
 use crate::names;
 use crate::shown::shown;
 
-/// Problems that a message lists. It counts the others.
+/// The largest number of problems that a message lists. It only counts the others.
 const SHOWN_PROBLEMS: usize = 20;
 
-/// Problems that are stored. The others are only counted: a file of a few megabytes can have a hundred
-/// thousand, and each takes several times the memory of its tensor.
+/// The largest number of problems that are stored. The others are only counted: a file of a few megabytes can
+/// have a hundred thousand problems, and each takes several times the memory of its tensor.
 const KEPT_PROBLEMS: usize = 256;
 
-/// All problems because of which the tensors of a file are not those of its configuration.
+/// All problems of a file whose tensors do not match its configuration.
 ///
 /// Displays the first twenty problems, one on a line, and the number of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,19 +37,19 @@ impl Problems {
         }
     }
 
-    /// `None` if there are no problems.
+    /// Returns the problems; `None` if there are none.
     pub(crate) fn into_any(self) -> Option<Self> {
         (!self.kept.is_empty()).then_some(self)
     }
 
-    /// The first 256 problems, at least one, in the order of the forward pass. Unexpected tensors are
+    /// Returns the first 256 problems, at least one, in the order of the forward pass. Unexpected tensors are
     /// last.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
         &self.kept
     }
 
-    /// The number of all problems of this class, including those that were only counted.
+    /// Returns the number of all problems of this class, including those that were only counted.
     #[must_use]
     pub const fn count(&self, class: ErrorClass) -> usize {
         match class {
@@ -59,9 +59,9 @@ impl Problems {
         }
     }
 
-    /// [`Malformed`](ErrorClass::Malformed) if a tensor is missing, misshapen or contradictory;
-    /// [`Unsupported`](ErrorClass::Unsupported) if the model is complete, but has more than a Phi-3 or
-    /// another form.
+    /// Returns [`Malformed`](ErrorClass::Malformed) if a tensor is missing, misshapen or contradictory;
+    /// [`Unsupported`](ErrorClass::Unsupported) if the model is complete, but has additional tensors or another
+    /// form.
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         if self.malformed == 0 { ErrorClass::Unsupported } else { ErrorClass::Malformed }
@@ -99,7 +99,7 @@ pub enum Problem {
     Missing {
         /// Its name. If a split weight is missing completely, the names of all its parts, in words.
         name: String,
-        /// What can replace it: the other layout, if there is one.
+        /// The tensors of the other layout, which can replace it, if there is one.
         alternative: Option<String>,
     },
     /// Layers have no tensor at all. The tensors of the first such layers are reported as
@@ -196,7 +196,7 @@ impl fmt::Display for Misfit {
 }
 
 impl Problem {
-    /// Whether the file is valid, and holds another model or another form of it.
+    /// Returns whether the problem means that the file is valid, but contains another model or another form.
     fn is_foreign(&self) -> bool {
         match self {
             Self::Unexpected { reason, .. } => *reason != Misfit::NoSuchLayer,

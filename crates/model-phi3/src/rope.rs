@@ -21,7 +21,7 @@ impl fmt::Display for RopeStyle {
     }
 }
 
-/// How positions beyond the original context are mapped: `rope.scaling.type`.
+/// The mapping of positions beyond the original context: `rope.scaling.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RopeScaling {
@@ -73,9 +73,9 @@ pub struct Rope {
     pub freq_base: f32,
     /// Tokens of context before scaling. The long factors apply above it.
     pub original_context: Option<u32>,
-    /// Factor of cosine and sine, as in llama.cpp. It scales the rotated elements of queries and of
-    /// keys, so their part of a score is scaled by its square. Elements that are not rotated are not
-    /// scaled. So if the rotation is partial, a factor of the whole score is not equivalent.
+    /// Factor of cosine and sine, as in llama.cpp. It scales the rotated elements of queries and of keys, so
+    /// their part of a score is scaled by its square. Elements that are not rotated are not scaled. Therefore,
+    /// if the rotation is partial, a factor of the whole score is not equivalent.
     pub attn_factor: Option<f32>,
     /// The kind of scaling. If the file does not state it, a factor means a linear one, and
     /// [`factors`](Self::factors) mean [`LongRope`](RopeScaling::LongRope), because `phi3` files of

@@ -75,7 +75,7 @@ pub enum Matrix {
 }
 
 impl Matrix {
-    /// The slot of its weights.
+    /// Returns the slot of its weights.
     #[must_use]
     pub const fn slot(self) -> Slot {
         match self {
@@ -108,7 +108,7 @@ const LAYER_SLOTS: [(&str, OfLayer); 9] = [
 ];
 
 impl Slot {
-    /// The layer this slot belongs to, counted from zero; `None` for the global slots.
+    /// Returns the layer that this slot belongs to, counted from zero; `None` for the global slots.
     #[must_use]
     pub const fn layer(self) -> Option<u32> {
         match self {
@@ -130,19 +130,19 @@ impl Slot {
         }
     }
 
-    /// Whether this slot holds RoPE factors, which are optional, and `f32` under every storage policy.
+    /// Returns whether this slot holds RoPE factors, which are optional, and `f32` under every storage policy.
     #[must_use]
     pub const fn is_rope_factors(self) -> bool {
         matches!(self, Self::RopeFactorsLong | Self::RopeFactorsShort)
     }
 
-    /// Whether this slot holds the scale of a matrix or of its input, which are optional.
+    /// Returns whether this slot holds the scale of a matrix or of its input, which are optional.
     #[must_use]
     pub const fn is_scale(self) -> bool {
         matches!(self, Self::Scale(_) | Self::InputScale(_))
     }
 
-    /// The matrix whose weights this slot holds; `None` for norms, RoPE factors and scales.
+    /// Returns the matrix whose weights this slot holds; `None` for norms, RoPE factors and scales.
     #[must_use]
     pub const fn matrix(self) -> Option<Matrix> {
         Some(match self {
@@ -165,7 +165,7 @@ impl Slot {
         })
     }
 
-    /// Every slot that a model of `layers` layers must have, in order. RoPE factors and scales are
+    /// Returns every slot that a model of `layers` layers must have, in order. RoPE factors and scales are
     /// optional and not included.
     pub fn required(layers: u32) -> impl Iterator<Item = Self> {
         std::iter::once(Self::TokenEmbedding)
@@ -173,7 +173,7 @@ impl Slot {
             .chain([Self::OutputNorm, Self::Output])
     }
 
-    /// The name without the `layers.N.` prefix. For a scale, that of its matrix.
+    /// Returns the name without the `layers.N.` prefix. For a scale, that of its matrix.
     const fn stem(self) -> &'static str {
         match self {
             Self::TokenEmbedding => "token_embedding",
@@ -194,7 +194,7 @@ impl Slot {
         }
     }
 
-    /// The suffix of a scale's name after the name of its matrix.
+    /// Returns the suffix of a scale's name after the name of its matrix.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Scale(_) => ".scale",
@@ -203,7 +203,7 @@ impl Slot {
         }
     }
 
-    /// Sort key: section of the model, layer, position in the section, position at the matrix.
+    /// Returns the sort key: section of the model, layer, position in the section, position after the matrix.
     const fn rank(self) -> (u8, u32, u8, u8) {
         let (section, layer, place) = self.place();
         let at_matrix = match self {
@@ -214,7 +214,7 @@ impl Slot {
         (section, layer, place, at_matrix)
     }
 
-    /// Section of the model, layer, position in the section.
+    /// Returns section of the model, layer, and position in the section.
     const fn place(self) -> (u8, u32, u8) {
         match self {
             Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().place(),
@@ -306,7 +306,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_are_the_published_ones() {
+    fn names_are_stable() {
         let names: Vec<String> = Slot::required(1).map(|slot| slot.to_string()).collect();
         assert_eq!(
             names,

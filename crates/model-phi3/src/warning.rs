@@ -1,4 +1,4 @@
-//! What may be wrong with a model that can be loaded.
+//! Warnings about models that can be loaded.
 
 use std::fmt;
 
@@ -29,8 +29,8 @@ const ROPE_FACTORS_MISSING: (&str, &str, &str) = (
 );
 
 impl Warning {
-    /// Every code that [`code`](Self::code) can return, with its meaning and cure. Codes are only
-    /// added, never removed.
+    /// Every code that [`code`](Self::code) can return, with its cause and cure. Codes are only added, never
+    /// removed.
     pub const ALL: &'static [(&'static str, &'static str, &'static str)] = &[ROPE_FACTORS_MISSING];
 
     const fn facts(&self) -> (&'static str, &'static str, &'static str) {
@@ -39,20 +39,20 @@ impl Warning {
         }
     }
 
-    /// A stable name for the kind of warning.
+    /// Returns a stable name for the kind of warning.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         self.facts().0
     }
 
-    /// What the user can do about it.
+    /// Returns the advice to the user.
     #[must_use]
     pub const fn help(&self) -> &'static str {
         self.facts().2
     }
 }
 
-/// One line; keys and values need no escaping.
+/// Writes one line. Keys and values need no escaping.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,7 +68,7 @@ impl fmt::Display for Warning {
 }
 
 impl Phi3Config {
-    /// What may be wrong with the model although it can be loaded.
+    /// Returns the warnings about the model. It can be loaded, but its answers may be wrong.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         self.rope_factors_missing().into_iter().collect()
@@ -80,7 +80,7 @@ impl Phi3Config {
         let scaling = rope.scaling.filter(|_| has_factor);
         let is_scaled = matches!(scaling, Some(RopeScaling::Linear | RopeScaling::Yarn));
         let is_longer = rope.original_context.is_some_and(|tokens| self.context_length > tokens);
-        // YaRN computes an attention factor of its own.
+        // YaRN computes its own attention factor.
         let lacks_factors =
             rope.attn_factor.is_some() && !matches!(scaling, Some(RopeScaling::Yarn));
         if rope.factors || !(is_longer && !is_scaled || lacks_factors) {

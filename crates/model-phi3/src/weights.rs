@@ -112,7 +112,7 @@ impl<P> Phi3Weights<P> {
         })
     }
 
-    /// Every weight with its slot, in slot order.
+    /// Returns every weight with its slot, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &P)> {
         let layers = (0..).zip(&self.layers).flat_map(|(layer, weights)| weights.slots(layer));
         let long = self.rope_factors_long.as_ref().map(|p| (Slot::RopeFactorsLong, p));
@@ -124,7 +124,7 @@ impl<P> Phi3Weights<P> {
             .chain(short)
     }
 
-    /// The same weights with each `P` turned into a `Q`, in slot order.
+    /// Returns the same weights with each `P` turned into a `Q`, in slot order.
     pub fn map<Q>(self, mut f: impl FnMut(P) -> Q) -> Phi3Weights<Q> {
         Phi3Weights {
             token_embedding: f(self.token_embedding),
@@ -156,19 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn factors_are_absent_where_the_model_has_none() {
+    fn a_model_without_factors_has_only_the_required_slots() {
         let slots: Vec<Slot> = named(2, false).iter().map(|(slot, _)| slot).collect();
         assert_eq!(slots, Slot::required(2).collect::<Vec<_>>());
     }
 
     #[test]
-    fn map_keeps_places() {
+    fn map_keeps_each_value_in_its_slot() {
         let weights = named(2, true).map(|slot| slot.to_string());
         assert!(weights.iter().all(|(slot, name)| slot.to_string() == *name));
     }
 
     #[test]
-    fn the_first_error_ends_it() {
+    fn the_first_error_is_returned() {
         let mut calls = 0;
         let result = Phi3Weights::try_from_fn(9, true, |slot| {
             calls += 1;

@@ -1,4 +1,4 @@
-//! Wrappers of functions that tests can make fail. They count the calls and fail the planned ones.
+//! Wrappers of functions. They count the calls and make planned calls fail.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -29,7 +29,7 @@ impl Call {
         }
     }
 
-    /// The number of calls so far.
+    /// Returns the number of calls so far.
     pub(crate) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
@@ -86,7 +86,7 @@ unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// The next function with this name after the one that this program defines.
+/// Returns the address of the next function with this name after the one that this program defines.
 fn real(name: &CStr) -> usize {
     // SAFETY: this only looks up a name, and the name is a C string.
     let address = unsafe { dlsym(RTLD_NEXT, name.as_ptr()) };
@@ -96,7 +96,7 @@ fn real(name: &CStr) -> usize {
     address.expose_provenance()
 }
 
-/// The real function, as a function pointer of the same type as the wrapper.
+/// Expands to the real function, as a function pointer of the same type as the wrapper.
 macro_rules! real {
     ($name:literal as $type:ty) => {{
         static ADDRESS: OnceLock<usize> = OnceLock::new();

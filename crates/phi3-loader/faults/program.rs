@@ -1,7 +1,7 @@
 //! The fault matrix of the program: starts of threads and processes fail, and allocations fail.
 //! `docs/fault-testing.md` describes it.
 //!
-//! This executable is both the test and the program. If its name is [`trial::PROGRAM_NAME`], it is
+//! This executable is both the test and the program. If its file name is [`trial::PROGRAM_NAME`], it runs as
 //! `phi3-loader` with the fault from an environment variable.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stderr, reason = "a test without a harness")]
@@ -9,7 +9,7 @@
 #[path = "../src/bin/phi3-loader/allocator.rs"]
 mod allocator;
 mod calls;
-#[allow(dead_code, reason = "runs under limits need more of it")]
+#[allow(dead_code, reason = "runs under limits use the rest")]
 #[path = "../tests/program/trial.rs"]
 mod trial;
 
@@ -72,9 +72,9 @@ impl Case {
         format!("{}:{}:{reach}", self.call.name, self.number)
     }
 
-    /// The correct exit codes. The counts can differ between runs, so the fault may not occur. If a
-    /// thread cannot be started, `synth` works with one thread and succeeds.
-    fn right_codes(&self) -> &'static [u8] {
+    /// Returns the correct exit codes. 0 is always one of them: the number of calls differs between runs, so
+    /// the fault may not occur. `synth` works with one thread and succeeds if a thread cannot be started.
+    fn correct_codes(&self) -> &'static [u8] {
         let is_synth = self.trial.to_string().starts_with("synth");
         if is_synth && std::ptr::eq(self.call, &THREAD) { &[0] } else { &[0, 6] }
     }
@@ -89,7 +89,7 @@ fn as_test() -> ExitCode {
     }
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
-    // Some commands wait most of their time.
+    // Some commands mostly wait, so use more threads than cores.
     let threads = 2 * std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -139,7 +139,7 @@ fn judge(bench: &Bench, case: &Case) -> Result<(), String> {
     let ran = bench.run(case.trial, |line| with_variable(FAULT, case.fault().into(), line));
     bench.judge(case.trial, &ran).map_err(|what| format!("{what}: {}", ran.stderr()))?;
     let code = ran.code()?;
-    if case.right_codes().contains(&code) {
+    if case.correct_codes().contains(&code) {
         return Ok(());
     }
     Err(format!("exit code {code}: {}", ran.stderr()))
@@ -151,7 +151,7 @@ fn with_variable(name: &str, value: OsString, line: Vec<OsString>) -> Vec<OsStri
     [OsString::from("env"), variable].into_iter().chain(line).collect()
 }
 
-/// The numbers of the calls that fail, out of `count` calls.
+/// Chooses the numbers of the calls that fail, out of `count` calls.
 fn choose(count: u64) -> Vec<u64> {
     let rest = count.saturating_sub(FIRST + LAST);
     if rest <= BETWEEN {

@@ -28,12 +28,12 @@ Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
   6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed,
   130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM
-  The first of these signals cancels and cleans up. One that comes 0.5 s later or more ends the
+  The first of these signals cancels and cleans up. Another one, 0.5 s or more after it, ends the
   program at once.";
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
-// Without `bin_name`, messages would use the name under which the program was started.
+// Without `bin_name`, messages would contain the name under which the program was started.
 #[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Arguments {
     /// Log each step to standard error; give it twice for more detail. RUST_LOG has precedence
@@ -46,8 +46,8 @@ pub(super) struct Arguments {
     pub(super) command: Command,
 }
 
-/// Parses the command line of this process. An empty environment variable counts as absent: shell scripts
-/// often set all of them.
+/// Parses the command line of this process. An empty environment variable counts as absent, because shell
+/// scripts often set all of them.
 pub(super) fn parse() -> Result<Arguments, clap::Error> {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     let without_empty = |arg: Arg| match arg.get_env() {
@@ -64,8 +64,8 @@ pub(super) fn parse() -> Result<Arguments, clap::Error> {
         .map_err(|error| with_escapes(error.format(&mut command)))
 }
 
-/// Escapes the arguments in an error, because clap prints them unescaped. Removes tips that contain such
-/// an argument: a user cannot type the escaped form.
+/// Escapes the arguments in an error, because clap prints them unescaped. If an argument needed escapes,
+/// removes the tips, because a user cannot type the escaped form.
 fn with_escapes(mut error: clap::Error) -> clap::Error {
     let escaped = |text: &String| escape(text).to_string();
     let values: Vec<_> = error
@@ -87,7 +87,7 @@ fn with_escapes(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The error for options that cannot be used together.
+/// Returns the error for options that cannot be used together.
 pub(super) fn wrong_use(message: String) -> clap::Error {
     Arguments::command().error(ErrorKind::ArgumentConflict, message)
 }
@@ -111,7 +111,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// The model that the command reads.
+    /// Returns the model file that the command reads.
     pub(super) fn model(&self) -> Option<&Path> {
         match self {
             Self::Inspect(command) => Some(&command.file),
@@ -200,7 +200,7 @@ impl Choices {
         options
     }
 
-    /// The same choices as arguments of `load`.
+    /// Returns the same choices as arguments of `load`.
     pub(super) fn to_arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             format!("--device={}", self.device),
@@ -357,7 +357,7 @@ where
     PossibleValuesParser::new(values).try_map(|word| word.parse::<T>())
 }
 
-/// Parses one of these names. Help and completions list them.
+/// Returns a parser that accepts these names. Help and completions list them.
 fn one_of<T>(names: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
@@ -365,7 +365,7 @@ where
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
-/// Describes the sizes that are accepted, for error messages.
+/// The accepted sizes, for error messages.
 const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M and G are powers of 1000, \
      Ki, Mi and Gi powers of 1024";
 
@@ -416,7 +416,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         Arguments::command().debug_assert();
     }
 

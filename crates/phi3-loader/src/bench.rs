@@ -1,4 +1,4 @@
-//! `bench`: measures loads and the limits of the machine in one run.
+//! The command `bench`: measures loads and the limits of the machine in one run.
 
 mod chart;
 mod child;
@@ -44,8 +44,7 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     outputs::check_model(&arguments.file, &outputs)?;
 
     let document = measure(arguments, token)?;
-    // Print the results before writing the chart: if the chart cannot be written, the results of minutes
-    // are not lost.
+    // Print the results before writing the chart, so that they are not lost if the chart cannot be written.
     let printed = if arguments.json {
         json::print(&document)
     } else if reports {
@@ -61,7 +60,7 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     printed
 }
 
-/// A load of the file by a new process with these arguments. The process ignores environment variables: a
+/// Returns the command that loads the file in a new process. Removes the program's environment variables: a
 /// limit in one of them would apply to this load and not to the rest of `bench`.
 fn load_command(
     file: &Path,
@@ -77,11 +76,11 @@ fn load_command(
     Ok(command)
 }
 
-/// The order matters. The loads run before this process opens the device, so that their processes start
-/// in the same state as a user's.
+/// Runs all measurements. The order matters: the loads run before this process opens the device, so that their
+/// processes start in the same state as a user's.
 fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
-    // Reports a malformed file here, before the first load reports it.
+    // Report a malformed file before the first load.
     let loader = Loader::new(options.clone());
     let planned = loader.plan(&arguments.file)?;
     let gguf = loader.inspect(&arguments.file)?;
@@ -156,7 +155,7 @@ fn measure_loads(
     Ok((loads, storage.limits()))
 }
 
-/// The number of cores, as a number of threads.
+/// Returns the number of cores that this process can use.
 fn cores() -> u32 {
     std::thread::available_parallelism()
         .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))

@@ -64,7 +64,7 @@ fn collect() -> DevicesDocument {
     }
 }
 
-/// The free memory, which is known only if the device can be opened.
+/// Describes a device. The free memory is known only if the device can be opened.
 fn describe(kind: DeviceKind, name: String, total: Option<u64>) -> DeviceDocument {
     let memory = Device::open(kind).and_then(|device| device.memory()).ok().flatten();
     let (kind_name, ordinal) = match kind {

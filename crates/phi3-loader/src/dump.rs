@@ -6,11 +6,11 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::io::{self, BufWriter, Write};
 
-/// The alignment of the header and of the length in front of it, so that the data behind them is aligned.
+/// The header is padded to a multiple of this number of bytes, so that the data after it is aligned.
 const ALIGNMENT: usize = 8;
 
-/// Reads every slot back from the device and writes it under its name. At any time only one slot is in
-/// host memory. Checks the token before each slot.
+/// Reads every slot back from the device and writes it under its name. Holds only one slot in host memory at a
+/// time. Checks the token before each slot.
 pub(super) fn write(
     model: &LoadedModel,
     target: &OutputFile,
@@ -32,8 +32,8 @@ pub(super) fn write(
     })
 }
 
-/// The bytes in front of the data, and the slots in the order of their data. Slots with wider elements
-/// come first, so that all slots are aligned.
+/// Returns the bytes before the data, and the slots in the order of their data. Slots with wider elements come
+/// first, so that all slots are aligned.
 fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
     let storage = model.plan().storage();
     let mut slots: Vec<_> =
@@ -60,7 +60,7 @@ fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
     Ok((header, slots.into_iter().map(|(_, slot)| slot).collect()))
 }
 
-/// The safetensors type of a slot's elements. Blocks that are kept as in the file are bytes.
+/// Returns the safetensors type of a slot's elements. Native storage is dumped as bytes.
 fn dtype(slot: &PlannedSlot, storage: Storage) -> Dtype {
     match (storage, slot.format) {
         (Storage::F16, SlotFormat::F16) => Dtype::F16,
@@ -80,19 +80,19 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_cancelled_dump_leaves_the_one_before_and_nothing_else() {
+    fn a_cancelled_dump_keeps_the_existing_file_and_leaves_no_temporary_file() {
         let model_path =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
         let options = LoadOptions::new().device(DeviceChoice::Host);
         let model = Loader::new(options).load(model_path, &mut Unobserved).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.safetensors");
-        fs::write(&path, "the one before").unwrap();
+        fs::write(&path, "old content").unwrap();
         let cancelled = CancelToken::new();
         cancelled.cancel();
         let error = write(&model, &OutputFile::find(&path).unwrap(), &cancelled).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), b"the one before");
+        assert_eq!(fs::read(&path).unwrap(), b"old content");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

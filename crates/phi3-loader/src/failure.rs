@@ -55,8 +55,8 @@ impl Failure {
         }
     }
 
-    /// Prints the error, and what the user can do about it, to standard error. If standard error cannot
-    /// be written to, only the exit code reports the failure.
+    /// Prints the error and the advice to the user to standard error. If standard error cannot be written to,
+    /// only the exit code reports the failure.
     pub(super) fn print(&self) {
         let (code, message, help) = match self {
             Self::Usage(error) => {
@@ -92,8 +92,8 @@ impl Failure {
     }
 }
 
-/// `EAGAIN` and `ENOMEM` mean that the system has no memory or reached a limit of threads or processes.
-/// Any other error is about the program file.
+/// Returns the facts about a failed start of a thread or process. `EAGAIN` and `ENOMEM` mean that the system
+/// has no memory or reached a limit of threads or processes. Other errors are about the program file.
 fn start_facts(error: &std::io::Error) -> FailureCode {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => codes::INSUFFICIENT_HOST_MEMORY,
@@ -101,8 +101,8 @@ fn start_facts(error: &std::io::Error) -> FailureCode {
     }
 }
 
-/// The limits of threads and processes, for the message of a failed start. `EAGAIN` has two causes: the C
-/// library also returns it if there is no memory for a stack.
+/// Returns the limits that may be the cause of a failed start, for its message. `EAGAIN` has two possible
+/// causes: a limit of threads or processes, or no memory for the stack of a thread.
 fn start_limits(error: &std::io::Error) -> String {
     let (memory, count) = match error.kind() {
         ErrorKind::OutOfMemory => (host_memory::figures(), None),

@@ -15,13 +15,13 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
-/// The number of array elements shown in text. JSON gives no elements of an array.
+/// The number of array elements shown in text. JSON contains no elements of arrays.
 const SHOWN_ELEMENTS: usize = 4;
 
-/// The number of characters of a string shown in text: a single string can be most of a header.
+/// The number of characters of a string shown in text. A single string can be most of a header.
 const SHOWN_CHARS: usize = 200;
 
-/// If a string has at most this number of bytes, JSON gives all of it.
+/// JSON contains the whole string if it has at most this number of bytes.
 const WHOLE_BYTES: usize = 64 << 10;
 
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
@@ -37,8 +37,8 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     };
     Ok(stdout::print(|out| {
         if arguments.json {
-            // Written piece by piece: the whole document of a large header would take several times the
-            // header's memory.
+            // Serialise while writing: the whole document of a large header would take several times the
+            // memory of the header.
             json::write_line(out, &document(&arguments.file, &gguf, model))
         } else {
             write_text(out, &arguments.file, &gguf, model)
@@ -46,8 +46,8 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     })?)
 }
 
-/// Whether keys are present but wrong. A file of another kind, for example a vocabulary, lacks keys and
-/// tensors instead.
+/// Returns whether keys are present but wrong. In a file of another kind, for example a vocabulary, keys and
+/// tensors are missing instead.
 fn contradicts_itself(error: &model_phi3::Error) -> bool {
     match error {
         model_phi3::Error::InvalidValue { .. } => true,
@@ -117,7 +117,7 @@ pub(super) fn serialize_metadata<S: Serializer>(
         .collect_map(metadata.iter().map(|(key, value)| (document_text(key), ValueDocument(value))))
 }
 
-/// Text for JSON, which must be UTF-8. If the text is not UTF-8, it is escaped: each invalid byte becomes
+/// Converts a text to UTF-8 for JSON. If the text is not UTF-8, escapes it: an invalid byte 0xff becomes
 /// `\xff`.
 fn document_text(text: Text<'_>) -> Cow<'_, str> {
     text.as_str().map_or_else(|_| text.to_string().into(), Cow::Borrowed)
@@ -127,8 +127,8 @@ fn architecture(gguf: &GgufFile) -> Option<&str> {
     gguf.metadata().get("general.architecture").and_then(|value| value.as_str())
 }
 
-/// A value for JSON. An array is described by type and length, and a long string by its start and length:
-/// otherwise a vocabulary would be most of the document.
+/// A value for JSON. For an array it contains only type and length, and for a long string only start and
+/// length. Otherwise a vocabulary would be most of the document.
 struct ValueDocument<'a>(Value<'a>);
 
 impl Serialize for ValueDocument<'_> {
@@ -149,7 +149,7 @@ impl Serialize for ValueDocument<'_> {
             }
             Value::String(text) => serializer.serialize_str(&document_text(text)),
             Value::Bool(flag) => serializer.serialize_bool(flag),
-            // JSON has no infinities and no NaN, so they become text.
+            // JSON cannot represent infinities and NaN, so write them as strings.
             Value::F32(number) if !number.is_finite() => serializer.collect_str(&number),
             Value::F64(number) if !number.is_finite() => serializer.collect_str(&number),
             Value::F32(number) => serializer.serialize_f64(number.into()),
@@ -224,7 +224,7 @@ fn value_text(value: &Value<'_>) -> String {
     }
 }
 
-/// A string in quotes. If it is long, its start and its length.
+/// Formats a string in quotes. If it is long, shows only its start and its length.
 fn string_text(string: &[u8]) -> String {
     let shown = escape(string).shortened(SHOWN_CHARS);
     if string.len() > SHOWN_CHARS {

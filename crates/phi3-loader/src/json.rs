@@ -23,13 +23,12 @@ pub(super) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     out.write_all(b"\n")
 }
 
-/// Writes JSON without invisible characters: characters that a terminal interprets or does not display
-/// are escaped.
+/// Writes JSON. Escapes all characters that a terminal interprets or does not display.
 pub(super) fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     Ok(value.serialize(&mut Serializer::with_formatter(out, Printable))?)
 }
 
-/// The compact format, as `serde_json` writes it by default. The default escapes only what JSON requires.
+/// The compact format of `serde_json`, with more escapes. By default it escapes only what JSON requires.
 struct Printable;
 
 impl Formatter for Printable {
@@ -54,7 +53,7 @@ impl Formatter for Printable {
     }
 }
 
-/// The path of a file. If it is not UTF-8, a JSON string cannot hold it.
+/// The path of a file. If it is not UTF-8, a JSON string cannot contain it, so its bytes are given as well.
 #[derive(Serialize)]
 pub(super) struct FileName {
     file: String,
@@ -86,12 +85,12 @@ impl FileNames {
     }
 }
 
-/// The path itself. If it is not UTF-8, the escaped form that messages show.
+/// Returns the path. If it is not UTF-8, returns the escaped form that messages show.
 pub(super) fn path_string(path: &Path) -> String {
     path.to_str().map_or_else(|| path_text(path).to_string(), str::to_owned)
 }
 
-/// The bytes of a path that is not UTF-8, as two hexadecimal digits each.
+/// Returns the bytes of a path that is not UTF-8, as two hexadecimal digits each. `None` for other paths.
 pub(super) fn path_hex(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| hex(path))
 }
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_utf8_is_given_as_bytes_too() {
+    fn a_name_that_is_not_utf8_is_also_given_as_bytes() {
         let path = |bytes: &'static [u8]| Path::new(OsStr::from_bytes(bytes));
         let plain = written(&FileName::new(path(b"a\\xff.gguf")));
         assert_eq!(plain, r#"{"file":"a\\xff.gguf"}"#);

@@ -1,6 +1,6 @@
 //! The program `phi3-loader`: it parses arguments, calls the crate `loader` and prints the results.
 //!
-//! This is a library only so that its tests can run the program with another allocator.
+//! It is a library so that tests can run the program with another allocator.
 
 mod args;
 mod bench;
@@ -40,8 +40,8 @@ pub struct Start {
 
 /// Runs the command line of this process and returns its exit code.
 ///
-/// Results go to standard output, everything else to standard error. Installs a `tracing` subscriber
-/// and handlers of SIGINT, SIGTERM and SIGXFSZ: this is a program, not a library.
+/// Prints results to standard output and everything else to standard error. Installs a `tracing` subscriber and
+/// handlers of SIGINT, SIGTERM and SIGXFSZ, which only a program may do.
 pub fn main(start: Start) -> ExitCode {
     if !start.stdout_is_open {
         stdout::was_closed();
@@ -50,7 +50,7 @@ pub fn main(start: Start) -> ExitCode {
     let interrupt = Interrupt::install();
     match run(&interrupt) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output closed the pipe because it needs no more.
+        // The reader of the output closed the pipe, for example `head`. This is not an error.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }

@@ -45,8 +45,8 @@ pub(super) fn run(
     events.printed
 }
 
-/// Prints the events of `--json`. After the first failed write it prints nothing more, and the load
-/// continues: the reader of the output must not change what a load does or how it fails.
+/// Prints the events of `--json`. After the first failed write it prints nothing more, but the load
+/// continues: a failed write must change neither the load nor its error.
 struct Events {
     printed: Result<(), Failure>,
     wanted: bool,
@@ -62,7 +62,7 @@ impl Events {
 
 struct Loaded {
     model: LoadedModel,
-    /// Whether standard output is used for results and not for an output file.
+    /// Whether to print the report: standard output is not an output file.
     reports: bool,
 }
 
@@ -73,7 +73,7 @@ fn load(
     token: &CancelToken,
     events: &mut Events,
 ) -> Result<Loaded, Failure> {
-    // Check the outputs before anything is loaded.
+    // Check the outputs before the load.
     let output = |option, path: &Option<PathBuf>| {
         path.as_deref().map(|path| Output::find(option, path)).transpose()
     };
@@ -103,7 +103,7 @@ fn load(
     Ok(Loaded { model, reports })
 }
 
-/// The JSON event of a load event. `None` for events that only update a progress bar, and for the last
+/// Returns the JSON event for a load event. `None` for events that only update a progress bar, and for the last
 /// event, which is printed after the dump.
 fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
     Some(match *event {
@@ -149,7 +149,7 @@ fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
 /// The largest number of tensors of one kind that a report names.
 const SHOWN_FINDINGS: usize = 5;
 
-/// The tensors whose weights look suspicious.
+/// Writes the tensors whose weights may be wrong.
 fn write_findings(
     out: &mut dyn Write,
     findings: &[impl std::fmt::Display],

@@ -1,11 +1,11 @@
-//! Log lines on standard error. They do not mix with a progress bar.
+//! Log lines on standard error. Progress bars are hidden while a line is written.
 
 use indicatif::MultiProgress;
 use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Installs the subscriber. If `RUST_LOG` is set and not empty, it decides which lines are shown.
+/// Installs the subscriber. If `RUST_LOG` is set and not empty, it overrides `verbose` and `quiet`.
 pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
@@ -20,7 +20,7 @@ pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(level)))
         .with_ansi(!no_color && std::io::stderr().is_terminal())
         .with_writer(BesideBars(bars.clone()))
-        // By default, the subscriber reports a failed write to the same stream, and then panics.
+        // By default, the subscriber reports a failed write to the same stream and then panics.
         .log_internal_errors(false)
         .init();
 }

@@ -13,7 +13,7 @@ const FACTS: FailureCode = codes::INSUFFICIENT_HOST_MEMORY;
 /// Room for the longest text of this module, in bytes.
 const TEXT_BYTES: usize = 1024;
 
-/// Whether the command prints events.
+/// Whether the command prints JSON events.
 static EVENTS: AtomicBool = AtomicBool::new(false);
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -22,9 +22,9 @@ pub(super) fn expect_events() {
     EVENTS.store(true, Ordering::Relaxed);
 }
 
-/// Prints the error to standard error and, with `load --json`, a `failed` event to standard output. Then
-/// it ends the process with exit code 6. A global allocator can call it: it does not allocate, takes no
-/// lock and runs no exit handlers.
+/// Prints the error to standard error and, with `load --json`, a `failed` event to standard output. Then ends
+/// the process with exit code 6. A global allocator can call this: it does not allocate, takes no lock and
+/// runs no exit handlers.
 pub fn out_of_memory(bytes: usize) -> ! {
     if ENDING.swap(true, Ordering::Relaxed) {
         // Another thread is already ending the process.
@@ -45,8 +45,7 @@ fn error_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     formatted(text, format_args!("error[{code}]: {}\nhelp: {cure}\n", Message(bytes)))
 }
 
-/// Writes the event in the format of [`EventKind::Failed`](super::json::EventKind::Failed). Its text
-/// contains nothing that must be escaped.
+/// Formats the event like [`EventKind::Failed`](super::json::EventKind::Failed). Its strings need no escaping.
 fn event_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     let FailureCode { code, cure, retriable, exit_code, .. } = FACTS;
     let (class, message) = (FACTS.class().name(), Message(bytes));
@@ -66,7 +65,7 @@ impl std::fmt::Display for Message {
     }
 }
 
-/// Appends as much of the text as fits.
+/// Formats the arguments into `text`. Cuts off what does not fit.
 fn formatted<'a>(text: &'a mut [u8; TEXT_BYTES], arguments: std::fmt::Arguments<'_>) -> &'a [u8] {
     let mut room = &mut text[..];
     let _ = room.write_fmt(arguments);
@@ -74,7 +73,7 @@ fn formatted<'a>(text: &'a mut [u8; TEXT_BYTES], arguments: std::fmt::Arguments<
     &text[..TEXT_BYTES - left]
 }
 
-/// Ignores a failed write: the exit code still reports the failure.
+/// Writes the text. Ignores a failed write: the exit code still reports the failure.
 fn print(to: BorrowedFd<'_>, mut text: &[u8]) {
     while let Ok(count @ 1..) = rustix::io::retry_on_intr(|| rustix::io::write(to, text)) {
         text = &text[count..];
@@ -87,7 +86,7 @@ mod tests {
     use crate::json::{Event, EventKind};
 
     #[test]
-    fn the_texts_are_those_of_any_other_failure() {
+    fn the_texts_have_the_format_of_other_failures() {
         for bytes in [0, 4096, usize::MAX] {
             let message = format!("the system refused {bytes} bytes of host memory");
             let event = Event::new(EventKind::Failed {

@@ -1,5 +1,5 @@
-//! The files that a command reads, writes and prints to. An output must not be the same file as another
-//! of them.
+//! Checks the files that a command reads, writes and prints to: an output must not be the same file as
+//! another one of them.
 
 use super::args;
 use super::failure::Failure;
@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Identifies a file, whichever path leads to it.
+/// The identity of a file, independent of the path.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     File {
@@ -51,12 +51,12 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// A file that is read; `None` if it does not exist.
+    /// Returns a file that the command reads; `None` if it does not exist.
     pub(super) fn input(what: &str, path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(what, path, Place::of(&metadata)))
     }
 
-    /// All files of a model.
+    /// Returns all files of a model.
     pub(super) fn shards(gguf: &GgufFile) -> impl Iterator<Item = Self> {
         let shards = gguf.shards().iter();
         shards.map(|shard| Self::of("the model", shard.path(), Place::of(shard.opened_as())))
@@ -66,7 +66,8 @@ impl Named {
         Self { name: format!("{what} {}", path_text(path)), place }
     }
 
-    /// `None` for a terminal, a pipe or a device, because printing to them changes no file.
+    /// Returns the file behind a stream. `None` for a terminal, a pipe or a device: printing to them changes no
+    /// file.
     fn stream(name: &str, stream: impl AsFd) -> Option<Self> {
         let stat = rustix::fs::fstat(stream).ok()?;
         let place = Place::File { device: stat.st_dev, inode: stat.st_ino };
@@ -99,7 +100,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The value of the option; `-` is standard output.
+    /// Finds the output file for the value of an option; `-` is standard output.
     pub(super) fn find(option: &str, path: &Path) -> Result<Self, Error> {
         let file = match path.to_str() {
             Some("-") => OutputFile::standard_output()?,
@@ -110,13 +111,13 @@ impl Output {
     }
 }
 
-/// What a command prints to standard output.
+/// The kind of output that a command prints to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prints {
     /// The JSON that `--json` requests.
     Json,
     Report,
-    /// A report. It is not printed if standard output is an output file.
+    /// A report that is omitted if standard output is an output file.
     QuietReport,
 }
 
@@ -130,8 +131,8 @@ impl Prints {
     }
 }
 
-/// Refuses two outputs that are the same file, and an output file that messages or results are also
-/// printed to. Returns whether results are printed.
+/// Fails if two outputs are the same file, or if messages or results would be printed to an output file.
+/// Returns whether results are printed.
 pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure> {
     let mut printed = true;
     for (index, output) in outputs.iter().enumerate() {
@@ -153,8 +154,8 @@ pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure
     Ok(printed)
 }
 
-/// Refuses a standard error that is a file of the model. Call this before anything that can print a
-/// message, because the message would be written into that file.
+/// Fails if standard error is a file of the model. Call this before anything can print a message, because the
+/// message would be written into that file.
 pub(super) fn check_standard_error(model: &Path) -> Result<(), Failure> {
     if standard_error().is_none() {
         return Ok(());
@@ -165,14 +166,14 @@ pub(super) fn check_standard_error(model: &Path) -> Result<(), Failure> {
     gguf.map_or(Ok(()), |gguf| keep_messages_from(&Named::shards(&gguf).collect::<Vec<_>>()))
 }
 
-/// Refuses a standard error that is one of these files.
+/// Fails if standard error is one of these files.
 fn keep_messages_from<'a>(inputs: impl IntoIterator<Item = &'a Named>) -> Result<(), Failure> {
     let Some(stream) = standard_error() else { return Ok(()) };
     let is_read = inputs.into_iter().any(|input| input.place == stream.place);
     if is_read { Err(Failure::StandardErrorIsRead) } else { Ok(()) }
 }
 
-/// Refuses outputs, standard output and standard error if one of them is a file that is read.
+/// Fails if an output, standard output or standard error is a file that the command reads.
 pub(super) fn check_inputs(
     inputs: impl IntoIterator<Item = Named>,
     outputs: &[&Output],
@@ -188,13 +189,12 @@ pub(super) fn check_inputs(
     Ok(())
 }
 
-/// The same check for a model that is not open yet.
+/// Checks like [`check_inputs`] the files of a model that is not open yet.
 pub(super) fn check_model(model: &Path, outputs: &[&Output]) -> Result<(), Failure> {
     if outputs.is_empty() && standard_output().is_none() {
         return Ok(());
     }
-    // This check comes before the header is read: if the header cannot be read, the file must still not
-    // be replaced.
+    // Check the file before reading its header: a file whose header cannot be read must not be replaced either.
     check_inputs(Named::input("the model", model), outputs)?;
     let gguf = Loader::new(LoadOptions::new()).inspect(model)?;
     check_inputs(Named::shards(&gguf), outputs)

@@ -3,7 +3,7 @@
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use loader::LoadEvent;
 
-/// If standard error is no terminal, it draws nothing.
+/// The progress bar of a load. Draws nothing if standard error is not a terminal.
 pub(super) struct LoadBar {
     bar: ProgressBar,
 }

@@ -1,4 +1,4 @@
-//! Signals that ask the program to end.
+//! Handles the signals that request the end of the program.
 
 use super::failure::Failure;
 use loader::{Background, CancelToken, Error};
@@ -8,13 +8,13 @@ use signal_hook::{flag, low_level};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-/// If a signal ends a program, a shell reports this number plus the signal's number.
+/// A shell reports a program that a signal ended with this number plus the signal's number.
 const ENDED_BY_SIGNAL: i32 = 128;
 
-/// Larger than the number of any signal.
+/// The numbers of signals are smaller than this.
 const SIGNALS: i64 = 128;
 
-/// If a signal comes sooner than this after the first one, it repeats the same request. For example,
+/// A signal that arrives sooner than this after the first one counts as the same request. For example,
 /// `timeout` signals the program and then immediately its process group.
 const SAME_REQUEST_MILLISECONDS: i64 = 500;
 
@@ -28,8 +28,8 @@ pub(super) struct Interrupt {
 /// Number and time of the first signal.
 #[derive(Debug, Default)]
 struct FirstSignal {
-    /// The time and the number of the signal as `milliseconds * 128 + number`, by the monotonic clock; 0
-    /// before the first signal.
+    /// Time (monotonic clock) and number of the signal, as `milliseconds * 128 + number`. 0 before the first
+    /// signal.
     packed: AtomicI64,
 }
 
@@ -48,15 +48,14 @@ impl FirstSignal {
 }
 
 impl Interrupt {
-    /// Installs the handlers. If a second signal comes 500 ms or more after the first one, it ends the
-    /// process at once: the process may be waiting for something that checks no token, such as the reader
-    /// of a pipe.
+    /// Installs the handlers. A second signal that arrives 500 ms or more after the first one ends the process
+    /// at once: the process may be in a call that checks no token, such as a write to a full pipe.
     ///
     /// The handling of SIGHUP is not changed, so that `nohup` works.
     pub(super) fn install() -> Self {
         let interrupt = Self { token: CancelToken::new(), first: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
-            // Without a handler, the signal ends the process, which also frees the memory.
+            // If the handler cannot be installed, the signal ends the process, which also frees the memory.
             let _ = interrupt.handle(signal);
         }
         interrupt
@@ -82,7 +81,7 @@ impl Interrupt {
         &self.token
     }
 
-    /// The exit code of a failed command. After a cancellation it is the code of the signal.
+    /// Returns the exit code of a failed command. After a cancellation it is the code of the signal.
     pub(super) fn exit_code(&self, failure: &Failure) -> u8 {
         let by_signal = self.first.number().filter(|_| failure.is_cancelled());
         by_signal
@@ -90,8 +89,8 @@ impl Interrupt {
             .unwrap_or_else(|| failure.exit_code())
     }
 
-    /// Runs work that does not check a token and leaves nothing behind if it is stopped. The first signal
-    /// ends it.
+    /// Runs work that checks no token. The first signal ends the wait for it, and the process then ends during
+    /// the work. Hence the work must not need any cleanup.
     pub(super) fn or_end(
         &self,
         work: impl Fn() -> Result<(), Failure> + Clone + Send + 'static,
@@ -99,17 +98,18 @@ impl Interrupt {
         let mut background = Background::start(work);
         let result = background.wait(&self.token);
         if result.is_none() {
-            // The thread of the work ends with the process. Waiting for it could take forever.
+            // Do not wait for the thread in `drop`, because the work may be blocked forever. The thread ends
+            // with the process.
             std::mem::forget(background);
         }
         result.unwrap_or(Err(Error::Cancelled.into()))
     }
 }
 
-/// Lets a write fail like any other if it exceeds the file size limit of the process (`ulimit -f`).
-/// Without this, the signal would end the process.
+/// Makes a write that exceeds the file size limit of the process (`ulimit -f`) return an error. Without this,
+/// SIGXFSZ would end the process.
 pub(super) fn survive_size_limits() {
-    // The flag is never read. The signal only needs a handler.
+    // Any handler is enough, so the flag is never read.
     let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_signal_that_comes_later_ends_the_process_at_once() {
+    fn only_a_signal_after_500_ms_ends_the_process_at_once() {
         for (after, ends) in [(0, false), (1, false), (499, false), (500, true), (60_000, true)] {
             let first = FirstSignal::default();
             assert_eq!(first.number(), None);

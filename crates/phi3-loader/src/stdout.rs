@@ -1,20 +1,23 @@
 //! Standard output that reports every failed write.
 //!
-//! If standard output is closed, the one of the standard library ignores all writes and reports success.
+//! The standard library's standard output is not used: if it is closed, it ignores all writes and reports
+//! success.
 
 use anstream::AutoStream;
 use clap::builder::StyledStr;
 use std::io::{self, BufWriter, Error, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Before `main`, the standard library opens `/dev/null` in the place of a closed standard output.
+/// Whether standard output was closed at the start of the process. The standard library has since opened
+/// `/dev/null` in its place, so writes would succeed.
 static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 
+/// Makes every later write fail.
 pub(super) fn was_closed() {
     WAS_CLOSED.store(true, Ordering::Relaxed);
 }
 
-/// Prints everything that `write` writes, and flushes it before returning.
+/// Prints the output of `write` and flushes it.
 pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if WAS_CLOSED.load(Ordering::Relaxed) {
         return Err(Error::other("it is closed"));

@@ -1,8 +1,8 @@
-//! Text forms of numbers, for people.
+//! Formats sizes and shapes for text output.
 
 use indicatif::DecimalBytes;
 
-/// A byte count in a unit of powers of 1000, and the exact number.
+/// Formats a byte count in a decimal unit, followed by the exact number: `1.50 kB (1500 bytes)`.
 pub(super) fn bytes(count: u64) -> String {
     format!("{} ({count} bytes)", DecimalBytes(count))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The known limits, as text for messages; `None` if there is no limit.
+/// Formats the known limits, for messages; `None` if there is no limit.
 pub(super) fn text() -> Option<String> {
     let user = user_limit().map(|limit| format!("to {limit} by RLIMIT_NPROC"));
     let group = group_limit().map(|limit| format!("to {limit} by the pids cgroup"));
@@ -15,20 +15,20 @@ pub(super) fn text() -> Option<String> {
     (!limits.is_empty()).then(|| format!("processes and threads are limited {all}"))
 }
 
-/// The limit of all processes and threads of the user. It does not apply to the superuser.
+/// Returns the limit of all processes and threads of the user. It does not apply to the superuser.
 fn user_limit() -> Option<u64> {
     if geteuid().is_root() { None } else { getrlimit(Resource::Nproc).current }
 }
 
-/// The lowest limit of the process's control groups.
+/// Returns the lowest limit of the process's control groups.
 fn group_limit() -> Option<u64> {
     let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
     let folders = memberships.lines().filter_map(folder_of);
     folders.filter_map(|(mount, folder)| least_of(&mount, &folder)).min()
 }
 
-/// The mount and the folder of a control group that counts processes, from a line of `/proc/self/cgroup`:
-/// `ID:CONTROLLERS:PATH`. Version 2 has no controllers in it.
+/// Parses a line of `/proc/self/cgroup`: `ID:CONTROLLERS:PATH`. In version 2, `CONTROLLERS` is empty. Returns
+/// the mount and the folder of the control group; `None` if it does not count processes.
 fn folder_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
     let is_counted = |list: &str| list.is_empty() || list.split(',').any(|name| name == "pids");
@@ -37,14 +37,14 @@ fn folder_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     Some((mount, folder))
 }
 
-/// The lowest limit of a control group and its ancestors. In a container, the path of a group can be a
-/// path of the host; then only the mount itself is found.
+/// Returns the lowest limit of a control group and its ancestors. In a container, `folder` can be a path on the
+/// host; then only the limit of the mount itself is found.
 fn least_of(mount: &Path, folder: &Path) -> Option<u64> {
     let groups = folder.ancestors().take_while(|group| group.starts_with(mount));
     groups.filter_map(limit_of).min()
 }
 
-/// `None` for `max`, which means no limit.
+/// Returns the limit of a control group. `None` for `max`, which means no limit.
 fn limit_of(group: &Path) -> Option<u64> {
     fs::read_to_string(group.join("pids.max")).ok()?.trim().parse().ok()
 }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_counts() {
+    fn the_lowest_limit_is_returned() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("outer/inner");
         fs::create_dir_all(&inner).unwrap();

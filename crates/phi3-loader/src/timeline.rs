@@ -1,4 +1,4 @@
-//! `load --timeline`: spans in the trace event format, which Perfetto and Chrome open.
+//! `load --timeline`: writes spans in the trace event format, which Perfetto and Chrome can open.
 
 use super::json;
 use cuda_sys::{Span, SpanKind};
@@ -37,10 +37,10 @@ struct Named<'a> {
 /// The groups of tracks. The format calls them processes.
 const GROUPS: [&str; 3] = ["readers", "copies", "kernels"];
 
-/// The approximate bytes of one event: its text, and its value before it is written.
+/// Approximate bytes of memory and of file space for one event: its value and its text.
 const EVENT_BYTES: u64 = 300;
 
-/// The name of a span, and the number of its group.
+/// Returns the name of a span and the number of its group.
 fn place(kind: SpanKind) -> (&'static str, u32) {
     match kind {
         SpanKind::Wait => ("wait", 0),

@@ -14,8 +14,7 @@ pub(super) fn check() -> Result<()> {
         return Ok(());
     }
     process::run(&mut cargo(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
-    // Without a network, the list of vulnerabilities cannot be downloaded. That is no fault of a
-    // dependency.
+    // Without a network, the list of vulnerabilities cannot be downloaded. This is not a failure of the check.
     if process::run(&mut cargo(["deny", "fetch", "db"])).is_err() {
         eprintln!("advisories were not checked: their database cannot be fetched here");
         return Ok(());

@@ -24,7 +24,7 @@ pub(super) fn check() -> Result<()> {
     process::run(strict(&mut cargo(tests)))
 }
 
-/// Every package of the workspace, without features and with each feature.
+/// Returns every package of the workspace, without features and with each feature.
 fn combinations() -> Result<Vec<(String, Option<String>)>> {
     let metadata = ["metadata", "--no-deps", "--format-version", "1", "--locked"];
     let metadata: Value = serde_json::from_str(&process::output(&mut cargo(metadata))?)?;

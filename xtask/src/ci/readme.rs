@@ -17,7 +17,7 @@ pub(super) fn run(task: &str) -> Result<()> {
     process::run(strict(shell.args(["-c", command]).current_dir(workspace::root())))
 }
 
-/// The first line in a code block that runs `task`, without its comment.
+/// Returns the first line in a code block that runs `task`, without its comment.
 fn command<'r>(readme: &'r str, task: &str) -> Option<&'r str> {
     let mut in_block = false;
     readme.lines().find_map(|line| {

@@ -10,7 +10,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd) || exit 1
 export PHI3_LOADER_BIN="$here/phi3-loader"
 export PHI3_LOADER_TESTDATA="$here/testdata"
-# One at a time: some watch the GPU's free memory, which others beside them would change.
+# One test at a time: some tests check the GPU's free memory, which other tests would change.
 export RUST_TEST_THREADS=1
 
 sanitizer=
@@ -40,15 +40,15 @@ trap 'rm -f "$log"' EXIT
 passed=0
 failed=0
 for test in "$here"/tests/*; do
-    # Two a sanitizer would slow down to hours, and they have nothing for it to find. In the third the
-    # GPU never comes to rest, which a sanitizer may wait for.
+    # Skip three programs under a sanitizer. Endurance and faults would take hours and give it nothing to
+    # find. In busy, a stream of the GPU stays blocked, and a sanitizer may wait for the whole GPU.
     case ${sanitizer:+sanitized}${test##*/} in
     sanitized*_endurance | sanitized*_faults | sanitized*_busy) continue ;;
     esac
     echo "== ${test##*/}"
-    # A pipe reports the status of its last command, so the test's own travels in the log.
+    # A pipe returns the status of its last command, so write the test's own status to the log.
     {
-        # Tests that provoke API errors are no finding: the loader checks every call itself.
+        # Do not report API errors: tests provoke them, and the loader checks every call itself.
         if [ -n "$sanitizer" ]; then
             compute-sanitizer --tool "$sanitizer" --report-api-errors no --error-exitcode 1 "$test" "$@"
         else

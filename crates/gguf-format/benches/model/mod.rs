@@ -12,7 +12,7 @@ pub(crate) const FILES: [(&str, u32, u32); 3] = [
     ("200k tokens and merges", 200_064, 199_742),
 ];
 
-/// A file with the tensors of Phi-3-mini and a vocabulary of `tokens` and `merges`. Tensors have two
+/// Returns a file with the tensors of Phi-3-mini and a vocabulary of `tokens` and `merges`. Tensors have two
 /// rows, because the data do not matter here.
 pub(crate) fn file(tokens: u32, merges: u32) -> Vec<u8> {
     let word = |n: u32| {

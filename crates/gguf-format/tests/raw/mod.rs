@@ -98,7 +98,7 @@ pub(crate) fn kv(key: impl AsRef<[u8]>, type_id: u32, value: impl AsRef<[u8]>) -
     [&string(key)[..], &type_id.to_le_bytes(), value.as_ref()].concat()
 }
 
-/// The value of an array key: element type, announced count and elements.
+/// Returns the value of an array key: element type, announced count and elements.
 pub(crate) fn array(element: u32, count: u64, elements: impl AsRef<[u8]>) -> Vec<u8> {
     [&element.to_le_bytes()[..], &count.to_le_bytes(), elements.as_ref()].concat()
 }
@@ -114,7 +114,7 @@ pub(crate) fn info(name: impl AsRef<[u8]>, dims: &[u64], type_id: u32, at: u64) 
     out
 }
 
-/// A small file with a key of every type, several tensors and their data.
+/// Returns a small file with a key of every type, several tensors and their data.
 pub(crate) fn valid() -> Raw {
     Raw::default()
         .kv("general.architecture", STRING, string("phi3"))

@@ -1,10 +1,10 @@
-//! Copies of golden models with other weights.
+//! Makes copies of golden models with changed weights.
 
 use crate::common::model_path;
 use gguf_format::{GgmlType, Gguf};
 use std::path::{Path, PathBuf};
 
-/// A copy of a golden model. `change` has changed the bytes of some tensors.
+/// Writes a copy of a golden model in which `change` has modified the bytes of these tensors. Returns its path.
 pub(crate) fn changed(
     dir: &Path,
     name: &str,
@@ -33,7 +33,7 @@ pub(crate) fn put(bytes: &mut [u8], values: &[f32]) {
 
 const WILD_DOWN: [f32; 4] = [65520.0, -1e30, f32::NAN, 65519.0];
 
-/// Values that are too large for f16, and values that are infinite in the file.
+/// Writes a model with values that are too large for f16 and values that are infinite in the file.
 pub(crate) fn with_wild_weights(dir: &Path) -> PathBuf {
     let tensors = ["blk.1.ffn_down.weight", "token_embd.weight"];
     changed(dir, "tied-gqa-bf16.gguf", &tensors, |_, ggml_type, bytes| match ggml_type {

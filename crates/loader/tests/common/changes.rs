@@ -1,4 +1,4 @@
-//! Changes a model's files at random moments, and checks the result of loads during the changes.
+//! Changes a model's files at random moments, and checks the results of loads during the changes.
 
 use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
@@ -8,13 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The number of random moments for each way of reading.
+/// The number of random moments for each read method.
 pub(crate) const MOMENTS: usize = 200;
 
-/// The number of files that are written together, so that one wait is enough for all of them to settle.
+/// The number of cases whose files are written together. One wait of [`SETTLING`] is then enough for all.
 pub(crate) const BATCH: usize = 20;
 
-/// Longer than the time during which a file counts as unsettled.
+/// A loader waits if a file was modified more recently than 20 ms ago. This is longer.
 pub(crate) const SETTLING: Duration = Duration::from_millis(25);
 
 const TENSORS: [(&str, &[u64], GgmlType); 9] = [
@@ -29,7 +29,7 @@ const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[128, 512], GgmlType::F16),
 ];
 
-/// The bytes of a model's files. Two models with different content differ in every data byte.
+/// Returns the bytes of a model's files. Two models with different `content` differ in every byte of data.
 pub(crate) fn contents(shards: usize, content: u8) -> Vec<Vec<u8>> {
     let share = TENSORS.len() / shards;
     (0..shards)
@@ -41,7 +41,7 @@ pub(crate) fn contents(shards: usize, content: u8) -> Vec<Vec<u8>> {
             for (name, dims, ggml_type) in &TENSORS[no * share..(no + 1) * share] {
                 writer.tensor(*name, dims, *ggml_type);
             }
-            // The exponent of an f16 or f32 value never has all bits set, whatever the content.
+            // The exponent of an f16 or f32 value never has all bits set, so all values are finite.
             let fill = |index: usize, data: &mut [u8]| {
                 for (at, byte) in data.iter_mut().enumerate() {
                     *byte = ((index * 7 + at * 31 + at / 251) as u8 & 0x1f) + 0x20 * content;
@@ -63,9 +63,9 @@ pub(crate) fn file_name(shards: usize, no: usize) -> String {
 #[derive(Debug)]
 pub(crate) enum Change {
     Truncate(u64),
-    /// Overwrites these pieces with the new content, in this order.
+    /// Overwrites these byte ranges with the new content, in this order.
     Rewrite(Vec<std::ops::Range<usize>>),
-    /// Replaces the file with the new content, which already exists under another name beside it.
+    /// Replaces the file by renaming another file in the same folder, which has the new content.
     Rename,
 }
 
@@ -104,7 +104,7 @@ fn beside(file: &Path) -> PathBuf {
     file.with_extension("new")
 }
 
-/// A model in files, and a change that will happen to one of them.
+/// The files of a model, and a change to one of them.
 pub(crate) struct Case {
     pub(crate) first: PathBuf,
     pub(crate) shard: usize,
@@ -145,7 +145,7 @@ impl Case {
         self.first.with_file_name(file_name(shards, self.shard))
     }
 
-    /// Runs `load` while the change is made at its moment.
+    /// Runs `load`. Another thread makes the change at its moment. `whole` is the duration of a load.
     pub(crate) fn run<T>(&self, new: &[Vec<u8>], whole: Duration, load: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ impl Case {
     }
 }
 
-/// The number of loads that ended in each way.
+/// The number of loads with each outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     old: usize,
@@ -170,8 +170,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// `loaded` is the result of the load: its weights, or the error's code and exit code and whether the
-    /// file had been opened. `old` and `new` are the weights that are allowed.
+    /// Counts the result of a load. `Ok` contains its weights and the two allowed sets of weights, old and new.
+    /// `Err` contains the error's code and exit code, and whether the file had been opened.
     pub(crate) fn count<T: PartialEq>(
         &mut self,
         case: &Case,
@@ -182,7 +182,7 @@ impl Tally {
         match result {
             Ok((loaded, old, _)) if loaded == *old => self.old += 1,
             Ok((loaded, _, new)) if loaded == *new && !truncates => self.new += 1,
-            Ok(_) => panic!("{context}: {:?} gave bytes of neither file", case.change),
+            Ok(_) => panic!("{context}: {:?} gave weights of neither file", case.change),
             Err(("FILE_CHANGED", 7, _)) => self.changed += 1,
             // The file was already too short when it was opened.
             Err((_, 3, false)) if truncates => self.too_late += 1,
@@ -191,7 +191,8 @@ impl Tally {
     }
 }
 
-/// Prints its seed, which a failed test shows. `PHI3_LOADER_TEST_SEED` sets the seed.
+/// Returns a random number generator and prints its seed, which appears in the output of a failed test. The
+/// environment variable `PHI3_LOADER_TEST_SEED` sets the seed.
 pub(crate) fn rng() -> fastrand::Rng {
     let given = std::env::var("PHI3_LOADER_TEST_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());

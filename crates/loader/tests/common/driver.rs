@@ -1,4 +1,4 @@
-//! Direct calls of the CUDA driver, for facts that the runtime does not report.
+//! Direct calls of the CUDA driver, for information that the runtime does not report.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
@@ -66,7 +66,7 @@ impl Driver {
         active != 0
     }
 
-    /// The current context of the calling thread; null if it has none.
+    /// Returns the current context of the calling thread; null if it has none.
     pub(crate) fn current_context(&self) -> *mut c_void {
         let mut context = std::ptr::null_mut();
         // SAFETY: the call writes only to the variable.
@@ -74,8 +74,8 @@ impl Driver {
         context
     }
 
-    /// Makes a new stream of a device call `function`, and returns before the call. The calling thread
-    /// keeps the device's context, and the process keeps the stream.
+    /// Enqueues a call of `function` in a new stream of a device, and does not wait for the call. Leaves the
+    /// device's context current in the calling thread, and never destroys the stream.
     ///
     /// # Safety
     ///

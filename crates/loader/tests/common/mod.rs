@@ -14,7 +14,7 @@ pub(crate) fn testdata() -> PathBuf {
     )
 }
 
-/// The content of a slot, as gguf-py computed it.
+/// The expected content of a slot, computed by gguf-py.
 #[derive(serde::Deserialize)]
 pub(crate) struct ExpectedSlot {
     pub(crate) shape: Vec<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct ExpectedSlot {
 }
 
 impl ExpectedSlot {
-    /// The digest of its bytes; `None` if the slot does not exist with this storage.
+    /// Returns the digest of the slot's bytes; `None` if the slot does not exist with this storage.
     pub(crate) fn sha256(&self, storage: Storage) -> Option<&str> {
         match storage {
             Storage::Native => Some(&self.native_sha256),
@@ -35,7 +35,7 @@ impl ExpectedSlot {
 
 pub(crate) type ExpectedModels = BTreeMap<String, BTreeMap<String, ExpectedSlot>>;
 
-/// The expected content of the golden models, by file name.
+/// Reads the expected content of the golden models, by file name.
 pub(crate) fn expected() -> ExpectedModels {
     let path = testdata().join("models/expected.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()

@@ -1,4 +1,4 @@
-//! Models that tests write themselves.
+//! Writes small and large test models.
 
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
@@ -19,12 +19,12 @@ pub(crate) const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[32, 8], GgmlType::F16),
 ];
 
-/// A writer with the keys of a small, consistent phi3 model. The caller adds the tensors.
+/// Returns a writer with the keys of a small, consistent phi3 model. The caller adds the tensors.
 pub(crate) fn phi3_keys() -> GgufWriter {
     phi3_keys_of(32, 64, 2)
 }
 
-/// The same keys with other dimensions. RoPE rotates the whole head.
+/// Returns a writer with the same keys and these dimensions. RoPE rotates the whole head.
 pub(crate) fn phi3_keys_of(hidden: u32, ffn: u32, heads: u32) -> GgufWriter {
     let mut writer = GgufWriter::new();
     writer
@@ -47,15 +47,15 @@ pub(crate) fn write_small_model(path: &Path, mut writer: GgufWriter) {
     std::fs::write(path, writer.to_bytes(|_, data| data.fill(0x2c)).unwrap()).unwrap();
 }
 
-/// The keys of a model whose RoPE factors are missing.
+/// Returns a writer with the keys of a model whose RoPE factors are missing.
 pub(crate) fn factors_lost() -> GgufWriter {
     let mut writer = phi3_keys();
     writer.kv("phi3.rope.scaling.original_context_length", 512_u32);
     writer
 }
 
-/// Writes a model of zeros whose load takes long enough to act during it. The file has 430 MB but takes
-/// no disk space; it needs 560 MB of device memory as f16.
+/// Writes a model of zeros. Its load takes long enough for a test to act during it. The file is sparse: it has
+/// 430 MB but takes no disk space. The weights need 560 MB of device memory as f16.
 pub(crate) fn write_large_model(path: &Path) {
     let mut writer = phi3_keys_of(2048, 64, 16);
     writer

@@ -1,4 +1,5 @@
-//! The structs of the C header and of its Rust mirror have the same layout.
+//! Checks that the C header and its Rust mirror declare the same layout, and that the fields are filled
+//! correctly.
 
 use crate::common::{go_on, model_path};
 use loader::c_weights::{CLayerWeights, CModelWeights, CTensor};
@@ -6,7 +7,7 @@ use loader::{DeviceChoice, LoadOptions, Loader, Matrix, Slot, Storage};
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
-/// Expands to a C program that prints sizes and offsets, and to the same numbers from Rust.
+/// Expands to a C program that prints sizes and offsets, and to the same numbers as Rust computes them.
 macro_rules! layout {
     ($($c:ident = $rust:ident { $($field:ident),* $(,)? })*) => {{
         let program = concat!(
@@ -22,7 +23,7 @@ macro_rules! layout {
 }
 
 #[test]
-fn layouts_agree() {
+fn c_and_rust_layouts_agree() {
     let (program, rust) = layout! {
         Phi3Tensor = CTensor {
             data, scale, input_scale, bytes, rows, cols, row_bytes, ggml_type, reserved
@@ -57,7 +58,7 @@ fn layouts_agree() {
 }
 
 #[test]
-fn the_struct_points_at_the_weights() {
+fn the_struct_contains_the_addresses_and_shapes_of_the_weights() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("tied-gqa-bf16.gguf"), &mut go_on).unwrap();
     let weights = model.c_weights();
@@ -83,7 +84,7 @@ fn the_struct_points_at_the_weights() {
 }
 
 #[test]
-fn the_struct_says_how_it_is_to_be_read() {
+fn the_struct_contains_its_abi_version_and_sizes() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
     let weights = model.c_weights();
@@ -98,7 +99,7 @@ fn the_struct_says_how_it_is_to_be_read() {
 }
 
 #[test]
-fn nvfp4_tensors_point_at_their_scales() {
+fn nvfp4_tensors_contain_the_addresses_of_their_scales() {
     let options = LoadOptions::new().device(DeviceChoice::Host).storage(Storage::Native);
     let model = Loader::new(options).load(model_path("nvfp4-scales.gguf"), &mut go_on).unwrap();
     let weights = model.c_weights();

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 /// The number of random moments for a model in shards.
 const SHARD_MOMENTS: usize = 40;
 
-/// The number of changes within a load, and of changes after one, for each verification level.
+/// The number of changes during a load, and of changes after a load, for each verification level.
 const CERTAIN: usize = 4;
 
-/// Two rules that do not depend on speed: a change within a load is detected, and a change after it does
-/// no harm.
+/// Checks two rules that do not depend on timing: a change during a load is detected, and a change after a load
+/// does not affect the loaded weights.
 fn certain_moments(
     loader: &mut Loader,
     folder: &Path,
@@ -48,7 +48,7 @@ fn slots(model: &LoadedModel) -> Slots {
     slots.map(|slot| model.read_slot(slot).unwrap().unwrap()).collect()
 }
 
-/// The weights in these files, and the time of a load.
+/// Writes these files and loads them. Returns the weights and the duration of a load.
 fn loaded(loader: &mut Loader, folder: &Path, files: &[Vec<u8>]) -> (Slots, Duration) {
     for (no, bytes) in files.iter().enumerate() {
         std::fs::write(folder.join(file_name(files.len(), no)), bytes).unwrap();

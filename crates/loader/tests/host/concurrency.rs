@@ -1,4 +1,4 @@
-//! Loads at the same time in one process.
+//! Concurrent loads in one process.
 
 use crate::common::{expected, go_on, model_path, sha256};
 use loader::{DeviceChoice, Io, LoadOptions, LoadedModel, Loader, Storage, Verify};
@@ -24,7 +24,7 @@ fn is_golden(model: &LoadedModel, name: &str) {
 }
 
 #[test]
-fn loaders_of_several_threads_do_not_hinder_each_other() {
+fn loaders_of_several_threads_load_correctly_at_the_same_time() {
     const THREADS: usize = 8;
     let names: Vec<_> = expected().into_keys().collect();
     let together = Barrier::new(THREADS);
@@ -61,7 +61,7 @@ fn a_loader_can_be_moved_between_threads() {
 }
 
 #[test]
-fn a_model_outlives_its_loader_and_thread_and_is_read_by_several() {
+fn a_model_outlives_its_loader_and_is_read_by_several_threads() {
     let name = "fused-k-quants.gguf";
     let load = || Loader::new(options()).load(model_path(name), &mut go_on).unwrap();
     let model = std::thread::spawn(load).join().unwrap();
@@ -80,7 +80,7 @@ fn a_model_outlives_its_loader_and_thread_and_is_read_by_several() {
 }
 
 #[test]
-fn many_models_are_resident_side_by_side() {
+fn many_models_are_in_memory_at_once_without_overlap() {
     let mut loader = Loader::new(options());
     let names: Vec<_> = expected().into_keys().collect();
     let models: Vec<_> = (0..20)

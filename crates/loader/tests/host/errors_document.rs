@@ -1,10 +1,10 @@
-//! `docs/errors.md` agrees with the code, and a code that it has listed is never removed.
+//! Checks that `docs/errors.md` agrees with the code, and that no published error code is removed.
 
 use loader::{FailureCode, Warning};
 use std::fmt::Write;
 use std::path::Path;
 
-/// If this variable is set, the test writes the document.
+/// If this environment variable is set, the test writes the document.
 const WRITE: &str = "PHI3_LOADER_WRITE_DOCS";
 
 const HEAD: &str = "\
@@ -96,7 +96,7 @@ report and its log name the tensors; the event `finished` and `LoadStats` have t
 Blocks that native storage keeps are not decoded, so that infinities in their scales are not found.
 ";
 
-/// The code and exit code of every row.
+/// Returns the code and exit code of every row.
 fn listed(document: &str) -> Vec<(&str, &str)> {
     document
         .lines()
@@ -107,7 +107,7 @@ fn listed(document: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn the_document_is_that_of_the_codes() {
+fn the_document_agrees_with_the_codes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     let made = document();

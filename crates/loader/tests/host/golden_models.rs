@@ -9,7 +9,7 @@ fn golden_models_load_exactly_on_the_host() {
 }
 
 #[test]
-fn every_way_of_reading_gives_the_same_weights() {
+fn weights_do_not_depend_on_read_method_threads_or_chunk_size() {
     let reference = |options: LoadOptions, name: &str| {
         let mut loader = Loader::new(options.device(DeviceChoice::Host).verify(Verify::Readback));
         let model = loader.load(model_path(name), &mut go_on).unwrap();
@@ -30,7 +30,7 @@ fn every_way_of_reading_gives_the_same_weights() {
 }
 
 #[test]
-fn a_tied_output_is_the_embedding() {
+fn a_tied_output_has_the_address_of_the_embedding() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("tied-gqa-bf16.gguf"), &mut go_on).unwrap();
     assert!(model.config().tied_output);

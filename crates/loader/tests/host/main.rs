@@ -1,6 +1,6 @@
 //! Tests of the loader with host memory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
+#![allow(clippy::print_stdout, reason = "a failed test shows its random choices")]
 
 mod c_header;
 mod cancelling;

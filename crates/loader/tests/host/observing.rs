@@ -1,4 +1,4 @@
-//! The events that an observer gets, and what it can change.
+//! Tests of observers: the events that they receive, cancellation and panics.
 
 use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Observer, Unobserved};
@@ -9,7 +9,7 @@ fn loader() -> Loader {
     Loader::new(LoadOptions::new().device(DeviceChoice::Host))
 }
 
-/// The name of an event.
+/// Returns the name of an event.
 pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
     match event {
         LoadEvent::Opened { .. } => "opened",
@@ -24,7 +24,7 @@ pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
 }
 
 #[test]
-fn events_come_in_order_with_one_progress_a_unit() {
+fn events_arrive_in_order_with_one_progress_event_for_each_unit() {
     let mut names = Vec::new();
     let mut units = Vec::new();
     let mut bytes = Vec::new();
@@ -55,7 +55,7 @@ fn events_come_in_order_with_one_progress_a_unit() {
 }
 
 #[test]
-fn any_event_can_cancel() {
+fn an_observer_can_cancel_at_any_event() {
     let mut loader = loader();
     for at in ["opened", "planned", "allocated", "progress", "transferred", "verified", "finished"]
     {
@@ -78,7 +78,7 @@ fn a_panicking_observer_does_not_break_the_loader() {
     struct Panics;
     impl Observer for Panics {
         fn event(&mut self, event: &LoadEvent<'_>) -> ControlFlow<()> {
-            assert!(!matches!(event, LoadEvent::Progress { .. }), "no progress, please");
+            assert!(!matches!(event, LoadEvent::Progress { .. }), "test panic");
             ControlFlow::Continue(())
         }
     }
@@ -87,7 +87,7 @@ fn a_panicking_observer_does_not_break_the_loader() {
         loader.load(model_path("fused-f16.gguf"), &mut Panics).map(drop)
     }))
     .unwrap_err();
-    assert_eq!(panic.downcast_ref::<&str>(), Some(&"no progress, please"));
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"test panic"));
     loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
 }
 
@@ -100,10 +100,10 @@ fn an_observer_can_be_chosen_at_run_time() {
             ControlFlow::Continue(())
         }
     }
-    let (mut loader, mut heard) = (loader(), 0);
-    let chosen: [Box<dyn Observer + '_>; 2] = [Box::new(Unobserved), Box::new(Counts(&mut heard))];
+    let (mut loader, mut events) = (loader(), 0);
+    let chosen: [Box<dyn Observer + '_>; 2] = [Box::new(Unobserved), Box::new(Counts(&mut events))];
     for mut observer in chosen {
         loader.load(model_path("fused-f16.gguf"), observer.as_mut()).unwrap();
     }
-    assert!(heard > 0);
+    assert!(events > 0);
 }

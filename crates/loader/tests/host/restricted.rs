@@ -1,4 +1,4 @@
-//! Loads of files with fewer permissions than usual.
+//! Loads of files that may only be read.
 
 use crate::common::{go_on, model_path};
 use loader::{DeviceChoice, Io, LoadOptions, Loader, Verify};
@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
-fn a_file_that_may_only_be_read_loads_by_path_and_by_descriptor() {
+fn a_read_only_file_loads_by_path_and_by_descriptor() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("read-only.gguf");
     std::fs::copy(model_path("fused-f16.gguf"), &path).unwrap();

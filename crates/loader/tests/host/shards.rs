@@ -1,4 +1,4 @@
-//! Compares split models with their unsplit originals, in host memory.
+//! Compares loads of split models with loads of the same models in one file, in host memory.
 
 use crate::common::go_on;
 use crate::small_model::phi3_keys;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const SHARDS: usize = 3;
 
-/// Shards contain both bytes that are copied and blocks that are decoded.
+/// Some of these tensors are copied, others are decoded.
 const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("token_embd.weight", &[32, 8], GgmlType::F16),
     ("blk.0.attn_norm.weight", &[32], GgmlType::F32),
@@ -27,7 +27,7 @@ const TENSORS: [(&str, &[u64], GgmlType); 9] = [
     ("output.weight", &[32, 8], GgmlType::Q8_0),
 ];
 
-/// One model in a folder, as one file and as shards.
+/// A folder with one model, as one file and as shards.
 struct Files {
     folder: TempDir,
 }
@@ -50,7 +50,7 @@ impl Files {
         self.path(&format!("model-{:05}-of-{SHARDS:05}.gguf", no + 1))
     }
 
-    /// Writes a third of the tensors, after the keys in `writer`.
+    /// Writes shard `no`: the keys of `writer` and a third of the tensors.
     fn write_shard(&self, no: usize, mut writer: GgufWriter) {
         let third = TENSORS.len() / SHARDS;
         writer.split(no as u16, SHARDS as u16, TENSORS.len() as i32);
@@ -88,7 +88,7 @@ fn slots(model: &LoadedModel) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn shards_load_to_the_bytes_of_the_unsplit_file() {
+fn a_split_model_has_the_weights_of_the_unsplit_file() {
     let files = Files::new();
     for storage in [Storage::F16, Storage::Native] {
         let whole = load(&files.path("whole.gguf"), storage).unwrap();
@@ -118,9 +118,9 @@ fn shards_whose_names_are_not_utf8_load() {
     }
 }
 
-/// Such a load would read only one of the shards.
+/// Without this check the load would read only one of the shards.
 #[test]
-fn a_file_with_the_number_of_no_shard_is_refused() {
+fn a_file_name_with_shard_number_zero_is_refused() {
     let files = Files::new();
     let path = files.path(&format!("model-00000-of-{SHARDS:05}.gguf"));
     std::fs::copy(files.shard(0), &path).unwrap();
@@ -129,7 +129,7 @@ fn a_file_with_the_number_of_no_shard_is_refused() {
     assert!(error.to_string().contains("model-00000-of-"), "{error}");
 }
 
-/// Checks that the error of a load has this code, exit code 3, and the name of this shard.
+/// Checks that the error of a load has this code, exit code 3 and the name of this shard.
 #[track_caller]
 fn refused(files: &Files, opened: usize, code: &str, named: usize) {
     let error = load(&files.shard(opened), Storage::F16).unwrap_err();
@@ -149,7 +149,7 @@ fn a_missing_shard_is_named() {
 }
 
 #[test]
-fn a_foreign_shard_is_named() {
+fn a_shard_of_another_model_is_named() {
     let files = Files::new();
     std::fs::copy(files.path("whole.gguf"), files.shard(2)).unwrap();
     refused(&files, 0, "GGUF_SHARD_MISMATCH", 2);

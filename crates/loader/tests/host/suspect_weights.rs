@@ -1,4 +1,4 @@
-//! Loads report weights that are infinite or NaN, and tensors of zeros.
+//! Checks that loads report infinite and NaN weights, and tensors whose bytes are all zero.
 
 use crate::changed_weights::{changed, with_wild_weights};
 use crate::common::go_on;
@@ -9,7 +9,7 @@ fn options() -> LoadOptions {
 }
 
 #[test]
-fn weights_that_do_not_fit_are_reported_by_tensor() {
+fn infinite_and_nan_weights_are_counted_for_each_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_wild_weights(dir.path());
     for (storage, embedding, down) in [
@@ -42,7 +42,7 @@ fn weights_that_do_not_fit_are_reported_by_tensor() {
 }
 
 #[test]
-fn tensors_of_zeros_alone_are_figures_of_the_load() {
+fn tensors_whose_bytes_are_all_zero_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (norm, almost) = ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight");
     let path = changed(dir.path(), "fused-k-quants.gguf", &[norm, almost], |name, _, bytes| {

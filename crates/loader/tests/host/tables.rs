@@ -1,12 +1,11 @@
-//! Three crates have a table of tensor types, and no crate may depend on another's table. The tables must
-//! agree.
+//! Three crates have their own table of tensor types. The tables must agree.
 
 use gguf_format::GgmlType;
 use model_phi3::Conversion;
 use std::collections::BTreeSet;
 
 #[test]
-fn the_plan_converts_what_the_engine_decodes() {
+fn the_plan_converts_exactly_the_types_that_the_engine_decodes() {
     let decoders = cuda_sys::decoders();
     for decoder in &decoders {
         let ggml_type = GgmlType::from_id(decoder.ggml_type).unwrap();

@@ -15,7 +15,7 @@ fn load(name: &str, options: LoadOptions) -> LoadedModel {
 }
 
 #[test]
-fn every_level_passes_on_good_memory() {
+fn every_verification_level_passes_for_correct_weights() {
     for verify in [Verify::Residency, Verify::Checksum, Verify::Readback] {
         for name in expected().keys() {
             load(name, options().verify(verify).deny_overflow(true));
@@ -35,7 +35,7 @@ fn flip(model: &LoadedModel, slot: Slot, at: u64, bit: u8) {
     unsafe { byte.write_volatile(before ^ 1 << bit) };
 }
 
-/// The number of bytes that each step of a whole round digests.
+/// Runs steps until a round is complete. Returns the number of bytes that each step digested.
 fn round(rehash: &mut Rehash, model: &LoadedModel, budget: u64) -> Result<Vec<u64>, Error> {
     let mut steps = Vec::new();
     loop {
@@ -48,14 +48,14 @@ fn round(rehash: &mut Rehash, model: &LoadedModel, budget: u64) -> Result<Vec<u6
 }
 
 #[test]
-fn a_round_of_steps_reads_every_tensor_once_and_ends_clean() {
+fn a_round_of_steps_reads_every_tensor_once() {
     let model = load("fused-f16.gguf", options());
     let tensors: Vec<_> = model.plan().ops().iter().map(|op| op.dest.end - op.dest.start).collect();
     let all: u64 = tensors.iter().sum();
     let mut rehash = Rehash::new(model.fingerprint().unwrap());
     assert_eq!(rehash.rounds(), 0);
-    assert_eq!(round(&mut rehash, &model, 0).unwrap(), tensors, "one at least");
-    assert_eq!(round(&mut rehash, &model, u64::MAX).unwrap(), [all], "all at most");
+    assert_eq!(round(&mut rehash, &model, 0).unwrap(), tensors, "at least one tensor a step");
+    assert_eq!(round(&mut rehash, &model, u64::MAX).unwrap(), [all], "at most one round a step");
     let budget = *tensors.iter().max().unwrap();
     let steps = round(&mut rehash, &model, budget).unwrap();
     assert_eq!(steps.iter().sum::<u64>(), all);
@@ -85,7 +85,11 @@ fn steps_find_flipped_bits_and_name_their_tensors() {
             assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
             assert!(error.to_string().contains(tensor), "{error}");
             let again = rehash.step(&model, 5000).unwrap_err();
-            assert_eq!(again.to_string(), error.to_string(), "it stays there");
+            assert_eq!(
+                again.to_string(),
+                error.to_string(),
+                "the next step compares the same pieces"
+            );
             flip(&model, slot, at, bit);
             round(&mut rehash, &model, 5000).unwrap();
         }
@@ -93,7 +97,7 @@ fn steps_find_flipped_bits_and_name_their_tensors() {
 }
 
 #[test]
-fn a_flip_in_a_large_tensor_is_narrowed_down() {
+fn a_flipped_bit_in_a_large_tensor_is_located_within_16_mib() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.gguf");
     write_large_model(&path);
@@ -103,7 +107,7 @@ fn a_flip_in_a_large_tensor_is_narrowed_down() {
     assert_eq!(steps.iter().max(), Some(&(16 << 20)));
     flip(&model, Slot::TokenEmbedding, 100 << 20, 0);
     let error = round(&mut rehash, &model, 1).unwrap_err();
-    // The seventh piece of 16 MiB.
+    // Byte 100 Mi is in the seventh piece of 16 MiB.
     assert!(error.to_string().contains("bytes 100663296..117440512"), "{error}");
 }
 
@@ -133,7 +137,7 @@ fn a_flipped_bit_is_found_and_its_tensor_named() {
 }
 
 #[test]
-fn a_file_that_is_replaced_or_rewritten_while_it_loads_is_noticed() {
+fn a_change_of_the_file_during_the_load_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let mut writer = GgufWriter::new();

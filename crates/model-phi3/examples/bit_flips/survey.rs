@@ -57,7 +57,8 @@ impl Origin {
     }
 }
 
-/// The weights that a load of the file would give, and whether bytes follow its last tensor.
+/// Returns the source of every weight that a load of the file would produce, and whether bytes follow its last
+/// tensor.
 fn weights(file: &[u8]) -> Result<(Vec<Origin>, bool), model_phi3::Error> {
     let gguf = Gguf::parse(file)?;
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;

@@ -11,7 +11,7 @@ use crate::slot::Slot;
 const F32_BYTES: u64 = 4;
 
 impl LoadPlan {
-    /// Checks the plan again, so that a bug in making it cannot corrupt device memory:
+    /// Checks the plan again, so that a bug in its construction cannot corrupt device memory:
     ///
     /// * transfers are ordered by unit; their destinations are in ascending order inside the arena,
     ///   aligned and without overlap; the arena ends after the last of them;
@@ -183,7 +183,7 @@ mod tests {
     use gguf_format::write::GgufWriter;
     use gguf_format::{Gguf, Limits};
 
-    /// The header and the first bytes of the data, which the parser requires if there is no padding.
+    /// Returns the header and the first bytes of the data, which the parser requires if there is no padding.
     fn with_data(layout: &gguf_format::write::Layout) -> Vec<u8> {
         [layout.header(), &[0; 8]].concat()
     }
@@ -199,7 +199,7 @@ mod tests {
         LoadPlan::new(&config, &tensors, Storage::F16).unwrap()
     }
 
-    /// The error after `spoil` has changed the plan.
+    /// Returns the error of the plan that `spoil` has changed.
     #[track_caller]
     fn broken(spoil: impl FnOnce(&mut LoadPlan)) -> String {
         let mut plan = plan(Preset::Tiny);
@@ -299,7 +299,7 @@ mod tests {
         assert!(plan.verify().is_err());
     }
 
-    /// The tiny preset as NVFP4 with scales.
+    /// Returns the tiny preset as NVFP4 with scales.
     fn scaled(storage: Storage) -> LoadPlan {
         let mut writer = GgufWriter::new();
         let blueprint = Blueprint::new(Preset::Tiny, Layout::Fused, TypeMix::F16);

@@ -69,7 +69,7 @@ fn all_problems_are_reported_at_once() {
 }
 
 #[test]
-fn the_message_has_a_line_a_problem_and_an_end() {
+fn the_message_has_one_line_for_each_problem_and_a_limited_length() {
     let mut file = TestFile::tiny();
     for i in 0..1000 {
         file.add(&format!("extra.{i}"), &[1], GgmlType::F32);
@@ -124,7 +124,7 @@ fn more_layers_than_tensors_are_counted() {
 }
 
 #[test]
-fn a_layer_too_many_contradicts_the_count() {
+fn tensors_of_a_layer_beyond_the_count_are_unexpected() {
     let mut file = TestFile::tiny();
     let error = file.set("phi3.block_count", 2_u32).bind().unwrap_err();
     assert_eq!(error.class(), ErrorClass::Malformed);
@@ -166,7 +166,7 @@ fn fused_and_split_at_once_contradict_each_other() {
 }
 
 #[test]
-fn parts_of_a_split_layout_are_missed_one_by_one() {
+fn missing_parts_of_a_split_layout_are_reported_one_by_one() {
     let mut file = TestFile::tiny_split();
     file.remove("blk.0.attn_v.weight")
         .remove("blk.1.ffn_gate.weight")
@@ -182,7 +182,7 @@ fn parts_of_a_split_layout_are_missed_one_by_one() {
 }
 
 #[test]
-fn the_architecture_decides_which_layout_is_missed() {
+fn the_architecture_determines_which_layout_is_reported_as_missing() {
     let mut file = TestFile::tiny_split();
     file.remove("blk.0.ffn_gate.weight").remove("blk.0.ffn_up.weight");
     assert_eq!(
@@ -283,7 +283,7 @@ fn tensors_of_a_split_model_are_read_file_by_file_inside_a_layer() {
 }
 
 #[test]
-fn integers_are_no_weights_under_any_storage() {
+fn integer_weights_are_refused_with_both_storages() {
     for ggml_type in [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64] {
         for name in ["blk.1.attn_norm.weight", "blk.0.attn_qkv.weight", "output.weight"] {
             let mut file = TestFile::tiny();
@@ -299,7 +299,7 @@ fn integers_are_no_weights_under_any_storage() {
     }
 }
 
-/// The tiny preset with NVFP4 matrices; each with both scales.
+/// Returns the tiny preset with NVFP4 matrices; each with both scales.
 fn nvfp4() -> TestFile {
     let mut file = TestFile::tiny();
     let matrices = file.tensors.iter_mut().filter(|tensor| tensor.dims.len() == 2);
@@ -338,7 +338,7 @@ fn weights_of_a_fused_tensor_share_its_scales() {
 }
 
 #[test]
-fn halves_take_the_scale_in_and_leave_that_of_the_input_out() {
+fn f16_storage_folds_the_scale_into_the_weights_and_omits_the_input_scale() {
     let plan = nvfp4().plan(Storage::F16).unwrap();
     assert!(plan.slots().iter().all(|planned| !planned.slot.is_scale()));
     let op = |name: &str| plan.ops().iter().find(|op| &*op.tensor == name).unwrap();

@@ -29,7 +29,7 @@ fn no_flipped_bit_gives_other_weights() {
 
 /// The one exception: no tensor follows the last one, so none is in the wrong place.
 #[test]
-fn the_last_tensors_type_shows_in_a_warning_alone() {
+fn a_wrong_type_of_the_last_tensor_gives_only_a_warning() {
     let mut file = TestFile::tiny();
     file.tensor("output_norm.weight").ggml_type = GgmlType::F32;
     let last = file.tensors.iter().position(|tensor| tensor.name == "output_norm.weight").unwrap();

@@ -6,12 +6,12 @@ use model_phi3::{
     Architecture, AttentionKind, Error, ErrorClass, Phi3Config, RopeScaling, RopeStyle,
 };
 
-/// The configuration of `TestFile::tiny` with one key changed.
+/// Returns the configuration of `TestFile::tiny` with one key changed.
 fn tiny_with(key: &str, value: impl Into<WriteValue>) -> Result<Phi3Config, Error> {
     TestFile::tiny().set(key, value).config()
 }
 
-/// The file is refused as malformed, with an error that names the key.
+/// Checks that the file is refused as malformed, with an error that names the key.
 #[track_caller]
 fn assert_invalid(key: &str, value: impl Into<WriteValue>) {
     let error = tiny_with(key, value).unwrap_err();
@@ -19,7 +19,7 @@ fn assert_invalid(key: &str, value: impl Into<WriteValue>) {
     assert!(error.to_string().contains(key), "{error}");
 }
 
-/// The file is refused as unsupported, with an error that names the key.
+/// Checks that the file is refused as unsupported, with an error that names the key.
 #[track_caller]
 fn assert_unsupported(key: &str, value: impl Into<WriteValue>) {
     let error = tiny_with(key, value).unwrap_err();
@@ -143,14 +143,14 @@ fn optional_keys_have_defaults() {
 }
 
 #[test]
-fn without_key_heads_all_heads_have_their_own() {
+fn without_a_number_of_key_heads_each_query_head_has_its_own() {
     let config = TestFile::tiny().unset("phi3.attention.head_count_kv").config().unwrap();
     assert_eq!(config.kv_heads, config.heads);
     assert_eq!(config.attention().kind(), AttentionKind::MultiHead);
 }
 
 #[test]
-fn a_window_of_zero_and_one_that_is_not_given_are_the_same_none() {
+fn a_sliding_window_of_zero_or_without_a_key_is_none() {
     let key = "phi3.attention.sliding_window";
     assert_eq!(tiny_with(key, 1_u32).unwrap().sliding_window, Some(1));
     assert_eq!(tiny_with(key, 0_u32).unwrap().sliding_window, None);
@@ -158,7 +158,7 @@ fn a_window_of_zero_and_one_that_is_not_given_are_the_same_none() {
 }
 
 #[test]
-fn counts_that_cannot_be_are_refused_quickly() {
+fn impossible_counts_are_refused_quickly() {
     for count in [0, 65_537, 1_000_000_000, u32::MAX] {
         assert_invalid("phi3.block_count", count);
     }
@@ -170,7 +170,7 @@ fn counts_that_cannot_be_are_refused_quickly() {
     assert_invalid("phi3.block_count", "32");
 }
 
-/// A file with the architecture and these keys only.
+/// Returns a file with the architecture and these keys only.
 fn keys_alone(keys: &[(&str, WriteValue)]) -> TestFile {
     let mut file = TestFile::default();
     file.set("general.architecture", "phi3");
@@ -181,7 +181,7 @@ fn keys_alone(keys: &[(&str, WriteValue)]) -> TestFile {
 }
 
 #[test]
-fn wrong_values_are_seen_where_other_keys_are_missing() {
+fn wrong_values_are_reported_although_other_keys_are_missing() {
     let heads = "phi3.attention.head_count";
     let kv_heads = "phi3.attention.head_count_kv";
     let hidden = "phi3.embedding_length";
@@ -229,7 +229,7 @@ fn wrong_values_are_seen_where_other_keys_are_missing() {
 }
 
 #[test]
-fn wrong_values_come_before_unsupported_ones_and_those_before_missing_ones() {
+fn wrong_values_are_reported_before_unsupported_values_and_missing_keys() {
     let experts = ("phi3.expert_count", 8_u32.into());
     let error = keys_alone(std::slice::from_ref(&experts)).config().unwrap_err();
     assert!(matches!(error, Error::UnsupportedValue { .. }), "{error}");
@@ -240,7 +240,7 @@ fn wrong_values_come_before_unsupported_ones_and_those_before_missing_ones() {
 }
 
 #[test]
-fn what_is_no_model_is_unsupported_not_malformed() {
+fn files_without_a_model_are_unsupported_and_not_malformed() {
     // As llama.cpp writes them: an adapter states the architecture but none of its dimensions, and an
     // importance matrix states neither.
     let mut adapter = keys_alone(&[("general.type", "adapter".into())]);
@@ -266,7 +266,7 @@ fn what_is_no_model_is_unsupported_not_malformed() {
 }
 
 #[test]
-fn heads_must_divide() {
+fn the_numbers_of_heads_must_divide_the_dimensions() {
     for heads in [0_u32, 3, 257, u32::MAX] {
         assert_invalid("phi3.attention.head_count", heads);
     }
@@ -358,7 +358,7 @@ fn a_factor_without_a_type_is_linear_and_has_two_names() {
     assert_eq!((rope.scaling, rope.scaling_factor), (Some(RopeScaling::Yarn), Some(4.0)));
 }
 
-/// The tiny preset without its RoPE factors and without the keys for a long context.
+/// Returns the tiny preset without its RoPE factors and without the keys for a long context.
 fn short_context() -> TestFile {
     let mut file = TestFile::tiny();
     file.remove("rope_factors_long.weight").remove("rope_factors_short.weight");
@@ -367,7 +367,7 @@ fn short_context() -> TestFile {
 }
 
 #[test]
-fn a_long_context_without_factors_is_warned_of() {
+fn a_long_context_without_factors_gives_a_warning() {
     let warnings = |file: &TestFile| file.config().unwrap().warnings();
     assert_eq!(warnings(&TestFile::tiny()), []);
     assert_eq!(warnings(&short_context()), []);
@@ -415,7 +415,7 @@ fn a_long_context_without_factors_is_warned_of() {
 }
 
 #[test]
-fn arrays_with_a_value_a_layer_must_agree() {
+fn arrays_with_one_value_for_each_layer_must_have_equal_values() {
     let key = "phi3.attention.head_count_kv";
     assert_eq!(tiny_with(key, vec![2_i32; 3]).unwrap().kv_heads, 2);
     assert_eq!(tiny_with(key, vec![2_u32; 3]).unwrap().kv_heads, 2);
@@ -464,7 +464,7 @@ fn the_vocabulary_is_a_dimension() {
 }
 
 #[test]
-fn without_embedding_the_output_tells_the_vocabulary() {
+fn without_an_embedding_the_output_gives_the_vocabulary() {
     let mut file = TestFile::tiny();
     assert_eq!(file.remove("token_embd.weight").config().unwrap().vocab, 1024);
     assert_eq!(file.problems(), ["missing: token_embd.weight"]);
@@ -473,7 +473,7 @@ fn without_embedding_the_output_tells_the_vocabulary() {
 }
 
 #[test]
-fn the_output_is_tied_where_there_is_none() {
+fn without_an_output_tensor_the_output_is_tied() {
     let file = TestFile::new(Preset::Phi4Mini, Layout::Fused, TypeMix::F16);
     assert!(file.config().unwrap().tied_output);
 }
@@ -490,7 +490,7 @@ fn parameters_are_those_of_the_model_cards() {
 }
 
 #[test]
-fn a_long_key_or_value_does_not_flood_the_message() {
+fn long_keys_and_values_are_shortened_in_messages() {
     let error = tiny_with("general.architecture", "x".repeat(10_000)).unwrap_err();
     assert!(error.to_string().len() < 300);
     let error = tiny_with("general.type", "x".repeat(10_000)).unwrap_err();

@@ -4,7 +4,7 @@ use crate::support::TestFile;
 use gguf_format::GgmlType;
 use model_phi3::{Error, ErrorClass, LoadPlan, Storage};
 
-/// One error of each code, caused through the API.
+/// Returns one error of each code, caused through the API.
 fn provoked() -> Vec<Error> {
     let tiny = TestFile::tiny;
     let other_layers = {
@@ -36,7 +36,7 @@ fn every_code_is_listed_once_and_provoked() {
 }
 
 #[test]
-fn classes_say_whose_fault_it_is() {
+fn each_error_has_the_expected_class() {
     use ErrorClass::{Internal, Malformed, Unsupported};
     let classes: Vec<ErrorClass> = provoked().iter().map(Error::class).collect();
     assert_eq!(

@@ -9,7 +9,7 @@ use model_phi3::{
 };
 use proptest::prelude::*;
 
-/// The slots and shapes that consumers rely on.
+/// Returns the slots and shapes that consumers rely on.
 fn published_shape(slot: Slot, config: &Phi3Config) -> Vec<u64> {
     let Phi3Config { hidden, ffn, vocab, .. } = *config;
     let queries = u64::from(config.heads) * u64::from(config.head_dim);
@@ -158,7 +158,7 @@ fn check_slot(plan: &LoadPlan, planned: &PlannedSlot, config: &Phi3Config) {
 }
 
 #[test]
-fn presets_keep_every_promise() {
+fn plans_of_all_presets_pass_the_checks() {
     for &preset in Preset::ALL {
         for &layout in Layout::ALL {
             for mix in [TypeMix::F32, TypeMix::Q4_K_M] {
@@ -206,7 +206,7 @@ fn native_slots_have_block_geometry() {
 }
 
 #[test]
-fn a_tied_output_costs_nothing_twice() {
+fn a_tied_output_takes_no_additional_memory() {
     let file = TestFile::new(Preset::Phi4Mini, Layout::Fused, TypeMix::F16);
     let plan = file.plan(Storage::F16).unwrap();
     let embedding = plan.slot(Slot::TokenEmbedding).unwrap();
@@ -246,7 +246,7 @@ fn weights_have_the_shape_of_the_model() {
 }
 
 #[test]
-fn weights_pass_errors_on() {
+fn weights_returns_the_error_of_its_closure() {
     #[derive(Debug, PartialEq)]
     struct Stop;
     impl From<Error> for Stop {
@@ -285,7 +285,7 @@ struct Layer {
     fused_ffn: bool,
 }
 
-/// A valid file with random dimensions, layouts, types and order of tensors.
+/// Returns a valid file with random dimensions, layouts, types and order of tensors.
 fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
     let layer = (any::<bool>(), any::<bool>())
         .prop_map(|(fused_qkv, fused_ffn)| Layer { fused_qkv, fused_ffn });
@@ -393,7 +393,7 @@ proptest! {
 
     /// For any faulty file, the result is a plan or an error.
     #[test]
-    fn spoilt_files_never_panic(
+    fn faulty_files_never_panic(
         mut file in any_file(any_type()),
         key in 0..9_usize,
         value: u64,

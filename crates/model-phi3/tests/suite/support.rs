@@ -29,7 +29,7 @@ impl TestFile {
         file
     }
 
-    /// The smallest preset, fused: hidden 256, 4 heads, 2 key heads, 3 layers.
+    /// Returns the smallest preset, fused: hidden 256, 4 heads, 2 key heads, 3 layers.
     pub(crate) fn tiny() -> Self {
         Self::new(Preset::Tiny, Layout::Fused, TypeMix::F16)
     }
@@ -80,7 +80,7 @@ impl TestFile {
     pub(crate) fn with_parsed<R>(&self, f: impl FnOnce(&Gguf<'_>) -> R) -> R {
         let layout = self.writer().layout().unwrap();
         let limits = Limits::default();
-        // With the first bytes of the data, which the parser requires if there is no padding.
+        // The parser checks the first 8 bytes of data if no padding precedes them.
         let prefix = [layout.header(), &[0; 8]].concat();
         f(&Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap())
     }
@@ -100,7 +100,7 @@ impl TestFile {
         LoadPlan::new(&self.config()?, &self.bind()?, storage)
     }
 
-    /// The problems with the tensors, as text.
+    /// Returns the problems with the tensors, as text.
     pub(crate) fn problems(&self) -> Vec<String> {
         match self.bind() {
             Err(Error::Binding(problems)) => {

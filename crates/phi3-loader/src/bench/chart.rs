@@ -1,4 +1,4 @@
-//! Draws the run as a bar chart.
+//! Draws the results of a run as a bar chart.
 
 use super::document::{BenchDocument, LimitKind, Spread};
 use plotters::prelude::*;
@@ -20,7 +20,7 @@ struct Bar {
     color: RGBColor,
 }
 
-/// An SVG document with a bar for each limit, load and peer. Each bar has a whisker from minimum to
+/// Draws an SVG document with a bar for each limit, load and peer. Each bar has a whisker from minimum to
 /// maximum.
 pub(super) fn draw(document: &BenchDocument) -> Result<String, String> {
     let bars = bars(document);

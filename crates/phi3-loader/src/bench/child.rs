@@ -1,4 +1,4 @@
-//! Child processes of a run. They end together with it.
+//! Runs child processes, and ends them if the run is cancelled.
 
 use loader::CancelToken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,13 +11,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest time until a cancellation is noticed.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+/// The longest time between two checks of the token.
+const TOKEN_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// The time between two checks whether a process has ended.
 const POLL: Duration = Duration::from_millis(1);
 
-/// How long a process may take to end after it was asked to.
+/// The time that a process has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) fn start(command: &mut Command) -> Result<Group> {
 struct Pipe {
     stream: Stream,
     file: File,
-    /// The start of a line that is not complete yet.
+    /// The start of an incomplete line.
     rest: Vec<u8>,
 }
 
@@ -66,11 +66,12 @@ impl Pipe {
     }
 }
 
-/// Waits a short time until one of the pipes has data. Removes the pipes that have reached their end.
-fn read_what_is_there(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str)) -> Result<()> {
+/// Waits up to [`TOKEN_INTERVAL`] until a pipe has data, and reads it. Removes the pipes that have reached
+/// their end.
+fn read_available(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str)) -> Result<()> {
     let mut polled: Vec<_> =
         pipes.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)).collect();
-    match poll(&mut polled, Some(&LOOK)) {
+    match poll(&mut polled, Some(&TOKEN_INTERVAL)) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
@@ -85,7 +86,7 @@ fn read_what_is_there(pipes: &mut Vec<Pipe>, line: &mut dyn FnMut(Stream, &str))
     Ok(())
 }
 
-/// A process and everything that it has started. Dropping it ends all of them.
+/// A process and all processes that it has started. Dropping it ends all of them.
 pub(super) struct Group {
     child: Child,
     ended: bool,
@@ -109,7 +110,7 @@ impl Group {
             if token.is_cancelled() {
                 return Ok(None);
             }
-            read_what_is_there(&mut pipes, line)?;
+            read_available(&mut pipes, line)?;
         }
         self.wait(token)
     }
@@ -123,21 +124,20 @@ impl Group {
             if token.is_cancelled() {
                 return Ok(None);
             }
-            // The process has closed its streams, and usually ends immediately.
+            // The process has closed its streams and usually ends immediately.
             std::thread::sleep(POLL);
         }
     }
 
-    /// Asks all processes to end, and then kills them.
+    /// Sends SIGTERM to all processes, waits up to [`GRACE`], and sends SIGKILL.
     fn end(&self) -> Option<()> {
         let leader = Pid::from_raw(i32::try_from(self.child.id()).ok()?)?;
         let signal = |signal| kill_process_group(leader, signal).ok();
         signal(Signal::TERM)?;
         let asked = Instant::now();
-        // Look at the process without reaping it: its number must not be reused before the last signal is
-        // sent.
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        while waitid(WaitId::Pid(leader), look).ok()?.is_none() && asked.elapsed() < GRACE {
+        // Check the process without reaping it: its ID must not be reused before the last signal is sent.
+        let check = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(leader), check).ok()?.is_none() && asked.elapsed() < GRACE {
             std::thread::sleep(POLL);
         }
         signal(Signal::KILL)
@@ -149,7 +149,7 @@ impl Drop for Group {
         if self.ended {
             return;
         }
-        // If this fails, all processes have ended.
+        // Ignore a failure: all processes have then ended already.
         self.end();
         let _ = self.child.wait();
     }

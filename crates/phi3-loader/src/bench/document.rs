@@ -1,4 +1,4 @@
-//! The document of a run. Fields are append-only; a rate is in GB (1e9 bytes) a second.
+//! The JSON document of a run. Fields are append-only. Rates are in GB (1e9 bytes) per second.
 
 use crate::args::Bench;
 use crate::json;
@@ -89,7 +89,7 @@ impl Settings {
     }
 }
 
-/// If a run is too short for the clock, its rate must not become infinite.
+/// Computes a rate. Limits the time to 1 ns or more, so that the rate of a very short run is not infinite.
 pub(super) fn gb_per_s(bytes: f64, seconds: f64) -> f64 {
     bytes / seconds.max(1e-9) / 1e9
 }
@@ -103,7 +103,7 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// All values are zero if there are no samples.
+    /// Computes the spread of the samples. If there are none, all values are zero.
     pub(super) fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -138,7 +138,8 @@ pub(super) enum LimitKind {
     PinnedCopy,
     /// Copies from memory to memory on the host. Counts bytes read and bytes written.
     MemoryCopy,
-    /// The same, but to new memory, as in a load. The operating system clears the memory during the copy.
+    /// Copies like `MemoryCopy`, but to newly allocated memory, as in a load. The operating system clears the
+    /// memory during the copy.
     MemoryCopyToNew,
     /// Reads of the file from the page cache into memory.
     PageCache,
@@ -172,7 +173,7 @@ pub(super) struct LoadFigures {
     pub(super) description: &'static str,
     pub(super) storage: String,
     pub(super) verify: String,
-    /// How the file was actually read.
+    /// The read method that was used, after fallbacks.
     pub(super) io: String,
     pub(super) threads: u64,
     pub(super) chunk_bytes: u64,
@@ -193,7 +194,7 @@ impl LoadFigures {
             reference.map(|reference| self.gb_per_s.map(|rate| rate / reference.gb_per_s));
     }
 
-    /// The median seconds of a phase; 0 if the load has no such phase.
+    /// Returns the median seconds of a phase; 0 if the load has no such phase.
     pub(super) fn seconds_of(&self, phase: &str) -> f64 {
         self.rows.iter().find(|row| row.phase == phase).map_or(0.0, |row| row.seconds.median)
     }
@@ -244,7 +245,7 @@ pub(super) struct Health {
 pub(super) struct KernelFigures {
     /// A ggml type, `copy`, `count non-finite` or `digest`.
     pub(super) name: String,
-    /// The rate on the host.
+    /// Threads on the host; `None` on a GPU.
     pub(super) threads: Option<u32>,
     /// Counts bytes read and bytes written.
     pub(super) gb_per_s: Spread,
@@ -262,7 +263,7 @@ pub(super) struct Peer {
     /// The median time of the peer, divided by the median transfer time of this loader with a warm page
     /// cache.
     pub(super) times_of_transfer: Option<f64>,
-    /// What the time includes, or the reason why there is no time.
+    /// The work that the time includes, or the reason why there is no time.
     pub(super) note: String,
 }
 
@@ -271,7 +272,7 @@ mod tests {
     use super::Spread;
 
     #[test]
-    fn a_spread_has_the_middle_and_the_ends() {
+    fn a_spread_has_median_minimum_and_maximum() {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
         assert_eq!(Spread::of([]).max, 0.0);

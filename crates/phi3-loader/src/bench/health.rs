@@ -5,18 +5,18 @@ use crate::args::Bench;
 use loader::{CancelToken, Error, Loader, Unobserved};
 use std::time::Instant;
 
-/// Measures a model that stays loaded.
+/// Loads the model and measures the checks.
 pub(super) fn measure(arguments: &Bench, token: &CancelToken) -> Result<Health, Error> {
     let mut loader = Loader::new(arguments.choices.options());
     let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
-    let timed = |look: &dyn Fn() -> Result<(), Error>| -> Result<Spread, Error> {
+    let timed = |check: &dyn Fn() -> Result<(), Error>| -> Result<Spread, Error> {
         // The first check loads code and allocates memory, so it is not measured.
-        look()?;
+        check()?;
         let seconds: Result<Vec<_>, Error> = (0..arguments.repeat)
             .map(|_| {
                 token.check()?;
                 let start = Instant::now();
-                look()?;
+                check()?;
                 Ok(start.elapsed().as_secs_f64())
             })
             .collect();

@@ -1,4 +1,4 @@
-//! Measures every decoder, and a plain copy to compare with.
+//! Measures every decoder, and a plain copy for comparison.
 
 use super::document::{KernelFigures, Spread};
 use super::{cores, is_gpu};
@@ -7,11 +7,11 @@ use cuda_sys::Device;
 use cuda_sys::measure::{self, Work, WorkShape};
 use loader::{CancelToken, Error};
 
-/// The f16 values take about 512 MiB: ten times the second-level cache of the largest GPUs.
+/// Values of one run on a GPU: as f16 they take 512 MiB, ten times the second-level cache of the largest GPUs.
 const GPU_ELEMENTS: u64 = 256 << 20;
-/// A launch takes less than 1 ms.
+/// The smallest number of runs on a GPU, because one run takes less than 1 ms.
 const GPU_RUNS: u32 = 20;
-/// For each thread: 16 MiB of f16 values, more than the caches of one core.
+/// Values of each thread on the host: as f16 they take 16 MiB, more than the caches of one core.
 const HOST_ELEMENTS: u64 = 8 << 20;
 
 pub(super) fn measure(

@@ -1,4 +1,4 @@
-//! Measures the highest rates that this machine can reach.
+//! Measures the highest rates of this machine for copies and reads.
 
 use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
@@ -18,22 +18,22 @@ const PINNED_CHUNKS: [u64; 5] = [1 << 20, 4 << 20, 8 << 20, 16 << 20, LARGEST_PI
 const LARGEST_PINNED_CHUNK: u64 = 64 << 20;
 /// Bytes of one run of pinned copies, and of reads from the page cache.
 const RUN_BYTES: u64 = 2 << 30;
-/// These numbers of queues and slots keep the link busy. They are small, so that a ring of the largest
-/// chunks does not take much memory.
+/// These numbers of streams and slots keep the link busy. They are small, so that a ring of the largest chunks
+/// does not take much memory.
 const STREAMS: u32 = 4;
 const DEPTH: u32 = 2;
 
-/// Bytes of all storage runs together.
+/// Bytes and time limit of all storage runs together.
 const STORAGE_BYTES: u64 = 2_000_000_000;
 const STORAGE_TIME: Duration = Duration::from_secs(5);
-/// More reads at the same time than storage can serve. The pieces are small, so that a run of a few
-/// hundred MB does not end with a long wait for one of them.
+/// Enough parallel reads to keep storage busy. The reads are small, so that a run of a few hundred MB does
+/// not end with a long wait for one of them.
 const STORAGE_READERS: Readers = Readers { threads: 16, chunk_bytes: 1 << 20 };
 
-/// f16 values that each thread copies. They are larger than the thread's share of a cache.
+/// f16 values that each thread copies: 64 MiB, more than the thread's share of the caches.
 const COPIED_HALVES: u64 = 32 << 20;
 
-/// Copies to the device from pinned memory. On the host, copies within memory.
+/// Measures copies from pinned memory to the device. On the host, measures copies within memory.
 pub(super) fn device(
     arguments: &Bench,
     device: &Device,
@@ -129,7 +129,7 @@ pub(super) fn page_cache(
 pub(super) struct StorageReads<'a> {
     files: &'a [PathBuf],
     file: File,
-    /// Or the reason why the file system refuses it.
+    /// The file, opened with `O_DIRECT`, or the error if the file system refuses that.
     direct: Result<File>,
     cold: bool,
     runs: u32,
@@ -141,7 +141,7 @@ impl<'a> StorageReads<'a> {
     pub(super) fn open(arguments: &Bench, files: &'a [PathBuf]) -> Result<Self> {
         let path = largest(files)?;
         let file = File::open(path)?;
-        // Otherwise pending writes would be written during the measured time.
+        // Write pending pages now, not during the measured time.
         rustix::fs::fdatasync(&file)?;
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         let direct = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
@@ -156,7 +156,7 @@ impl<'a> StorageReads<'a> {
         })
     }
 
-    /// Reads the part of this run. It starts where the part of the last run ended.
+    /// Reads the part of this run. It starts at the end of the previous run's part.
     pub(super) fn add(&mut self, run: u32, token: &CancelToken) -> std::result::Result<(), Unread> {
         let part = self.part(run)?;
         if let Ok(direct) = &self.direct {
@@ -227,7 +227,7 @@ fn storage_limit(
     }
 }
 
-/// The rate of a load whose bytes cost no time to read.
+/// Returns the limit of a load: the rate, in file bytes, if reading took no time.
 pub(super) fn best(limits: &[Limit], device: DeviceKind) -> Option<Reference> {
     let (kind, share) = match device {
         DeviceKind::Cuda(_) => (LimitKind::PinnedCopy, 1.0),

@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the driver may take to clear freed memory. It uses the copy engines of the device for this,
-/// so a load that follows at once would share them.
+/// Pause before a load, so that the driver can clear freed memory. It uses the copy engines of the device for
+/// this, so a load that follows at once would share them.
 const CLEARED_AFTER: Duration = Duration::from_millis(250);
 
-/// The fields of a `finished` event that are used. All of them must be present.
+/// The fields of a `finished` event that `bench` uses. All of them must be present.
 #[derive(Deserialize)]
 struct Finished {
     source_bytes: u64,
@@ -55,8 +55,8 @@ const PHASES: [Phase; 9] = [
     ("load", |load| load.seconds, "all of these"),
 ];
 
-/// Loads of a file that is in the page cache, each in a new process, as when a user starts the program.
-/// The variants take turns, so that other work on the machine affects all of them equally.
+/// Measures loads of a file that is in the page cache. Each runs in a new process, as when a user starts the
+/// program. The variants take turns, so that other work on the machine affects all of them equally.
 pub(super) fn warm(
     arguments: &Bench,
     files: &[PathBuf],
@@ -80,7 +80,7 @@ pub(super) fn warm(
     Ok(named.map(|((name, what, choices), samples)| samples.figures(name, what, choices)).collect())
 }
 
-/// Loads of a file that is in storage, all of it or half of it, each in a new process.
+/// Loads of a file of which all or half is not in the page cache. Each runs in a new process.
 #[derive(Default)]
 pub(super) struct FromStorage {
     half_cached: Samples,
@@ -113,8 +113,8 @@ impl FromStorage {
     }
 }
 
-/// Loads by one loader that has already loaded before: the device is open and the ring is pinned. One
-/// kind starts some time after the previous model was dropped, the other immediately after.
+/// Measures loads by one loader that has loaded before: the device is open and the ring is pinned. One kind
+/// starts [`CLEARED_AFTER`] after the previous model was dropped, the other immediately after.
 pub(super) fn reused(
     arguments: &Bench,
     files: &[PathBuf],
@@ -143,7 +143,7 @@ pub(super) fn reused(
     ])
 }
 
-/// The last event of a load in its own process, and the seconds from the start of the process to that
+/// Runs a load in a new process. Returns its last event, and the seconds from the start of the process to that
 /// event.
 fn load_in_process(
     file: &Path,
@@ -155,8 +155,8 @@ fn load_in_process(
     let unstarted = |error| Failure::Start("a load to be measured", error);
     let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
-    // The last event reports the failure, so other messages are not needed. Warnings would be repeated
-    // for each load.
+    // Standard error is not needed: the last event contains a failure, and warnings would be repeated for each
+    // load.
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let child = child::start(&mut command).map_err(unstarted)?;
     let mut last = None;
@@ -168,7 +168,7 @@ fn load_in_process(
     Ok((outcome(&line, status)?, seconds))
 }
 
-/// Turns the last event and the exit status of a process into a result.
+/// Converts the last event and the exit status of a process into a result.
 fn outcome(line: &str, status: ExitStatus) -> Result<Finished, Failure> {
     let event: Value =
         serde_json::from_str(line).map_err(|error| broken_load(&format!("{error}: {line}")))?;
@@ -190,7 +190,7 @@ fn finished_of(event: Value) -> Result<Finished, Failure> {
     serde_json::from_value(event).map_err(|error| broken_load(&error))
 }
 
-/// The failure of a load whose process ended without a last event.
+/// Returns the failure of a load whose process ended without a valid last event.
 fn broken_load(why: &dyn Display) -> Failure {
     Failure::Process(ProcessFailure {
         code: "INTERNAL".to_owned(),
@@ -284,12 +284,12 @@ mod tests {
         match outcome(line, status) {
             Err(Failure::Process(failure)) => failure,
             Err(other) => panic!("another failure: {other:?}"),
-            Ok(_) => panic!("taken for a load"),
+            Ok(_) => panic!("a successful load"),
         }
     }
 
     #[test]
-    fn a_killed_load_is_told_with_its_signal() {
+    fn the_failure_of_a_killed_load_names_the_signal() {
         let killed = ExitStatus::from_raw(9);
         for line in [r#"{"event":"progress","unit":1}"#, r#"{"event":"finished","seconds":1.0}"#] {
             let failure = failure_of(line, killed);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_load_is_told_in_its_own_words() {
+    fn a_failed_load_keeps_its_code_message_and_help() {
         let line = r#"{"event":"failed","code":"DEVICE_UNAVAILABLE","message":"no GPU","help":"plug one in"}"#;
         let failure = failure_of(line, ExitStatus::from_raw(5 << 8));
         assert_eq!((failure.code.as_str(), failure.exit_code), ("DEVICE_UNAVAILABLE", 5));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_does_not_tell_all_that_is_measured_is_no_measurement() {
+    fn a_finished_event_without_a_required_field_is_a_failure() {
         let failure =
             failure_of(r#"{"event":"finished","source_bytes":1}"#, ExitStatus::from_raw(0));
         assert!(failure.message.contains("parse_seconds"), "{}", failure.message);

@@ -37,7 +37,7 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-/// The processor's name as the kernel reports it. Kernels for Arm do not report one.
+/// Returns the processor's name as the kernel reports it. Kernels for Arm do not report one.
 fn cpu_model() -> Option<String> {
     let text = read("/proc/cpuinfo")?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -56,7 +56,7 @@ mod tests {
     use super::driver_version;
 
     #[test]
-    fn the_driver_tells_its_version() {
+    fn the_driver_version_is_found() {
         let old = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 UTC 2023";
         assert_eq!(driver_version(old).as_deref(), Some("535.54.03"));
         let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release";

@@ -1,4 +1,4 @@
-//! Brings files into the page cache, drops them from it, and asks which pages it holds.
+//! Reads files into the page cache, drops them from it, and checks which pages it contains.
 
 use super::reading::{self, Bytes, Readers, Unread};
 use loader::CancelToken;
@@ -8,11 +8,11 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::path::PathBuf;
 
-/// The largest number of places in a file that are checked.
+/// The largest number of offsets in a file that are checked.
 const MOST_PROBES: u64 = 64;
 
-/// The smallest number of bytes for each place. Checking a page reads it, and most of a small file must
-/// stay unchanged in the cache.
+/// The smallest number of bytes for each checked offset. A check can read its page into the cache, and it
+/// must not change the state of most of a small file.
 const BYTES_PER_PROBE: u64 = 8 * 4096;
 
 /// Reads each file once.
@@ -42,7 +42,7 @@ fn read_first(file: &File, bytes: u64, token: &CancelToken) -> Result<(), Unread
         reading::read(file, Bytes { start: 0, bytes }, readers, None, token).map(drop)
     };
     match read(super::cores()) {
-        // This is not measured, so one thread is enough.
+        // This read is not measured, so one thread is enough.
         Err(Unread::Threads(_) | Unread::Memory(_)) => read(1),
         done => done,
     }
@@ -58,15 +58,15 @@ pub(super) fn drop_pages(files: &[PathBuf]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// When the page cache is checked: before or after a load.
+/// The time of a check of the page cache: before or after a load.
 #[derive(Clone, Copy)]
 pub(super) enum Moment {
     Before,
     After,
 }
 
-/// The fraction of the first file's pages that the cache holds, estimated from a sample. `None` if the
-/// file system does not report it.
+/// Estimates the fraction of the first file's pages in the cache from a sample. `None` if the file system
+/// does not report it.
 pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     let file = File::open(files.first()?).ok()?;
     let len = file.metadata().ok()?.len();
@@ -77,7 +77,7 @@ pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
         let mut byte = [0];
         let mut buffers = [IoSliceMut::new(&mut byte)];
         let offset = offset_of(probe, probes, len, moment);
-        // The read fails instead of waiting for storage.
+        // If the page is not cached, this read fails and does not wait for storage.
         match preadv2(&file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(_) => cached += 1,
             Err(Errno::AGAIN) => {}
@@ -87,13 +87,13 @@ pub(super) fn cached_share(files: &[PathBuf], moment: Moment) -> Option<f64> {
     Some(f64::from(cached) / probes as f64)
 }
 
-/// The number is even, so that each half of the file has the same number of places.
+/// Returns the number of offsets to check. It is even, so that each half of the file has the same number.
 fn probes(len: u64) -> u64 {
     (len / BYTES_PER_PROBE).clamp(2, MOST_PROBES) / 2 * 2
 }
 
-/// The file is divided evenly among the places. Checking reads the page, so the second check uses other
-/// pages than the first.
+/// Returns the offset to check: the file is divided into equal parts with one offset each. A check can read its
+/// page, so the second check uses other pages than the first.
 fn offset_of(probe: u64, probes: u64, len: u64, moment: Moment) -> u64 {
     let part = len / probes;
     let place = match moment {
@@ -109,14 +109,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_look_reads_little_of_a_file_and_as_much_of_each_half() {
+    fn a_check_reads_few_pages_and_the_same_number_in_each_half() {
         for pages in [32, 100, 439, 1410, 1 << 20] {
             let len = pages * 4096 + 1;
             let count = probes(len);
             let at =
                 |moment| (0..count).map(move |probe| offset_of(probe, count, len, moment) / 4096);
             let asked: BTreeSet<_> = at(Moment::Before).chain(at(Moment::After)).collect();
-            assert_eq!(asked.len() as u64, 2 * count, "a page for each, in {pages}");
+            assert_eq!(asked.len() as u64, 2 * count, "an own page for each, of {pages}");
             assert!(count <= pages / 8, "{count} of {pages}");
             let in_first_half = at(Moment::Before).filter(|&page| page < pages / 2).count();
             assert_eq!(in_first_half as u64, count / 2);

@@ -16,12 +16,12 @@ struct Measured {
     version: Option<String>,
     seconds: Vec<f64>,
     bytes: u64,
-    /// What the seconds include.
+    /// The work that the seconds include.
     note: &'static str,
 }
 
-/// Measures each peer. If one cannot be measured, its result gives the reason. `transfer` is the median
-/// of this loader, in seconds.
+/// Measures each peer. If a peer cannot be measured, its result contains the reason. `transfer` is the median
+/// transfer time of this loader, in seconds.
 pub(super) fn measure(
     arguments: &Bench,
     device: DeviceKind,
@@ -64,7 +64,7 @@ fn describe(name: &str, result: Result<Measured, String>, transfer: f64) -> Peer
     }
 }
 
-/// Runs a program until it ends, and passes on every line that it prints. It must succeed.
+/// Runs a program until it ends, and calls `line` for every line that it prints. Fails if the program fails.
 fn run(
     command: &mut Command,
     token: &CancelToken,

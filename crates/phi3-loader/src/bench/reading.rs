@@ -1,4 +1,4 @@
-//! Positioned reads of a part of a file by several threads.
+//! Measures positioned reads of a part of a file by several threads.
 
 use super::document::gb_per_s;
 use crate::failure::Failure;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-/// This alignment is enough for direct reads on every file system.
+/// Alignment in bytes for direct reads, sufficient on every file system.
 const ALIGNMENT: usize = 4096;
 
 /// A part of a file.
@@ -32,7 +32,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// The reads are so large that the cost of a system call does not matter.
+    /// Returns readers with reads of 4 MiB, for which the cost of a system call is negligible.
     pub(super) fn of_large_chunks(threads: u32) -> Self {
         Self { threads, chunk_bytes: 4 << 20 }
     }
@@ -64,7 +64,7 @@ pub(super) enum Unread {
 }
 
 impl Unread {
-    /// The failure of a command that reads the file at `path`.
+    /// Converts this to the failure of a command that reads the file at `path`.
     pub(super) fn of(self, path: &Path) -> Failure {
         match self {
             Self::Cancelled => Error::Cancelled.into(),
@@ -87,8 +87,8 @@ impl From<Errno> for Unread {
     }
 }
 
-/// Reads a part of the file into buffers that the threads have already allocated. It stops at the end of
-/// the part or when the time is over. The calling thread is one of the readers.
+/// Reads a part of the file into buffers that are allocated before the measured time. Stops at the end of the
+/// part or after the time limit. The calling thread is one of the readers.
 pub(super) fn read(
     file: &File,
     part: Bytes,
@@ -101,8 +101,8 @@ pub(super) fn read(
     let all = each.saturating_add(host_memory::bytes_of_threads(others, each));
     host_memory::check(all, "reading to measure").map_err(Unread::Memory)?;
     let next = AtomicU64::new(0);
-    // Set when all threads are started: they wait for each other before the first read. If some could not
-    // be started, it is set to `None`, and no thread reads.
+    // Set after all threads are started. They wait for each other at the barrier before the first read. If a
+    // thread could not be started, it is set to `None`, and no thread reads.
     let meeting = OnceLock::<Option<Barrier>>::new();
     let chunk_bytes = readers.chunk_bytes as usize;
     let reader = || {
@@ -122,7 +122,7 @@ pub(super) fn read(
         let others = others.map_err(Unread::Threads)?;
         let (mut start, mut bytes) = reader();
         for other in others {
-            // A panic there is a bug in this module. Continue it in this thread.
+            // A panic of the thread is a bug in this module. Resume it here.
             let (started, read) =
                 other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             start = start.min(started);
@@ -148,8 +148,8 @@ fn read_chunks(
         if offset >= part.bytes {
             break;
         }
-        // Direct reads need whole pages. Do not read beyond the last page of the part: buffered reads would
-        // bring more of the file into the page cache.
+        // Direct reads need whole pages. Do not read beyond the last page of the part, because buffered reads
+        // would bring more of the file into the page cache.
         let left = usize::try_from(part.bytes - offset).unwrap_or(usize::MAX);
         let wanted = left.checked_next_multiple_of(ALIGNMENT).unwrap_or(left).min(buffer.len());
         let mut done = 0;
@@ -160,8 +160,7 @@ fn read_chunks(
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // If a read ends inside a sector, it is the end of the file. A direct read cannot continue
-            // from there.
+            // A read that ends inside a page is at the end of the file. A direct read cannot continue there.
             if done % ALIGNMENT != 0 {
                 break;
             }
@@ -177,7 +176,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn no_page_behind_the_part_is_read() {
+    fn no_page_after_the_part_is_read() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; 50_000]).unwrap();
         for (start, bytes, expected) in

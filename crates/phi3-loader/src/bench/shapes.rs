@@ -12,8 +12,8 @@ struct Shape {
     seconds: Vec<f64>,
 }
 
-/// The settings take turns in one process. So other work on the machine affects all of them equally, and
-/// the context is created only once. The first turn of each is not counted.
+/// Measures the settings in turn in one process. Thus other work on the machine affects all of them equally,
+/// and the context is created only once. The first turn of each is not counted.
 pub(super) fn measure(
     arguments: &Bench,
     device: &Device,

@@ -1,5 +1,4 @@
-//! Compares many small tensors with one tensor of the same total size: the cost of a tensor beyond its
-//! bytes.
+//! Measures the fixed cost of a tensor: compares many small tensors with one tensor of the same total size.
 
 use super::document::{SmallTensors, Spread};
 use crate::args::Bench;
@@ -16,8 +15,8 @@ use std::path::Path;
 const MOST_TENSORS: u64 = 10_000;
 const TENSOR_BYTES: u64 = 4096;
 
-/// Moves the first bytes of the file as if they were small tensors. They go to the device in reverse
-/// order, so that the engine cannot merge two of them into one copy.
+/// Moves the first bytes of the file as if they were small tensors. Their destinations are in reverse order, so
+/// that the engine cannot merge two of them into one copy.
 pub(super) fn measure(
     arguments: &Bench,
     device: &Device,

@@ -1,4 +1,4 @@
-//! Prints the run as tables for people.
+//! Prints the results of a run as text tables.
 
 use super::document::{
     BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,

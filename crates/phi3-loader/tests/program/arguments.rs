@@ -1,4 +1,4 @@
-//! Wrong arguments: the messages report them, and escape characters that a terminal interprets.
+//! Tests of wrong arguments: messages show them, and escape characters that a terminal interprets.
 
 use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 
 const COMMANDS: [&str; 7] = ["inspect", "plan", "load", "bench", "devices", "synth", "completions"];
 
-/// A complete command line for the command.
+/// Returns a complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
     match command {
         "devices" => vec![command],
@@ -15,7 +15,7 @@ fn start(command: &str) -> Vec<&str> {
     }
 }
 
-/// The options of a command whose value is not a path, as the help lists them.
+/// Returns the options in the help of a command whose value is not a path.
 fn options(command: &str) -> Vec<String> {
     let is_path = |value: &str| ["FILE", "PROGRAM", "OUT."].iter().any(|path| value.contains(path));
     let help = run([command, "--help"]);
@@ -26,14 +26,15 @@ fn options(command: &str) -> Vec<String> {
         .collect()
 }
 
-/// The environment variables in the help of `load`. It lists all of them.
+/// Returns the environment variables in the help of `load`, which lists all of them.
 fn variables() -> Vec<String> {
     let help = run(["load", "--help"]);
     let variables = help.stdout().split("[env: ").skip(1);
     variables.map(|text| text[..text.find(']').unwrap()].to_owned()).collect()
 }
 
-/// Checks that a run fails with a usage error, and that a message in clap's layout shows the argument.
+/// Checks that a run fails with a usage error, and that its message has clap's layout and shows the escaped
+/// argument.
 #[track_caller]
 fn is_refused(ran: &Ran) {
     let text = ran.stderr();
@@ -44,7 +45,7 @@ fn is_refused(ran: &Ran) {
 }
 
 #[test]
-fn messages_show_hidden_characters_of_arguments() {
+fn messages_escape_hidden_characters_of_arguments() {
     let words = [HIDDEN, &format!("--{HIDDEN}"), &format!("--jso{HIDDEN}"), &format!("-q{HIDDEN}")];
     is_refused(&run([HIDDEN]));
     is_refused(&run(["help", HIDDEN]));
@@ -66,7 +67,7 @@ fn messages_show_hidden_characters_of_arguments() {
 }
 
 #[test]
-fn messages_and_help_show_hidden_characters_of_variables() {
+fn messages_and_help_escape_hidden_characters_of_variables() {
     let variables = variables();
     assert!(variables.len() >= 11, "{variables:?}");
     for variable in variables {
@@ -74,7 +75,7 @@ fn messages_and_help_show_hidden_characters_of_variables() {
             let help = Ran::of(program([command, "--help"]).env(&variable, HIDDEN));
             assert_eq!(help.code(), 0);
             shows_itself(&help);
-            // Every text except a false value turns this on.
+            // This variable accepts every text: all except the false values turn it on.
             if help.stdout().contains(&variable) && variable != "PHI3_LOADER_DENY_OVERFLOW" {
                 is_refused(&Ran::of(program([command, "one"]).env(&variable, HIDDEN)));
             }
@@ -83,7 +84,7 @@ fn messages_and_help_show_hidden_characters_of_variables() {
 }
 
 #[test]
-fn the_program_has_its_own_name_whatever_it_was_started_as() {
+fn messages_contain_the_name_of_the_program_and_not_the_name_it_was_started_as() {
     for arguments in [&["load"][..], &[], &["--help"], &["plan", "--help"]] {
         let ran = Ran::of(program(arguments).arg0(HIDDEN));
         shows_itself(&ran);
@@ -93,7 +94,7 @@ fn the_program_has_its_own_name_whatever_it_was_started_as() {
 }
 
 #[test]
-fn ordinary_arguments_get_the_tips_of_clap() {
+fn messages_about_printable_arguments_keep_the_tips_of_clap() {
     for (arguments, tip) in [
         (["load", "--dry"], "tip: to pass '--dry' as a value, use '-- --dry'"),
         (["load", "--stor"], "tip: a similar argument exists: '--storage'"),
@@ -105,7 +106,7 @@ fn ordinary_arguments_get_the_tips_of_clap() {
 }
 
 #[test]
-fn a_negative_number_is_a_wrong_value() {
+fn a_negative_number_is_refused_as_a_value_and_not_as_an_option() {
     for command in COMMANDS {
         let takes_number = |option: &String| {
             let names = [
@@ -136,7 +137,7 @@ fn a_negative_number_is_a_wrong_value() {
 }
 
 #[test]
-fn a_wrong_size_is_answered_with_what_sizes_look_like() {
+fn the_message_for_a_wrong_size_describes_the_accepted_sizes() {
     for option in ["--chunk", "--read-size", "--vram-limit", "--reserve"] {
         for size in ["5x", "0.5", "-5", "lots", "16EiB", "1e30"] {
             let ran = run(["load", "one", option, size]);

@@ -1,4 +1,4 @@
-//! `bench`: a run reports everything that it must. The tests do not check times.
+//! Tests that `bench` reports all its measurements. They do not check the times.
 
 use crate::program::{Ran, below_shell};
 use serde_json::Value;
@@ -25,14 +25,14 @@ fn names<'a>(list: &'a Value, field: &str) -> Vec<&'a str> {
     list.as_array().unwrap().iter().map(|entry| entry[field].as_str().unwrap()).collect()
 }
 
-/// Checks that the median is between minimum and maximum.
+/// Checks that the median is between the minimum and the maximum.
 fn assert_is_spread(spread: &Value) {
     let [min, median, max] = ["min", "median", "max"].map(|field| spread[field].as_f64().unwrap());
     assert!(0.0 <= min && min <= median && median <= max, "{spread}");
 }
 
 #[test]
-fn a_run_tells_of_limits_loads_kernels_and_peers() {
+fn a_run_reports_limits_loads_kernels_and_peers() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
     let svg = folder.path().join("chart.svg");
@@ -78,7 +78,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
         assert_eq!(found.contains(&"process"), !one_process);
         for row in load["rows"].as_array().unwrap() {
             assert_is_spread(&row["seconds"]);
-            // These take time on every machine. A time of zero would mean that they were not measured.
+            // These take time on every machine, so a time of zero means that they were not measured.
             if ["parse", "transfer", "load", "process"].contains(&row["phase"].as_str().unwrap()) {
                 assert!(row["seconds"]["min"].as_f64().unwrap() > 0.0, "{}: {row}", load["name"]);
             }
@@ -133,7 +133,7 @@ fn a_run_tells_of_limits_loads_kernels_and_peers() {
     assert_eq!(elements[0], "svg");
 }
 
-/// A program that prints the lines of llama-bench about loads, and nothing else.
+/// A program that prints only llama-bench's lines about loads.
 const LLAMA_BENCH: &str = r#"#!/bin/sh
 for argument; do
     case $argument in
@@ -148,7 +148,7 @@ done
 "#;
 
 #[test]
-fn a_peer_that_is_there_is_measured() {
+fn an_installed_peer_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
     let program = folder.path().join("llama-bench");
@@ -171,7 +171,7 @@ fn a_peer_that_is_there_is_measured() {
     assert_is_spread(&peer["gb_per_s"]);
 }
 
-/// The names of the elements in the order of their start tags. Checks that every element is closed.
+/// Returns the names of the elements in the order of their start tags. Checks that every element is closed.
 fn xml_elements(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut open = Vec::new();
@@ -193,7 +193,7 @@ fn xml_elements(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn without_json_there_is_a_table() {
+fn without_json_the_results_are_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
     let ran = run(&["bench", model.to_str().unwrap(), "--device=host", "--repeat=1"]);
@@ -233,7 +233,7 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
 }
 
 #[test]
-fn a_chart_that_cannot_be_written_costs_no_results() {
+fn results_are_printed_although_the_chart_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
     let svg = folder.path().join("chart.svg");
@@ -244,12 +244,12 @@ fn a_chart_that_cannot_be_written_costs_no_results() {
     assert_eq!(ran.json_lines()[0]["loads"][0]["name"], "warm");
 
     let ran = run(&["bench", model, "--device=host", "--svg", "/no/such/folder/chart.svg"]);
-    assert_eq!(ran.status.code(), Some(7), "it is told before anything is measured");
+    assert_eq!(ran.status.code(), Some(7), "the error is reported before the measurements");
     assert!(ran.stdout.is_empty());
 }
 
 #[test]
-fn loads_heed_what_bench_was_told_and_nothing_else() {
+fn measured_loads_use_the_options_of_bench_and_ignore_other_variables() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::rename(synth(folder.path()), folder.path().join("-x.gguf")).unwrap();
     let ran = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))

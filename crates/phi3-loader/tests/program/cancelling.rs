@@ -1,4 +1,4 @@
-//! Commands that a signal cancels.
+//! Tests of commands that a signal cancels.
 
 use crate::common::model_path;
 use crate::program::{below_shell, program};
@@ -23,8 +23,8 @@ fn kill(command: &str, signal: &str, process: u32) {
     assert!(Command::new("sh").args(["-c", command, signal, &id]).status().unwrap().success());
 }
 
-/// Runs a load with `command`. When the memory is allocated, calls `send` with the process. Returns the
-/// last event and the exit code.
+/// Runs a load with `command`. When the memory is allocated, calls `send` with the process ID. Returns the last
+/// event and the exit code.
 fn signalled(command: &mut Command, send: impl Fn(u32)) -> (Value, Option<i32>) {
     let mut program = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut last = Value::Null;
@@ -43,7 +43,7 @@ fn large_model(dir: &TempDir) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A load of the model that takes seconds, so that a signal arrives before it ends.
+/// Returns a load that takes several seconds, so that a signal arrives before it ends.
 fn long_load(path: &str) -> Command {
     let mut load = program(["load", path, "--device", "host", "--json"]);
     load.args(["--threads", "1", "--chunk", "4096", "--verify", "readback"]);
@@ -51,7 +51,7 @@ fn long_load(path: &str) -> Command {
 }
 
 #[test]
-fn an_interrupt_and_a_termination_cancel_a_load() {
+fn sigint_and_sigterm_cancel_a_load() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(&dir);
     for (signal, exit_code) in SIGNALS {
@@ -62,7 +62,7 @@ fn an_interrupt_and_a_termination_cancel_a_load() {
 }
 
 #[test]
-fn signals_that_come_together_are_one_request() {
+fn two_signals_at_the_same_time_count_as_one_request() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(&dir);
     // Both signals are pending at the same time, because the process cannot run between them.
@@ -75,7 +75,7 @@ fn signals_that_come_together_are_one_request() {
 }
 
 #[test]
-fn a_load_that_ignores_hangups_goes_on() {
+fn a_load_that_ignores_sighup_continues() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(&dir);
     let load = ["load", &path, "--device=host", "--json", "--threads=1"];
@@ -84,7 +84,7 @@ fn a_load_that_ignores_hangups_goes_on() {
     assert_eq!((&last["event"], code), (&"finished".into(), Some(0)));
 }
 
-/// Checks that the program reports its cancellation.
+/// Checks that the program reports its cancellation and ends with this exit code.
 #[track_caller]
 fn is_cancelled_by(program: Child, exit_code: i32) {
     let output = program.wait_with_output().unwrap();
@@ -94,15 +94,15 @@ fn is_cancelled_by(program: Child, exit_code: i32) {
 }
 
 #[test]
-fn a_cancelled_synthetic_file_leaves_the_one_before() {
+fn a_cancelled_synth_keeps_the_existing_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("big.gguf");
-    std::fs::write(&path, "the one before").unwrap();
+    std::fs::write(&path, "old content").unwrap();
     for (signal, exit_code) in SIGNALS {
         let mut synth = program(["synth", path.to_str().unwrap(), "--preset", "mini-4k"]);
         let synth = synth.stderr(Stdio::piped()).spawn().unwrap();
-        // When the program has opened its output file, its handlers are installed. It needs seconds to
-        // fill the file.
+        // Wait until the program has opened its output file: its handlers are then installed. It needs
+        // seconds to fill the file.
         let descriptors = format!("/proc/{}/fd", synth.id());
         let is_open = |entry: std::io::Result<std::fs::DirEntry>| {
             std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.starts_with(dir.path()))
@@ -112,20 +112,20 @@ fn a_cancelled_synthetic_file_leaves_the_one_before() {
         }
         send(signal, synth.id());
         is_cancelled_by(synth, exit_code);
-        assert_eq!(std::fs::read(&path).unwrap(), b"the one before");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old content");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
 
-/// Starts a command that reads a model. Its standard output accepts one page and then blocks. Waits until
-/// the command has written that page: then its handlers are installed, and it waits for the reader.
-fn waiting_for_a_reader(command: &str, more: &[&str]) -> (Child, PipeReader) {
-    // The capacity of a pipe on Linux, and its unit.
+/// Starts a command that reads a model. Its standard output accepts one page and then blocks. Waits until the
+/// command has written that page: its handlers are then installed, and it is blocked in a write.
+fn blocked_in_a_write(command: &str, more: &[&str]) -> (Child, PipeReader) {
+    // The default capacity of a pipe on Linux, and the unit in which it is filled.
     const CAPACITY: usize = 64 << 10;
     const PAGE: usize = 4096;
     let (reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'\n'; CAPACITY - PAGE]).unwrap();
-    // A path of nearly the maximum length. The first line contains it, so the line is longer than a page.
+    // This path has nearly the maximum length. The first line contains it and is thus longer than a page.
     let path = format!("{}fused-f16.gguf", "./".repeat(2000));
     let mut program = program([command, &path, "--json"]);
     program.args(more).current_dir(model_path("")).stdout(writer).stderr(Stdio::piped());
@@ -140,7 +140,7 @@ fn waiting_for_a_reader(command: &str, more: &[&str]) -> (Child, PipeReader) {
 fn a_signal_ends_a_command_whose_output_is_not_read() {
     for (signal, exit_code) in SIGNALS {
         for command in ["inspect", "plan"] {
-            let (child, _unread) = waiting_for_a_reader(command, &[]);
+            let (child, _unread) = blocked_in_a_write(command, &[]);
             send(signal, child.id());
             is_cancelled_by(child, exit_code);
         }
@@ -148,33 +148,34 @@ fn a_signal_ends_a_command_whose_output_is_not_read() {
 }
 
 #[test]
-fn a_second_signal_ends_a_program_that_waits_for_others() {
+fn a_second_signal_ends_a_load_that_is_blocked_in_a_write() {
     for (signal, exit_code) in SIGNALS {
-        let (mut child, _unread) = waiting_for_a_reader("load", &["--device=host"]);
+        let (mut child, _unread) = blocked_in_a_write("load", &["--device=host"]);
         // Signals within 500 ms after the first one have no effect.
         let mut sends = 0..100_000;
         while child.try_wait().unwrap().is_none() && sends.next().is_some() {
             send(signal, child.id());
         }
-        assert!(sends.start > 1, "the first signal ends what looks at its token");
+        assert!(sends.start > 1, "the first signal does not end the process");
         // If no signal ended the process, the test must still end.
         let _ = child.kill();
         assert_eq!(child.wait().unwrap().code(), Some(exit_code));
     }
 }
 
-/// Whether a process ends that was just sent a signal.
+/// Waits until a process ends. Returns false if it does not end.
 fn ends(process: &str) -> bool {
     // A process that has ended has no command line, even before its parent has reaped it.
-    let goes_on =
+    let is_running =
         || std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| !line.is_empty());
     (0..100_000).any(|_| {
         std::thread::yield_now();
-        !goes_on()
+        !is_running()
     })
 }
 
-/// A peer that reports its process ID and runs forever. It starts another program that also runs forever.
+/// A peer that runs forever, and starts another program that also runs forever. It writes both process IDs to a
+/// file.
 const ENDLESS_PEER: &str = r#"#!/bin/sh
 sleep 1000000 &
 echo "$$ $!" > peer.tmp && mv peer.tmp peer.pid
@@ -182,7 +183,7 @@ wait
 "#;
 
 #[test]
-fn a_cancelled_run_ends_what_it_has_started() {
+fn a_cancelled_bench_ends_all_processes_that_it_started() {
     for (signal, exit_code) in SIGNALS {
         let dir = tempfile::tempdir().unwrap();
         let peer = dir.path().join("peer");
@@ -209,13 +210,13 @@ fn a_cancelled_run_ends_what_it_has_started() {
 }
 
 #[test]
-fn a_run_is_cancelled_while_its_loads_are_measured() {
+fn a_bench_can_be_cancelled_during_its_loads() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(&dir);
     for (signal, exit_code) in SIGNALS {
         let bench = ["bench", &path, "--device=host", "--repeat=1000", "--verify=readback"];
         let bench = program(bench).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        // The first load is running.
+        // Wait until the first load runs.
         let children = format!("/proc/{0}/task/{0}/children", bench.id());
         let child = loop {
             let children = std::fs::read_to_string(&children).unwrap();

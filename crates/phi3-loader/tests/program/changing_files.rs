@@ -1,4 +1,5 @@
-//! Files that change while the program loads them. A fault would kill the process.
+//! Changes files while the program loads them from a memory mapping. Without a handler, SIGBUS would kill the
+//! process.
 
 use crate::changes::{BATCH, MOMENTS, SETTLING, Tally, cases, contents, rng};
 use crate::program::program;
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 #[test]
-fn no_mixture_passes_and_no_signal_kills_with_mmap() {
+fn with_mmap_no_mixture_of_old_and_new_passes_and_no_signal_kills_the_process() {
     let mut rng = rng();
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (contents(1, 1), contents(1, 2));

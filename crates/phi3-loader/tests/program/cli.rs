@@ -1,4 +1,4 @@
-//! The program's results, messages and exit codes.
+//! Tests of the program's results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
 use crate::program::{Ran, run};
@@ -31,7 +31,7 @@ fn zeroed(writer: &GgufWriter) -> Vec<u8> {
 }
 
 #[test]
-fn load_reports_the_figures_of_the_contract() {
+fn load_reports_all_events_and_figures() {
     let ran = load(&model_path("fused-f16.gguf"), &["--json"]);
     assert_eq!(ran.code(), 0);
     assert_eq!(ran.stderr(), "");
@@ -90,7 +90,7 @@ fn plan_accounts_for_every_byte() {
 }
 
 #[test]
-fn dumps_hold_what_the_oracle_says() {
+fn dumps_contain_the_weights_that_gguf_py_computes() {
     let dir = tempfile::tempdir().unwrap();
     for storage in [Storage::F16, Storage::Native] {
         for (name, slots) in expected() {
@@ -140,7 +140,7 @@ fn a_timeline_has_reads_of_every_chunk() {
 }
 
 #[test]
-fn too_small_a_limit_names_required_and_available_bytes() {
+fn the_message_for_a_small_limit_contains_required_and_available_bytes() {
     let path = model_path("fused-f16.gguf");
     let plan = run(["plan", path.to_str().unwrap(), "--json"]);
     let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap();
@@ -164,10 +164,10 @@ fn too_small_a_limit_names_required_and_available_bytes() {
 }
 
 #[test]
-fn a_reserve_that_does_not_fit_names_every_figure() {
+fn the_message_for_a_large_reserve_contains_every_figure() {
     let path = model_path("fused-f16.gguf");
     let plan = run(["plan", path.to_str().unwrap(), "--json"]);
-    // The staging ring has one huge page.
+    // The staging ring takes one huge page of 2 MiB.
     let required = plan.json_lines()[0]["vram_bytes"].as_u64().unwrap() + (2 << 20);
 
     let ran = load(&path, &["--json", "--reserve", "1000PB", "--chunk=4KiB", "--depth=1"]);
@@ -176,7 +176,7 @@ fn a_reserve_that_does_not_fit_names_every_figure() {
     assert!(events.iter().all(|event| event["event"] != "allocated"), "nothing was allocated");
     let failed = events.last().unwrap();
     assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
-    assert_eq!(failed["retriable"], false, "there is no such host");
+    assert_eq!(failed["retriable"], false, "the host will never have this much memory");
     let message = failed["message"].as_str().unwrap();
     for figure in [
         format!("{required} bytes required, 2097152 bytes of them for staging, "),
@@ -198,7 +198,7 @@ fn a_reserve_that_does_not_fit_names_every_figure() {
 }
 
 #[test]
-fn plan_prices_the_cache_of_phi_3_mini_to_the_byte() {
+fn plan_computes_the_exact_cache_size_of_phi_3_mini() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mini.gguf");
     write_mini(&path);
@@ -245,8 +245,8 @@ fn plan_prices_the_cache_of_phi_3_mini_to_the_byte() {
     }
 }
 
-/// A file with the header of Phi-3-mini. In place of the weights it has a hole of the same size, which
-/// takes no disk space.
+/// Writes a sparse file with the header of Phi-3-mini. Instead of weights it has a hole, which takes no disk
+/// space.
 fn write_mini(path: &Path) {
     let layout =
         Blueprint::new(Preset::Mini4k, Layout::Fused, TypeMix::Q4_K_M).writer().layout().unwrap();
@@ -255,9 +255,8 @@ fn write_mini(path: &Path) {
     file.write_all_at(layout.header(), 0).unwrap();
 }
 
-/// Malformed files, each with its exit code and the words that the message must contain.
 #[test]
-fn bad_files_exit_as_documented_and_name_the_culprit() {
+fn a_malformed_file_has_its_exit_code_and_a_message_that_names_the_fault() {
     let dir = tempfile::tempdir().unwrap();
     let good = std::fs::read(model_path("fused-f16.gguf")).unwrap();
 
@@ -273,6 +272,7 @@ fn bad_files_exit_as_documented_and_name_the_culprit() {
     let mut unknown = GgufWriter::new();
     unknown.kv("general.architecture", "qwen2");
 
+    // Name and content of the file, exit code, and a part of the message.
     let mut cases: Vec<(&str, Vec<u8>, i32, &str)> = vec![
         ("text.gguf", b"this is no model\n".to_vec(), 3, "not a GGUF file"),
         ("empty.gguf", Vec::new(), 3, "empty.gguf"),
@@ -296,11 +296,11 @@ fn bad_files_exit_as_documented_and_name_the_culprit() {
     version_1[4] = 1;
     cases.push(("version.gguf", version_1, 4, "version 1"));
 
-    for (name, bytes, code, culprit) in cases {
+    for (name, bytes, code, fault) in cases {
         let path = write(&dir, name, &bytes);
         for ran in [load(&path, &[]), run(["plan", path.to_str().unwrap()])] {
             assert_eq!(ran.code(), code, "{name}: {}", ran.stderr());
-            assert!(ran.stderr().contains(culprit), "{name}: {}", ran.stderr());
+            assert!(ran.stderr().contains(fault), "{name}: {}", ran.stderr());
             assert!(ran.stderr().starts_with("error["), "{name}: {}", ran.stderr());
             assert_eq!(ran.stdout(), "", "{name}");
         }
@@ -361,10 +361,9 @@ fn inspect_shows_files_of_any_model_and_refuses_broken_ones() {
     }
 }
 
-/// A load does not depend on these strings. They are shown with escapes, and no file is refused because
-/// of them.
+/// A load does not depend on these strings, so a file that contains them is not refused.
 #[test]
-fn text_that_is_not_utf8_refuses_no_file_and_is_shown_escaped() {
+fn text_that_is_not_utf8_is_accepted_and_shown_escaped() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = phi3_keys();
     writer.kv("general.name", "n?").kv("general.author", "a?").kv("k?", 7_u32);
@@ -421,10 +420,10 @@ fn synth_writes_the_same_loadable_file_for_the_same_seed() {
 }
 
 #[test]
-fn what_the_page_cache_does_not_hold_is_read_by_more_threads() {
+fn an_uncached_file_is_read_by_more_threads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.gguf");
-    // The file consists of holes. Their pages are in the page cache only after a read.
+    // The file is sparse. Its pages are in the page cache only after a read.
     write_large_model(&path);
     let threads = |path: &Path, more: &[&str]| {
         let ran = load(path, &[&["--json", "--io", "auto"], more].concat());
@@ -438,7 +437,7 @@ fn what_the_page_cache_does_not_hold_is_read_by_more_threads() {
     assert_eq!(threads(&written_model(&dir), &[]), cores.min(32));
 }
 
-/// A model that is in the page cache, because it was just written.
+/// Writes a model, which is then in the page cache.
 fn written_model(dir: &TempDir) -> PathBuf {
     let path = dir.path().join("written.gguf");
     std::fs::write(&path, std::fs::read(model_path("fused-f16.gguf")).unwrap()).unwrap();
@@ -446,7 +445,7 @@ fn written_model(dir: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn devices_lists_host_memory_always() {
+fn devices_always_lists_host_memory() {
     let ran = run(["devices", "--json"]);
     assert_eq!(ran.code(), 0);
     let document = &ran.json_lines()[0];
@@ -477,8 +476,8 @@ fn wrong_usage_exits_2() {
 }
 
 #[test]
-fn files_of_the_kernel_are_refused_for_good() {
-    // Without a length, with a wrong length, and with the right length.
+fn files_of_procfs_and_sysfs_are_refused_and_not_retriable() {
+    // The lengths of the first two are 0. The length of the third is wrong, and that of the last is right.
     for file in
         ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/uevent_seqnum", "/sys/kernel/notes"]
     {
@@ -545,7 +544,7 @@ fn an_empty_variable_counts_as_absent() {
 }
 
 #[test]
-fn completions_know_every_command() {
+fn completions_contain_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = run(["completions", shell]);
         assert_eq!(ran.code(), 0);

@@ -24,19 +24,20 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
 /// The way to provoke a code.
 enum By {
-    /// Run `phi3-loader load` with this file and these arguments. The folder belongs to this row alone.
+    /// Run `phi3-loader load` with this file and these arguments. Each row has its own folder.
     Load(fn(&Path) -> (PathBuf, Vec<String>)),
-    /// Run `phi3-loader bench` with this file and these arguments, in an address space of 16 GiB: then
-    /// even a machine with much memory runs out of it.
+    /// Run `phi3-loader bench` with this file and these arguments, in an address space limited to 16 GiB, so
+    /// that memory runs out on every machine.
     SmallBench(fn(&Path) -> (PathBuf, Vec<String>)),
     /// Call the library.
     Library(fn(&Path) -> Error),
-    /// An error of a lower crate, which the loader itself wraps. No file can provoke it.
+    /// Provoke an error of a lower crate, which the loader wraps. No file can provoke it.
     Model(fn() -> model_phi3::Error),
-    /// The code cannot be provoked from outside on a machine without a GPU. Two tests check that the
-    /// engine's code crosses the bridge and becomes this code: `every_code_survives_the_bridge` in
-    /// `cuda-sys`, and `every_code_of_the_engine_has_its_own` in `src/error.rs`. The fault matrix of
-    /// `cuda-sys` provokes both: `INTERNAL` by an unexpected exception, `DEVICE_FAILURE` on a GPU.
+    /// Do not provoke the code: without a GPU that is not possible from outside. Other tests cover these
+    /// codes. `cuda-sys` tests that each engine code is passed from C++ to Rust, and
+    /// `every_engine_code_maps_to_its_loader_code` in `crates/loader/src/error.rs` tests the next step. The
+    /// fault matrix of `cuda-sys` provokes `INTERNAL` by an unexpected exception, and `DEVICE_FAILURE` on a
+    /// GPU.
     EngineCode,
 }
 
@@ -325,7 +326,7 @@ fn rows() -> Vec<Row> {
         row(
             "FILE_CHANGED",
             (7, "MODEL_LOAD_FAILED", true),
-            Library(cut_short_while_loading),
+            Library(truncated_during_the_load),
             &["model.gguf", "file changed", "100 now"],
         ),
         row(
@@ -436,7 +437,7 @@ fn written(dir: &Path, bytes: &[u8]) -> (PathBuf, Vec<String>) {
     file(path)
 }
 
-/// A file from the seed corpus of the fuzzers.
+/// Returns a file of the fuzzers' seed corpus.
 fn corpus(name: &str) -> (PathBuf, Vec<String>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gguf-format/fuzz/corpus/parse");
     file(folder.join(format!("{name}.gguf")))
@@ -457,7 +458,7 @@ fn zeroed(writer: &GgufWriter) -> Vec<u8> {
     writer.to_bytes(|_, data| data.fill(0)).unwrap()
 }
 
-/// A model with this key in front of all others. If the model already has the key, it is replaced.
+/// Writes a model with this key. If the model already has the key, its value is replaced.
 fn with_key(
     dir: &Path,
     key: &str,
@@ -479,7 +480,7 @@ fn with_key(
     written(dir, &zeroed(&with_tensors(writer, &TENSORS)))
 }
 
-/// The first file of a model in two files, under this name.
+/// Writes shard `no` of a model in two shards, under this name.
 fn shard(dir: &Path, name: &str, no: u16) -> (PathBuf, Vec<String>) {
     let mut writer = phi3_keys();
     writer.split(no, 2, TENSORS.len() as i32);
@@ -496,21 +497,21 @@ fn load_error(options: &LoadOptions) -> Error {
     Loader::new(options.clone()).load(model_path("fused-f16.gguf"), &mut go_on).unwrap_err()
 }
 
-/// A model in which every data byte has this value.
+/// Loads a model in which every byte of data has this value.
 fn filled(dir: &Path, byte: u8) -> LoadedModel {
     let bytes = model(&TENSORS).to_bytes(|_, data| data.fill(byte)).unwrap();
     Loader::new(options()).load(written(dir, &bytes).0, &mut go_on).unwrap()
 }
 
-fn cut_short_while_loading(dir: &Path) -> Error {
+fn truncated_during_the_load(dir: &Path) -> Error {
     let (path, _) = written(dir, &zeroed(&model(&TENSORS)));
-    let cut = |event: &LoadEvent<'_>| {
+    let truncate = |event: &LoadEvent<'_>| {
         if matches!(event, LoadEvent::Allocated { .. }) {
             OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
         }
         ControlFlow::Continue(())
     };
-    Loader::new(options()).load(&path, &mut { cut }).unwrap_err()
+    Loader::new(options()).load(&path, &mut { truncate }).unwrap_err()
 }
 
 /// Makes the engine read this number of bytes from a file of one byte that is open only for writing.
@@ -547,8 +548,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
 
 fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     let limits = Limits::default();
-    // The prefix includes the first bytes of the data: if there is no padding, the parser reads them as
-    // well.
+    // The parser checks the first 8 bytes of data if no padding precedes them.
     let prefix = [layout.header(), &[0; 8]].concat();
     let gguf = Gguf::parse_header(&prefix, layout.file_len(), &limits).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
@@ -556,7 +556,7 @@ fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     (config, tensors)
 }
 
-/// The size of this vocabulary fits into 64 bits as blocks of 8-bit values, but not as f16 values.
+/// Plans a model whose vocabulary fits into 64 bits as blocks of 8-bit values, but not as f16 values.
 fn larger_than_64_bits() -> model_phi3::Error {
     let vocabulary: [u64; 2] = [32, 1 << 57];
     let mut tensors = TENSORS;
@@ -575,7 +575,7 @@ fn plan_of_another_model() -> model_phi3::Error {
 }
 
 /// The code, message and other facts of a failure.
-struct Told {
+struct Reported {
     code: String,
     exit_code: u8,
     class: String,
@@ -583,7 +583,7 @@ struct Told {
     message: String,
 }
 
-impl Told {
+impl Reported {
     fn by_load(file: &Path, more: &[String]) -> Self {
         let output = Command::new(PROGRAM)
             .args(["load", file.to_str().unwrap(), "--json"])
@@ -596,19 +596,19 @@ impl Told {
         let failed: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
         assert_eq!(failed["event"], "failed", "{file:?} {more:?}");
         let text = |field: &str| failed[field].as_str().unwrap().to_owned();
-        let told = Self {
+        let reported = Self {
             code: text("code"),
             exit_code: u8::try_from(output.status.code().unwrap()).unwrap(),
             class: text("class"),
             retriable: failed["retriable"].as_bool().unwrap(),
             message: text("message"),
         };
-        assert_eq!(failed["exit_code"], told.exit_code, "{}", told.code);
+        assert_eq!(failed["exit_code"], reported.exit_code, "{}", reported.code);
         assert_eq!(
             str::from_utf8(&output.stderr).unwrap(),
-            format!("error[{}]: {}\nhelp: {}\n", told.code, told.message, text("help")),
+            format!("error[{}]: {}\nhelp: {}\n", reported.code, reported.message, text("help")),
         );
-        told
+        reported
     }
 
     fn by_small_bench(file: &Path, more: &[String]) -> Self {
@@ -648,40 +648,41 @@ impl Told {
     }
 }
 
-/// Whether the test runs under `cargo xtask sanitize`.
+/// Returns whether the test runs under `cargo xtask sanitize`.
 pub(crate) fn is_sanitized() -> bool {
     ["ASAN_OPTIONS", "TSAN_OPTIONS"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 #[test]
-fn every_code_is_provoked_and_says_what_it_must() {
+fn every_code_is_provoked_with_the_expected_facts_and_message() {
     let rows = rows();
     for Row { code, expected, by, names } in &rows {
         let dir = tempfile::tempdir().unwrap();
-        let told = match by {
+        let reported = match by {
             By::Load(prepare) => {
                 let (file, more) = prepare(dir.path());
-                Told::by_load(&file, &more)
+                Reported::by_load(&file, &more)
             }
             // The shadow memory of a sanitizer needs more addresses than this.
             By::SmallBench(_) if is_sanitized() => continue,
             By::SmallBench(prepare) => {
                 let (file, more) = prepare(dir.path());
-                Told::by_small_bench(&file, &more)
+                Reported::by_small_bench(&file, &more)
             }
-            By::Library(provoke) => Told::by_library(&provoke(dir.path())),
+            By::Library(provoke) => Reported::by_library(&provoke(dir.path())),
             By::Model(provoke) => {
                 let error = provoke();
-                Told::by_facts(error.facts().into(), error.to_string())
+                Reported::by_facts(error.facts().into(), error.to_string())
             }
             By::EngineCode => {
                 let facts = FailureCode::all().into_iter().find(|facts| facts.code == *code);
-                Told::by_facts(facts.unwrap(), String::new())
+                Reported::by_facts(facts.unwrap(), String::new())
             }
         };
-        let Told { message, .. } = &told;
-        assert_eq!(told.code, *code, "{message}");
-        assert_eq!((told.exit_code, told.class.as_str(), told.retriable), *expected, "{code}");
+        let Reported { message, .. } = &reported;
+        assert_eq!(reported.code, *code, "{message}");
+        let facts = (reported.exit_code, reported.class.as_str(), reported.retriable);
+        assert_eq!(facts, *expected, "{code}");
         for name in *names {
             assert!(message.contains(name), "{code} does not name {name}: {message}");
         }

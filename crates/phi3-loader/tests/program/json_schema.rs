@@ -1,5 +1,5 @@
-//! Compares the fields of all JSON output and their types with a committed list. If a field changes its
-//! name or its type, a user's program breaks.
+//! Compares the fields of all JSON output and their types with a committed list. A change of a name or a type
+//! would break users' programs.
 
 use crate::common::model_path;
 use crate::program::run;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// If this variable is set, the test writes the list.
+/// If this environment variable is set, the test writes the list.
 const WRITE: &str = "PHI3_LOADER_WRITE_DOCS";
 
 /// Lists `command.path: type` for every value in a document. The elements of a list have the path of the
@@ -35,7 +35,7 @@ fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_fields_are_those_of_the_list() {
+fn the_fields_agree_with_the_committed_list() {
     let dir = tempfile::tempdir().unwrap();
     let synthetic = dir.path().join("synthetic.gguf");
     let synthetic = synthetic.to_str().unwrap();
@@ -69,8 +69,8 @@ fn the_fields_are_those_of_the_list() {
     for document in run(["load", "/no/such/file", "--json"]).json_lines() {
         fields("load.failed", &document, &mut found);
     }
-    // The keys of a file's metadata are not fields of this program. The known facts about the page cache,
-    // and whether a value is known, depend on the machine.
+    // The keys of a file's metadata are not fields of this program. The fields about the page cache and the
+    // null values depend on the machine.
     found.retain(|field| {
         let is_of_machine = field.contains(".cached") || field.ends_with(": null");
         !field.starts_with("inspect.metadata.") && !is_of_machine
@@ -81,5 +81,5 @@ fn the_fields_are_those_of_the_list() {
         std::fs::write(&path, &found).unwrap();
     }
     let listed = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(found, listed, "if this is wanted, set {WRITE} and commit the list");
+    assert_eq!(found, listed, "if the change is intended, set {WRITE} and commit the list");
 }

@@ -1,5 +1,5 @@
-//! All commands under limits. They end in time, with a documented exit code, and their outputs are
-//! complete or absent.
+//! Runs all commands under limits. Checks that they end in time with a documented exit code, and that their
+//! outputs are complete or absent.
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
@@ -18,21 +18,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 const MIB: u64 = 1 << 20;
-/// The limits of a kind in order, from those under which the program may not even start.
+/// The largest number of random limits in a row under which the program may fail to start.
 const MOST_PASSED_OVER: usize = 200;
 
 #[test]
-fn some_runs_under_limits_end_in_order() {
+fn sixty_runs_under_limits_end_with_a_documented_exit_code() {
     run(60, 1);
 }
 
 #[test]
 #[ignore = "takes minutes; `cargo xtask ci --full` runs it"]
-fn three_thousand_runs_under_limits_end_in_order() {
+fn three_thousand_runs_under_limits_end_with_a_documented_exit_code() {
     run(3000, 2);
 }
 
-/// The environment can set the default stack size of the standard library's threads.
+/// The variable `RUST_MIN_STACK` sets the default stack size of the standard library's threads.
 #[test]
 fn a_small_default_stack_changes_nothing() {
     let bench = Bench::new(Path::new(PROGRAM), &model_path("tied-gqa-bf16.gguf"));
@@ -44,10 +44,10 @@ fn a_small_default_stack_changes_nothing() {
     }
 }
 
-/// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it allocates
-/// any of this, and the message names the limit.
+/// A ring of 2 GiB and weights of 560 MB do not fit into 1 GiB. The load is refused before it allocates them,
+/// and the message names the limit.
 #[test]
-fn what_does_not_fit_is_refused_and_its_limit_named() {
+fn a_load_that_does_not_fit_is_refused_and_the_limit_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.gguf");
     write_large_model(&path);
@@ -62,25 +62,24 @@ fn what_does_not_fit_is_refused_and_its_limit_named() {
         }
         let load = ["load", path.to_str().unwrap(), "--device=host", "--json"];
         let load = [&load[..], &["--chunk=64MiB", "--depth=32"]].concat();
-        let output = Hindrance { kind, limit: 1 << 30, user: 0 }.run(&load);
+        let output = Limited { kind, limit: 1 << 30, user: 0 }.run(&load);
         let stdout = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(6), "{stdout}");
         let failed: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
         assert_eq!(failed["code"], "INSUFFICIENT_VRAM");
         let message = failed["message"].as_str().unwrap();
         for part in [
-            // 32 chunks with room for the alignment of reads, in whole huge pages.
+            // 32 chunks with slack for aligned reads, rounded up to whole huge pages.
             " bytes required, 2149580800 bytes of them for staging, ".to_owned(),
             " bytes free of 1073741824 bytes total, limited by ".to_owned() + name,
         ] {
             assert!(message.contains(&part), "{part}: {message}");
         }
-        assert_eq!(failed["retriable"], false, "the limit is smaller than all of it");
+        assert_eq!(failed["retriable"], false, "the limit is smaller than the required memory");
     }
 }
 
-/// One header with a long text, and one with many keys. The lists of keys take many times the bytes in
-/// the file.
+/// Tests one header with a long text, and one with many keys. A key takes many times its bytes in the file.
 #[test]
 fn headers_that_do_not_fit_are_refused() {
     if !Kind::GroupMemory.works() {
@@ -103,8 +102,8 @@ fn headers_that_do_not_fit_are_refused() {
         for limit in [6 * MIB, 12 * MIB, 24 * MIB, 1 << 30] {
             for command in [&["inspect"][..], &["plan", "--json"], &["load", "--device=host"]] {
                 let arguments = [command, &[path.to_str().unwrap()]].concat();
-                let hindrance = Hindrance { kind: Kind::GroupMemory, limit, user: 0 };
-                let output = hindrance.run(&arguments);
+                let limited = Limited { kind: Kind::GroupMemory, limit, user: 0 };
+                let output = limited.run(&arguments);
                 let stderr = String::from_utf8(output.stderr).unwrap();
                 let code = output.status.code();
                 let expected = if limit < 24 * MIB { Some(6) } else { Some(0) };
@@ -119,7 +118,7 @@ fn headers_that_do_not_fit_are_refused() {
     }
 }
 
-/// A memory cgroup counts files that are kept in memory. Without the check it would kill the process.
+/// A memory cgroup counts files that are kept in memory. Without the check the kernel would kill the process.
 #[test]
 fn a_file_that_does_not_fit_into_memory_is_refused() {
     const IN_MEMORY: &str = "/dev/shm";
@@ -131,12 +130,12 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     let (model, out) = (dir.path().join("model.gguf"), dir.path().join("out"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
     let run = |limit, arguments: &[&str]| {
-        let output = Hindrance { kind: Kind::GroupMemory, limit, user: 0 }.run(arguments);
+        let output = Limited { kind: Kind::GroupMemory, limit, user: 0 }.run(arguments);
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let files = || fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(run(64 * MIB, &["synth", model]).0, Some(0));
-    // 7.6 GB of weights; and 560 MB of weights plus a copy of them.
+    // A file of 7.6 GB. The load below needs 560 MB of weights and a file of the same size.
     let (code, stderr) = run(1 << 30, &["synth", out, "--preset=mini-4k", "--type=f16"]);
     assert_eq!((code, files()), (Some(6), 1), "{stderr}");
     assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
@@ -149,7 +148,8 @@ fn a_file_that_does_not_fit_into_memory_is_refused() {
     assert!(stderr.contains(out) && stderr.contains("limited by the memory cgroup"), "{stderr}");
 }
 
-/// The outcomes of `bench` under each of these limits. They end it at different places.
+/// Runs `bench` under each of these limits, which end it at different steps. Returns the messages of the failed
+/// runs.
 fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
     if !kind.works() {
         say(&format!("limits: {kind:?} cannot be limited here"));
@@ -163,7 +163,7 @@ fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(
     let small = ["--threads=1", "--depth=1", "--chunk=4096", "--read-size=4096"];
     let bench = [&["bench", path.to_str().unwrap(), "--device=host"], &small[..]].concat();
     let run = |limit| {
-        let output = Hindrance { kind, limit, user: 100 }.run(&bench);
+        let output = Limited { kind, limit, user: 100 }.run(&bench);
         let stderr = String::from_utf8(output.stderr).unwrap();
         (output.status.code() == Some(6)).then_some((limit, stderr))
     };
@@ -173,7 +173,7 @@ fn messages_of_bench(kind: Kind, limits: impl IntoIterator<Item = u64>) -> Vec<(
 }
 
 #[test]
-fn readers_that_have_no_memory_are_told_with_figures() {
+fn the_message_for_readers_without_memory_contains_figures() {
     for (kind, name) in [(Kind::Data, "RLIMIT_DATA"), (Kind::GroupMemory, "the memory cgroup")] {
         let messages = messages_of_bench(kind, (2..16).map(|step| step * 4 * MIB));
         let mut readers = messages.iter().filter(|(_, text)| text.contains("reading to measure: "));
@@ -190,7 +190,7 @@ fn readers_that_have_no_memory_are_told_with_figures() {
 }
 
 #[test]
-fn threads_and_processes_that_are_refused_are_told_with_their_limit() {
+fn the_message_for_a_refused_thread_or_process_contains_the_limit() {
     for (kind, name) in
         [(Kind::Processes, "RLIMIT_NPROC"), (Kind::GroupProcesses, "the pids cgroup")]
     {
@@ -222,7 +222,7 @@ const KINDS: [Kind; 5] =
     [Kind::Processes, Kind::GroupProcesses, Kind::AddressSpace, Kind::Data, Kind::GroupMemory];
 
 impl Kind {
-    /// Whether limits of this kind can be set here and have an effect. The shadow memory of a sanitizer
+    /// Returns whether limits of this kind can be set here and have an effect. The shadow memory of a sanitizer
     /// exceeds all memory limits.
     fn works(self) -> bool {
         let (too_little, enough) = match self {
@@ -231,7 +231,7 @@ impl Kind {
             Self::AddressSpace | Self::Data | Self::GroupMemory => (8 * MIB, 1 << 30),
         };
         let succeeds = |limit, line: &[&str]| {
-            let applied = Hindrance { kind: self, limit, user: 0 }.applied()?;
+            let applied = Limited { kind: self, limit, user: 0 }.applied()?;
             let line = applied.line(line.iter().map(OsString::from).collect());
             Some(timed(&line).output().ok()?.status.success())
         };
@@ -241,7 +241,7 @@ impl Kind {
         succeeds(too_little, &hungry) == Some(false) && succeeds(enough, &hungry) == Some(true)
     }
 
-    /// A random limit. Most limits are near the minimum that the program needs.
+    /// Chooses a random limit. Most limits are near the minimum that the program needs.
     fn choose(self, random: &mut fastrand::Rng) -> u64 {
         match self {
             Self::Processes | Self::GroupProcesses => random.u64(1..=16),
@@ -254,29 +254,30 @@ impl Kind {
     }
 }
 
-/// A random number of bytes up to 1 GiB. Each order of magnitude has the same probability.
+/// Returns a random number of bytes up to 1 GiB. Each order of magnitude has the same probability.
 fn more(random: &mut fastrand::Rng) -> u64 {
     let most = (MIB / 16) << random.u32(0..=14);
     random.u64(0..=most)
 }
 
+/// A limit for one run of the program.
 #[derive(Clone, Copy, Debug)]
-struct Hindrance {
+struct Limited {
     kind: Kind,
     limit: u64,
-    /// The test's threads run the program as different users, because the kernel counts the processes of
-    /// each user separately.
+    /// The number of the user who runs the program. Each thread of a test has its own user, because the kernel
+    /// counts processes by user.
     user: u32,
 }
 
-impl Hindrance {
-    /// Runs the program under the limit, which must be one that can be set here.
+impl Limited {
+    /// Runs the program under the limit. Panics if the limit cannot be set here.
     fn run(&self, arguments: &[&str]) -> Output {
         let line = [PROGRAM].iter().chain(arguments).map(OsString::from).collect();
         timed(&self.applied().unwrap().line(line)).output().unwrap()
     }
 
-    /// `None` if a cgroup cannot be created.
+    /// Sets up the limit. Returns `None` if a cgroup cannot be created.
     fn applied(&self) -> Option<Applied> {
         let Self { kind, limit, user } = *self;
         let words = |words: &[String]| words.iter().map(OsString::from).collect();
@@ -329,7 +330,7 @@ impl Group {
             _ => ("pids", ["pids.max"; 2]),
         };
         parents(controller).into_iter().find_map(|parent| {
-            // This is version 2. If the controller is refused, the file of the limit does not exist.
+            // Needed for cgroup version 2. If the controller is refused, the file of the limit does not exist.
             let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
             let group = Self(parent.join(&name));
             fs::create_dir(&group.0).ok()?;
@@ -347,7 +348,7 @@ impl Drop for Group {
     }
 }
 
-/// Cgroups in which a new one can be created: the test's own cgroup and its ancestors.
+/// Returns the cgroups in which a new one may be created: the test's own cgroup and its ancestors.
 fn parents(controller: &str) -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut found = Vec::new();
@@ -439,10 +440,10 @@ impl Campaign {
         (number < self.wanted).then_some(number)
     }
 
-    /// Makes one run. Returns false if the program does not start under the limit.
+    /// Runs a random command under a random limit. Returns false if the program does not start under the limit.
     fn attempt(&self, kind: Kind, user: u32, random: &mut fastrand::Rng) -> bool {
-        let hindrance = Hindrance { kind, limit: kind.choose(random), user };
-        let Some(applied) = hindrance.applied() else { return false };
+        let limited = Limited { kind, limit: kind.choose(random), user };
+        let Some(applied) = limited.applied() else { return false };
         let version = vec![self.bench.program().into(), OsString::from("--version")];
         if !timed(&applied.line(version)).output().unwrap().status.success() {
             return false;
@@ -461,13 +462,13 @@ impl Campaign {
             let stderr = ran.stderr();
             tally
                 .wrong
-                .push(format!("{hindrance:?}, backtrace {backtrace}, {trial}: {what}: {stderr}"));
+                .push(format!("{limited:?}, backtrace {backtrace}, {trial}: {what}: {stderr}"));
         }
         true
     }
 }
 
-/// This is shown even if the test passes: the harness captures only the output of the print macros.
+/// Prints a line, also if the test passes: the harness captures only the output of the print macros.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,6 +1,6 @@
 //! Tests of the command line and of the program as a process.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::print_stdout, reason = "what a failed test shows of random choices")]
+#![allow(clippy::print_stdout, reason = "a failed test shows its random choices")]
 
 mod arguments;
 mod bench;

@@ -1,4 +1,4 @@
-//! Output files: which files they may replace, and which files remain.
+//! Tests of output files: the files that they may replace, and the files that remain after a failure.
 
 use crate::common::model_path;
 use crate::program::{Ran, below_shell, program, run};
@@ -36,7 +36,7 @@ impl Models {
         self.dir.path().join(name)
     }
 
-    /// The name and content of every file in the folder.
+    /// Returns the name and content of every file in the folder.
     fn contents(&self) -> Vec<(OsString, Vec<u8>)> {
         let entries = fs::read_dir(self.dir.path()).unwrap().map(Result::unwrap);
         let mut contents: Vec<_> = entries
@@ -47,7 +47,7 @@ impl Models {
         contents
     }
 
-    /// Runs a command in this folder. It must fail with a usage error and change nothing.
+    /// Runs a command in this folder. Checks that it fails with a usage error and changes no file.
     #[track_caller]
     fn refuses(&self, command: &mut Command) {
         let before = self.contents();
@@ -60,7 +60,7 @@ impl Models {
     }
 }
 
-/// Command lines whose output would replace the model.
+/// Returns command lines that read `model` and write `output`.
 fn writers(model: &str, output: &str) -> [Command; 4] {
     [
         program(["load", model, "--device=host", "--dump", output]),
@@ -100,7 +100,7 @@ fn no_output_replaces_the_model_that_is_read() {
 }
 
 #[test]
-fn no_output_replaces_a_shard_whichever_is_named() {
+fn no_output_replaces_any_shard_of_the_model() {
     let models = Models::new();
     symlink("m-00003-of-00003.gguf", models.path("link")).unwrap();
     for named in ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"] {
@@ -113,7 +113,7 @@ fn no_output_replaces_a_shard_whichever_is_named() {
 }
 
 #[test]
-fn a_model_that_cannot_be_read_is_not_replaced_either() {
+fn a_model_whose_header_cannot_be_read_is_not_replaced() {
     let models = Models::new();
     fs::write(models.path("model.gguf"), "this is no model").unwrap();
     for mut command in writers("model.gguf", "model.gguf") {
@@ -122,12 +122,12 @@ fn a_model_that_cannot_be_read_is_not_replaced_either() {
 }
 
 #[test]
-fn two_outputs_are_two_files() {
+fn two_outputs_that_are_the_same_file_are_refused() {
     let models = Models::new();
     fs::create_dir(models.path("folder")).unwrap();
     symlink("folder", models.path("other")).unwrap();
     symlink("other/new", models.path("dangling")).unwrap();
-    fs::write(models.path("old"), "the one before").unwrap();
+    fs::write(models.path("old"), "old content").unwrap();
     fs::hard_link(models.path("old"), models.path("hard")).unwrap();
     for (dump, timeline) in [
         ("new", "new"),
@@ -146,7 +146,7 @@ fn two_outputs_are_two_files() {
 }
 
 #[test]
-fn no_chart_replaces_another_file_of_the_run() {
+fn no_chart_replaces_an_input_of_the_run() {
     let models = Models::new();
     fs::write(models.path("weights"), "weights").unwrap();
     fs::write(models.path("peer"), "#!/bin/sh\n").unwrap();
@@ -157,7 +157,7 @@ fn no_chart_replaces_another_file_of_the_run() {
 }
 
 #[test]
-fn what_is_printed_does_not_go_into_a_file_that_is_read_or_written() {
+fn standard_output_must_not_be_a_file_that_is_read_or_written() {
     let models = Models::new();
     let in_shell = |redirection: &str, arguments: &[&str]| {
         below_shell(&format!("exec {redirection}"), arguments)
@@ -206,7 +206,7 @@ fn no_message_is_written_into_a_file_that_is_read() {
 }
 
 #[test]
-fn standard_output_is_an_output_file_where_nothing_else_is_printed_to_it() {
+fn with_quiet_standard_output_can_be_the_output_file() {
     let dir = tempfile::tempdir().unwrap();
     let model = model_path("fused-f16.gguf");
     let load = ["load", model.to_str().unwrap(), "--device=host", "--quiet"];
@@ -230,7 +230,7 @@ fn an_output_replaces_a_file_that_was_opened_to_append() {
     let load = ["load", "model.gguf", "--device=host", "--quiet", "--dump"];
     let plain = Ran::of(program(load).arg("plain").current_dir(models.dir.path()));
     assert_eq!(plain.code(), 0);
-    fs::write(models.path("out"), "the one before").unwrap();
+    fs::write(models.path("out"), "old content").unwrap();
     let out = File::options().append(true).open(models.path("out")).unwrap();
     let ran = Ran::with_stdout(program(load).arg("-").current_dir(models.dir.path()), out);
     assert_eq!((ran.code(), ran.stderr()), (0, ""));
@@ -299,7 +299,7 @@ fn only_regular_files_are_replaced() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_told_before_anything_is_loaded() {
+fn an_output_that_cannot_be_written_is_reported_before_the_load() {
     let model = model_path("fused-f16.gguf");
     for option in ["--dump", "--timeline"] {
         let load = ["load", model.to_str().unwrap(), "--device=host", "--json"];
@@ -313,9 +313,9 @@ fn an_output_that_cannot_be_written_is_told_before_anything_is_loaded() {
 }
 
 #[test]
-fn an_output_that_runs_full_leaves_the_one_before_or_nothing() {
+fn an_output_that_exceeds_the_size_limit_changes_no_file() {
     let models = Models::new();
-    for before in [None, Some("the one before")] {
+    for before in [None, Some("old content")] {
         for mut command in [
             below_shell("ulimit -f 1", ["load", "model.gguf", "--device=host", "--dump=out"]),
             below_shell(
@@ -349,7 +349,7 @@ fn an_output_that_runs_full_leaves_the_one_before_or_nothing() {
 }
 
 #[test]
-fn two_programs_that_write_one_file_do_not_mix() {
+fn two_programs_that_write_one_file_do_not_mix_their_content() {
     let models = Models::new();
     let alone = ["1", "2"].map(|seed| {
         assert_eq!(run(["synth", models.path(seed).to_str().unwrap(), "--seed", seed]).code(), 0);

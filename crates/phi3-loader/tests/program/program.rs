@@ -4,14 +4,14 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
-/// A command of the program. The environment variables of the user who runs the tests are removed.
+/// Returns a command that runs the program, without the `RUST_LOG` of the user who runs the tests.
 pub(crate) fn program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
     program.args(arguments).env_remove("RUST_LOG");
     program
 }
 
-/// The same, started by a shell that first runs `prelude`.
+/// Returns a command that runs `prelude` in a shell and then the program.
 pub(crate) fn below_shell<S: AsRef<OsStr>>(
     prelude: &str,
     arguments: impl IntoIterator<Item = S>,
@@ -36,7 +36,7 @@ impl Ran {
         Self { output: command.output().unwrap() }
     }
 
-    /// Runs a command that sets its own standard output.
+    /// Runs a command with this standard output.
     pub(crate) fn with_stdout(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
         Self::of(command.stdout(stdout).stderr(Stdio::piped()))
     }
@@ -49,7 +49,7 @@ impl Ran {
         std::str::from_utf8(&self.output.stderr).unwrap()
     }
 
-    /// The exit code. Checks that nothing panicked.
+    /// Returns the exit code. Checks that the program did not panic.
     pub(crate) fn code(&self) -> i32 {
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
         self.output.status.code().expect("ended by a signal")

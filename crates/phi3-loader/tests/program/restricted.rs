@@ -1,4 +1,4 @@
-//! Loads by processes with fewer resources than usual.
+//! Loads by processes with one core, without locked memory, or without `/proc`.
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 const IO: [&str; 4] = ["auto", "mmap", "read", "direct"];
 
-/// The last event of a program's `load --json`.
+/// Checks that a `load --json` succeeded, and returns its last event.
 fn finished(output: &Output) -> Value {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
@@ -27,9 +27,9 @@ fn arguments(io: &str) -> Vec<String> {
 }
 
 #[test]
-fn one_core_is_enough() {
+fn a_load_needs_only_one_core() {
     for io in IO {
-        // A process has the cores of the thread that starts it. Each thread of this test has its own set.
+        // A process inherits the set of cores of the thread that starts it. Change it only in a new thread.
         let load = std::thread::spawn(move || {
             let all = sched_getaffinity(None).unwrap();
             let first = (0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
@@ -39,14 +39,15 @@ fn one_core_is_enough() {
             Command::new(PROGRAM).args(arguments(io)).output().unwrap()
         });
         let event = finished(&load.join().unwrap());
-        // A thread that waits for storage needs no core.
+        // Direct reads use 16 threads on one core as well, because a thread that waits for storage needs no
+        // core.
         let threads = if event["io"] == "direct" { 16 } else { 1 };
         assert_eq!(event["threads"], threads, "{io}");
     }
 }
 
 #[test]
-fn no_locked_memory_is_enough() {
+fn a_load_needs_no_locked_memory() {
     for io in IO {
         let output = Command::new("sh")
             .args(["-c", "ulimit -l 0 && test \"$(ulimit -l)\" = 0 && exec \"$0\" \"$@\"", PROGRAM])
@@ -57,10 +58,10 @@ fn no_locked_memory_is_enough() {
     }
 }
 
-/// A container may have no `/proc`. Then free memory is unknown: it is not reported, and it is no reason
-/// to refuse a load.
+/// A container may have no `/proc`. The free memory is then unknown: it is not reported, and no load is refused
+/// because of it.
 #[test]
-fn no_proc_is_enough() {
+fn a_load_needs_no_proc() {
     let without_proc = |arguments: &[String]| {
         let hidden = "mount -t tmpfs none /proc && exec \"$@\"";
         let mut unshare = Command::new("unshare");

@@ -1,4 +1,4 @@
-//! How names and texts from files and users are shown, as text and as JSON.
+//! Tests that names and texts from files and users are printed without hidden characters, as text and as JSON.
 
 use crate::common::model_path;
 use crate::program::{Ran, program};
@@ -13,7 +13,8 @@ use std::path::Path;
 pub(crate) const HIDDEN: &str = "\u{1b}[2J\u{7f}\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{3164}\u{115f}\u{ffa0}\u{34f}\
      \u{fe0f}\u{180b}\u{17b4}\u{2800}\u{e0041}";
 
-/// Whether a text has, apart from line ends, no character that a terminal interprets or does not display.
+/// Checks that the output contains, apart from line ends, no character that a terminal interprets or does not
+/// display.
 #[track_caller]
 pub(crate) fn shows_itself(ran: &Ran) {
     for text in [ran.stdout(), ran.stderr()] {
@@ -22,7 +23,7 @@ pub(crate) fn shows_itself(ran: &Ran) {
     }
 }
 
-/// Commands that print the name of a model, as text and as JSON.
+/// Returns commands that print the name of a model, as text and as JSON.
 fn commands(file: &OsStr) -> Vec<Vec<OsString>> {
     [
         &["inspect"][..],
@@ -38,7 +39,7 @@ fn commands(file: &OsStr) -> Vec<Vec<OsString>> {
 }
 
 #[test]
-fn texts_of_a_file_show_themselves_and_come_back_from_json() {
+fn texts_from_a_file_are_escaped_and_restored_from_json() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let mut writer = phi3_keys();
@@ -66,7 +67,7 @@ fn texts_of_a_file_show_themselves_and_come_back_from_json() {
     }
 }
 
-/// The bytes that JSON gives as hexadecimal digits.
+/// Parses bytes that JSON contains as hexadecimal digits.
 fn bytes(hex: &Value) -> Vec<u8> {
     let digits = hex.as_str().unwrap();
     (0..digits.len())
@@ -83,7 +84,7 @@ fn documents(command: &[OsString], folder: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn file_names_show_themselves_and_come_back_from_json() {
+fn file_names_are_escaped_and_restored_from_json() {
     let dir = tempfile::tempdir().unwrap();
     let plain = format!("plain {HIDDEN} 模型 \\xff \"quoted\".gguf");
     let broken = [HIDDEN.as_bytes(), b"\xff\\xfe \x80.gguf"].concat();
@@ -130,7 +131,7 @@ fn file_names_show_themselves_and_come_back_from_json() {
 }
 
 #[test]
-fn reports_show_the_names_of_files() {
+fn reports_escape_the_names_of_files() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join(HIDDEN);
     let model = model.to_str().unwrap();
@@ -147,7 +148,7 @@ fn reports_show_the_names_of_files() {
 }
 
 #[test]
-fn messages_show_the_names_of_files() {
+fn messages_escape_the_names_of_files() {
     let dir = tempfile::tempdir().unwrap();
     let name = OsString::from(format!("{HIDDEN}.gguf"));
     let bytes = std::fs::read(model_path("fused-f16.gguf")).unwrap();

@@ -1,4 +1,4 @@
-//! If standard error cannot be written to, its lines are lost but not the result.
+//! Tests with a standard error that cannot be written to: its lines are lost, but not the results.
 
 use crate::common::model_path;
 use std::fs::File;
@@ -11,14 +11,14 @@ fn program(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn a_failure_that_cannot_be_told_keeps_its_exit_code() {
+fn a_failure_whose_message_cannot_be_written_keeps_its_exit_code() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let status = program(&["inspect", "nowhere.gguf"]).stderr(full).status().unwrap();
     assert_eq!(status.code(), Some(7));
 }
 
 #[test]
-fn a_load_outlives_the_reader_of_its_log() {
+fn a_load_continues_if_the_reader_of_its_log_ends() {
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("weights.safetensors");
     let model = model_path("fused-f16.gguf");
@@ -33,7 +33,7 @@ fn a_load_outlives_the_reader_of_its_log() {
 }
 
 #[test]
-fn an_empty_rust_log_is_none() {
+fn an_empty_rust_log_counts_as_absent() {
     let model = model_path("fused-f16.gguf");
     let log = |rust_log: &str| {
         let arguments = ["load", model.to_str().unwrap(), "--device=host", "-vv"];

@@ -1,4 +1,4 @@
-//! Standard output that cannot be written to.
+//! Tests with a standard output that cannot be written to.
 
 use crate::common::model_path;
 use crate::program::{Ran, below_shell, program};
@@ -8,7 +8,7 @@ use std::io::PipeWriter;
 use std::path::Path;
 use std::process::Command;
 
-/// Commands that print, one of each kind.
+/// Returns one command of each kind that prints.
 fn commands() -> Vec<Vec<String>> {
     let model = model_path("fused-f16.gguf").to_str().unwrap().to_owned();
     let to_host = "--device=host".to_owned();
@@ -37,8 +37,8 @@ fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe whose reader has closed it.
-fn abandoned() -> PipeWriter {
+/// Returns a pipe whose reading end is closed.
+fn pipe_without_reader() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
 
@@ -74,7 +74,7 @@ fn a_closed_standard_output_is_an_io_error() {
 }
 
 #[test]
-fn a_file_that_may_not_grow_is_an_io_error() {
+fn a_file_at_the_size_limit_is_an_io_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = || File::create(dir.path().join("out")).unwrap();
     for arguments in commands() {
@@ -84,15 +84,15 @@ fn a_file_that_may_not_grow_is_an_io_error() {
 }
 
 #[test]
-fn a_closed_reader_is_no_error() {
+fn a_pipe_without_reader_is_not_an_error() {
     for arguments in commands() {
-        let ran = Ran::with_stdout(&mut program(&arguments), abandoned());
+        let ran = Ran::with_stdout(&mut program(&arguments), pipe_without_reader());
         assert_eq!((ran.code(), ran.stderr()), (0, ""), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_null_device_takes_everything_however_it_was_opened() {
+fn a_null_device_opened_for_writing_is_not_an_error() {
     for options in [File::options().write(true), File::options().read(true).write(true)] {
         let null = options.open("/dev/null").unwrap();
         let ran = Ran::with_stdout(&mut program(["--version"]), null);
@@ -111,26 +111,29 @@ fn a_load_does_not_depend_on_the_reader_of_its_output() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent.gguf");
     for ran in [
-        Ran::with_stdout(&mut load(&absent, &[]), abandoned()),
+        Ran::with_stdout(&mut load(&absent, &[]), pipe_without_reader()),
         Ran::with_stdout(&mut load(&absent, &[]), full()),
     ] {
         assert_eq!(ran.code(), 7);
         assert!(ran.stderr().starts_with("error[GGUF_IO]"), "{}", ran.stderr());
     }
     let path = model_path("fused-f16.gguf");
-    assert_eq!(Ran::with_stdout(&mut load(&path, &["--vram-limit=0"]), abandoned()).code(), 6);
+    assert_eq!(
+        Ran::with_stdout(&mut load(&path, &["--vram-limit=0"]), pipe_without_reader()).code(),
+        6
+    );
 
-    let whole = |name: &str| {
+    let complete = |name: &str| {
         let dump = dir.path().join(name);
         let argument = format!("--dump={}", dump.display());
         let written = move || SafeTensors::deserialize(&std::fs::read(&dump).unwrap()).is_ok();
         (argument, written)
     };
-    let (dump, written) = whole("abandoned.safetensors");
-    let ran = Ran::with_stdout(&mut load(&path, &[&dump]), abandoned());
+    let (dump, written) = complete("without-reader.safetensors");
+    let ran = Ran::with_stdout(&mut load(&path, &[&dump]), pipe_without_reader());
     assert_eq!((ran.code(), ran.stderr()), (0, ""));
     assert!(written());
-    let (dump, written) = whole("full.safetensors");
+    let (dump, written) = complete("full.safetensors");
     let ran = Ran::with_stdout(&mut load(&path, &[&dump]), full());
     assert_eq!(ran.code(), 7);
     assert!(ran.stderr().contains("standard output"), "{}", ran.stderr());

@@ -1,4 +1,4 @@
-//! Weights that a load reports: infinite, NaN, or zeros alone.
+//! Tests of the report about infinite and NaN weights, and about tensors whose bytes are all zero.
 
 use crate::changed_weights::{changed, put, with_wild_weights};
 use crate::common::model_path;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
-/// The report of a load about its weights, from the last event of `load --json`.
+/// Runs `load --json`. Returns its last event and its messages.
 fn finished(path: &Path, arguments: &[&str]) -> (Value, String) {
     let output = Command::new(PROGRAM)
         .args(["load", "--device=host", "--json"])
@@ -24,7 +24,7 @@ fn finished(path: &Path, arguments: &[&str]) -> (Value, String) {
 }
 
 #[test]
-fn weights_that_do_not_fit_are_reported_by_tensor() {
+fn infinite_and_nan_weights_are_counted_for_each_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_wild_weights(dir.path());
     let (event, stderr) = finished(&path, &["--storage=native"]);
@@ -56,7 +56,7 @@ fn norms_and_rope_factors_are_counted_in_both_storages() {
 }
 
 #[test]
-fn deny_overflow_is_a_variable_too() {
+fn deny_overflow_can_be_set_by_an_environment_variable() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_wild_weights(dir.path());
     for (value, code) in [("1", 9), ("true", 9), ("0", 0), ("false", 0), ("", 0)] {
@@ -70,10 +70,9 @@ fn deny_overflow_is_a_variable_too() {
     }
 }
 
-/// A file whose space was reserved but never written contains zeros. Each tensor is named, in both
-/// storages and with every way of reading, and the load succeeds.
+/// A file whose space was reserved but never written contains zeros.
 #[test]
-fn tensors_of_zeros_alone_are_reported_and_not_refused() {
+fn tensors_whose_bytes_are_all_zero_are_reported_and_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let (norm, down) = ("blk.0.attn_norm.weight", "blk.0.ffn_down.weight");
     let almost = "blk.0.ffn_norm.weight";
@@ -107,7 +106,7 @@ fn tensors_of_zeros_alone_are_reported_and_not_refused() {
     assert_eq!((event["all_zero"].clone(), stderr.as_str()), (json!([]), ""));
 }
 
-/// The decoded weights are zeros although the bytes in the file are not.
+/// All decoded weights are zero although the bytes of their tensor in the file are not.
 #[test]
 fn a_scale_of_zero_is_reported_in_both_storages() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,10 +119,9 @@ fn a_scale_of_zero_is_reported_in_both_storages() {
     }
 }
 
-/// The report is also printed with `--quiet`, which only affects the log. If there are many tensors, not
-/// all of them are named.
+/// `--quiet` suppresses the log but not the report.
 #[test]
-fn the_report_names_some_tensors_and_says_what_to_do() {
+fn the_report_names_at_most_five_tensors_and_gives_advice() {
     let dir = tempfile::tempdir().unwrap();
     let report = |zeros: &[&str]| {
         let path = changed(dir.path(), "fused-k-quants.gguf", zeros, |_, _, bytes| bytes.fill(0));

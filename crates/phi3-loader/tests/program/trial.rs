@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 /// The name of the copied program.
 pub(crate) const PROGRAM_NAME: &str = "program";
 
-/// A run that takes longer is killed and counts as failed.
+/// The time limit of a run in seconds. A run that takes longer is killed and fails the test.
 const SECONDS: &str = "60";
 
 /// The exit codes that are allowed under a limit or fault: success, insufficient memory, or an I/O error.
@@ -26,7 +26,7 @@ pub(crate) struct Trial {
     outputs: &'static [(&'static str, Whole)],
 }
 
-/// The content of standard output.
+/// The expected content of standard output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Prints {
     Text,
@@ -36,6 +36,7 @@ enum Prints {
     Events,
 }
 
+/// The check that an output file is complete.
 #[derive(Clone, Copy)]
 enum Whole {
     /// The same bytes in every run.
@@ -101,7 +102,7 @@ impl std::fmt::Display for Trial {
 
 /// The program, the files that it reads, and its outputs in a run without limits or faults.
 pub(crate) struct Bench {
-    /// The folder; it is removed when this is dropped.
+    /// Dropping this removes the folder.
     _folder: tempfile::TempDir,
     program: PathBuf,
     files: BTreeMap<&'static str, PathBuf>,
@@ -145,11 +146,11 @@ impl Bench {
         &self.program
     }
 
-    /// Runs the command line that `hinder` makes from the program and its arguments.
+    /// Runs the command line that `wrap` makes from the program and its arguments.
     pub(crate) fn run(
         &self,
         trial: &Trial,
-        hinder: impl FnOnce(Vec<OsString>) -> Vec<OsString>,
+        wrap: impl FnOnce(Vec<OsString>) -> Vec<OsString>,
     ) -> Ran {
         let out = open_to_all();
         let words = trial.arguments.iter().map(|argument| {
@@ -159,12 +160,12 @@ impl Bench {
             }
             OsString::from(argument)
         });
-        let line = hinder([self.program.clone().into()].into_iter().chain(words).collect());
+        let line = wrap([self.program.clone().into()].into_iter().chain(words).collect());
         let output = timed(&line).env("PHI3_LOADER_DEVICE", "host").output().unwrap();
         Ran { output, out }
     }
 
-    /// If a run is wrong, returns the reason.
+    /// Checks a run. Returns the reason if it is wrong.
     pub(crate) fn judge(&self, trial: &Trial, ran: &Ran) -> Result<(), String> {
         let code = ran.code()?;
         if ran.stderr().contains("panicked") {
@@ -208,8 +209,8 @@ impl Bench {
         }
     }
 
-    /// Checks that outputs are complete or absent. There may also be temporary files, which have hidden
-    /// names: a process that ends because memory is refused leaves them.
+    /// Checks that outputs are complete or absent. Temporary files, which have hidden names, are allowed: a
+    /// process that ends because memory is refused leaves them.
     fn judge_outputs(&self, trial: &Trial, ran: &Ran, code: u8) -> Result<(), String> {
         let trial_index =
             TRIALS.iter().position(|one| std::ptr::eq(one.arguments, trial.arguments));
@@ -241,21 +242,21 @@ impl Bench {
     }
 }
 
-/// The command, killed if it takes too long.
+/// Returns a command that is killed after the time limit.
 pub(crate) fn timed(line: &[OsString]) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=5").arg(SECONDS).args(line);
     command
 }
 
-/// How a run ended, and the folder of its outputs.
+/// The result of a run, and the folder of its outputs.
 pub(crate) struct Ran {
     output: Output,
     out: tempfile::TempDir,
 }
 
 impl Ran {
-    /// The exit code. Fails if it is not an allowed one.
+    /// Returns the exit code. Fails if it is not an allowed one.
     pub(crate) fn code(&self) -> Result<u8, String> {
         let status = self.output.status;
         match status.code().and_then(|code| u8::try_from(code).ok()) {

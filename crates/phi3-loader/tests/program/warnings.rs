@@ -1,4 +1,4 @@
-//! How commands show the warnings about files that can be loaded.
+//! Tests of warnings about files that can be loaded.
 
 use crate::program::program;
 use crate::small_model::{factors_lost, phi3_keys, write_small_model};
@@ -41,7 +41,7 @@ fn every_command_shows_warnings_as_text_and_json() {
 }
 
 #[test]
-fn what_scales_positions_is_shown() {
+fn the_scaling_of_positions_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     let mut linear = phi3_keys();
@@ -72,7 +72,7 @@ fn what_scales_positions_is_shown() {
 }
 
 #[test]
-fn factors_are_a_scaling_that_no_key_names() {
+fn rope_factors_without_a_scaling_key_are_shown_as_longrope() {
     let path = crate::common::model_path("tied-gqa-bf16.gguf");
     let json = run(&["plan", "--json"], &path).stdout;
     let config = &serde_json::from_slice::<Value>(&json).unwrap()["config"];

@@ -1,10 +1,10 @@
 //! Measures llama.cpp with its own `llama-bench`.
 //!
-//! The program does not print load times. On standard error it prints one line when it starts with a
-//! model, and another when it runs the first prompt. The time between the two lines is the load; besides
-//! the weights it includes an empty context of a few tokens. If the program gets the same path twice in a
-//! row, it keeps the model; so each path is written differently. The first load is not counted, because
-//! it also creates the context of the device.
+//! The program does not print load times. On standard error it prints one line when it starts with a model,
+//! and another when it runs the first prompt. The time between the two lines is the time of the load. In
+//! addition to the weights it includes an empty context of a few tokens. If the program gets the same path
+//! twice in a row, it keeps the model; therefore each path is spelled differently. The first load is not
+//! counted, because it also creates the context of the device.
 
 use super::{Measured, run};
 use crate::args::Bench;
@@ -23,7 +23,7 @@ pub(super) fn measure(
     source_bytes: u64,
     token: &CancelToken,
 ) -> Result<Measured, String> {
-    let program = arguments.llama_bench.as_ref().ok_or("--llama-bench does not say where it is")?;
+    let program = arguments.llama_bench.as_ref().ok_or("--llama-bench is not given")?;
     let mut command = Command::new(program);
     command.args(["--progress", "-r", "1", "-p", "1", "-n", "0"]);
     match device {
@@ -37,12 +37,12 @@ pub(super) fn measure(
     }
     let seconds = load_times(&mut command, token)?;
     let [_, counted @ ..] = &seconds[..] else {
-        return Err(format!("{} told of no loads", path_text(program)));
+        return Err(format!("{} printed no load times", path_text(program)));
     };
     Ok(Measured { version: None, seconds: counted.to_vec(), bytes: source_bytes, note: NOTE })
 }
 
-/// Different paths to the same file: `a/b`, `a/./b`, `a/././b`.
+/// Returns different paths to the same file: `a/b`, `a/./b`, `a/././b`.
 fn spellings(file: &Path, count: u32) -> Result<Vec<PathBuf>, String> {
     let file = file.canonicalize().map_err(|error| error.to_string())?;
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
@@ -59,7 +59,7 @@ fn load_times(command: &mut Command, token: &CancelToken) -> Result<Vec<f64>, St
     Ok(times.seconds)
 }
 
-/// Reads the times from lines like `llama-bench: benchmark 1/6: starting` and `llama-bench: benchmark
+/// Computes load times from lines such as `llama-bench: benchmark 1/6: starting` and `llama-bench: benchmark
 /// 1/6: warmup prompt run`.
 #[derive(Default)]
 struct LoadTimes {
@@ -86,7 +86,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_load_lasts_from_the_start_to_the_first_run() {
+    fn a_load_lasts_from_its_start_to_the_first_prompt_run() {
         let mut times = LoadTimes::default();
         for (line, now) in [
             ("ggml_cuda_init: found 1 CUDA devices:", 0.5),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn each_spelling_is_another_text_and_the_same_file() {
+    fn spellings_are_different_paths_to_the_same_file() {
         let paths = spellings(Path::new(env!("CARGO_MANIFEST_DIR")), 3).unwrap();
         let texts: Vec<_> = paths.iter().map(|path| path.as_os_str()).collect();
         assert!(texts[0] != texts[1] && texts[1] != texts[2]);

@@ -1,6 +1,6 @@
 """Times safetensors' load_file to a CUDA device and prints one JSON document.
 
-Arguments: FILE DEVICE RUNS; without any, says which versions there are.
+Arguments: FILE DEVICE RUNS. Without arguments, prints only the versions.
 """
 
 import json
@@ -17,7 +17,7 @@ answer = {
 }
 if len(sys.argv) > 1:
     path, device, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    # The context, and whatever else the first use brings, is not what is timed.
+    # Create the context and do all other work of a first use before the measured time.
     torch.zeros(1, device=device)
     load_file(path, device=device)
     torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-//! Measures safetensors with PyTorch.
+//! Measures the loader of safetensors with PyTorch.
 
 use super::{Measured, Stream, run};
 use crate::args::Bench;
@@ -23,14 +23,14 @@ pub(super) fn measure(
     token: &CancelToken,
 ) -> Result<Measured, String> {
     let DeviceKind::Cuda(ordinal) = device else {
-        return Err("it maps the file where the device is the host".to_owned());
+        return Err("on the host it only maps the file".to_owned());
     };
     // Check Python before gigabytes are written for it.
     let found = run_script(&arguments.python, &[], token)?;
     if found["cuda"] != true {
         return Err("its PyTorch has no CUDA device".to_owned());
     }
-    // The folder is removed with its content, also after an error.
+    // Dropping this removes the folder and its content, also after an error.
     let folder;
     let weights = match &arguments.safetensors {
         Some(path) => path.clone(),
@@ -49,7 +49,7 @@ pub(super) fn measure(
     let (place, runs) = (format!("cuda:{ordinal}"), arguments.repeat.to_string());
     let script_arguments = [weights.as_os_str(), place.as_ref(), runs.as_ref()];
     let answer = run_script(&arguments.python, &script_arguments, token)?;
-    let seconds = answer["seconds"].as_array().ok_or("it told no times")?;
+    let seconds = answer["seconds"].as_array().ok_or("its script printed no times")?;
     Ok(Measured {
         version: answer["version"].as_str().map(str::to_owned),
         seconds: seconds.iter().filter_map(Value::as_f64).collect(),
@@ -61,7 +61,7 @@ pub(super) fn measure(
 fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Result<Value, String> {
     let mut script = Command::new(python);
     script.arg("-c").arg(SCRIPT).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Libraries may print other lines before this one.
+    // Libraries may print other lines before the result.
     let mut last = String::new();
     run(&mut script, token, &mut |stream, line| {
         if stream == Stream::Out {
@@ -71,7 +71,7 @@ fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Resul
     serde_json::from_str(&last).map_err(|error| format!("{error}: {}", escape(&last)))
 }
 
-/// Makes a new folder beside the model, because the file in it needs as much space as the model.
+/// Creates a folder next to the model, whose disk has room for another large file.
 fn beside(model: &Path) -> Result<TempDir, String> {
     let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
@@ -81,7 +81,7 @@ fn beside(model: &Path) -> Result<TempDir, String> {
         .map_err(|error| format!("{}: {error}", path_text(folder)))
 }
 
-/// Writes the weights of a load of the file.
+/// Loads the file in a new process, and writes the weights to a safetensors file. Returns its path.
 fn dump(arguments: &Bench, folder: &Path, token: &CancelToken) -> Result<PathBuf, String> {
     let weights = folder.join("weights.safetensors");
     let mut dump = OsString::from("--dump=");

@@ -1,8 +1,8 @@
 //! The program's allocator. If the system refuses memory, it reports that and ends the process.
 //!
-//! By default, Rust aborts. With `RUST_BACKTRACE` it first prints a backtrace, which allocates and takes
-//! a lock. If that allocation fails as well, the thread already holds the lock, and the process hangs. To
-//! prevent this, this allocator never returns a null pointer.
+//! By default, Rust aborts. With `RUST_BACKTRACE` it first prints a backtrace, which takes a lock and
+//! allocates. If that allocation fails too, the failure handler waits for the lock that its own thread holds,
+//! and the process hangs. To prevent this, this allocator never returns a null pointer.
 
 use std::alloc::{GlobalAlloc, Layout};
 
@@ -11,9 +11,9 @@ pub(crate) struct OrExit<A>(pub(crate) A);
 
 /// Makes the C library use one heap for all threads.
 ///
-/// By default it reserves 64 MiB of addresses for each thread. If addresses are limited (`RLIMIT_AS`),
-/// the memory that was free before the threads started is then gone when they run. If the C library can
-/// allocate nothing for a new thread, it ends the process.
+/// By default it reserves 64 MiB of addresses for each thread. If addresses are limited (`RLIMIT_AS`), the
+/// threads can thus use up memory that was checked as free. If the C library cannot allocate memory for a new
+/// thread, it ends the process.
 pub(crate) fn share_between_threads() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -22,7 +22,7 @@ pub(crate) fn share_between_threads() {
         unsafe extern "C" {
             safe fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
         }
-        // If the C library refuses the setting, address limits are only checked less precisely.
+        // Ignore a failure: only the checks of address limits become less precise.
         let _ = mallopt(M_ARENA_MAX, 1);
     }
 }

@@ -1,8 +1,7 @@
-//! Finds out whether the process was started with a standard output.
+//! Checks whether the process was started with an open standard output.
 //!
-//! If it is closed, the standard library opens `/dev/null` in its place before `main`. Results would then
-//! be lost without an error. After that, the program cannot see whether it was closed or the caller chose
-//! `/dev/null`.
+//! If it is closed, the standard library opens `/dev/null` in its place before `main`, and results would be
+//! lost without an error. In `main` it is too late to check, because the caller may have chosen `/dev/null`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,14 +12,14 @@ pub(crate) fn was_open() -> bool {
 }
 
 /// The C library calls the functions in this section before it calls `main`.
-// SAFETY: the section holds addresses of functions without a result, and this is one. It ignores the
-// arguments of the call. It only asks the kernel and stores to a static, so it needs nothing that is
+// SAFETY: the section contains addresses of functions without a result, and this is one. It ignores the
+// arguments of the call. It only makes a system call and stores to a static, so it needs nothing that is
 // initialised later. It cannot panic.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK: extern "C" fn() = look;
+static CHECK: extern "C" fn() = check;
 
-extern "C" fn look() {
+extern "C" fn check() {
     let is_open = rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_ok();
     WAS_OPEN.store(is_open, Ordering::Relaxed);
 }
