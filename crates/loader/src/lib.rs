@@ -54,6 +54,7 @@ mod checks;
 mod choice_text;
 pub mod codes;
 mod device_choice;
+mod engine_config;
 mod error;
 mod event;
 mod file_identity;

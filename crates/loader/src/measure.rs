@@ -16,7 +16,7 @@ pub use cuda_sys;
 
 /// Returns the engine settings that a load of this number of bytes uses on this device and machine.
 pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
-    crate::session::engine_config(options, device, source_bytes)
+    crate::engine_config::engine_config(options, device, source_bytes)
 }
 
 /// A repeatable transfer of one model. It allocates its device buffer once; runs allocate no device memory.

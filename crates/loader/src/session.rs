@@ -2,37 +2,15 @@
 
 use crate::background::Background;
 use crate::cancel::CancelToken;
+use crate::engine_config::engine_config;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
 use crate::options::LoadOptions;
 use crate::{host_memory, threads};
-use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, StagingRing};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, StagingRing};
 use model_phi3::{Conversion, LoadPlan};
 use std::time::Instant;
-
-/// On idle machines, 10 to 16 readers saturated the link (docs/performance.md). More readers gain nothing and
-/// take cores from other work.
-const MAX_CUDA_READERS: usize = 16;
-/// Decoding on the host scales up to this number of cores. With more, memory bandwidth is the limit.
-const MAX_HOST_READERS: usize = 32;
-/// Number of parallel reads from storage (docs/performance.md). It can exceed the number of cores, because a
-/// thread that waits for storage needs no core.
-const STORAGE_READERS: u32 = 16;
-/// Measured on an H100 (docs/performance.md): with larger chunks the ring no longer fits into the second-level
-/// caches of the readers' cores, and the readers lose more time than the larger copies save.
-const CUDA_CHUNK_BYTES: u64 = 8 << 20;
-/// Bytes of the ring. If fewer than [`MIN_DEPTH`] chunks fit, the ring is larger.
-const RING_BYTES: u64 = 32 << 20;
-/// With fewer chunks in flight, readers wait for each other.
-const MIN_DEPTH: u64 = 3;
-const MAX_CUDA_DEPTH: u64 = 64;
-/// Bytes of one read, a part of a chunk. They stay in the core's own cache until their digest is computed.
-const READ_BYTES: u64 = 512 << 10;
-/// On the host the reader also decodes the chunk. Its source and decoded bytes stay in the core's own cache.
-const HOST_CHUNK_BYTES: u64 = 256 << 10;
-/// With two, a reader can start the next chunk while a slower reader still works on the one before.
-const HOST_CHUNKS_A_READER: u64 = 2;
 
 /// The session of a loader, which may not exist yet, be open, or be opening in the background.
 #[derive(Debug, Default)]
@@ -231,63 +209,10 @@ fn converts(plan: &LoadPlan) -> bool {
     plan.ops().iter().any(|op| op.conversion != Conversion::Copy)
 }
 
-/// Returns the engine's settings for this machine. Values in `options` take precedence.
-pub(crate) fn engine_config(
-    options: &LoadOptions,
-    device: DeviceKind,
-    source_bytes: u64,
-) -> EngineConfig {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (readers, chunk_bytes) = match device {
-        DeviceKind::Host => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
-        // Leave some cores to other work: if one reader waits for a core, all readers wait for it.
-        DeviceKind::Cuda(_) => ((cores - cores / 8).min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
-    };
-    let readers = u32::try_from(readers).unwrap_or(u32::MAX);
-    let readers = options.threads.unwrap_or(readers);
-    let storage_readers = options.threads.unwrap_or(readers.max(STORAGE_READERS));
-    // A chunk larger than the model would only waste memory.
-    let chunk_bytes =
-        options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
-    let most = match device {
-        DeviceKind::Host => u64::from(storage_readers) * HOST_CHUNKS_A_READER,
-        DeviceKind::Cuda(_) => MAX_CUDA_DEPTH,
-    };
-    let depth = (RING_BYTES / chunk_bytes).max(MIN_DEPTH).min(most);
-    EngineConfig {
-        readers,
-        storage_readers,
-        depth: options.depth.unwrap_or(u32::try_from(depth).unwrap_or(u32::MAX)),
-        chunk_bytes,
-        read_bytes: options.read_bytes.unwrap_or(READ_BYTES),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::DeviceChoice;
-
-    #[test]
-    fn the_ring_takes_no_more_than_it_needs() {
-        const MIB: u64 = 1 << 20;
-        for device in [DeviceKind::Host, DeviceKind::Cuda(0)] {
-            let config = |options| engine_config(&options, device, 8 << 30);
-            // 32 MiB plus slack for aligned reads, rounded up to a multiple of 2 MiB.
-            assert!(config(LoadOptions::new()).ring_bytes() <= 34 * MIB, "{device}");
-            for chunk_bytes in [1, 4096, MIB, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB] {
-                let ring = config(LoadOptions::new().chunk_bytes(chunk_bytes)).ring_bytes();
-                assert!(
-                    ring <= (3 * chunk_bytes).max(32 * MIB) + 2 * MIB,
-                    "{device}: {chunk_bytes}"
-                );
-            }
-            let named = config(LoadOptions::new().threads(3));
-            assert_eq!((named.readers, named.storage_readers), (3, 3), "{device}");
-            let left_open = config(LoadOptions::new());
-            assert!(left_open.storage_readers >= left_open.readers.max(16), "{device}");
-        }
-    }
 
     #[test]
     fn the_last_seconds_of_an_opening_go_to_the_ring_before_the_context() {

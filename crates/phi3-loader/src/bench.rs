@@ -13,6 +13,7 @@ mod peers;
 mod reading;
 mod shapes;
 mod small_tensors;
+mod storage_reads;
 mod table;
 
 use super::args::Bench;
@@ -29,6 +30,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use storage_reads::StorageReads;
 
 pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
     let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
@@ -139,8 +141,7 @@ fn measure_loads(
     let mut loads = loads::warm(arguments, files, token)?;
     let warm = loads.len();
     let mut from_storage = loads::FromStorage::default();
-    let mut storage =
-        limits::StorageReads::open(arguments, files).map_err(|error| unread(error.into()))?;
+    let mut storage = StorageReads::open(arguments, files).map_err(|error| unread(error.into()))?;
     for run in 0..arguments.repeat {
         if arguments.cold {
             from_storage.add(arguments, files, token)?;

@@ -1,11 +1,12 @@
 //! The command `inspect`.
 
 use super::args::Inspect;
+use super::config_report::{config_document, write_config};
 use super::failure::Failure;
 use super::json::{self, FileName, FileNames, InspectDocument, TensorDocument, WarningDocument};
 use super::outputs::{self, Named};
-use super::plan::{config_document, write_config, write_warnings};
 use super::stdout;
+use super::text::write_warnings;
 use super::text::{bytes, shape};
 use gguf_format::{GgufFile, Metadata, TensorInfo, Text, Value, escape, path_text};
 use loader::{Error, LoadOptions, Loader, Warning};

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod completions;
+mod config_report;
 mod devices;
 mod dump;
 mod failure;

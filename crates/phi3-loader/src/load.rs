@@ -1,16 +1,16 @@
 //! The command `load`.
 
 use super::args::Load;
+use super::config_report::config_document;
 use super::dump;
 use super::failure::Failure;
 use super::json::{self, Event, EventKind, FileName, WarningDocument};
 use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
-use super::plan::{config_document, write_warnings};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
-use super::text::bytes;
+use super::text::{bytes, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;

@@ -16,6 +16,8 @@ mod codes;
 #[expect(dead_code, reason = "the tests of the library use the rest")]
 mod common;
 mod json_schema;
+mod limit_runs;
+mod limited;
 mod limits;
 mod outputs;
 mod program;
