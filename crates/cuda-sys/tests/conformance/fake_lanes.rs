@@ -98,7 +98,6 @@ pub(crate) fn lanes_that_work_late_get_their_bytes(kind: DeviceKind) {
 
 /// Functions of a device and its queue that can fail.
 const FUNCTIONS: [&str; 13] = [
-    "adopt",
     "append_spans",
     "await",
     "bind_thread",
@@ -107,6 +106,7 @@ const FUNCTIONS: [&str; 13] = [
     "load_code",
     "make_queue",
     "open_tallies",
+    "pin",
     "prepare_conversions",
     "read_tallies",
     "start_timeline",
