@@ -215,7 +215,7 @@ class AutoSource final : public FileSource {
     const bool cached = survey_.is_cached(offset, bytes);
     if (cached && read_cached(file_, offset, bytes, out, stop)) return;
     if (cached && !survey_.is_unavailable()) {
-      // The range has left the cache meanwhile, and `out` need not be aligned.
+      // The range has left the cache since the query, and `out` may be unaligned.
       buffered_.read(offset, bytes, out, stop);
     } else {
       direct_source().read(offset, bytes, out, stop);

@@ -28,7 +28,7 @@ constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62;
 std::uint64_t sink(const NonFinite& found) { return found.infinite + found.nan; }
 std::uint64_t sink(const Digest& digest) { return digest.sum ^ digest.mix; }
 
-// A barrier that starts all threads together, so that none has the machine for itself.
+// A barrier that starts all threads together, so that no thread is measured while it runs alone.
 class Gate {
  public:
   explicit Gate(std::uint32_t missing) : missing_(missing) {}

@@ -20,10 +20,10 @@ pub enum Io {
     /// Copies from a shared mapping. The first use installs a process-wide `SIGBUS` handler, so that a
     /// truncated file is an error and does not crash the process. The handler passes on every other fault.
     Mapped,
-    /// `O_DIRECT`, past the page cache; [`Io::Read`] where the file system refuses.
+    /// `O_DIRECT`, past the page cache; [`Io::Read`] if the file system refuses.
     Direct,
-    /// For each range, [`Io::Read`] where the page cache holds it and [`Io::Direct`] where not, so
-    /// that the cache stays as it was.
+    /// For each range, [`Io::Read`] if the page cache holds it, otherwise [`Io::Direct`]. The cache
+    /// stays unchanged.
     Auto,
 }
 
@@ -121,7 +121,7 @@ impl StagingRing {
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the configuration is out of
     /// range, [`HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
     pub fn new(config: EngineConfig) -> Result<Self, Error> {
         Ok(Self { inner: ffi::make_ring(&config.as_ffi())?, config })
@@ -189,8 +189,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
-    /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where queues cannot be made.
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the configuration is out of
+    /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if queues cannot be made.
     pub fn new(device: &Device, ring: StagingRing) -> Result<Self, Error> {
         Self::with_lanes(&[device], ring)
     }

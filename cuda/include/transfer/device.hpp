@@ -115,8 +115,8 @@ struct QueueShape {
   std::uint64_t slot_bytes;  // bytes of one slot in host memory, slack included
 };
 
-// The end of the staging ring at one lane. Readers fill a slot together, and submit a batch of it
-// to every lane that has bytes in it. Several threads may use the queue at once if they use
+// Moves bytes from the staging ring to one lane. Readers fill a slot together, and submit a batch
+// of it to every lane that has bytes in it. Several threads may use the queue at once if they use
 // different slots.
 class Queue {
  public:
