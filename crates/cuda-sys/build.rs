@@ -1,10 +1,10 @@
 //! Compiles the cxx bridge and the C++ of the `cuda/` tree, and with feature `cuda` its kernels.
 //!
 //! `cuda` is a link in this crate to the tree at the top of the workspace. Packages and vendored copies
-//! have the tree itself in its place, so nothing outside the crate's own folder is read.
+//! contain the tree itself instead. Nothing outside the crate's own folder is read.
 //!
-//! The nvcc recipe lives here, not in xtask, so that a path or git dependency on this crate just
-//! builds. Failures are reported in words: what was looked for, where, and what to set.
+//! The nvcc recipe is here, not in xtask, so that path and git dependencies on this crate build without
+//! further steps. An error says what was looked for, where, and what to set.
 
 #[path = "build/nvcc.rs"]
 mod nvcc;
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    // A logged error fails the build by itself; a failing exit status would bury it in this
-    // script's whole output.
+    // A logged error fails the build by itself. With a failing exit status, cargo would bury the error in
+    // all output of this script.
     ExitCode::SUCCESS
 }
 
@@ -82,14 +82,14 @@ fn find_toolkit(tree: &Path) -> Result<Toolkit, String> {
         return Err(format!("feature `cuda` is for Linux targets, and this one is {target_os}"));
     }
     let target_arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    // The folder that the tree is in: the workspace, where the tree is a link, which may have brought a
-    // toolkit for itself; else this crate.
+    // The folder that contains the tree. If the tree is a link, this is the workspace, which may have a
+    // toolkit of its own. Otherwise it is this crate.
     let tree = tree.canonicalize().map_err(|error| format!("{}: {error}", tree.display()))?;
     let home = tree.parent().unwrap_or(&tree);
     Search::new(variable, home, &target_arch).find().map_err(|error| error.to_string())
 }
 
-/// The bridge and all host C++, as one archive.
+/// Compiles the bridge and all host C++ into one archive.
 fn compile_cpp(
     tree: &Path,
     sources: &Sources,
@@ -111,10 +111,10 @@ fn compile_cpp(
         .extra_warnings(true)
         .warnings_into_errors(warnings_are_errors)
         .flag("-Wshadow")
-        // Conversions are the same to the bit on host and device only where neither fuses.
+        // Gives the same bits on host and device only if neither fuses operations.
         .flag("-ffp-contract=off")
         .files(&sources.host);
-    // Unoptimised decoders would make debug builds of every dependent wait for them.
+    // Unoptimised decoders would slow down debug builds of every dependent.
     if matches!(env::var("OPT_LEVEL").as_deref(), Ok("0" | "1")) {
         build.opt_level(2);
     }
@@ -124,7 +124,7 @@ fn compile_cpp(
     if let Some(toolkit) = toolkit {
         build.define("TRANSFER_WITH_CUDA", "1").files(&sources.runtime);
         for folder in &toolkit.includes {
-            // As a system folder: its warnings are not ours.
+            // As a system folder, because its warnings do not matter here.
             build.flag("-isystem").flag(folder);
         }
     }
@@ -189,8 +189,8 @@ fn link_runtime(toolkit: &Toolkit) {
     }
 }
 
-/// The compiler to which nvcc hands host code: `NVCC_CCBIN`, or the one that compiles the rest, so
-/// that all objects of a build come from one compiler.
+/// Returns the compiler to which nvcc passes host code: `NVCC_CCBIN`, or the compiler of the other files,
+/// so that all objects of a build come from one compiler.
 fn host_compiler() -> PathBuf {
     match variable("NVCC_CCBIN") {
         Some(path) => path.into(),
@@ -198,7 +198,7 @@ fn host_compiler() -> PathBuf {
     }
 }
 
-/// Runs `program`; what it printed becomes a warning, or the error where it failed.
+/// Runs `program`. Reports its output as warnings, or as the error if it fails.
 fn run(program: &Path, arguments: &[OsString]) -> Result<(), String> {
     let output = Command::new(program)
         .args(arguments)
@@ -239,13 +239,13 @@ fn output_of(program: &Path, argument: &str) -> Result<String, String> {
     }
 }
 
-/// A variable of the build's user; the script runs again when it changes.
+/// Reads a variable that users set. The script runs again when it changes.
 fn variable(name: &str) -> Option<OsString> {
     println!("cargo::rerun-if-env-changed={name}");
     env::var_os(name)
 }
 
-/// A variable that cargo sets.
+/// Reads a variable that cargo sets.
 fn required_path(name: &str) -> Result<PathBuf, String> {
     env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {name}"))
 }

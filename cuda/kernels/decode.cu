@@ -24,7 +24,7 @@ __device__ __forceinline__ uint4 pack_computed(const float (&v)[8]) {
   const __half2 b = __floats2half2_rn(v[2], v[3]);
   const __half2 c = __floats2half2_rn(v[4], v[5]);
   const __half2 d = __floats2half2_rn(v[6], v[7]);
-  // One comparison for every pair finds a NaN, which is rare enough for a branch.
+  // One comparison for each pair finds a NaN. A NaN is rare enough for a branch.
   const bool ordered = __hbeq2(a, a) && __hbeq2(b, b) && __hbeq2(c, c) && __hbeq2(d, d);
   if (ordered) {
     return {bits_from_half2(a), bits_from_half2(b), bits_from_half2(c), bits_from_half2(d)};
@@ -37,8 +37,8 @@ __device__ __forceinline__ uint4 pack_computed(const float (&v)[8]) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-// The work of a kernel on units of 16 bytes of output. `unit` makes unit number `u` of the tile
-// that starts at `src` and `dst`. `tail` makes the rest of a segment after its last unit.
+// The work of a kernel on units of 16 bytes of output. `unit` writes unit number `u` of the tile
+// that starts at `src` and `dst`. `tail` writes the rest of a segment after its last unit.
 
 template <class Type, bool kIsScalar = Type::kBlockLen == 1>
 struct Decode {

@@ -1,4 +1,4 @@
-// Kernels that change no weights: counts of floats that are not finite, and digests.
+// Kernels that do not change weights: they count floats that are not finite, and compute digests.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -12,11 +12,11 @@ namespace {
 constexpr std::uint32_t kBytesPerUnit = 16;
 constexpr unsigned kWholeWarp = 0xffffffff;
 
-// The atomics' own type; as wide as std::uint64_t, which is unsigned long here.
+// The type that atomics take. It is as wide as std::uint64_t, which is unsigned long here.
 using Counter = unsigned long long;
 static_assert(sizeof(Counter) == sizeof(std::uint64_t));
 
-// The sum of a value over a warp, in its first thread.
+// Returns the sum of a value over a warp, in its first thread.
 __device__ __forceinline__ std::uint64_t sum_of_warp(std::uint64_t value) {
   for (int distance = 16; distance != 0; distance /= 2) {
     value += __shfl_down_sync(kWholeWarp, value, distance);
@@ -28,8 +28,8 @@ __device__ __forceinline__ void add(std::uint64_t value, std::uint64_t* counter)
   if (value != 0) atomicAdd(reinterpret_cast<Counter*>(counter), value);
 }
 
-// Adds two values of every thread of a block to two counters, with one atomic each: all tiles of a
-// tensor add to the same two, one after the other.
+// Adds two values of every thread of a block to two counters, with one atomic each. All tiles of a
+// tensor add to the same two counters, and these atomics run one after the other.
 __device__ __forceinline__ void add_from_block(std::uint64_t a, std::uint64_t b,
                                                std::uint64_t* to_a, std::uint64_t* to_b) {
   constexpr unsigned kWarps = kThreads / 32;
@@ -61,14 +61,14 @@ __device__ __forceinline__ void count_float(typename FloatBits<kFormat>::Word wo
   found.nan += magnitude > kInfinity;
 }
 
-// Whether any float of a unit is infinite or NaN, 32 bits at a time: a constant is added that makes
-// an exponent of ones, and no other, carry into the sign bit.
+// Whether any float of a unit is infinite or NaN. Works on 32 bits at a time: adds a constant with
+// which only an exponent of all ones carries into the sign bit.
 template <FloatFormat kFormat>
 __device__ __forceinline__ bool any_non_finite(const uint4& unit) {
   using Word = typename FloatBits<kFormat>::Word;
   constexpr std::uint32_t kBits = 8 * sizeof(Word);
   constexpr std::uint32_t kRepeat = kBits == 16 ? 0x00010001 : 1;
-  // The upper half of a double has the exponent.
+  // The exponent of a double is in its upper half.
   constexpr std::uint64_t kInfinity = std::uint64_t{FloatBits<kFormat>::kInfinity};
   constexpr std::uint32_t kUpper =
       static_cast<std::uint32_t>(kBits == 64 ? kInfinity >> 32 : kInfinity) * kRepeat;
@@ -121,7 +121,7 @@ __device__ __forceinline__ std::uint64_t word_of(std::uint32_t low, std::uint32_
   return low | static_cast<std::uint64_t>(high) << 32;
 }
 
-// The last bytes of a range, fewer than a unit, as words padded with zeros.
+// Adds the last bytes of a range, fewer than a unit, as words padded with zeros.
 __device__ void add_tail(const DigestSegment& segment, std::uint64_t begin, Digest& digest) {
   for (std::uint64_t start = begin; start < segment.elements; start += kDigestWord) {
     std::uint64_t word = 0;
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
   add_from_block(digest.sum, digest.mix, &segment.digest->sum, &segment.digest->mix);
 }
 
-// The result of `use` for the format's kernel and the floats in one of its units.
+// Calls `use` with the format's kernel and the number of floats in one of its units.
 template <class Use>
 int with_counter(FloatFormat format, Use&& use) noexcept {
   switch (format) {

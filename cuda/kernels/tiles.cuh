@@ -1,5 +1,5 @@
-// Spreads a batch of segments of any sizes over one launch: each thread block takes one tile of one
-// segment.
+// Spreads a batch of segments of any size over one launch. Each thread block handles one tile of
+// one segment.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,8 +11,8 @@
 
 namespace transfer::kernels {
 
-// A thread handles 16 bytes at a time, so that a warp touches 512 consecutive bytes; a tile begins
-// at whole blocks of every type.
+// A thread handles 16 bytes at a time, so that a warp accesses 512 consecutive bytes. A tile begins
+// at a block boundary of every type.
 constexpr std::uint32_t kThreads = 256;
 constexpr std::uint32_t kUnitsPerThread = 4;
 constexpr std::uint32_t kUnitsPerTile = kThreads * kUnitsPerThread;
@@ -27,10 +27,10 @@ struct TiledBatch {
 
 struct Tile {
   std::uint32_t segment;
-  std::uint64_t number;  // in its segment
+  std::uint64_t number;  // within its segment
 };
 
-// The tile of this thread block: in the first segment that ends after it.
+// Returns the tile of this thread block, which is in the first segment that ends after it.
 template <class Segment>
 __device__ __forceinline__ Tile this_tile(const TiledBatch<Segment>& tiled) {
   static_assert((kMaxBatch & (kMaxBatch - 1)) == 0);
@@ -44,7 +44,7 @@ __device__ __forceinline__ Tile this_tile(const TiledBatch<Segment>& tiled) {
   return {index, blockIdx.x - first};
 }
 
-// Units of 16 bytes that a tile of a segment of `units` has.
+// Returns the number of 16-byte units in a tile of a segment with `units` units.
 __device__ __forceinline__ std::uint32_t units_of(std::uint64_t tile, std::uint64_t units) {
   const std::uint64_t left = units - tile * kUnitsPerTile;
   return left < kUnitsPerTile ? static_cast<std::uint32_t>(left) : kUnitsPerTile;
@@ -56,7 +56,7 @@ int load(Kernel* kernel) noexcept {
   return cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
 }
 
-// Launches `kernel` over all tiles; a unit is `elements_per_unit` of a segment's elements.
+// Launches `kernel` over all tiles. A unit is `elements_per_unit` elements of a segment.
 template <class Segment>
 int launch_tiles(void (*kernel)(TiledBatch<Segment>), const Batch<Segment>& batch,
                  std::uint64_t elements_per_unit, cudaStream_t stream) noexcept {
@@ -70,7 +70,7 @@ int launch_tiles(void (*kernel)(TiledBatch<Segment>), const Batch<Segment>& batc
   tiled.batch = batch;
   std::uint64_t tiles = 0;
   for (std::uint32_t i = 0; i < kMaxBatch; ++i) {
-    // On the device, this would be an error that ends the whole context.
+    // On the device, a misaligned access would be an error that ends the whole context.
     if (i < batch.count && !batch.segments[i].is_aligned()) {
       return cudaErrorMisalignedAddress;
     }

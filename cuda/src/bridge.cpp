@@ -21,14 +21,14 @@
 namespace transfer::bridge {
 namespace {
 
-// Made while there is memory: when it is thrown there may be none for its text.
+// Made in advance: when it is thrown, there may be no memory for its text.
 const transfer::Error out_of_memory(Code::kHostOutOfMemory, 0, "host memory is exhausted");
 
 #ifdef TRANSFER_MEASURE
 Rate rate_of(const transfer::Rate& rate) { return {rate.median, rate.minimum, rate.maximum}; }
 #endif
 
-// Gives every exception the encoded form that the Rust side decodes.
+// Converts every exception to the encoded form that the Rust side decodes.
 template <typename Work>
 auto guarded(Work&& work) -> decltype(work()) {
   try {
@@ -61,7 +61,7 @@ EngineConfig config_of(const RingShape& shape) {
   return {shape.readers, shape.storage_readers, shape.depth, shape.chunk_bytes, shape.read_bytes};
 }
 
-// The callback of a Rust source.
+// Returns the callback of a Rust source.
 ReadCallback callback_of(const SourceReaders& readers, std::size_t index) {
   return [&readers, index](std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                            const std::atomic<bool>& stop) {
@@ -306,7 +306,7 @@ Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t ru
 std::unique_ptr<Ring> make_ring(const RingShape& shape) {
   return guarded([&] {
     const EngineConfig config = config_of(shape);
-    // Before memory is touched for it.
+    // Check before any memory is allocated.
     config.check();
     return std::make_unique<Ring>(std::make_unique<StagingRing>(config.ring_bytes()));
   });

@@ -13,19 +13,19 @@
 namespace transfer {
 namespace {
 
-// The first page of so many bytes stands for all of them. A question costs a microsecond, and all
-// of them should be answered before the first read.
+// The first page of each part represents the whole part. A query takes a microsecond, and all
+// queries should be answered before the first read.
 constexpr std::uint64_t kPartBytes = std::uint64_t{2} << 20;
 
-// Parts that a thread takes at a time.
-constexpr std::uint64_t kParts = 16;
+// Parts that a thread queries at a time.
+constexpr std::uint64_t kPartsAtOnce = 16;
 
-// Parts of all files that stand for the rest; one thread asks about them while nothing else is
-// done.
+// Parts in the samples of all files together. One thread queries them while nothing else runs.
 constexpr std::uint64_t kSample = 64;
 
-// As the kernel decides whether mincore() tells the truth; otherwise it calls every page resident.
-bool may_ask(const OpenFile& file) {
+// Whether mincore() reports the true state to this process, by the kernel's own rule. To other
+// processes it reports every page as resident.
+bool can_query(const OpenFile& file) {
   struct stat status{};
   if (fstat(file.descriptor, &status) != 0) return false;
   if (status.st_uid == geteuid()) return true;
@@ -34,7 +34,7 @@ bool may_ask(const OpenFile& file) {
 }
 
 std::optional<FileMapping> map(const OpenFile& file) {
-  if (!may_ask(file)) return std::nullopt;
+  if (!can_query(file)) return std::nullopt;
   try {
     return FileMapping(file);
   } catch (const Error&) {
@@ -49,45 +49,45 @@ CacheSurvey::CacheSurvey(const OpenFile& file, std::size_t files)
       sample_(std::max<std::uint64_t>(1, kSample / files)),
       parts_((file.bytes + kPartBytes - 1) / kPartBytes) {}
 
-bool CacheSurvey::sample_held() noexcept {
-  if (is_blind()) return true;
+bool CacheSurvey::sample_is_cached() noexcept {
+  if (is_unavailable()) return true;
   const std::uint64_t count = std::min<std::uint64_t>(sample_, parts_.size());
   for (std::uint64_t i = 0; i < count; ++i) {
-    if (!part_held(parts_.size() * i / count)) return false;
+    if (!part_is_cached(parts_.size() * i / count)) return false;
   }
   return true;
 }
 
-void CacheSurvey::take_part() noexcept {
-  if (is_blind()) return;
+void CacheSurvey::query_parts() noexcept {
+  if (is_unavailable()) return;
   for (;;) {
-    const std::uint64_t begin = next_.fetch_add(kParts, std::memory_order_relaxed);
+    const std::uint64_t begin = next_.fetch_add(kPartsAtOnce, std::memory_order_relaxed);
     if (begin >= parts_.size()) return;
-    const std::uint64_t end = std::min<std::uint64_t>(parts_.size(), begin + kParts);
-    for (std::uint64_t part = begin; part < end; ++part) (void)part_held(part);
+    const std::uint64_t end = std::min<std::uint64_t>(parts_.size(), begin + kPartsAtOnce);
+    for (std::uint64_t part = begin; part < end; ++part) (void)part_is_cached(part);
   }
 }
 
-bool CacheSurvey::held(std::uint64_t offset, std::uint64_t bytes) noexcept {
-  if (is_blind()) return true;
+bool CacheSurvey::is_cached(std::uint64_t offset, std::uint64_t bytes) noexcept {
+  if (is_unavailable()) return true;
   const std::uint64_t last = (offset + bytes - 1) / kPartBytes;
   for (std::uint64_t part = offset / kPartBytes; part <= last; ++part) {
-    if (!part_held(part)) return false;
+    if (!part_is_cached(part)) return false;
   }
   return true;
 }
 
-bool CacheSurvey::part_held(std::uint64_t part) noexcept {
+bool CacheSurvey::part_is_cached(std::uint64_t part) noexcept {
   std::atomic<Part>& known = parts_[part];
   Part found = known.load(std::memory_order_relaxed);
   if (found == Part::kUnknown) {
     unsigned char resident = 0;
     const int status = mincore(mapping_->data() + part * kPartBytes, 1, &resident);
-    const Part seen = status == 0 && (resident & 1) != 0 ? Part::kHeld : Part::kMissing;
-    // The first answer stands.
+    const Part seen = status == 0 && (resident & 1) != 0 ? Part::kCached : Part::kMissing;
+    // Keep the first answer.
     if (known.compare_exchange_strong(found, seen)) found = seen;
   }
-  return found == Part::kHeld;
+  return found == Part::kCached;
 }
 
 }  // namespace transfer

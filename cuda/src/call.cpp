@@ -8,7 +8,7 @@
 namespace transfer {
 namespace {
 
-// A segment's bytes in a share, from the start of the chunk.
+// The bytes of a segment in a share, from the start of the chunk.
 struct Overlap {
   std::uint64_t begin;
   std::uint64_t end;
@@ -19,7 +19,7 @@ Overlap overlap(const Share& share, const Segment& segment) {
           std::min(share.offset + share.bytes, segment.chunk_offset + segment.source_bytes)};
 }
 
-// The operation that a share's first byte belongs to, or the next.
+// Returns the operation of the share's first byte or, if that byte is padding, of the next one.
 ErrorSite site_of(const Share& share, View<Segment> segments) {
   const Segment* first = nullptr;
   for (const Segment& segment : segments) {
@@ -58,7 +58,8 @@ void Call::read_shares(std::uint32_t reader) noexcept {
         continue;
       }
       if (next == stretches.size()) finish(reader);
-      // Copies are slow out of the caches of cores that went to sleep, the last of them too.
+      // Copies out of the cache of a sleeping core are slow. Therefore spin until the last copy is
+      // done.
       wait_briefly([this] { return drained_ || stopped(); });
       break;
     }
@@ -81,11 +82,11 @@ void Call::timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::s
   spans_[reader].push_back({reader, lane, kind, chunk, start, clock_->seconds()});
 }
 
-// Staged bytes stand as they do in their pages of the file: direct reads need it, and copies from
-// the page cache like it.
-std::byte* Call::landing(std::size_t index) const {
+// Staged bytes have the same offset in a page as in the file. Direct reads need that, and copies
+// from the page cache are faster with it.
+std::byte* Call::read_target(std::size_t index) const {
   const Chunk& chunk = work_.schedule.chunks[index];
-  // Bytes of several lanes cannot all be read to where they belong.
+  // Bytes of several lanes cannot all be read directly to their destinations.
   if (chunk.part_count == 1) {
     const Part& part = work_.schedule.parts[chunk.first_part];
     std::byte* straight = work_.lanes[part.lane]->destination(work_.schedule, index, part);
@@ -100,16 +101,16 @@ std::byte* Call::landing(std::size_t index) const {
 
 void Call::read_stretch(std::uint32_t reader, const Stretch& stretch) {
   for (std::size_t i = 0; i < stretch.count && !stopped(); ++i) {
-    take(reader, work_.division.shares[stretch.first + i]);
+    read_share(reader, work_.division.shares[stretch.first + i]);
   }
 }
 
-void Call::take(std::uint32_t reader, const Share& share) {
+void Call::read_share(std::uint32_t reader, const Share& share) {
   bool entered = false;
   timed(reader, kNoLane, SpanKind::kWait, share.chunk,
         [&] { entered = turns_.enter(share.chunk); });
   if (!entered) return;
-  std::byte* const bytes = landing(share.chunk);
+  std::byte* const bytes = read_target(share.chunk);
   timed(reader, kNoLane, SpanKind::kRead, share.chunk, [&] { fill(share, bytes + share.offset); });
   if (stopped() || !turns_.filled(share.chunk)) return;
   const Schedule& schedule = work_.schedule;
@@ -129,7 +130,7 @@ void Call::fill(const Share& share, std::byte* out) {
               work_.sources[chunk.file]->read(chunk.source_offset + share.offset, share.bytes, out,
                                               board_.stop());
             });
-  // A stopped read leaves other bytes than the file's.
+  // A stopped read leaves unspecified bytes.
   if (!stopped()) examine(share, out);
 }
 
@@ -143,7 +144,7 @@ void Call::examine(const Share& share, const std::byte* bytes) {
   }
 }
 
-// A slot is free again when every lane that the chunk has bytes for is done with it.
+// Waits until every lane that has bytes in the chunk is done with its slot.
 void Call::retire(std::size_t index) {
   const Schedule& schedule = work_.schedule;
   const Chunk& chunk = schedule.chunks[index];

@@ -32,7 +32,7 @@ class CallbackSource final : public Source {
     try {
       read_(begin, end - begin, out - (offset - begin), stop);
     } catch (const Error& error) {
-      // A read that was stopped has nothing to report.
+      // A stopped read has nothing to report.
       if (!stop.load()) throw error.at(ErrorSite::of_source(index_));
     }
   }

@@ -6,8 +6,8 @@
 #include "transfer/decode/registry.hpp"
 #include "transfer/half.hpp"
 
-// A second instance of every decoder for AVX2, chosen at run time: the baseline of x86-64 is SSE2.
-// Without FMA: a fused multiply-add is no part of the reference.
+// A second build of every decoder for AVX2, chosen at run time, because the baseline of x86-64 is
+// SSE2. Without FMA: the reference has no fused multiply-add.
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -31,8 +31,8 @@ TRANSFER_HD void decode_words(const std::uint8_t* src, half_bits* dst, std::uint
   }
 }
 
-// A whole block is decoded into an array first. The compiler must assume that stores to `dst`
-// overlap `src`, and could then not share the work on scales between groups.
+// Decodes a whole block into an array first. The compiler must assume that stores to `dst` overlap
+// `src`. Without the array, it could not share the work on scales between groups.
 template <class Type>
 struct BlockValues {
   static constexpr int kGroups = Type::kBlockLen / 8;

@@ -23,7 +23,7 @@ void add_word(State& state, std::uint64_t word) {
   state.key += kDigestKeyStep;
 }
 
-// Takes whole words as long as there are any.
+// Adds whole words until fewer than eight bytes are left.
 void add_words(State& state, const std::uint8_t*& data, std::uint64_t& bytes) {
   for (; bytes >= kDigestWord; data += kDigestWord, bytes -= kDigestWord) {
     std::uint64_t word;
@@ -34,15 +34,15 @@ void add_words(State& state, const std::uint8_t*& data, std::uint64_t& bytes) {
 
 #if defined(__x86_64__)
 
-// The keys of the next words.
+// Writes the keys of the next words to `out`.
 void first_keys(const State& state, std::uint64_t* out, std::uint64_t words) {
   for (std::uint64_t i = 0; i < words; ++i) out[i] = state.key + i * kDigestKeyStep;
 }
 
-// Adds the results of the lanes: parts of the sum in the first half of `lanes`, of the mix in the
-// second.
-void take_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
-                 std::uint64_t groups, const std::uint8_t*& data, std::uint64_t& bytes) {
+// Adds the results of the vector lanes, and advances past the groups. The first half of `lanes` has
+// parts of the sum, the second half has parts of the mix.
+void finish_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
+                   std::uint64_t groups, const std::uint8_t*& data, std::uint64_t& bytes) {
   const std::uint64_t half = words / 2;
   for (std::uint64_t i = 0; i < half; ++i) state.digest += {lanes[i], lanes[half + i]};
   state.key += groups * words * kDigestKeyStep;
@@ -50,8 +50,8 @@ void take_groups(State& state, const std::uint64_t* lanes, std::uint64_t words,
   bytes -= groups * words * kDigestWord;
 }
 
-// Each takes groups of words as long as there are any, in vectors with one word for each lane. Two
-// accumulators hide the latency of the multiplication.
+// Each function adds whole groups of words, in vectors with one word in each lane. Two accumulators
+// hide the latency of the multiplication.
 
 __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::uint8_t*& data,
                                                      std::uint64_t& bytes) {
@@ -80,11 +80,11 @@ __attribute__((target("avx2"))) void add_groups_avx2(State& state, const std::ui
   auto* out = reinterpret_cast<__m256i*>(lanes);
   _mm256_store_si256(out, _mm256_add_epi64(sum_a, sum_b));
   _mm256_store_si256(out + 1, _mm256_add_epi64(mix_a, mix_b));
-  take_groups(state, lanes, kWords, groups, data, bytes);
+  finish_groups(state, lanes, kWords, groups, data, bytes);
 }
 
-// For each lane. Masked with all lanes, which is the same instruction: GCC 12 warns of undefined
-// values in its own unmasked intrinsics.
+// Multiplies the two halves of each lane. The mask selects all lanes and gives the same
+// instruction: GCC 12 warns of undefined values in its own unmasked intrinsics.
 __attribute__((target("avx512f"))) inline __m512i product_of_halves(__m512i lanes) {
   constexpr __mmask8 kAll = 0xff;
   return _mm512_maskz_mul_epu32(kAll, lanes, _mm512_maskz_srli_epi64(kAll, lanes, 32));
@@ -115,7 +115,7 @@ __attribute__((target("avx512f"))) void add_groups_avx512(State& state, const st
   }
   _mm512_store_si512(lanes, _mm512_add_epi64(sum_a, sum_b));
   _mm512_store_si512(lanes + kWords / 2, _mm512_add_epi64(mix_a, mix_b));
-  take_groups(state, lanes, kWords, groups, data, bytes);
+  finish_groups(state, lanes, kWords, groups, data, bytes);
 }
 
 #endif
@@ -124,7 +124,7 @@ using AddGroups = void (*)(State&, const std::uint8_t*&, std::uint64_t&);
 
 void add_no_groups(State&, const std::uint8_t*&, std::uint64_t&) {}
 
-// The instances that this processor can run, the widest first.
+// The implementations that this processor can run, the widest first.
 struct Instances {
   std::array<AddGroups, 3> add_groups{};
   std::size_t count = 0;

@@ -10,9 +10,9 @@
 namespace transfer {
 namespace {
 
-// Digests are of whole words, so that a chunk can be digested in shares only where words and shares
-// meet.
-bool digests_in_shares(const Schedule& schedule, const Chunk& chunk) {
+// Digests are of whole words. Therefore a chunk can be digested in shares only if every share
+// boundary is also a word boundary.
+bool can_digest_in_shares(const Schedule& schedule, const Chunk& chunk) {
   const View<Segment> segments = schedule.segments_of(chunk);
   return std::all_of(segments.begin(), segments.end(), [&](const Segment& segment) {
     return (chunk.source_offset + segment.chunk_offset) % kDigestWord == 0;
@@ -26,14 +26,15 @@ std::uint64_t dest_bytes_of(const Schedule& schedule, const Chunk& chunk) {
       [](std::uint64_t sum, const Segment& segment) { return sum + segment.dest_bytes; });
 }
 
-// Shares end on pages of the file, so that aligned reads of neighbours do not overlap.
-void share_out(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
-               std::vector<Share>& shares) {
+// Appends the shares of a chunk. They end on pages of the file, so that aligned reads of neighbours
+// do not overlap.
+void append_shares(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
+                   std::vector<Share>& shares) {
   const Chunk& chunk = schedule.chunks[index];
   const std::uint64_t largest =
       std::max(kSourceAlignment, round_down(rules.read_bytes[chunk.file], kSourceAlignment));
   const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
-  const bool whole = rules.digest && !digests_in_shares(schedule, chunk);
+  const bool whole = rules.digest && !can_digest_in_shares(schedule, chunk);
   for (std::uint64_t start = 0; start < chunk.bytes;) {
     const std::uint64_t end =
         whole ? chunk.bytes : std::min(chunk.bytes, round_up(start + lead + 1, largest) - lead);
@@ -42,15 +43,15 @@ void share_out(const Schedule& schedule, std::size_t index, const DivisionRules&
   }
 }
 
-// So that readers are done at about the same time.
-constexpr std::uint64_t kStretchesOfReader = 4;
+// Several stretches for each reader, so that all readers finish at about the same time.
+constexpr std::uint64_t kStretchesPerReader = 4;
 
 std::uint64_t stretch_bytes(const Schedule& schedule, const DivisionRules& rules) {
   const std::uint64_t dest_bytes = std::accumulate(
       schedule.chunks.begin(), schedule.chunks.end(), std::uint64_t{0},
       [&](std::uint64_t sum, const Chunk& chunk) { return sum + dest_bytes_of(schedule, chunk); });
   return std::min(rules.stretch_bytes,
-                  dest_bytes / (kStretchesOfReader * std::max(rules.readers, 1U)));
+                  dest_bytes / (kStretchesPerReader * std::max(rules.readers, 1U)));
 }
 
 }  // namespace
@@ -59,11 +60,11 @@ Division divide(const Schedule& schedule, const DivisionRules& rules) {
   const std::uint64_t wanted = stretch_bytes(schedule, rules);
   Division division;
   std::size_t runs = 0;
-  std::uint64_t missing = 0;  // destination bytes that the last run lacks
+  std::uint64_t missing = 0;  // destination bytes that the last run still lacks
   for (std::size_t index = 0; index < schedule.chunks.size(); ++index) {
     const std::uint64_t dest_bytes = dest_bytes_of(schedule, schedule.chunks[index]);
     const std::size_t first = division.shares.size();
-    share_out(schedule, index, rules, division.shares);
+    append_shares(schedule, index, rules, division.shares);
     const std::size_t count = division.shares.size() - first;
     if (missing == 0) {
       const std::size_t parts =

@@ -13,7 +13,7 @@
 namespace transfer {
 namespace {
 
-// More would only cost memory: no machine copies faster with more.
+// Larger values would only cost memory: no machine copies faster with them.
 constexpr std::uint32_t kMaxReaders = 256;
 constexpr std::uint32_t kMaxDepth = 1024;
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
@@ -84,7 +84,7 @@ void EngineConfig::check() const {
 }
 
 std::uint64_t EngineConfig::slot_bytes() const noexcept {
-  // Room for aligned reads on either side.
+  // Room for aligned reads on both sides.
   return round_up(std::max(chunk_bytes, kMinChunkBytes), kSourceAlignment) + 2 * kSourceAlignment;
 }
 
@@ -127,13 +127,14 @@ void Engine::bind_thread() {
   }
 }
 
-// The first use of a device by a thread takes a while; what it says is heard at the next.
+// The first use of a device by a thread takes time. An error is ignored here, because the thread
+// binds again before its first read and then reports it.
 void Engine::warm_up(const Request& request) noexcept {
   try {
     bind_thread();
   } catch (...) {
   }
-  for (const std::unique_ptr<Source>& source : request.sources) source->look_ahead();
+  for (const std::unique_ptr<Source>& source : request.sources) source->prepare_reads();
 }
 
 Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& dests,
@@ -149,7 +150,7 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
                                    : config_.readers;
   const Division division = divide(schedule, {read_bytes(request.sources, config_.read_bytes),
                                               stretch_bytes(), wanted, request.digest});
-  // Little work needs few threads.
+  // A small request needs few threads.
   Readers readers(static_cast<std::uint32_t>(std::min<std::size_t>(
                       wanted, std::max<std::size_t>(1, division.stretches.size()))),
                   [&] { warm_up(request); });
@@ -182,7 +183,7 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
   try {
     if (request.timeline) timeline = call.timeline();
   } catch (...) {
-    // Where the call failed too, that says more.
+    // If the call failed too, its error is more useful.
     call.board().rethrow();
     throw;
   }

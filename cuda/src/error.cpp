@@ -5,7 +5,7 @@
 namespace transfer {
 namespace {
 
-// Unit separator. It is in no number and in no message of this library.
+// The unit separator. No number and no message of this library contains it.
 constexpr char kSeparator = '\x1f';
 
 std::string encode(Code code, int status, const ErrorSite& site, const std::string& context) {
@@ -34,7 +34,7 @@ Error::Error(Code code, int status, const std::string& context, const ErrorSite&
 
 Error Error::at(const ErrorSite& site) const {
   std::string context = what();
-  // What a source says may hold a separator, too.
+  // The message of a source may contain separators, too.
   for (int field = 0; field < 6; ++field) context.erase(0, context.find(kSeparator) + 1);
   return Error(code_, status_, context,
                {known(site_.source, site.source), known(site_.operation, site.operation),

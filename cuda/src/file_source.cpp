@@ -20,10 +20,10 @@
 namespace transfer {
 namespace {
 
-// Copies from a mapping look at `stop` this often.
+// Copies from a mapping check `stop` after every piece of this size.
 constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
 
-[[noreturn]] void truncated(const OpenFile& file, std::uint64_t end, std::uint64_t expected) {
+[[noreturn]] void throw_truncated(const OpenFile& file, std::uint64_t end, std::uint64_t expected) {
   throw Error(Code::kFileTruncated, 0,
               "source file " + std::to_string(file.index) + " ended at byte " +
                   std::to_string(end) + " while bytes up to " + std::to_string(expected) +
@@ -31,26 +31,26 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
               ErrorSite::of_source(file.index));
 }
 
-// The file's size, or `position` where that is less or all that is known.
+// Returns the file's size or `position`, whichever is less; `position` if the size is unknown.
 std::uint64_t end_of(const OpenFile& file, std::uint64_t position) {
   struct stat status{};
   if (fstat(file.descriptor, &status) != 0 || status.st_size < 0) return position;
   return std::min(position, static_cast<std::uint64_t>(status.st_size));
 }
 
-// A copy from a mapping was stopped somewhere in [begin, end): by the file's end, or by a page that
-// cannot be had, of which the kernel says no more.
-[[noreturn]] void unreadable(const OpenFile& file, std::uint64_t begin, std::uint64_t end) {
+// Throws for a copy from a mapping that stopped in [begin, end). The cause is the file's end or a
+// page that cannot be read; the kernel does not say which.
+[[noreturn]] void throw_unreadable(const OpenFile& file, std::uint64_t begin, std::uint64_t end) {
   const std::uint64_t file_end = end_of(file, end);
-  if (file_end < end) truncated(file, file_end, end);
+  if (file_end < end) throw_truncated(file, file_end, end);
   throw io_error(EIO,
                  "reading source file " + std::to_string(file.index) + " through its mapping, in " +
                      std::to_string(end - begin) + " bytes from byte " + std::to_string(begin),
                  ErrorSite::of_source(file.index));
 }
 
-// Reads, `wanted` bytes at most, until `least` bytes are there, which must come before the end of
-// the file. Every read starts at a multiple of `granule` from the first.
+// Reads until `least` bytes are there, and at most `wanted` bytes. The file must hold `least`
+// bytes. Every read starts at a multiple of `granule` from the first.
 void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted,
                 std::uint64_t least, std::uint64_t granule, std::byte* out,
                 const std::atomic<bool>& stop) {
@@ -59,7 +59,7 @@ void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted
     const ssize_t got =
         pread(file.descriptor, out + done, wanted - done, static_cast<off_t>(offset + done));
     if (got < 0) {
-      // Before the text, whose making may change it.
+      // Save it first: making the text may change it.
       const int error = errno;
       if (error == EINTR) continue;
       throw io_error(error,
@@ -69,9 +69,9 @@ void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted
     }
     const std::uint64_t end = done + static_cast<std::uint64_t>(got);
     if (end >= least) return;
-    // A direct read that was cut short goes on where one can start.
+    // A direct read that was cut short resumes where a direct read can start.
     const std::uint64_t resumed = round_down(end, granule);
-    if (resumed == done) truncated(file, end_of(file, offset + end), offset + least);
+    if (resumed == done) throw_truncated(file, end_of(file, offset + end), offset + least);
     done = resumed;
   }
 }
@@ -111,7 +111,7 @@ class MappedSource final : public FileSource {
     for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
       const std::uint64_t piece = std::min(kMappedPiece, bytes - done);
       if (!guarded_copy(out + done, source + done, piece)) {
-        unreadable(file_, offset + done, offset + done + piece);
+        throw_unreadable(file_, offset + done, offset + done + piece);
       }
       done += piece;
     }
@@ -157,8 +157,8 @@ class DirectSource final : public FileSource {
   Descriptor direct_;
 };
 
-// Reads only what the page cache holds. False where it does not hold all of the range, or the file
-// system cannot tell.
+// Reads only from the page cache. Returns false if the cache does not hold all of the range, or if
+// the file system does not support such reads.
 bool read_cached(const OpenFile& file, std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                  const std::atomic<bool>& stop) {
   for (std::uint64_t done = 0; done < bytes && !stop.load(std::memory_order_relaxed);) {
@@ -172,7 +172,8 @@ bool read_cached(const OpenFile& file, std::uint64_t offset, std::uint64_t bytes
   return true;
 }
 
-// A second, direct descriptor of the same open file; nothing where the file system refuses.
+// Opens the same file again for direct reads. The descriptor is negative if the file system
+// refuses.
 Descriptor reopen_direct(int descriptor) {
   const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
   Descriptor direct(open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
@@ -188,43 +189,43 @@ Descriptor reopen_direct(int descriptor) {
   return got < 0 ? Descriptor(-1) : std::move(direct);
 }
 
-// Null where the file system refuses.
+// Returns null if the file system refuses.
 std::unique_ptr<Source> open_direct(const OpenFile& file) {
   Descriptor direct = reopen_direct(file.descriptor);
   if (direct.value() < 0) return nullptr;
   return std::make_unique<DirectSource>(file, std::move(direct));
 }
 
-// What was cached is copied from the cache; what was not is read past it, which is faster and
-// leaves the cache to those who use it.
+// Copies ranges from the page cache if they were cached. Reads other ranges directly, which is
+// faster and leaves the cache to its other users.
 class AutoSource final : public FileSource {
  public:
   AutoSource(const OpenFile& file, std::size_t files)
       : FileSource(file), survey_(file, files), buffered_(file, false) {}
 
   bool wants_alignment(std::uint64_t offset, std::uint64_t bytes) noexcept override {
-    return survey_.is_blind() || !survey_.held(offset, bytes);
+    return survey_.is_unavailable() || !survey_.is_cached(offset, bytes);
   }
   bool fell_back() const noexcept override { return refused_.load(); }
-  bool wants_concurrency() noexcept override { return !survey_.sample_held(); }
-  void look_ahead() noexcept override { survey_.take_part(); }
+  bool wants_concurrency() noexcept override { return !survey_.sample_is_cached(); }
+  void prepare_reads() noexcept override { survey_.query_parts(); }
 
   void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
-    const bool held = survey_.held(offset, bytes);
-    if (held && read_cached(file_, offset, bytes, out, stop)) return;
-    if (held && !survey_.is_blind()) {
-      // It left the cache meanwhile, and `out` need not be aligned.
+    const bool cached = survey_.is_cached(offset, bytes);
+    if (cached && read_cached(file_, offset, bytes, out, stop)) return;
+    if (cached && !survey_.is_unavailable()) {
+      // The range has left the cache since the query, and `out` may be unaligned.
       buffered_.read(offset, bytes, out, stop);
     } else {
-      past_the_cache().read(offset, bytes, out, stop);
+      direct_source().read(offset, bytes, out, stop);
     }
   }
 
  private:
-  // Opened when it is first needed: a file that was just written may have to reach the disk before
-  // it can be read past the cache.
-  Source& past_the_cache() {
+  // Opens it on first use: a file that was just written may have to reach the disk before it can be
+  // read directly.
+  Source& direct_source() {
     std::call_once(opened_, [this] {
       direct_ = open_direct(file_);
       refused_.store(direct_ == nullptr);

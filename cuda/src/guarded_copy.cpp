@@ -13,25 +13,25 @@
 namespace transfer {
 namespace {
 
-// The copy that the thread is making.
+// The copy that a thread currently makes.
 struct Guard {
   sigjmp_buf escape;
   const std::byte* begin;
   const std::byte* end;
 };
 
-// Used before every copy, so that the handler never allocates it.
+// Written before every copy, so that the handler never has to allocate it.
 thread_local Guard* active = nullptr;
 
 struct sigaction previous;
 
-void hand_on(int signal, siginfo_t* info, void* context) {
+void call_previous(int signal, siginfo_t* info, void* context) {
   if ((previous.sa_flags & SA_SIGINFO) != 0) {
     previous.sa_sigaction(signal, info, context);
   } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
     previous.sa_handler(signal);
   } else {
-    // Restores the process's own handler. The access faults again and reaches that one.
+    // Restores the previous handling. The access faults again and then gets it.
     sigaction(SIGBUS, &previous, nullptr);
   }
 }
@@ -42,14 +42,14 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   if (guard != nullptr && address >= guard->begin && address < guard->end) {
     siglongjmp(guard->escape, 1);
   }
-  hand_on(signal, info, context);
+  call_previous(signal, info, context);
 }
 
 void install() {
   struct sigaction action{};
   action.sa_sigaction = on_bus_error;
-  // siglongjmp leaves the handler without restoring the mask, so the signal must not be masked in
-  // it.
+  // siglongjmp leaves the handler without restoring the mask. Therefore the handler must not mask
+  // the signal.
   action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   if (sigaction(SIGBUS, &action, &previous) != 0) {
@@ -70,7 +70,7 @@ bool guarded_copy(std::byte* to, const std::byte* from, std::size_t bytes) {
     return false;
   }
   active = &guard;
-  // The handler reads the guard while memcpy runs. The compiler cannot know that.
+  // The handler reads the guard while memcpy runs, which the compiler cannot know.
   std::atomic_signal_fence(std::memory_order_seq_cst);
   std::memcpy(to, from, bytes);
   std::atomic_signal_fence(std::memory_order_seq_cst);

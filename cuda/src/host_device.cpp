@@ -14,9 +14,9 @@
 namespace transfer {
 namespace {
 
-// New memory comes in pages of 2 MiB, each of them cleared by whoever touches it first: by every
-// reader that touches it meanwhile, too, and all but one of them in vain. So that readers seldom
-// meet in a page, each fills two.
+// New memory comes in pages of 2 MiB. The kernel clears a page on first touch. If several readers
+// touch it at the same time, each clears a page and only one of these is kept. Each reader fills
+// two pages alone, so that readers seldom touch the same new page.
 constexpr std::uint64_t kStretchBytes = std::uint64_t{4} << 20;
 
 class HostBuffer final : public DeviceBuffer {
@@ -30,7 +30,7 @@ class HostBuffer final : public DeviceBuffer {
                   "host memory of " + std::to_string(bytes) + " bytes cannot be mapped");
     }
     data_ = static_cast<std::byte*>(memory);
-    // Advice only: fewer page faults on first touch.
+    // Only a hint: fewer page faults on first touch.
     (void)madvise(memory, bytes, MADV_HUGEPAGE);
   }
 
@@ -72,7 +72,7 @@ class HostBuffer final : public DeviceBuffer {
   std::uint64_t size_;
 };
 
-// Conversion happens in submit(), on the reader's own thread, so nothing is ever in flight.
+// Converts in submit(), on the reader's own thread, so that nothing is ever in flight.
 class HostQueue final : public Queue {
  public:
   std::uint64_t stretch_bytes() const noexcept override { return kStretchBytes; }
@@ -87,7 +87,7 @@ class HostQueue final : public Queue {
 
   std::byte* destination(const Batch& batch) const noexcept override {
     const Segment* const end = batch.segments + batch.count;
-    // Most chunks of several segments are told by the first two of them.
+    // For most chunks of several segments, the first two segments decide.
     const bool straight =
         end_of_copy(batch.segments, end) == end && lands_directly(batch.segments, batch.count);
     return straight ? batch.dest + batch.segments->dest_offset : nullptr;
@@ -110,17 +110,17 @@ class HostQueue final : public Queue {
   }
 
   void await(std::uint32_t) override {}
-  // Counted in submit(), while the floats are in the cache.
+  // submit() counts, while the floats are in the cache.
   void landed(const std::vector<Floats>&) override {}
   void finish() override {}
-  // All work is the readers' own.
+  // Readers do all work, and record it themselves.
   void start_timeline(const CallClock&, std::size_t) override {}
   void append_spans(std::vector<Span>&) override {}
   void end_timeline() noexcept override {}
   void settle() noexcept override {}
 
  private:
-  // Readers share the tallies.
+  // Adds atomically, because readers share the tallies.
   static void add(std::uint64_t& counter, std::uint64_t value) {
     if (value != 0) __atomic_fetch_add(&counter, value, __ATOMIC_RELAXED);
   }
@@ -135,7 +135,7 @@ class HostQueue final : public Queue {
       add(tally.non_finite.nan, found.nan);
     }
     if (batch.digest) {
-      // What was copied is judged by the copy.
+      // Digest the copy, not the source, to detect errors of the copy.
       const std::byte* bytes = segment.decoder == kCopyBytes ? dest : source;
       const Digest digest = digest_piece(reinterpret_cast<const std::uint8_t*>(bytes),
                                          segment.source_bytes, segment.op_offset);
@@ -160,8 +160,8 @@ class HostDevice final : public Device {
     return std::make_unique<HostBuffer>(bytes);
   }
 
-  bool adopt(StagingRing&) const override { return false; }
-  void release(StagingRing&) const noexcept override {}
+  bool pin(StagingRing&) const override { return false; }
+  void unpin(StagingRing&) const noexcept override {}
 
   void load_code(const KernelUse&) const override {}
 

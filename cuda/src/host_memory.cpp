@@ -11,11 +11,11 @@ namespace {
 
 constexpr std::uint64_t kKib = 1024;
 
-// Smaller allocations are not checked: reading the figures would take longer.
-constexpr std::uint64_t kLeastAskedAbout = std::uint64_t{1} << 20;
+// Smaller allocations are not checked, because reading the figures would take longer.
+constexpr std::uint64_t kLeastChecked = std::uint64_t{1} << 20;
 
-// The smallest figures of all limits that are added.
-class Narrowest {
+// The smallest figures of all added limits.
+class LowestLimit {
  public:
   void add(std::uint64_t used, std::uint64_t total, MemoryBound bound) {
     add_free(total - std::min(used, total), total, bound);
@@ -36,10 +36,10 @@ class Narrowest {
   std::optional<MemoryInfo> memory_;
 };
 
-void add_limit(Narrowest& narrowest, rlim_t limit, std::string_view status, std::string_view used,
+void add_limit(LowestLimit& lowest, rlim_t limit, std::string_view status, std::string_view used,
                MemoryBound bound) {
   if (limit == RLIM_INFINITY) return;
-  narrowest.add(number_of(status, used).value_or(0) * kKib, limit, bound);
+  lowest.add(number_of(status, used).value_or(0) * kKib, limit, bound);
 }
 
 rlim_t limit_of(decltype(RLIMIT_AS) resource) {
@@ -64,20 +64,20 @@ const char* text_of(MemoryBound bound) {
 }  // namespace
 
 std::optional<MemoryInfo> host_memory(const std::string& root, const ProcessLimits& limits) {
-  Narrowest narrowest;
+  LowestLimit lowest;
   const std::string machine = read_text(root + "/proc/meminfo").value_or("");
   const std::optional<std::uint64_t> available = number_of(machine, "MemAvailable:");
   const std::optional<std::uint64_t> total = number_of(machine, "MemTotal:");
   if (available && total) {
-    narrowest.add_free(std::min(*available, *total) * kKib, *total * kKib, MemoryBound::kDevice);
+    lowest.add_free(std::min(*available, *total) * kKib, *total * kKib, MemoryBound::kDevice);
   }
   for (const CgroupMemory& group : memory_cgroups(root)) {
-    narrowest.add(group.used, group.limit, MemoryBound::kCgroup);
+    lowest.add(group.used, group.limit, MemoryBound::kCgroup);
   }
   const std::string status = read_text(root + "/proc/self/status").value_or("");
-  add_limit(narrowest, limits.address_space, status, "VmSize:", MemoryBound::kAddressSpace);
-  add_limit(narrowest, limits.data, status, "VmData:", MemoryBound::kData);
-  return narrowest.get();
+  add_limit(lowest, limits.address_space, status, "VmSize:", MemoryBound::kAddressSpace);
+  add_limit(lowest, limits.data, status, "VmData:", MemoryBound::kData);
+  return lowest.get();
 }
 
 std::optional<MemoryInfo> host_memory() {
@@ -85,7 +85,7 @@ std::optional<MemoryInfo> host_memory() {
 }
 
 void check_host_memory(std::uint64_t bytes, Code code, const std::string& what) {
-  if (bytes < kLeastAskedAbout) return;
+  if (bytes < kLeastChecked) return;
   const std::optional<MemoryInfo> memory = host_memory();
   if (!memory || bytes <= memory->free_bytes) return;
   throw Error(code, 0,

@@ -8,7 +8,7 @@ Lane::Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone
       index_(index),
       alone_(alone),
       shape_(shape),
-      adoption_(device_, ring),
+      ring_pin_(device_, ring),
       queue_(device_->make_queue(shape)) {}
 
 }  // namespace transfer

@@ -64,8 +64,8 @@ void LaneCall::retire(std::uint32_t slot, View<Segment> segments) {
   for (const Segment& segment : segments) landed(segment);
 }
 
-// Has the last bytes of a unit looked at together: a launch a chunk would cost readers more than
-// the device.
+// When the last bytes of a unit have landed, counts its floats together: a launch for each chunk
+// would cost readers more time than the device.
 void LaneCall::landed(const Segment& segment) {
   const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
   if (before != segment.source_bytes) return;

@@ -18,22 +18,22 @@
 namespace transfer {
 namespace {
 
-// Whole blocks of every type.
+// A multiple of every type's block length.
 constexpr std::uint64_t kBlockElements = 256;
 
-// More than any memory holds, and little enough that sums of two and padding stay in 64 bits.
+// More than any memory holds. Small enough that the sum of two, with padding, fits in 64 bits.
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 62;
 
-// Keeps results alive for the compiler.
+// Uses results, so that the compiler cannot remove the work.
 std::uint64_t sink(const NonFinite& found) { return found.infinite + found.nan; }
 std::uint64_t sink(const Digest& digest) { return digest.sum ^ digest.mix; }
 
-// Threads wait here until all are there, so that none has the machine for itself.
+// A barrier that starts all threads together, so that no thread is measured while it runs alone.
 class Gate {
  public:
   explicit Gate(std::uint32_t missing) : missing_(missing) {}
 
-  // False where the others will never come.
+  // Returns false if the other threads could not be started.
   bool arrive_and_wait() {
     std::unique_lock<std::mutex> lock(mutex_);
     if (--missing_ == 0) {
@@ -60,7 +60,7 @@ class Gate {
   std::chrono::steady_clock::time_point opened_at_;
 };
 
-// One thread's bytes.
+// The memory of one thread.
 struct Share {
   const std::uint8_t* source;
   std::byte* dest;
@@ -87,8 +87,8 @@ void work_on(const WorkShape& shape, const WorkBytes& bytes, const Share& share,
   }
 }
 
-// Runs `work` for every number below `threads` at once, each on a thread of its own. Returns the
-// seconds from the moment when all are ready to the end of the last.
+// Calls `work` with every number below `threads`, each on its own thread, all at once. Returns the
+// seconds from the moment when all threads are ready until the last one ends.
 template <typename WorkOfThread>
 double run_together(std::uint32_t threads, const WorkOfThread& work) {
   Gate gate(threads);
@@ -96,18 +96,18 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
     if (gate.arrive_and_wait()) work(index);
   };
   std::vector<std::thread> running;
-  const auto call_off = [&gate, &running] {
+  const auto cancel = [&gate, &running] {
     gate.abandon();
     for (std::thread& thread : running) thread.join();
   };
   try {
     for (std::uint32_t index = 1; index < threads; ++index) running.emplace_back(run, index);
   } catch (const std::system_error& error) {
-    call_off();
+    cancel();
     throw Error(Code::kHostOutOfMemory, error.code().value(),
                 "a thread to measure with cannot be started");
   } catch (...) {
-    call_off();
+    cancel();
     throw;
   }
   run(0);
@@ -116,7 +116,7 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
   return elapsed.count();
 }
 
-// What lies between the pieces of the threads, so that no two share a page.
+// Rounds up to whole pages, so that no two threads share a page.
 std::uint64_t padded(std::uint64_t bytes) {
   constexpr std::uint64_t kPage = 4096;
   return (bytes + kPage - 1) / kPage * kPage;
@@ -138,7 +138,7 @@ Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double
   (void)once();
   std::vector<double> rates;
   for (std::uint32_t run = 0; run < runs; ++run) {
-    // What is too short for the clock must not become infinite.
+    // A run that is too short for the clock must not give an infinite rate.
     rates.push_back(static_cast<double>(bytes) / std::max(once(), 1e-9));
   }
   std::sort(rates.begin(), rates.end());
@@ -156,8 +156,8 @@ void fill_finite(std::byte* data, std::uint64_t bytes, std::uint64_t seed) noexc
     word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9;
     word = (word ^ (word >> 27)) * 0x94d049bb133111eb;
     word ^= word >> 31;
-    // An exponent of ones, of whatever float at whatever nibble, has 7 or 15 for a high nibble:
-    // where a byte's has its low three bits set, the highest of them is cleared.
+    // An exponent of all ones, in any float at any nibble, makes some high nibble 7 or 15. Clear
+    // the third bit of every such nibble.
     const std::uint64_t ones = word & (word >> 1) & (word >> 2) & 0x1010101010101010;
     word &= ~(ones << 2);
     const std::uint64_t piece = std::min<std::uint64_t>(sizeof word, bytes - done);
@@ -193,7 +193,7 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
   const WorkBytes bytes = bytes_of(shape);
   const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
   const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
-  // Check both at once: a buffer takes memory only when it is written to.
+  // Checks both at once, because a buffer takes memory only when it is written.
   check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory to measure with");
   const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
   std::unique_ptr<DeviceBuffer> dest;
@@ -203,7 +203,7 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
   };
   renew_dest();
   std::vector<std::uint64_t> results(shape.threads);
-  // Each thread touches its own bytes first, which puts them near it.
+  // Each thread writes its own bytes first, so that the kernel allocates them near its core.
   run_together(shape.threads, [&](std::uint32_t index) {
     fill_finite(source->data() + index * padded(bytes.read), bytes.read, index);
   });

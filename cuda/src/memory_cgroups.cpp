@@ -13,11 +13,12 @@ namespace {
 // Names of files and fields in one version of cgroups.
 struct Version {
   std::string_view file_system;
-  std::string_view controller;  // in the list of a hierarchy; empty where there is one hierarchy
+  std::string_view
+      controller;  // in the list of a hierarchy; empty in version 2, which has only one hierarchy
   const char* limit;
-  const char* slow_limit;  // above it the kernel delays a process for seconds; null for none
+  const char* slow_limit;  // above it, the kernel delays a process for seconds; null in version 1
   const char* used;
-  std::array<const char*, 2> file_pages;  // in memory.stat, those of groups inside included
+  std::array<const char*, 2> file_pages;  // fields of memory.stat that include the groups below
 };
 
 constexpr Version kVersions[] = {
@@ -41,8 +42,8 @@ bool is_in_list(std::string_view list, std::string_view name) {
   return found;
 }
 
-// The process's group in the version's hierarchy, as /proc/self/cgroup names it: `0::/path`, or
-// `4:memory:/path`.
+// Returns the process's group in the version's hierarchy. Lines of /proc/self/cgroup have the form
+// `0::/path` or `4:memory:/path`.
 std::optional<std::string_view> group_of(std::string_view groups, const Version& version) {
   std::optional<std::string_view> group;
   for_each_part(groups, '\n', [&](std::string_view line) {
@@ -64,7 +65,7 @@ struct Mount {
   std::string folder;
 };
 
-// Undoes the kernel's escapes, such as `\040` for a blank.
+// Replaces the kernel's escapes, such as `\040` for a blank.
 std::string unescaped(std::string_view path) {
   const auto is_octal = [](char digit) { return digit >= '0' && digit <= '7'; };
   std::string out;
@@ -80,7 +81,7 @@ std::string unescaped(std::string_view path) {
   return out;
 }
 
-// From lines `ID PARENT DEVICE ROOT FOLDER OPTIONS [FIELDS] - TYPE SOURCE OPTIONS`.
+// Parses lines of the form `ID PARENT DEVICE ROOT FOLDER OPTIONS [FIELDS] - TYPE SOURCE OPTIONS`.
 std::vector<Mount> mounts_of(std::string_view mount_info, const Version& version) {
   std::vector<Mount> mounts;
   for_each_part(mount_info, '\n', [&](std::string_view line) {
@@ -101,19 +102,20 @@ std::vector<Mount> mounts_of(std::string_view mount_info, const Version& version
   return mounts;
 }
 
-// The path of `group` relative to the outermost group of a mount. Empty if it lies elsewhere.
+// Returns the path of `group` relative to the outermost group of a mount. Empty if the group is not
+// below it.
 std::optional<std::string> path_below(std::string_view outermost, std::string_view group) {
   const std::string_view prefix = outermost == "/" ? "" : outermost;
   if (group.substr(0, prefix.size()) != prefix) return std::nullopt;
   const std::string rest(group.substr(prefix.size()));
   if (rest.empty() || rest == "/") return "";
-  // The kernel writes a group outside of the cgroup namespace as `/../other`.
+  // The kernel writes a group outside the cgroup namespace as `/../other`.
   if (rest[0] != '/' || (rest + "/").find("/../") != std::string::npos) return std::nullopt;
   return rest;
 }
 
-// The folder of the group, as a mount and a path below it. In a container the path may not be
-// visible: then the mount itself is the process's group, or one around it.
+// Returns the folder of the group, as a mount and a path below it. In a container, the group may
+// not be visible. The mount itself is then the process's group or an ancestor of it.
 Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
   for (const Mount& mount : mounts) {
     if (const auto path = path_below(mount.group, group)) return {*path, mount.folder};
@@ -123,20 +125,20 @@ Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
 
 std::optional<std::uint64_t> number_in(const std::string& path) {
   const std::optional<std::string> text = read_text(path);
-  // `max` stands for no limit.
+  // `max` means no limit.
   return text ? first_number(*text) : std::nullopt;
 }
 
-// Memory that the kernel charges to a group that uses its whole limit: page tables, with eight
-// bytes for each page of memory and of a mapped file, and stacks of threads. If that were not kept
-// free, the group would exceed its limit, and the kernel would kill the process.
+// Returns the memory that the kernel charges to a group that uses its whole limit: page tables,
+// with eight bytes for each page of memory and of a mapped file, and stacks of threads. Without
+// this reserve, the group would exceed its limit, and the kernel would kill the process.
 std::uint64_t kernel_bytes(std::uint64_t limit) {
   constexpr std::uint64_t kThreads = std::uint64_t{2} << 20;
   constexpr std::uint64_t kBytesOfTables = 4096 / 8;
   return std::min(limit, limit / kBytesOfTables * 2 + kThreads);
 }
 
-std::optional<CgroupMemory> look_at(const std::string& folder, const Version& version) {
+std::optional<CgroupMemory> read_group(const std::string& folder, const Version& version) {
   std::optional<std::uint64_t> limit = number_in(folder + version.limit);
   if (version.slow_limit != nullptr) {
     const std::optional<std::uint64_t> slow = number_in(folder + version.slow_limit);
@@ -164,7 +166,7 @@ std::vector<CgroupMemory> memory_cgroups(const std::string& root) {
     if (!group || mounts.empty()) continue;
     Mount place = place_of(mounts, *group);
     for (;;) {
-      if (const auto memory = look_at(root + place.folder + place.group, version)) {
+      if (const auto memory = read_group(root + place.folder + place.group, version)) {
         found.push_back(*memory);
       }
       if (place.group.empty()) break;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-// Not under ThreadSanitizer: the function that chooses a clone would run before the sanitizer has
+// Not with ThreadSanitizer: the function that chooses a clone would run before the sanitizer has
 // started.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define TRANSFER_VECTOR_CLONES __attribute__((target_clones("avx2", "default")))
@@ -18,7 +18,7 @@ Word magnitude_of(Word word) {
   return word & static_cast<Word>(static_cast<Word>(~Word{0}) >> 1);
 }
 
-// Branch-free, so that it is vectorised.
+// Has no branches, so that it is vectorised.
 template <class Word>
 inline __attribute__((always_inline)) Word largest_of(const Word* words, std::uint64_t count) {
   Word largest = 0;
@@ -29,8 +29,8 @@ inline __attribute__((always_inline)) Word largest_of(const Word* words, std::ui
   return largest;
 }
 
-// The largest integer among the floats' bits without sign. One function for each size, because
-// templates cannot be cloned.
+// Returns the largest integer among the floats' bits without the sign. There is one function for
+// each size, because templates cannot be cloned.
 TRANSFER_VECTOR_CLONES std::uint16_t largest(const std::uint16_t* words, std::uint64_t count) {
   return largest_of(words, count);
 }
@@ -44,7 +44,7 @@ TRANSFER_VECTOR_CLONES std::uint64_t largest(const std::uint64_t* words, std::ui
 template <FloatFormat kFormat>
 NonFinite count_as(const std::byte* data, std::uint64_t count) noexcept {
   using Bits = FloatBits<kFormat>;
-  // Nearly all runs have none. To find that out is much cheaper than to count.
+  // Nearly all runs have none. This check is much cheaper than counting.
   constexpr std::uint64_t kRun = 8192 / sizeof(typename Bits::Word);
   const auto* words = reinterpret_cast<const typename Bits::Word*>(data);
   NonFinite found{0, 0};

@@ -5,7 +5,7 @@
 namespace transfer {
 namespace {
 
-// Whether any of these bytes, of which there is one at least, is not zero.
+// Whether any of these bytes is not zero. There is at least one.
 bool has_nonzero(const std::byte* bytes, std::uint64_t count) {
   // If each byte equals the one before it, all equal the first.
   return bytes[0] != std::byte{0} || std::memcmp(bytes, bytes + 1, count - 1) != 0;

@@ -8,7 +8,7 @@
 namespace transfer {
 namespace {
 
-// Bounds how late a cancellation is heard while no unit finishes.
+// The longest delay until a cancellation is noticed, if no unit finishes.
 constexpr std::chrono::milliseconds kHeartbeat{20};
 
 }  // namespace
@@ -67,7 +67,7 @@ void ProgressBoard::watch(const Observer& observer) {
     readers_left = active_readers_ != 0;
     reported = progress_;
     if (stop_.load()) continue;
-    // The readers go on posting while the observer runs.
+    // Readers continue to report while the observer runs.
     lock.unlock();
     bool go_on = false;
     try {

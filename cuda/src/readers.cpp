@@ -16,7 +16,7 @@ Readers::Readers(std::uint32_t count, const std::function<void()>& warm_up) {
     join();
     throw;
   }
-  // One is enough to do the work.
+  // One thread is enough to do the work.
   if (threads_.empty()) {
     throw Error(Code::kHostOutOfMemory, refusal, "no reader thread can be started");
   }

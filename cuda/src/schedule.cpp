@@ -13,15 +13,15 @@
 namespace transfer {
 namespace {
 
-// A gap of padding between neighbours that is cheaper to read than to skip.
+// Padding between neighbours up to this size is cheaper to read than to skip.
 constexpr std::uint64_t kMaxGap = 4096;
 
-// The first chunk is small and each after it twice as large as the one before, up to the size asked
-// for, so that the device soon has something to take.
+// The first chunk is small, so that the device can start early. Each later chunk is twice as large
+// as the one before, up to the requested size.
 constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 
-// A tensor is split to fill a chunk where at least this part of the chunk is empty: chunks of one
-// size keep as many bytes under way as the ring has room for.
+// A tensor is split to fill a chunk only if at least one part in this many of the chunk is empty.
+// Chunks of equal size keep as many bytes in flight as the ring can hold.
 constexpr std::uint64_t kLeastSplit = 8;
 
 [[noreturn]] void refuse(std::size_t index, const std::string& why) {
@@ -29,7 +29,7 @@ constexpr std::uint64_t kLeastSplit = 8;
               ErrorSite::of_operation(static_cast<std::int64_t>(index)));
 }
 
-// [offset, offset + bytes) lies inside [0, limit), without overflow.
+// Whether [offset, offset + bytes) lies inside [0, limit). Does not overflow.
 bool inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t limit) {
   return bytes <= limit && offset <= limit - bytes;
 }
@@ -59,7 +59,7 @@ float scale_of(const Conversion& conversion) {
   return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
 }
 
-void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
+void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
   if (op.unit >= bounds.units) refuse(index, "no such progress unit");
   if (op.file >= bounds.file_bytes.size()) refuse(index, "no such source file");
   if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
@@ -74,7 +74,7 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
       op.dest_bytes / geometry.dest_block_bytes != op.source_bytes / geometry.block_bytes) {
     refuse(index, "destination size does not match the conversion");
   }
-  // NaN is no 1 either.
+  // The negated form also refuses NaN.
   if (!geometry.has_tensor_scale && !(scale_of(op.conversion) == 1.0f)) {
     refuse(index, "a scale without effect");
   }
@@ -84,7 +84,7 @@ void prove(std::size_t index, const CopyOp& op, const Geometry& geometry, const 
   if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
 }
 
-void prove_disjoint(View<CopyOp> ops) {
+void check_disjoint(View<CopyOp> ops) {
   std::vector<std::size_t> order(ops.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
@@ -104,17 +104,17 @@ void prove_disjoint(View<CopyOp> ops) {
 
 constexpr std::uint64_t kLeastAlignment = 32;
 
-// The smallest chunk holds a piece of every type, without which a tensor would never be cut to its
-// end.
+// The smallest chunk must hold a piece of every type. Otherwise a tensor could not be cut
+// completely.
 template <class... Types>
-constexpr bool has_a_piece(decode::TypeList<Types...>) {
+constexpr bool holds_a_piece(decode::TypeList<Types...>) {
   return ((std::lcm(std::uint64_t{Types::kBlockBytes}, kLeastAlignment) <= kMinChunkBytes) && ...);
 }
-static_assert(has_a_piece(decode::Decoders{}));
+static_assert(holds_a_piece(decode::Decoders{}));
 
-// Pieces of an operation are whole blocks whose byte length keeps the strongest alignment that
-// fits into the room there is, so that pieces start as aligned as their tensor did. 0 where none
-// fits.
+// Returns the bytes of the largest piece that fits in `room`; 0 if none fits. A piece is whole
+// blocks. Its size keeps the strongest alignment that fits, so that pieces start as aligned as
+// their tensor did.
 std::uint64_t piece_bytes(std::uint64_t block_bytes, std::uint64_t room) {
   for (std::uint64_t alignment : {std::uint64_t{4096}, std::uint64_t{256}, kLeastAlignment}) {
     const std::uint64_t granule = std::lcm(block_bytes, alignment);
@@ -140,11 +140,11 @@ class Cutter {
     for (std::uint64_t done = 0; done < op.source_bytes;) {
       const std::uint64_t offset = op.source_offset + done;
       const std::uint64_t left = op.source_bytes - done;
-      std::uint64_t bytes = fitting(geometry, left, room_at(op.file, offset));
+      std::uint64_t bytes = next_piece(geometry, left, room_at(op.file, offset));
       if (bytes == 0) {
         const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
         schedule_.chunks.push_back({op.file, offset, 0, first_segment, 0, 0, 0});
-        bytes = fitting(geometry, left, limit());
+        bytes = next_piece(geometry, left, limit());
       }
       append(index, op, geometry, done, bytes);
       done += bytes;
@@ -159,7 +159,7 @@ class Cutter {
 
   Schedule finish() {
     schedule_.parts.reserve(schedule_.chunks.size());
-    for (Chunk& chunk : schedule_.chunks) part(chunk);
+    for (Chunk& chunk : schedule_.chunks) append_parts(chunk);
     for (const Part& part : schedule_.parts) {
       const View<Segment> segments = schedule_.segments_of(part);
       if (!lands_directly(segments.data, part.segment_count)) {
@@ -170,8 +170,9 @@ class Cutter {
   }
 
  private:
-  // Puts the segments of each lane together, in the order of the file.
-  void part(Chunk& chunk) {
+  // Groups the segments by lane, each lane in the order of the file, and appends a part for each
+  // lane.
+  void append_parts(Chunk& chunk) {
     Segment* const first = schedule_.segments.data() + chunk.first_segment;
     Segment* const end = first + chunk.segment_count;
     if (schedule_.lanes.size() > 1) {
@@ -192,14 +193,14 @@ class Cutter {
     }
   }
 
-  // Largest chunk at this point.
+  // Returns the largest size of a chunk at this point.
   std::uint64_t limit() const {
     std::uint64_t limit = kFirstChunk;
     for (std::size_t i = 1; i < schedule_.chunks.size() && limit < chunk_bytes_; ++i) limit *= 2;
     return std::min(limit, chunk_bytes_);
   }
 
-  // Bytes from `offset` on that can join the last chunk.
+  // Returns the bytes from `offset` on that can join the last chunk.
   std::uint64_t room_at(std::uint32_t file, std::uint64_t offset) const {
     if (schedule_.chunks.empty()) return 0;
     const Chunk& chunk = schedule_.chunks.back();
@@ -210,8 +211,8 @@ class Cutter {
     return joins && offset < room_end ? room_end - offset : 0;
   }
 
-  // Bytes of the next piece, of which `left` are left; 0 where too few fit to be worth a copy.
-  std::uint64_t fitting(const Geometry& geometry, std::uint64_t left, std::uint64_t room) const {
+  // Returns the bytes of the next piece, at most `left`; 0 if too few fit to be worth a copy.
+  std::uint64_t next_piece(const Geometry& geometry, std::uint64_t left, std::uint64_t room) const {
     if (left <= room) return left;
     return room < limit() / kLeastSplit ? 0 : piece_bytes(geometry.block_bytes, room);
   }
@@ -251,10 +252,10 @@ Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) 
   Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.dest_bytes.size(), bounds.units);
   for (std::size_t index = 0; index < ops.size(); ++index) {
     const Geometry geometry = geometry_of(index, ops[index].conversion);
-    prove(index, ops[index], geometry, bounds);
+    check_op(index, ops[index], geometry, bounds);
     cutter.add(index, ops[index], geometry);
   }
-  prove_disjoint(ops);
+  check_disjoint(ops);
   return cutter.finish();
 }
 

@@ -5,7 +5,7 @@
 namespace transfer {
 namespace {
 
-// More separate copies than this cost more than one copy and a scatter on the device.
+// More separate copies than this take longer than one copy and a scatter on the device.
 constexpr std::uint32_t kMaxDirectCopies = 4;
 
 }  // namespace

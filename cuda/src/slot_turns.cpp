@@ -53,7 +53,7 @@ void SlotTurns::submitted(std::size_t chunk) {
 }
 
 void SlotTurns::drain() {
-  // The oldest first.
+  // Start with the oldest chunk.
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     advance_to(slots_[(first_of_run_.size() + i) % slots_.size()], kNone);
   }
@@ -61,7 +61,7 @@ void SlotTurns::drain() {
 
 void SlotTurns::wake_all() {
   for (Slot& slot : slots_) {
-    // Whoever is about to wait has looked at `stop` under this lock.
+    // A reader that is about to wait has checked `stop` under this lock.
     {
       const std::lock_guard<std::mutex> lock(slot.mutex);
     }

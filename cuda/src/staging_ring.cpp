@@ -33,7 +33,7 @@ void populate(std::byte* data, std::uint64_t bytes) noexcept {
       helpers.emplace_back(touch, data + start, data + std::min(bytes, start + share));
     }
   } catch (const std::exception&) {
-    // No more threads to be had, or no memory for them: this one touches what is left.
+    // There are no more threads, or no memory for them: this thread touches the rest.
     touch(data + start, data + bytes);
   }
   touch(data, data + std::min(bytes, share));
@@ -58,7 +58,7 @@ StagingRing::StagingRing(std::uint64_t bytes) {
   }
   data_ = static_cast<std::byte*>(memory);
   size_ = size;
-  // Advice only: without huge pages the ring is as correct.
+  // Only a hint: the ring is correct without huge pages.
   (void)madvise(memory, size, MADV_HUGEPAGE);
   populate(data_, size_);
 }

@@ -12,7 +12,7 @@
 namespace transfer {
 namespace {
 
-// The number that a failing call gives.
+// The status of a failing call.
 constexpr int kStatus = 719;
 
 class Calls {
@@ -70,7 +70,7 @@ class FakeQueue final : public Queue {
   void start_timeline(const CallClock&, std::size_t) override { calls_->enter("start_timeline"); }
   void append_spans(std::vector<Span>&) override { calls_->enter("append_spans"); }
   void end_timeline() noexcept override {}
-  // What a failing device has been given, it goes on working on.
+  // A device finishes its queued work even after a call has failed.
   void settle() noexcept override {
     for (std::uint32_t slot = 0; slot < pending_.size(); ++slot) work(slot);
   }
@@ -88,7 +88,7 @@ class FakeQueue final : public Queue {
 
   std::shared_ptr<Calls> calls_;
   std::unique_ptr<Queue> host_;
-  std::vector<std::optional<Pending>> pending_;  // one a slot
+  std::vector<std::optional<Pending>> pending_;  // one for each slot
 };
 
 class FakeDevice final : public Device {
@@ -104,11 +104,11 @@ class FakeDevice final : public Device {
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
     return host_->allocate(bytes);
   }
-  bool adopt(StagingRing&) const override {
-    calls_->enter("adopt");
+  bool pin(StagingRing&) const override {
+    calls_->enter("pin");
     return true;
   }
-  void release(StagingRing&) const noexcept override {}
+  void unpin(StagingRing&) const noexcept override {}
   void load_code(const KernelUse&) const override { calls_->enter("load_code"); }
   std::unique_ptr<Queue> make_queue(const QueueShape& shape) const override {
     calls_->enter("make_queue");

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use cuda_sys::{HostIsa, decode_to_f16, decoders};
 
-/// What a reader has in its core's cache between reading and decoding.
+/// The number of values that a reader decodes while their bytes are still in its core's cache.
 const ELEMENTS: usize = 256 << 10;
 
 fn decode(criterion: &mut Criterion) {

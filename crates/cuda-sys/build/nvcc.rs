@@ -1,11 +1,11 @@
-//! How a kernel is compiled: the GPU architectures and the flags.
+//! How kernels are compiled: the GPU architectures and the flags.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
-/// What gets machine code where `CUDA_SYS_ARCHS` does not say: every generation since Turing, as far
-/// as the nvcc at hand knows it. Never the GPU of the building machine, which need not have one.
+/// The architectures without `CUDA_SYS_ARCHS`: every generation since Turing that this nvcc knows. The GPU
+/// of the building machine does not matter; there may be none.
 const DEFAULT_ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
 /// A GPU architecture as nvcc names it after `sm_`: `90`, or `90a` for its non-portable extensions.
@@ -29,10 +29,10 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// The architectures to compile for, ascending.
+/// Returns the architectures to compile for, ascending.
 ///
-/// `requested` is the value of `CUDA_SYS_ARCHS`, `known` what `nvcc --list-gpu-arch` prints. What was
-/// asked for must be known; the default list is cut to what is.
+/// `requested` is the value of `CUDA_SYS_ARCHS`, `known` is the output of `nvcc --list-gpu-arch`. An
+/// unknown requested architecture is an error. Unknown architectures of the default list are left out.
 pub(crate) fn architectures(
     requested: Option<&str>,
     known: &str,
@@ -77,7 +77,8 @@ pub(crate) fn architectures(
     Ok(chosen)
 }
 
-/// Machine code for each architecture, and PTX of the newest for those that come after it.
+/// Returns the flags for machine code for each architecture, and for PTX of the newest, which later GPUs
+/// compile.
 pub(crate) fn code_generation(architectures: &[Architecture]) -> Vec<String> {
     let mut flags: Vec<_> = architectures
         .iter()
@@ -89,7 +90,7 @@ pub(crate) fn code_generation(architectures: &[Architecture]) -> Vec<String> {
     flags
 }
 
-/// What all kernels of a build have in common.
+/// The settings that all kernels of a build share.
 pub(crate) struct Recipe<'a> {
     pub(crate) architectures: &'a [Architecture],
     pub(crate) include: &'a Path,
@@ -100,12 +101,12 @@ pub(crate) struct Recipe<'a> {
 }
 
 impl Recipe<'_> {
-    /// The arguments that make `object` from `source`.
+    /// Returns the arguments to compile `source` to `object`.
     pub(crate) fn arguments(&self, source: &Path, object: &Path) -> Vec<OsString> {
         let mut host_flags = "-fPIC,-Wall,-Wextra,-ffp-contract=off".to_owned();
         let mut arguments: Vec<OsString> = ["-c", "-std=c++17", "-O3", "-lineinfo"]
             .into_iter()
-            // Conversions are the same to the bit on host and device only where neither fuses.
+            // Gives the same bits on host and device only if neither fuses operations.
             .chain(["--fmad=false", "-DTRANSFER_WITH_CUDA=1"])
             .map(OsString::from)
             .collect();

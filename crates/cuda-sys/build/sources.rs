@@ -1,7 +1,7 @@
-//! Which files of the `cuda/` tree a build compiles.
+//! The files of the `cuda/` tree that a build compiles.
 //!
-//! `src/` is host C++ for every build, save `src/cuda/`, which includes CUDA's headers; `kernels/`
-//! is for nvcc. All three may have folders.
+//! `src/` is host C++ for every build, except `src/cuda/`, which includes CUDA's headers. `kernels/` is for
+//! nvcc. All three may contain folders.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ pub(crate) struct Sources {
     pub(crate) host: Vec<PathBuf>,
     /// C++ that calls the CUDA runtime.
     pub(crate) runtime: Vec<PathBuf>,
-    /// What nvcc compiles.
+    /// CUDA kernels, for nvcc.
     pub(crate) kernels: Vec<PathBuf>,
 }
 
 impl Sources {
-    /// Leaves out what only measures: files called `measure…`.
+    /// Leaves out the files that only measure: their names start with `measure`.
     pub(crate) fn without_measuring(mut self) -> Self {
         for files in [&mut self.host, &mut self.runtime] {
             files.retain(|file| {
@@ -40,7 +40,8 @@ impl Sources {
     }
 }
 
-/// The object file for `kernel` in `out`: files of one name in different folders stay apart.
+/// Returns the object file for `kernel` in `out`. Files of equal name in different folders get different
+/// objects.
 pub(crate) fn object_path(kernel: &Path, kernels: &Path, out: &Path) -> PathBuf {
     let relative = kernel.strip_prefix(kernels).unwrap_or(kernel);
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();

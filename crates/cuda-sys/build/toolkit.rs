@@ -1,31 +1,31 @@
-//! Where a CUDA toolkit lies: nvcc, its headers and the static runtime library.
+//! Finds a CUDA toolkit: nvcc, its headers and the static runtime library.
 //!
-//! One recipe for the build script, its tests and `cargo xtask`, so that all three mean the same
-//! toolkit. Nothing here reads the environment: callers hand it in.
+//! The build script, its tests and `cargo xtask` share this file, so that all find the same toolkit.
+//! Nothing here reads the environment; callers pass it.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Variables that name a toolkit's folder, in the order in which they are asked.
+/// Variables with a toolkit's folder, in the order of the search.
 pub(crate) const HOME_VARIABLES: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
 
-/// The places to look in.
+/// The places to search.
 pub(crate) struct Search {
-    /// `NVCC`: binding where it is set. A wrong one is an error, not a reason to look elsewhere.
+    /// `NVCC`. If it is set, no other place is searched: a wrong value is an error.
     pub(crate) nvcc: Option<OsString>,
     /// The [`HOME_VARIABLES`] that are set.
     pub(crate) homes: Vec<(&'static str, PathBuf)>,
     /// `PATH`.
     pub(crate) path: OsString,
-    /// Folders where toolkits get installed, asked last.
+    /// Folders where toolkits are usually installed. They are searched last.
     pub(crate) usual: Vec<PathBuf>,
     /// Cargo's name for the target's architecture: `x86_64`, `aarch64`.
     pub(crate) target_arch: String,
 }
 
 impl Search {
-    /// The places that this environment names, for a workspace at `workspace`.
+    /// Collects the places from the environment, for a workspace at `workspace`.
     pub(crate) fn new(
         variable: impl Fn(&str) -> Option<OsString>,
         workspace: &Path,
@@ -48,7 +48,8 @@ impl Search {
         }
     }
 
-    /// The first toolkit in the order of the fields, complete, or all that was tried.
+    /// Returns the first toolkit, in the order of the fields. If it is missing or incomplete, returns all
+    /// places that were tried.
     pub(crate) fn find(&self) -> Result<Toolkit, NotFound> {
         let nvcc = self.find_nvcc()?;
         let roots = self.roots_of(&nvcc);
@@ -62,8 +63,8 @@ impl Search {
             "libcudart_static.a",
             &folders(&roots, &self.library_folders()),
         )?;
-        // CUDA 13 moved `nv/target`, which cuda_fp16.h includes, one level down. nvcc knows; a host
-        // compiler has to be told.
+        // CUDA 13 moved `nv/target`, which cuda_fp16.h includes, one level down. nvcc finds it there; a
+        // host compiler needs the folder.
         let cccl = include.join("cccl");
         let mut includes = vec![include];
         if cccl.is_dir() {
@@ -109,8 +110,8 @@ impl Search {
         found.ok_or(NotFound { what: "nvcc".to_owned(), tried })
     }
 
-    /// The toolkit folders that `nvcc` may belong to: it can be a link into one, as the packages of
-    /// some distributions make it, or a wrapper whose toolkit only a variable names.
+    /// Returns the toolkit folders that `nvcc` may belong to. It can be a link into one, as in the packages
+    /// of some distributions, or a wrapper for a toolkit that only a variable names.
     fn roots_of(&self, nvcc: &Path) -> Vec<PathBuf> {
         let resolved = nvcc.canonicalize().ok();
         let above = [Some(nvcc), resolved.as_deref()]
@@ -126,7 +127,7 @@ impl Search {
         roots
     }
 
-    /// NVIDIA's names for the folder of a target below `targets/`.
+    /// Returns NVIDIA's names for the target's folder below `targets/`.
     fn target_folders(&self) -> &'static [&'static str] {
         match self.target_arch.as_str() {
             "aarch64" => &["sbsa-linux", "aarch64-linux"],
@@ -155,13 +156,13 @@ impl Search {
 pub(crate) struct Toolkit {
     /// The compiler driver.
     pub(crate) nvcc: PathBuf,
-    /// What a host compiler needs as include folders.
+    /// The include folders for a host compiler.
     pub(crate) includes: Vec<PathBuf>,
-    /// The folder of `libcudart_static.a`.
+    /// The folder with `libcudart_static.a`.
     pub(crate) library: PathBuf,
 }
 
-/// What was looked for, and in vain where.
+/// The missing tool or file, and the places where it was not found.
 #[derive(Debug)]
 pub(crate) struct NotFound {
     what: String,
@@ -182,7 +183,7 @@ impl fmt::Display for NotFound {
     }
 }
 
-/// A folder itself, and the toolkit in it where it is one into which pip installed CUDA 13 wheels.
+/// Returns a folder, and the toolkit inside it if pip installed CUDA 13 wheels there.
 fn nested_roots(home: &Path) -> [PathBuf; 2] {
     [home.to_owned(), home.join("nvidia/cu13")]
 }

@@ -1,13 +1,13 @@
-//! Which releases of nvcc will do.
+//! The releases of nvcc that this crate accepts.
 //!
-//! Shared with `cargo xtask`, which brings a toolkit where the one at hand is too old.
+//! `cargo xtask` shares this file: it installs a toolkit if the present one is too old.
 
 use std::fmt;
 
 const OLDEST: Version = Version { major: 12, minor: 2 };
 const NEWEST_MAJOR: u32 = 13;
 
-/// nvcc's release, of which only these two numbers matter.
+/// A release of nvcc. Only these two numbers matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version {
     major: u32,
@@ -15,7 +15,7 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// From what `nvcc --version` prints; an error where it is not nvcc's, or too old a one.
+    /// Parses the output of `nvcc --version`. Fails if it is not from nvcc, or if the release is too old.
     pub(crate) fn accept(output: &str) -> Result<Self, String> {
         let version = Self::parse(output)
             .ok_or_else(|| format!("`nvcc --version` names no release; it printed:\n{output}"))?;
@@ -35,7 +35,7 @@ impl Version {
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 
-    /// Whether this release came after those that the recipe was tried with.
+    /// Whether this release is newer than those that were tried.
     pub(crate) fn is_untried(self) -> bool {
         self.major > NEWEST_MAJOR
     }

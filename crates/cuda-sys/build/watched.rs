@@ -1,7 +1,7 @@
-//! Which functions the GPU's fault matrix watches.
+//! The functions that the fault matrix of the GPU intercepts.
 
-/// Functions of the CUDA runtime that `faults/cuda_runtime.rs` stands in front of, in the one program
-/// that is linked so.
+/// Functions of the CUDA runtime that `faults/cuda_runtime.rs` intercepts. Only the program of the fault
+/// matrix is linked in this way.
 pub(crate) const FUNCTIONS: [&str; 29] = [
     "cudaDeviceGetStreamPriorityRange",
     "cudaDeviceGetPCIBusId",

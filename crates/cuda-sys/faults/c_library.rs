@@ -1,7 +1,7 @@
-//! Functions of the C and C++ libraries, in front of the real ones.
+//! Intercepts functions of the C and C++ libraries.
 //!
-//! A function that a program defines is the one that the program and its shared libraries call: the
-//! engine's `pread`, and `pthread_create` and `operator new` inside libstdc++ too.
+//! If a program defines a function, the program and its shared libraries call that definition. Examples are
+//! `pread` in the engine, and `pthread_create` and `operator new` in libstdc++.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
@@ -25,7 +25,7 @@ const MAP_FAILED: *mut c_void = std::ptr::without_provenance_mut(usize::MAX);
 const F_GETFL: c_int = 3;
 const O_DIRECT: c_int = if cfg!(target_arch = "aarch64") { 0o200_000 } else { 0o40_000 };
 
-/// What a direct read that is cut short ends on.
+/// A short direct read ends on a multiple of this number of bytes.
 const DIRECT_BLOCK: usize = 4096;
 
 unsafe extern "C" {
@@ -44,22 +44,22 @@ unsafe extern "C-unwind" {
 }
 
 fn errno() -> i32 {
-    // SAFETY: has no conditions.
+    // SAFETY: the function has no preconditions.
     let errno = unsafe { __errno_location() };
     // SAFETY: the address of this thread's own errno.
     unsafe { *errno }
 }
 
 fn set_errno(value: i32) {
-    // SAFETY: has no conditions.
+    // SAFETY: the function has no preconditions.
     let errno = unsafe { __errno_location() };
     // SAFETY: the address of this thread's own errno.
     unsafe { *errno = value };
 }
 
-/// The function of this name that comes after this program's own.
+/// Returns the address of the next function of this name after this program's own.
 fn real(name: &CStr) -> usize {
-    // SAFETY: looks a name up, and the name is a C string.
+    // SAFETY: the name is a C string, and the function only looks it up.
     let address = unsafe { dlsym(RTLD_NEXT, name.as_ptr()) };
     if address.is_null() {
         std::process::abort();
@@ -67,7 +67,7 @@ fn real(name: &CStr) -> usize {
     address.expose_provenance()
 }
 
-/// The real function as a function pointer of the type that the interposed one has.
+/// Returns the real function as a function pointer of the given type.
 macro_rules! real {
     ($name:literal as $type:ty) => {{
         static ADDRESS: OnceLock<usize> = OnceLock::new();
@@ -81,21 +81,21 @@ macro_rules! real {
 
 type Pread = unsafe extern "C" fn(c_int, *mut c_void, usize, i64) -> isize;
 
-// SAFETY: of the C library's signature, and as it behaves but for planned faults.
+// SAFETY: has the signature of the C library's function, and behaves like it, except for planned faults.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pread(descriptor: c_int, out: *mut c_void, bytes: usize, at: i64) -> isize {
-    let bytes = match calls::entered("pread", false) {
+    let bytes = match calls::count_call("pread", false) {
         None => bytes,
         Some(Fault::EndOfFile) => return 0,
         Some(fault @ (Fault::Short | Fault::Trickle)) => {
-            // SAFETY: asks for the flags of a descriptor.
+            // SAFETY: only reads the flags of a descriptor.
             let flags = unsafe { fcntl(descriptor, F_GETFL) };
             bytes.min(if flags & O_DIRECT != 0 { DIRECT_BLOCK } else { given(fault) })
         }
         Some(fault) => return failed(fault),
     };
     let real = real!(c"pread" as Pread);
-    // SAFETY: the caller's own arguments, but for a smaller size.
+    // SAFETY: the caller's own arguments, with a smaller size.
     unsafe { real(descriptor, out, bytes, at) }
 }
 
@@ -118,15 +118,15 @@ unsafe extern "C" fn preadv2(
     flags: c_int,
 ) -> isize {
     let real = real!(c"preadv2" as Preadv2);
-    match calls::entered("preadv2", false) {
+    match calls::count_call("preadv2", false) {
         // SAFETY: the caller's own arguments.
         None => unsafe { real(descriptor, pieces, count, at, flags) },
         Some(Fault::EndOfFile) => 0,
         Some(fault @ (Fault::Short | Fault::Trickle)) => {
-            // SAFETY: the caller gives at least one piece.
+            // SAFETY: the caller passes at least one piece.
             let Iovec { base, bytes } = unsafe { *pieces };
             let first_bytes = Iovec { base, bytes: bytes.min(given(fault)) };
-            // SAFETY: a part of the first of the caller's pieces.
+            // SAFETY: a part of the caller's first piece.
             unsafe { real(descriptor, &raw const first_bytes, 1, at, flags) }
         }
         Some(fault) => failed(fault),
@@ -135,11 +135,11 @@ unsafe extern "C" fn preadv2(
 
 type Open = unsafe extern "C" fn(*const c_char, c_int, c_uint) -> c_int;
 
-// SAFETY: the C library's function takes `mode` as a variable argument, which is passed in the same
-// way, and looks at it under the same condition.
+// SAFETY: the C library's function takes `mode` as a variable argument, which is passed in the same way,
+// and reads it under the same condition.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
-    if let Some(fault) = calls::entered("open", false) {
+    if let Some(fault) = calls::count_call("open", false) {
         return failed(fault) as c_int;
     }
     let real = real!(c"open" as Open);
@@ -159,7 +159,7 @@ unsafe extern "C" fn mmap(
     descriptor: c_int,
     offset: i64,
 ) -> *mut c_void {
-    if let Some(fault) = calls::entered("mmap", false) {
+    if let Some(fault) = calls::count_call("mmap", false) {
         failed(fault);
         return MAP_FAILED;
     }
@@ -167,7 +167,7 @@ unsafe extern "C" fn mmap(
     // SAFETY: the caller's own arguments.
     let memory = unsafe { real(wanted, bytes, protection, flags, descriptor, offset) };
     if memory != MAP_FAILED {
-        calls::born(Resource::Mapping, memory.addr());
+        calls::created(Resource::Mapping, memory.addr());
     }
     memory
 }
@@ -177,7 +177,7 @@ type Munmap = unsafe extern "C" fn(*mut c_void, usize) -> c_int;
 // SAFETY: as for pread.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn munmap(memory: *mut c_void, bytes: usize) -> c_int {
-    calls::gone(Resource::Mapping, memory.addr());
+    calls::released(Resource::Mapping, memory.addr());
     let real = real!(c"munmap" as Munmap);
     // SAFETY: the caller's own arguments.
     unsafe { real(memory, bytes) }
@@ -188,7 +188,7 @@ type Madvise = unsafe extern "C" fn(*mut c_void, usize, c_int) -> c_int;
 // SAFETY: as for pread.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn madvise(memory: *mut c_void, bytes: usize, advice: c_int) -> c_int {
-    if let Some(fault) = calls::entered("madvise", false) {
+    if let Some(fault) = calls::count_call("madvise", false) {
         return failed(fault) as c_int;
     }
     let real = real!(c"madvise" as Madvise);
@@ -205,7 +205,7 @@ unsafe extern "C" fn posix_memalign(
     alignment: usize,
     bytes: usize,
 ) -> c_int {
-    if let Some(Fault::Status(status)) = calls::entered("posix_memalign", false) {
+    if let Some(Fault::Status(status)) = calls::count_call("posix_memalign", false) {
         return status;
     }
     let real = real!(c"posix_memalign" as PosixMemalign);
@@ -216,20 +216,20 @@ unsafe extern "C" fn posix_memalign(
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type PthreadCreate = unsafe extern "C" fn(*mut usize, *const c_void, Start, *mut c_void) -> c_int;
 
-/// A watched thread's own function and argument.
+/// The function and the argument of a watched thread.
 struct Started {
     start: Start,
     argument: *mut c_void,
 }
 
 extern "C" fn start_watched(started: *mut c_void) -> *mut c_void {
-    // SAFETY: pthread_create below leaked it, for this call alone.
+    // SAFETY: pthread_create() below leaked it for this call alone.
     let Started { start, argument } = *unsafe { Box::from_raw(started.cast::<Started>()) };
     calls::watch(true);
     start(argument)
 }
 
-// SAFETY: as for pread; a thread that a watched one starts is watched.
+// SAFETY: as for pread. Threads that a watched thread starts are watched, too.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_create(
     out: *mut usize,
@@ -242,17 +242,17 @@ unsafe extern "C" fn pthread_create(
         // SAFETY: the caller's own arguments.
         return unsafe { real(out, attributes, start, argument) };
     }
-    if let Some(Fault::Status(status)) = calls::entered("pthread_create", false) {
+    if let Some(Fault::Status(status)) = calls::count_call("pthread_create", false) {
         return status;
     }
     let started = Box::into_raw(Box::new(Started { start, argument }));
-    // SAFETY: the caller's own arguments, carried around one function.
+    // SAFETY: the caller's own arguments, passed through one more function.
     let status = unsafe { real(out, attributes, start_watched, started.cast()) };
     if status == 0 {
-        // SAFETY: a successful call has written the new thread's handle.
-        calls::born(Resource::Thread, unsafe { *out });
+        // SAFETY: a successful call has written the handle of the new thread.
+        calls::created(Resource::Thread, unsafe { *out });
     } else {
-        // SAFETY: leaked above, and no thread has it.
+        // SAFETY: leaked above, and no thread received it.
         drop(unsafe { Box::from_raw(started) });
     }
     status
@@ -267,33 +267,33 @@ unsafe extern "C" fn pthread_join(thread: usize, result: *mut *mut c_void) -> c_
     // SAFETY: the caller's own arguments.
     let status = unsafe { real(thread, result) };
     if status == 0 {
-        calls::gone(Resource::Thread, thread);
+        calls::released(Resource::Thread, thread);
     }
     status
 }
 
-// The allocation functions of C++, which a program may replace, by their mangled names. All that no
-// alignment is asked of, since the one that sanitizers bring for each would not know the others'
-// memory.
+// The allocation functions of C++, which a program may replace, by their mangled names. All functions
+// without an alignment are replaced: if one were missing, a sanitizer's version of it would not recognise
+// memory from the others.
 
 /// `operator new(std::size_t)`
-// SAFETY: as C++ defines it: memory, or an exception.
+// SAFETY: as C++ requires: returns memory or throws.
 #[unsafe(export_name = "_Znwm")]
 unsafe extern "C-unwind" fn new(bytes: usize) -> *mut c_void {
-    // The real one leaves it alone, and callers describe failed calls with strings.
+    // Preserve errno, as the real function does: callers allocate strings to describe failed calls.
     let errno = errno();
-    let fault = calls::entered("operator new", false);
+    let fault = calls::count_call("operator new", false);
     if fault == Some(Fault::ForeignException) {
-        // SAFETY: throws a C++ exception through this frame, which may be unwound, to C++.
+        // SAFETY: throws a C++ exception through this frame, which may be unwound, into C++ code.
         unsafe { throw_logic_error(c"thrown by the fault matrix".as_ptr()) };
     }
-    // SAFETY: an allocation of at least one byte.
+    // SAFETY: allocates at least one byte.
     let memory = unsafe { if fault.is_some() { null_mut() } else { malloc(bytes.max(1)) } };
     if memory.is_null() {
-        // SAFETY: throws a C++ exception through this frame, which may be unwound, to C++.
+        // SAFETY: throws a C++ exception through this frame, which may be unwound, into C++ code.
         unsafe { throw_bad_alloc() };
     }
-    calls::born(Resource::HostAllocation, memory.addr());
+    calls::created(Resource::HostAllocation, memory.addr());
     set_errno(errno);
     memory
 }
@@ -307,12 +307,12 @@ unsafe extern "C-unwind" fn new_array(bytes: usize) -> *mut c_void {
 }
 
 /// `operator delete(void*)`
-// SAFETY: as C++ defines it.
+// SAFETY: as C++ requires.
 #[unsafe(export_name = "_ZdlPv")]
 unsafe extern "C" fn delete(memory: *mut c_void) {
     let errno = errno();
-    calls::gone(Resource::HostAllocation, memory.addr());
-    // SAFETY: from malloc above, or from the C library by way of an aligned `operator new`.
+    calls::released(Resource::HostAllocation, memory.addr());
+    // SAFETY: the memory is from malloc() above, or from the C library through an aligned `operator new`.
     unsafe { free(memory) };
     set_errno(errno);
 }
@@ -341,7 +341,7 @@ unsafe extern "C" fn delete_array_sized(memory: *mut c_void, _bytes: usize) {
     unsafe { delete(memory) };
 }
 
-/// Sets `errno` as the fault says; what most functions of the C library then return.
+/// Sets `errno` for the fault. Returns the result that most functions of the C library return on failure.
 fn failed(fault: Fault) -> isize {
     if let Fault::Status(status) = fault {
         set_errno(status);
@@ -349,29 +349,26 @@ fn failed(fault: Fault) -> isize {
     -1
 }
 
-/// Bytes that a read gives at most.
+/// Returns the most bytes that a read returns with this fault.
 fn given(fault: Fault) -> usize {
     const TRICKLE: usize = 997;
     if matches!(fault, Fault::Trickle) { TRICKLE } else { 1 }
 }
 
-/// What is made to fail here, and what may come of it.
+/// Returns the table of faults in this file, with the permitted results.
 pub(crate) fn rows() -> Vec<Row> {
     use ErrorCode::{FileTruncated, HostOutOfMemory, Internal, Io, OutOfMemory};
     use Fault::{BadAlloc, EndOfFile, ForeignException, Short, Status, Trickle};
     use Reach::{Once, Onwards};
     let row = |call, fault, reach, outcome| Row { call, fault, reach, outcome };
     vec![
-        // Direct reading is probed, and given up where the probe fails.
-        row("pread", Status(EIO), Once, |_| Outcome {
-            success: Success::ReadingOtherwise,
-            codes: &[Io],
-        }),
+        // The engine probes direct reads, and does not use them if the probe fails.
+        row("pread", Status(EIO), Once, |_| Outcome { success: Success::OtherIo, codes: &[Io] }),
         row("pread", Status(EIO), Onwards, |_| fails(&[Io])),
         row("pread", Status(EINTR), Once, succeeds),
         row("pread", Short, Once, succeeds),
         row("pread", Trickle, Onwards, succeeds),
-        // Direct reads go on behind the end of the file, and find it.
+        // A direct read may reach past the end of the file. There, the end of file is no error.
         row("pread", EndOfFile, Once, |_| may_fail(&[FileTruncated])),
         row("preadv2", Status(EIO), Once, succeeds),
         row("preadv2", Status(EINTR), Once, succeeds),
@@ -387,25 +384,25 @@ pub(crate) fn rows() -> Vec<Row> {
         row("mmap", Status(ENOMEM), Once, |stage| match stage {
             Stage::Ring => fails(&[HostOutOfMemory]),
             Stage::Allocate => fails(&[OutOfMemory]),
-            // The mapping of a file, or the tallies; what only asks about the page cache can do
-            // without.
+            // The mapping of a file, or the tallies. Without the mapping that only queries the page cache,
+            // the load succeeds.
             _ => may_fail(&[HostOutOfMemory, OutOfMemory]),
         }),
         row("madvise", Status(EINVAL), Once, succeeds),
         row("madvise", Status(EINVAL), Onwards, succeeds),
-        // Populating a ring goes without helpers, and reading with a reader less.
+        // Without helper threads, one thread populates the ring. With one reader less, the others read.
         row("pthread_create", Status(EAGAIN), Once, succeeds),
         row("pthread_create", Status(EAGAIN), Onwards, |stage| match stage {
             Stage::Ring => fails(&[HostOutOfMemory]),
             _ => may_fail(&[HostOutOfMemory]),
         }),
         row("operator new", BadAlloc, Once, |stage| match stage {
-            // Without helpers, the ring is populated all the same.
+            // Without helper threads, one thread populates the ring.
             Stage::Ring => may_fail(&[HostOutOfMemory]),
             _ => fails(&[HostOutOfMemory]),
         }),
         row("operator new", BadAlloc, Onwards, |_| fails(&[HostOutOfMemory])),
-        // What no code of ours throws must cross the bridge all the same.
+        // An exception of a foreign type must cross the bridge as an error, too.
         row("operator new", ForeignException, Once, |stage| match stage {
             Stage::Ring => may_fail(&[Internal]),
             _ => fails(&[Internal]),

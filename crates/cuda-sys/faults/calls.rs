@@ -1,43 +1,43 @@
-//! The calls that can be made to fail: how often each was made, which one is to fail, and what the
-//! successful ones have left alive.
+//! Counts the intercepted calls, chooses the call that fails, and records the resources that successful
+//! calls have left.
 //!
-//! Counted are calls that the engine makes, on the scenario's thread and on those it started. What
-//! the CUDA driver calls for itself, inside one of its own functions or on its own threads, is
-//! passed through unseen: that is not the engine's to survive.
+//! Only calls of the engine count, on the scenario's thread and on the threads that it started. Calls that
+//! the CUDA driver makes itself, inside its functions or on its own threads, pass through uncounted: the
+//! engine need not survive their failure.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a call that is chosen to fail does.
+/// The behaviour of a call that is chosen to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Fails with this `errno` or `cudaError_t`.
     Status(i32),
-    /// Reads less than asked for: a byte, or a block where only blocks can be read.
+    /// Reads less than requested: one byte, or one block if only whole blocks can be read.
     Short,
-    /// It gives little, as a slow file over a network does.
+    /// Reads few bytes, like a slow network file system.
     Trickle,
     /// Reads nothing, as at the end of the file.
     EndOfFile,
     /// Throws `std::bad_alloc`.
     BadAlloc,
-    /// Throws an exception that nobody has planned for.
+    /// Throws an exception of a type that the engine does not expect.
     ForeignException,
 }
 
-/// Which calls fail beside the chosen one.
+/// Which other calls fail after the chosen one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// None.
     Once,
     /// All later calls of the same function.
     Onwards,
-    /// All later calls of every CUDA function: the device is lost.
+    /// All later calls of every CUDA function, as if the device were lost.
     Lost,
 }
 
-/// The `nth` call of a function, from 1, is to fail.
+/// Makes call number `nth` of a function fail, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) call: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct Plan {
     pub(crate) reach: Reach,
 }
 
-/// What the scenario is at.
+/// The stage of the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Open,
@@ -58,7 +58,7 @@ pub(crate) enum Stage {
     Drop,
 }
 
-/// What has to be given back.
+/// The kinds of resources that must be released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resource {
     HostAllocation,
@@ -70,7 +70,7 @@ pub(crate) enum Resource {
     Registration,
 }
 
-struct Board {
+struct State {
     recording: bool,
     stage: Stage,
     plan: Option<Plan>,
@@ -79,7 +79,7 @@ struct Board {
     alive: BTreeSet<(Resource, usize)>,
 }
 
-static BOARD: Mutex<Board> = Mutex::new(Board {
+static STATE: Mutex<State> = Mutex::new(State {
     recording: false,
     stage: Stage::Open,
     plan: None,
@@ -92,40 +92,40 @@ thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn board() -> MutexGuard<'static, Board> {
-    // Nothing that holds it panics.
-    BOARD.lock().unwrap_or_else(PoisonError::into_inner)
+fn state() -> MutexGuard<'static, State> {
+    // No code panics while it holds the lock.
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether calls of this thread count.
+/// Whether calls of this thread are counted.
 pub(crate) fn is_watched() -> bool {
     WATCHED.get()
 }
 
-/// Makes calls of this thread count, or not; what was the case before.
+/// Sets whether calls of this thread are counted. Returns the previous setting.
 pub(crate) fn watch(watched: bool) -> bool {
     WATCHED.replace(watched)
 }
 
-/// Counts a call of the function; the fault that it is to show, if any. `is_cuda` tells those that a
-/// lost device takes along.
-pub(crate) fn entered(call: &'static str, is_cuda: bool) -> Option<Fault> {
+/// Counts a call of the function. Returns its fault, if it is to fail. `is_cuda` marks functions that fail
+/// on a lost device.
+pub(crate) fn count_call(call: &'static str, is_cuda: bool) -> Option<Fault> {
     if !is_watched() {
         return None;
     }
-    let mut board = board();
-    if !board.recording {
+    let mut state = state();
+    if !state.recording {
         return None;
     }
-    let count = board.counts.entry(call).or_default();
+    let count = state.counts.entry(call).or_default();
     *count += 1;
     let count = *count;
-    let plan = board.plan?;
+    let plan = state.plan?;
     if plan.call == call && plan.nth == count {
-        board.fired = Some(board.stage);
+        state.fired = Some(state.stage);
         return Some(plan.fault);
     }
-    let fails = board.fired.is_some()
+    let fails = state.fired.is_some()
         && match plan.reach {
             Reach::Once => false,
             Reach::Onwards => plan.call == call,
@@ -134,52 +134,52 @@ pub(crate) fn entered(call: &'static str, is_cuda: bool) -> Option<Fault> {
     fails.then_some(plan.fault)
 }
 
-/// Notes what a call has brought to life.
-pub(crate) fn born(resource: Resource, handle: usize) {
+/// Records a resource that a call has created.
+pub(crate) fn created(resource: Resource, handle: usize) {
     if !is_watched() {
         return;
     }
-    let mut board = board();
-    if board.recording {
-        board.alive.insert((resource, handle));
+    let mut state = state();
+    if state.recording {
+        state.alive.insert((resource, handle));
     }
 }
 
-/// Notes that it was given back, by whatever thread.
-pub(crate) fn gone(resource: Resource, handle: usize) {
-    board().alive.remove(&(resource, handle));
+/// Records that a resource was released, by any thread.
+pub(crate) fn released(resource: Resource, handle: usize) {
+    state().alive.remove(&(resource, handle));
 }
 
-/// Tells what the scenario is at.
-pub(crate) fn at(stage: Stage) {
-    board().stage = stage;
+/// Sets the stage of the scenario.
+pub(crate) fn enter_stage(stage: Stage) {
+    state().stage = stage;
 }
 
-/// What a recording has seen.
+/// The result of a recording.
 pub(crate) struct Record {
-    /// Calls of each function.
+    /// The number of calls of each function.
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// What the scenario was at when the plan's call was made; nothing where it was not made.
+    /// The stage at which the planned call was made; `None` if it was not made.
     pub(crate) fired: Option<Stage>,
-    /// What was not given back.
+    /// The resources that were not released.
     pub(crate) alive: Vec<(Resource, usize)>,
 }
 
-/// Runs `work` on this thread with calls counted, and fails them as planned.
+/// Runs `work` on this thread, counts its calls, and makes the planned ones fail.
 pub(crate) fn record<T>(plan: Option<Plan>, work: impl FnOnce() -> T) -> (T, Record) {
     {
-        let mut board = board();
-        board.stage = Stage::Open;
-        board.plan = plan;
-        board.fired = None;
-        board.counts.clear();
-        board.recording = true;
+        let mut state = state();
+        state.stage = Stage::Open;
+        state.plan = plan;
+        state.fired = None;
+        state.counts.clear();
+        state.recording = true;
     }
     watch(true);
     let result = work();
     watch(false);
-    let mut board = board();
-    board.recording = false;
-    let alive = std::mem::take(&mut board.alive).into_iter().collect();
-    (result, Record { counts: board.counts.clone(), fired: board.fired, alive })
+    let mut state = state();
+    state.recording = false;
+    let alive = std::mem::take(&mut state.alive).into_iter().collect();
+    (result, Record { counts: state.counts.clone(), fired: state.fired, alive })
 }

@@ -1,7 +1,7 @@
-//! Functions of the CUDA runtime, in front of the real ones.
+//! Intercepts functions of the CUDA runtime.
 //!
-//! The runtime is linked statically, so they are put there by the linker: with `--wrap=NAME`, calls
-//! of `NAME` go to `__wrap_NAME`, and `__real_NAME` is the real one. The build script has the list.
+//! The runtime is linked statically, so the linker redirects the calls: with `--wrap=NAME`, calls of `NAME`
+//! go to `__wrap_NAME`, and `__real_NAME` is the real function. `build/watched.rs` has the list.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -15,10 +15,10 @@ const CUDA_ERROR_DEVICES_UNAVAILABLE: c_int = 46;
 const CUDA_ERROR_LAUNCH_FAILURE: c_int = 719;
 const CUDA_ERROR_UNKNOWN: c_int = 999;
 
-/// Counts a call and fails it as planned. What gives something back or waits is done all the same:
-/// the device that this claims to be lost is there, and would go on working on what is freed.
+/// Counts a call, and makes it fail as planned. Calls that release or wait are executed even if they fail:
+/// the device is not really lost, and would still use freed memory.
 fn through(name: &'static str, also_if_failing: bool, real: impl FnOnce() -> c_int) -> c_int {
-    let fault = calls::entered(name, true).map(|fault| match fault {
+    let fault = calls::count_call(name, true).map(|fault| match fault {
         Fault::Status(status) => status,
         Fault::Short
         | Fault::Trickle
@@ -37,9 +37,9 @@ fn through(name: &'static str, also_if_failing: bool, real: impl FnOnce() -> c_i
     fault.unwrap_or(status)
 }
 
-/// Defines `__wrap_NAME` for each. `starts` do nothing where they fail, `ends` do what they do.
-/// `makes` notes a handle that was written to an argument, `registers` an argument itself, and
-/// `frees` forgets one.
+/// Defines `__wrap_NAME` for each function. If a call fails, functions after `starts` do nothing, and
+/// functions after `ends` do their work. `makes` records a handle that the function writes to an argument,
+/// `registers` records an argument itself, and `frees` records the release of an argument.
 macro_rules! wrapped {
     (@also starts) => { false };
     (@also ends) => { true };
@@ -54,19 +54,20 @@ macro_rules! wrapped {
             fn real($($argument: $type),*) -> c_int;
         }
 
-        // SAFETY: of the runtime's signature, and as it behaves but for planned faults.
+        // SAFETY: has the signature of the runtime's function, and behaves like it, except for planned
+        // faults.
         #[unsafe(export_name = concat!("__wrap_", stringify!($name)))]
         unsafe extern "C" fn wrap($($argument: $type),*) -> c_int {
-            // Before the call: afterwards another thread may have been given the same handle.
-            $(calls::gone(Resource::$freed, $gone.addr());)?
+            // Before the call: after it, another thread may already have received the same handle.
+            $(calls::released(Resource::$freed, $gone.addr());)?
             let status = through(stringify!($name), wrapped!(@also $kind), || {
                 // SAFETY: the caller's own arguments.
                 unsafe { real($($argument),*) }
             });
             if status == 0 {
                 // SAFETY: a successful call has written the handle.
-                $(calls::born(Resource::$made, unsafe { *$out }.addr());)?
-                $(calls::born(Resource::$registered, $handle.addr());)?
+                $(calls::created(Resource::$made, unsafe { *$out }.addr());)?
+                $(calls::created(Resource::$registered, $handle.addr());)?
             }
             status
         }
@@ -122,15 +123,15 @@ wrapped! {
     starts cudaStreamWaitEvent(stream: Stream, event: Event, flags: c_uint);
 }
 
-/// Functions that are watched and need no row: what they return decides nothing.
+/// Functions that are intercepted but need no row, because their results decide nothing.
 pub(crate) const WITHOUT_ROW: [&str; 1] = ["cudaGetLastError"];
 
 const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
 const UNAVAILABLE: [ErrorCode; 1] = [ErrorCode::DeviceUnavailable];
 const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
 
-/// What is made to fail here, and what may come of it. Every function fails alone, and with the
-/// device lost from there on.
+/// Returns the table of faults in this file, with the permitted results. Every function fails alone, and
+/// also with all later calls, as on a lost device.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     let mut add = |call, status, reach, outcome| {
@@ -141,7 +142,7 @@ pub(crate) fn rows() -> Vec<Row> {
         add(call, CUDA_ERROR_MEMORY_ALLOCATION, Reach::Once, |_| fails(&MEMORY));
     }
 
-    // Whose failure ends a load.
+    // A failure of one of these ends a load.
     for call in [
         "cudaDeviceGetPCIBusId",
         "cudaDeviceGetStreamPriorityRange",
@@ -166,13 +167,13 @@ pub(crate) fn rows() -> Vec<Row> {
         add(call, CUDA_ERROR_DEVICES_UNAVAILABLE, Reach::Once, |_| fails(&UNAVAILABLE));
     }
 
-    // Readers also call it where nothing can be reported yet.
+    // Readers also call it at a time when no error can be reported yet.
     add("cudaSetDevice", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| may_fail(&LAUNCH));
     add("cudaStreamSynchronize", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
         Stage::Drop => succeeds(stage),
         _ => fails(&LAUNCH),
     });
-    // Opening a device frees nothing, to have the runtime make its context.
+    // When a device is opened, `cudaFree(nullptr)` makes the runtime create its context.
     add("cudaFree", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
         Stage::Open => fails(&LAUNCH),
         _ => succeeds(stage),
@@ -194,7 +195,7 @@ pub(crate) fn rows() -> Vec<Row> {
         fault: Fault::Status(CUDA_ERROR_LAUNCH_FAILURE),
         reach: Reach::Lost,
         outcome: |stage| match stage {
-            // Where that was not the last pass, the next one notices.
+            // If the device is lost in the last pass, no later call reports it.
             Stage::Drop => may_fail(&LAUNCH),
             _ => fails(&LAUNCH),
         },

@@ -1,5 +1,5 @@
-//! The fault matrix on the host device: every system call and allocation of a load fails.
-//! `docs/fault-testing.md` says how it works.
+//! The fault matrix on the host device: every system call and allocation of a load fails in turn.
+//! `docs/fault-testing.md` describes the method.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod c_library;
@@ -12,11 +12,11 @@ mod scenario;
 use cuda_sys::DeviceKind;
 
 #[test]
-fn every_call_fails_once_and_nothing_is_left_of_it() {
+fn every_call_may_fail_without_leaks_or_wrong_bytes() {
     matrix::run(&[DeviceKind::Host], &c_library::rows(), &[], || ());
 }
 
 #[test]
-fn every_call_fails_once_with_two_lanes() {
+fn every_call_may_fail_with_two_lanes() {
     matrix::run(&[DeviceKind::Host; 2], &c_library::rows(), &[], || ());
 }

@@ -1,4 +1,4 @@
-//! Every fault at every call: what must come of it, and what must not be left of it.
+//! Runs a load with every fault at every call, and checks the result and the resources.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,37 +10,37 @@ use cuda_sys::{DeviceKind, Error, ErrorCode, Io};
 use crate::calls::{self, Fault, Plan, Reach, Record, Stage};
 use crate::scenario::{Done, Scenario};
 
-/// Of a function that is called more often, the first and last calls fail, and some between them.
+/// If a function is called more often, only its first and last calls fail, and some calls between them.
 const FIRST: u64 = 64;
 const LAST: u64 = 16;
 const BETWEEN: u64 = 20;
 
 /// One kind of fault of one function.
 pub(crate) struct Row {
-    /// As its wrapper names it.
+    /// The name in its wrapper.
     pub(crate) call: &'static str,
     pub(crate) fault: Fault,
     pub(crate) reach: Reach,
-    /// What may come of it, by what the scenario is at.
+    /// Returns the permitted results at a stage of the scenario.
     pub(crate) outcome: fn(Stage) -> Outcome,
 }
 
-/// What may come of a fault.
+/// The permitted results of a fault.
 #[derive(Clone, Copy)]
 pub(crate) struct Outcome {
     pub(crate) success: Success,
-    /// Codes of failures that are right.
+    /// Error codes that the load may fail with.
     pub(crate) codes: &'static [ErrorCode],
 }
 
-/// Whether a load may succeed in spite of a fault.
+/// Whether a load may succeed despite a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Success {
     No,
-    /// As without the fault, or in a way that was not asked for.
+    /// As without the fault, or with fewer resources.
     Yes,
-    /// Only if files were then read in another way.
-    ReadingOtherwise,
+    /// Only if it then read files in another way.
+    OtherIo,
     /// Only without pinned memory.
     Unpinned,
 }
@@ -50,22 +50,22 @@ pub(crate) fn succeeds(_: Stage) -> Outcome {
     Outcome { success: Success::Yes, codes: &[] }
 }
 
-/// The load fails in this way.
+/// The load fails with one of these codes.
 pub(crate) const fn fails(codes: &'static [ErrorCode]) -> Outcome {
     Outcome { success: Success::No, codes }
 }
 
-/// The load fails in this way, or succeeds.
+/// The load fails with one of these codes, or succeeds.
 pub(crate) const fn may_fail(codes: &'static [ErrorCode]) -> Outcome {
     Outcome { success: Success::Yes, codes }
 }
 
-/// Runs all rows with a lane to each of the devices and says how many cases there were. Every function
-/// that is watched must have a row, but those in `without_row`. `unchanged` gives what must be the same
-/// before and after each case, beside what is watched on every device. One run at a time: another one
-/// waits.
+/// Runs all rows with one lane for each of the devices, and prints the number of cases. Every intercepted
+/// function must have a row, except those in `without_row`. The result of `unchanged` must be the same
+/// before and after each case, like the state that is checked on every device. Concurrent runs wait for
+/// each other.
 ///
-/// Panics with every case that went wrong.
+/// Panics with all cases that went wrong.
 pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     lanes: &[DeviceKind],
     rows: &[Row],
@@ -73,12 +73,12 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     unchanged: impl Fn() -> T,
 ) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    // A run that panicked has left nothing that matters to the next.
+    // A run that panicked leaves nothing that matters to the next one.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let devices = lanes.iter().map(DeviceKind::to_string).collect::<Vec<_>>().join(" and ");
     let scenario = Scenario::new(lanes);
     let load = |plan| calls::record(plan, || scenario.run());
-    // What happens once in a process has happened after the first.
+    // Let everything happen that happens only once in a process.
     for _ in 0..2 {
         load(None).0.unwrap_or_else(|error| panic!("without a fault: {error}"));
     }
@@ -97,16 +97,19 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     for row in rows {
         let count = record.counts.get(row.call).copied().unwrap_or(0);
         if count == 0 && !reference.ios.contains(&Io::Direct) && row.call == "posix_memalign" {
-            say(&format!("{devices}: this file system refuses O_DIRECT: no case of {}", row.call));
+            print_line(&format!(
+                "{devices}: this file system refuses O_DIRECT: no case of {}",
+                row.call
+            ));
             continue;
         }
         assert!(count > 0, "{} is not called any more: the matrix has lost a row", row.call);
         let chosen = choose(count);
-        tally.passed_over += count - chosen.len() as u64;
+        tally.skipped += count - chosen.len() as u64;
         for nth in chosen {
             let plan = Plan { call: row.call, nth, fault: row.fault, reach: row.reach };
             let (result, record) = load(Some(plan));
-            let judged = judge(row, lanes, &result, &record, &reference).and_then(|()| {
+            let checked = check_result(row, lanes, &result, &record, &reference).and_then(|()| {
                 (state() == before)
                     .then_some(())
                     .ok_or_else(|| format!("not as before: {:?} became {:?}", before, state()))
@@ -125,7 +128,7 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!("the next load failed: {error}")),
             };
-            if let Err(what) = judged.and(recovered) {
+            if let Err(what) = checked.and(recovered) {
                 tally.wrong.push(format!("{plan:?} at {:?}: {what}", record.fired));
             }
         }
@@ -134,12 +137,11 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     assert!(tally.wrong.is_empty(), "{} wrong:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
 }
 
-/// Calls of destructors, which report nothing: the error is that of a later call, and not always one of an
-/// engine.
-const FAILS_SILENTLY: [&str; 1] = ["cudaEventDestroy"];
+/// Destructors, which report no errors. A later call reports the error, and it may belong to no lane.
+const FAILS_WITHOUT_ERROR: [&str; 1] = ["cudaEventDestroy"];
 
-/// Compares the result of a fault with its row.
-fn judge(
+/// Compares the result of a case with its row.
+fn check_result(
     row: &Row,
     lanes: &[DeviceKind],
     result: &Result<Done, Error>,
@@ -150,7 +152,7 @@ fn judge(
         return Err(format!("left {:?}", record.alive));
     }
     let Some(stage) = record.fired else {
-        // Which thread does what differs from run to run, and with it some counts.
+        // The work of each thread differs between runs, and so do some counts.
         return match result {
             Ok(done) if done == reference => Ok(()),
             other => Err(format!("the call was not made, and the load gave {other:?}")),
@@ -162,7 +164,7 @@ fn judge(
             let may = match outcome.success {
                 Success::No => false,
                 Success::Yes => true,
-                Success::ReadingOtherwise => done.ios != reference.ios,
+                Success::OtherIo => done.ios != reference.ios,
                 Success::Unpinned => !done.pinned,
             };
             may.then_some(()).ok_or_else(|| format!("succeeded, with {done:?}"))
@@ -170,11 +172,11 @@ fn judge(
         Err(error) if !outcome.codes.contains(&error.code()) => {
             Err(format!("failed with {:?}: {error}", error.code()))
         }
-        // On the host no device call fails.
+        // Device calls fail only on a GPU, so the error must name its lane.
         Err(error)
             if error.code() == ErrorCode::DeviceFailure
                 && matches!(stage, Stage::Engine | Stage::Execute)
-                && !FAILS_SILENTLY.contains(&row.call)
+                && !FAILS_WITHOUT_ERROR.contains(&row.call)
                 && error.lane().and_then(|lane| lanes.get(lane as usize))
                     != lanes.iter().find(|device| **device != DeviceKind::Host) =>
         {
@@ -196,7 +198,7 @@ fn judge(
     }
 }
 
-/// Numbers of the calls that are to fail, of `count`.
+/// Returns the numbers of the calls that fail, out of `count` calls.
 fn choose(count: u64) -> Vec<u64> {
     let rest = count.saturating_sub(FIRST + LAST);
     if rest <= BETWEEN {
@@ -213,7 +215,7 @@ fn open_files() -> usize {
 #[derive(Default)]
 struct Tally {
     cases: BTreeMap<&'static str, u64>,
-    passed_over: u64,
+    skipped: u64,
     not_reached: u64,
     wrong: Vec<String>,
 }
@@ -223,16 +225,16 @@ impl Tally {
         let total: u64 = self.cases.values().sum();
         let parts: Vec<_> =
             self.cases.iter().map(|(call, count)| format!("{call}: {count}")).collect();
-        say(&format!(
-            "fault matrix, {devices}: {total} cases ({}); {} of the calls passed over, {} not made",
+        print_line(&format!(
+            "fault matrix, {devices}: {total} cases ({}); {} of the calls skipped, {} not made",
             parts.join(", "),
-            self.passed_over,
+            self.skipped,
             self.not_reached,
         ));
     }
 }
 
-/// Says it also where the test passes: the harness holds back what the print macros print.
-fn say(line: &str) {
+/// Prints a line even if the test passes: the test harness hides the output of the print macros.
+fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

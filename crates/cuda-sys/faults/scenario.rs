@@ -1,4 +1,4 @@
-//! The load whose every call is made to fail: everything that the library does with a device, once.
+//! The load in which each call is made to fail. It uses every function of the library that uses a device.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,13 +12,13 @@ use cuda_sys::{
 
 use crate::calls::{self, Stage};
 
-/// Chunks small enough for every reader to get several of each pass over the files.
+/// Chunks so small that every reader gets several of them in each pass over the files.
 const CONFIG: EngineConfig = EngineConfig::new(2, 2, 16_384, 8192);
 
 /// A ring so large that several threads populate it.
 const LARGE_RING: EngineConfig = EngineConfig::new(1, 7, 2 << 20, 1 << 20);
 
-/// Nothing starts in the first block of a file: what is read there is a probe.
+/// No operation reads the first block of a file, so that a read there is a probe for direct reads.
 const FIRST_OFFSET: usize = 4096;
 
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
@@ -26,7 +26,7 @@ const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 const Q8_0: u32 = 8;
 const Q4_K: u32 = 12;
 
-/// Two files, what is to be done with them, and what must then be on the devices.
+/// Two files, the operations on them, and the expected bytes on the devices.
 pub(crate) struct Scenario {
     lanes: Vec<DeviceKind>,
     files: [File; 2],
@@ -35,10 +35,10 @@ pub(crate) struct Scenario {
     want: Vec<u8>,
 }
 
-/// How a load that succeeded went.
+/// The properties of a successful load, apart from its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
-    /// How files were read in fact, for each way that was asked for.
+    /// How files were really read, for each requested way.
     pub(crate) ios: Vec<Io>,
     pub(crate) pinned: bool,
 }
@@ -46,11 +46,11 @@ pub(crate) struct Done {
 impl Scenario {
     pub(crate) fn new(lanes: &[DeviceKind]) -> Self {
         let mut builder = Builder::default();
-        // Longer than a chunk, and not of whole words.
+        // Longer than a chunk, and not a whole number of words.
         builder.copy(0, 40_013, 0, None);
         builder.decode(1, Q8_0, 600, 0);
         builder.decode(1, Q4_K, 100, 1);
-        // Small ones, which share a chunk; floats of two formats that are counted.
+        // Small operations that share a chunk, and floats of two formats that are counted.
         for _ in 0..5 {
             builder.copy(0, 70, 1, None);
         }
@@ -68,11 +68,11 @@ impl Scenario {
         }
     }
 
-    /// Opens the devices, loads in every way of reading, looks at the result, and drops it all.
+    /// Opens the devices, loads in every way of reading, checks the result, and drops everything.
     ///
-    /// Panics where a load that claims to have succeeded left wrong bytes.
+    /// Panics if a load reports success but left wrong bytes.
     pub(crate) fn run(&self) -> Result<Done, Error> {
-        calls::at(Stage::Open);
+        calls::enter_stage(Stage::Open);
         if self.lanes.iter().any(|device| *device != DeviceKind::Host) {
             assert_ne!(cuda_devices()?.len(), 0, "there is a GPU");
         }
@@ -83,23 +83,23 @@ impl Scenario {
             assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
         }
 
-        calls::at(Stage::Ring);
+        calls::enter_stage(Stage::Ring);
         let large = StagingRing::new(LARGE_RING)?;
         let ring = StagingRing::new(CONFIG)?;
-        calls::at(Stage::Drop);
+        calls::enter_stage(Stage::Drop);
         drop(large);
 
-        calls::at(Stage::Engine);
+        calls::enter_stage(Stage::Engine);
         let mut engine = Engine::with_lanes(&devices.iter().collect::<Vec<_>>(), ring)?;
         let mut done = Done { ios: Vec::new(), pinned: false };
         for io in IOS {
-            calls::at(Stage::Allocate);
+            calls::enter_stage(Stage::Allocate);
             let mut buffers = devices
                 .iter()
                 .map(|device| device.allocate(self.want.len() as u64))
                 .collect::<Result<Vec<_>, _>>()?;
             let mut dests: Vec<_> = buffers.iter_mut().collect();
-            calls::at(Stage::Execute);
+            calls::enter_stage(Stage::Execute);
             let sources = self.files.each_ref().map(|file| {
                 let bytes = file.metadata().map_or(0, |metadata| metadata.len());
                 SourceFile { file: file.as_fd(), bytes }.into()
@@ -118,8 +118,7 @@ impl Scenario {
                 ControlFlow::Continue(())
             });
             if result.is_err() {
-                // What a failed call left half done must not meet the next one, which is other and
-                // may fail as well.
+                // A failed call must not affect the next one, which has other options and may fail as well.
                 let plain = Request { digest: false, timeline: false, ..request };
                 let _ = engine.execute_lanes(plain, &mut dests, &mut |_| ControlFlow::Continue(()));
             }
@@ -132,18 +131,18 @@ impl Scenario {
             done.ios.push(stats.io);
             done.pinned = stats.pinned;
 
-            calls::at(Stage::ReadBack);
+            calls::enter_stage(Stage::ReadBack);
             for (lane, buffer) in buffers.iter().enumerate() {
-                self.look_at(lane, buffer, &stats, io)?;
+                self.check_lane(lane, buffer, &stats, io)?;
             }
-            calls::at(Stage::Drop);
+            calls::enter_stage(Stage::Drop);
         }
-        calls::at(Stage::Drop);
+        calls::enter_stage(Stage::Drop);
         Ok(done)
     }
 
-    /// Looks at what a lane got.
-    fn look_at(
+    /// Checks the bytes and the digests of a lane.
+    fn check_lane(
         &self,
         lane: usize,
         buffer: &DeviceBuffer,
@@ -199,7 +198,7 @@ impl Builder {
         self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
     }
 
-    /// Appends noise to a file; where it starts.
+    /// Appends noise to a file. Returns the offset of its first byte.
     fn append(&mut self, file: usize, bytes: usize) -> usize {
         let content = &mut self.files[file];
         let start = content.len().next_multiple_of(32).max(FIRST_OFFSET);
@@ -243,7 +242,7 @@ impl Builder {
 fn file_of(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
-    // Direct reads of what is not yet on the disk would have to wait for it each time.
+    // A direct read would have to write unsaved bytes to the disk first.
     file.sync_all().unwrap();
     file
 }

@@ -1,4 +1,4 @@
-//! The one place where Rust and C++ meet.
+//! The bridge between Rust and C++.
 
 #![allow(
     missing_docs,
@@ -242,12 +242,12 @@ unsafe impl Send for ffi::Device {}
 unsafe impl Sync for ffi::Device {}
 // SAFETY: as for Device; the destructor makes the buffer's own GPU current before it frees.
 unsafe impl Send for ffi::Buffer {}
-// SAFETY: const methods of a C++ DeviceBuffer may be called from several threads at once: address
-// and size never change, device-to-host copies and pointer queries may run concurrently, and
-// digests, which keep a stream and memory of their own in the buffer, lock a mutex around both.
+// SAFETY: const methods of a C++ DeviceBuffer may be called from several threads at once: address and size
+// never change, and device-to-host copies and pointer queries may run concurrently. digests() uses a stream
+// and memory of the buffer, and protects both with a mutex.
 unsafe impl Sync for ffi::Buffer {}
-// SAFETY: a Ring is plain memory with no tie to the thread that mapped it.
+// SAFETY: a Ring is plain memory, independent of the thread that mapped it.
 unsafe impl Send for ffi::Ring {}
-// SAFETY: between calls an Engine has no running thread and nothing in flight; its reader threads
-// make the GPU current themselves, and its destructor does so for the thread it runs on.
+// SAFETY: between calls, an Engine has no running thread and nothing in flight. Its reader threads make the
+// GPU current themselves, and so does its destructor for the thread that it runs on.
 unsafe impl Send for ffi::Engine {}

@@ -1,25 +1,25 @@
-//! What the engine is asked to do.
+//! The engine's operations.
 //!
-//! The types here are those of `cuda/include/transfer/copy_op.hpp`, field by field: both languages
-//! use the same memory, and both assert its layout.
+//! The types here match those of `cuda/include/transfer/copy_op.hpp` field by field. Both languages use the
+//! same memory, and both assert its layout.
 
 use std::fmt;
 use std::mem::{align_of, offset_of, size_of};
 use std::num::NonZeroU32;
 
-/// What happens to an operation's bytes on the way.
+/// The conversion of an operation's bytes during the transfer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u32)]
 pub enum Conversion {
-    /// They are moved as they are.
+    /// Copies the bytes unchanged.
     Copy = 0,
-    /// Blocks of this ggml type (by ggml's number) are decoded to IEEE half, little-endian.
+    /// Decodes blocks of this ggml type (ggml's number) to IEEE half, little-endian.
     ToF16 {
         /// One of [`decoders`](crate::decoders).
         ggml_type: u32,
     } = 1,
-    /// The same for a type with [`has_tensor_scale`](crate::Decoder::has_tensor_scale): each decoded
-    /// value is multiplied by the scale in `f32`, and the product rounded to half.
+    /// The same for a type with [`has_tensor_scale`](crate::Decoder::has_tensor_scale). Each decoded value
+    /// is multiplied by the scale in `f32`, and the product is rounded to half.
     ScaledToF16 {
         /// One of [`decoders`](crate::decoders).
         ggml_type: u32,
@@ -28,7 +28,7 @@ pub enum Conversion {
     } = 2,
 }
 
-/// A format of floats at a destination.
+/// A format of floats at the destination.
 // An `Option` of it has a defined layout, with 0 for `None`. An `Option` of an enum has none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -62,22 +62,22 @@ impl fmt::Debug for FloatFormat {
 pub struct CopyOp {
     /// Index into the sources of the call.
     pub file: u32,
-    /// Index into the destinations of the call; 0 where there is one.
+    /// Index into the destinations of the call; 0 if there is only one.
     pub lane: u32,
     /// Bytes from the start of that file.
     pub source_offset: u64,
-    /// Length there; whole blocks where the operation converts.
+    /// Bytes to read; whole blocks if the operation converts.
     pub source_bytes: u64,
     /// Bytes from the start of the lane's destination; a multiple of 16.
     pub dest_offset: u64,
-    /// Length there.
+    /// Bytes to write.
     pub dest_bytes: u64,
-    /// What happens on the way.
+    /// The conversion during the transfer.
     pub conversion: Conversion,
     /// Progress unit, from 0. Units finish in order.
     pub unit: u32,
-    /// The floats that the destination holds, whose infinities and NaNs are counted; `None` where it
-    /// holds something else, or nothing is to be counted.
+    /// The format of the floats at the destination. Their infinities and NaNs are counted. `None` if the
+    /// destination holds no floats, or nothing is to be counted.
     pub floats: Option<FloatFormat>,
 }
 
@@ -92,7 +92,7 @@ const _: () = {
     assert!(offset_of!(CopyOp, conversion) == 40);
     assert!(offset_of!(CopyOp, unit) == 52);
     assert!(offset_of!(CopyOp, floats) == 56);
-    // The tag first, then the fields of a variant in their order: `repr(u32)` defines that.
+    // The tag comes first, then the fields of a variant in their order: `repr(u32)` guarantees that.
     assert!(size_of::<Conversion>() == 12 && align_of::<Conversion>() == 4);
     assert!(size_of::<Option<FloatFormat>>() == 4);
 };

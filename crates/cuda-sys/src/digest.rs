@@ -37,7 +37,7 @@ mod tests {
 
     /// The digest of a range is the sum of the digests of its pieces, so each piece must be right by itself.
     #[test]
-    fn every_instruction_set_digests_as_the_definition() {
+    fn every_instruction_set_digests_like_the_definition() {
         #[cfg(target_arch = "x86_64")]
         let wide = [is_x86_feature_detected!("avx2"), is_x86_feature_detected!("avx512f")];
         #[cfg(not(target_arch = "x86_64"))]

@@ -13,23 +13,23 @@ use crate::timeline::Span;
 use cxx::UniquePtr;
 use std::ops::ControlFlow;
 
-/// What a call found out about one operation.
+/// The results of a call for one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpReport {
     /// The operation's index among those of the call.
     pub operation: u32,
-    /// The lane that it named.
+    /// The operation's lane.
     pub lane: u32,
     /// Infinities among the floats at the destination.
     pub infinite: u64,
-    /// NaNs among them.
+    /// NaNs among the same floats.
     pub nan: u64,
-    /// Whether every byte that was read is zero. `false` for an operation of no bytes.
+    /// Whether all bytes that were read are zero. `false` for an empty operation.
     pub all_zero: bool,
-    /// Digest of the operation's bytes as they were read; zero where none was asked for.
+    /// Digest of the operation's bytes as they were read; zero if digests were not requested.
     pub source: Digest,
-    /// Digest of the same bytes as they are on the device.
+    /// Digest of the same bytes on the device.
     pub device: Digest,
 }
 
@@ -38,10 +38,9 @@ pub struct OpReport {
 pub struct EngineConfig {
     /// Reader threads, 1 to [`MAX_READERS`](Self::MAX_READERS). They fill chunks together.
     pub readers: u32,
-    /// Reader threads where bytes come from storage, which keeps them waiting; no fewer than
-    /// [`readers`](Self::readers) are taken. Such are reads with [`Io::Direct`], with [`Io::Auto`]
-    /// where a look at a few places finds one that the page cache does not hold, and of a
-    /// [`Source::Reader`] that says so.
+    /// Reader threads if bytes come from storage, which makes them wait. If [`readers`](Self::readers) is
+    /// larger, it is used instead. Storage means [`Io::Direct`]; [`Io::Auto`], if the page cache does not
+    /// hold all of a small sample of a file; and a [`Source::Reader`] whose hints say so.
     pub storage_readers: u32,
     /// Chunks under way at once, 1 to [`MAX_DEPTH`](Self::MAX_DEPTH); each takes its place in the
     /// staging ring.
@@ -79,8 +78,8 @@ impl EngineConfig {
     }
 }
 
-/// Host memory that chunks pass through. Made apart from the engine, so that its pages can be
-/// populated while the device is being opened.
+/// The host memory through which chunks pass. It is separate from the engine, so that its pages can be
+/// populated while a device is opened.
 pub struct StagingRing {
     inner: UniquePtr<ffi::Ring>,
     config: EngineConfig,
@@ -91,7 +90,7 @@ impl StagingRing {
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the configuration is out of
     /// range, [`HostOutOfMemory`](crate::ErrorCode::HostOutOfMemory).
     pub fn new(config: EngineConfig) -> Result<Self, Error> {
         Ok(Self { inner: ffi::make_ring(&config.as_ffi())?, config })
@@ -104,50 +103,50 @@ impl std::fmt::Debug for StagingRing {
     }
 }
 
-/// What a call to [`Engine::execute`] did.
+/// The statistics of a call to [`Engine::execute`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes read from the sources for the operations.
     pub source_bytes: u64,
-    /// Copies to the device it took.
+    /// Number of chunks, each of which is one contiguous read.
     pub chunks: u64,
-    /// Reader threads, as configured for such sources; little work takes fewer.
+    /// Reader threads, as configured for these sources; a small request starts fewer.
     pub readers: u32,
-    /// Seconds from the first read to the last byte landed.
+    /// Seconds from the first read until the last byte has landed.
     pub seconds: f64,
-    /// How files were read in fact: as was asked for, or [`Io::Read`] where the system refused that
-    /// for some of them.
+    /// How files were really read: as requested, or [`Io::Read`] if the system refused that for some of
+    /// them.
     pub io: Io,
-    /// Whether the staging ring was pinned for the devices of all lanes.
+    /// Whether the staging ring is pinned for the devices of all lanes.
     pub pinned: bool,
-    /// What was done when, in no order; empty where none was asked for.
+    /// The times of all steps, in no order; empty if not requested.
     pub timeline: Vec<Span>,
-    /// One entry an operation, in their order.
+    /// One entry for each operation, in their order.
     pub operations: Vec<OpReport>,
 }
 
-/// What [`Engine::execute`] is to do.
+/// The work of one call to [`Engine::execute`].
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// What operations read.
+    /// The sources of all operations.
     pub sources: &'a [Source<'a>],
     /// How files among the sources are read.
     pub io: Io,
-    /// What is moved.
+    /// The operations.
     pub ops: &'a [CopyOp],
-    /// Progress units; those of the operations are below it.
+    /// Number of progress units. The units of operations are smaller than this.
     pub units: u32,
     /// Whether to digest every operation's bytes, as read and as arrived.
     pub digest: bool,
-    /// Whether to note what was done when.
+    /// Whether to record the times of all steps.
     pub timeline: bool,
 }
 
-/// Executes copy operations. Keeps its staging ring and its queues between calls.
+/// Executes copy operations. The staging ring and the queues are kept between calls.
 ///
-/// It reads each byte once, and takes it to the lane that the byte's operation names. A lane is a
-/// device and, during a call, a destination on it.
+/// Each byte is read once and moved to the lane of its operation. A lane is a device and, during a call, a
+/// destination on that device.
 pub struct Engine {
     inner: UniquePtr<ffi::Engine>,
     config: EngineConfig,
@@ -155,22 +154,23 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine with one lane, to `device`, on the ring made for its configuration.
+    /// Creates an engine with one lane, to `device`. The ring determines the configuration.
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) where the configuration is out of
-    /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) where queues cannot be made.
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the configuration is out of
+    /// range, [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if queues cannot be made.
     pub fn new(device: &Device, ring: StagingRing) -> Result<Self, Error> {
         Self::with_lanes(&[device], ring)
     }
 
-    /// The same with a lane for each of the devices, in their order. A device may have several.
+    /// Creates an engine with a lane for each of the devices, in their order. A device may have several
+    /// lanes.
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new), and [`InvalidArgument`](crate::ErrorCode::InvalidArgument) without
-    /// any device.
+    /// The same as for [`new`](Self::new), and [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if
+    /// there is no device.
     pub fn with_lanes(devices: &[&Device], ring: StagingRing) -> Result<Self, Error> {
         let StagingRing { inner, config } = ring;
         let kinds: Vec<_> = devices.iter().map(|device| device.kind()).collect();
@@ -179,19 +179,19 @@ impl Engine {
         Ok(Self { inner, config, devices: kinds })
     }
 
-    /// The configuration it was made with.
+    /// The engine's configuration.
     pub fn config(&self) -> EngineConfig {
         self.config
     }
 
-    /// The devices of its lanes.
+    /// The devices of the lanes.
     pub fn devices(&self) -> &[DeviceKind] {
         &self.devices
     }
 
-    /// Memory of a lane's device, in bytes, that [`execute`](Self::execute) allocates beside the
-    /// destination where bytes do not land directly: where it converts, or scatters many small
-    /// operations. The engine keeps it. 0 where there is no such lane.
+    /// Returns the bytes that [`execute`](Self::execute) allocates on a lane's device, in addition to the
+    /// destination, if chunks cannot be copied directly: for conversions, and to scatter many small
+    /// operations. The engine keeps this memory. Returns 0 if there is no such lane.
     pub fn conversion_bytes(&self, lane: u32) -> u64 {
         self.inner.conversion_bytes(lane)
     }
@@ -200,7 +200,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as for [`execute_lanes`](Self::execute_lanes).
     pub fn execute(
         &mut self,
         request: Request<'_>,
@@ -213,17 +213,16 @@ impl Engine {
     /// Moves the bytes of every operation to its lane's destination. There is one destination for
     /// each lane, on the lane's device.
     ///
-    /// Returns when all have landed. On failure nothing is in flight any more and the content of the
-    /// destinations is unspecified. `observe` is called on this thread, whenever a unit has finished
-    /// and about fifty times a second in between; [`ControlFlow::Break`] cancels. A panic in it
-    /// cancels too and then goes on here.
+    /// Returns when all bytes have landed. On failure, nothing is in flight any more, and the content of
+    /// the destinations is unspecified. `observe` is called on this thread, for each finished unit and
+    /// about 50 times per second between them. [`ControlFlow::Break`] cancels the call. A panic in
+    /// `observe` cancels the call too, and then continues here.
     ///
     /// # Errors
     ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) for operations that leave their source
-    /// or the destination, overlap, or do not match their conversion, and for destinations that are
-    /// not those of the lanes; otherwise what reading or a device reports, or
-    /// [`Cancelled`](crate::ErrorCode::Cancelled).
+    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if operations leave their source or
+    /// destination, overlap, or do not match their conversion, or if the destinations do not match the
+    /// lanes; [`Cancelled`](crate::ErrorCode::Cancelled); and errors of reads and devices.
     pub fn execute_lanes(
         &mut self,
         request: Request<'_>,
@@ -286,9 +285,9 @@ mod tests {
     use super::*;
     use crate::error::ErrorCode;
 
-    /// The limits are the engine's own, in C++.
+    /// Rust states the limits in its documentation, C++ enforces them.
     #[test]
-    fn the_largest_configuration_is_taken_and_no_larger_one() {
+    fn the_largest_configuration_is_accepted_and_no_larger_one() {
         let readers = EngineConfig::MAX_READERS;
         let depth = EngineConfig::MAX_DEPTH;
         let largest = EngineConfig {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// Whose fault an [`Error`] is, as the C++ side numbers it. Append-only.
+/// The kind of an [`Error`]. The order of the codes is that of the C++ side. Append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorCode {
@@ -15,11 +15,11 @@ pub enum ErrorCode {
     DeviceUnavailable,
     /// The device cannot hold the allocation.
     OutOfMemory,
-    /// Host memory for staging cannot be had.
+    /// Host memory for staging cannot be allocated.
     HostOutOfMemory,
     /// Reading a source failed; the status is `errno`.
     Io,
-    /// A source ended before the bytes that were promised.
+    /// A source is shorter than promised.
     FileTruncated,
     /// A device call failed; the status is the device's own error number.
     DeviceFailure,
@@ -105,38 +105,36 @@ impl Error {
         }
     }
 
-    /// What kind of failure it is.
+    /// The kind of the failure.
     pub fn code(&self) -> ErrorCode {
         self.code
     }
 
-    /// The number that the failing layer gave: `errno` where a call of the operating system failed,
-    /// CUDA's error where one of CUDA did, whatever the code became; 0 where neither was asked, or
-    /// the C++ library had no memory.
+    /// The number from the layer that failed: `errno` for a call of the operating system, CUDA's error for
+    /// a call of CUDA. 0 if no such call failed, or if the C++ library had no memory.
     pub fn status(&self) -> i32 {
         self.status
     }
 
-    /// The source that could not be read, by its place in
-    /// [`Request::sources`](crate::Request::sources); `None` where it is not known which.
+    /// The source that could not be read, by its place in [`Request::sources`](crate::Request::sources);
+    /// `None` if it is unknown.
     pub fn source_file(&self) -> Option<u32> {
         self.source_file
     }
 
-    /// The operation at hand, by its place in [`Request::ops`](crate::Request::ops): one that was
-    /// refused, or the first of those in the read or in the chunk that failed. `None` where it is not
-    /// known which, or none was.
+    /// The operation, by its place in [`Request::ops`](crate::Request::ops): the one that was refused, or
+    /// the first one of the read or chunk that failed. `None` if it is unknown or there is none.
     pub fn operation(&self) -> Option<u32> {
         self.operation
     }
 
-    /// The lane whose device failed, or whose destination was refused. `None` where the failure is
-    /// of no lane.
+    /// The lane whose device failed, or whose destination was refused. `None` if the failure concerns no
+    /// lane.
     pub fn lane(&self) -> Option<u32> {
         self.lane
     }
 
-    /// Says the device of the lane in the text, where an engine has several.
+    /// Adds the device of the lane to the text, if the engine has several lanes.
     pub(crate) fn naming(mut self, devices: &[DeviceKind]) -> Self {
         let index = self.lane.and_then(|lane| usize::try_from(lane).ok());
         if let (Some(index), 2..) = (index, devices.len())
@@ -152,8 +150,8 @@ impl Error {
         &self.context
     }
 
-    /// Decodes what `transfer::Error::what()` encodes: a tag, the code, the status, the source, the
-    /// operation and the lane (-1 where there is none) and the context, each after a unit separator.
+    /// Decodes the text of `transfer::Error::what()`: a tag, the code, the status, the source, the
+    /// operation and the lane (-1 if there is none) and the context, with a unit separator between them.
     /// Any other text is an internal error with that text.
     fn decode(what: &str) -> Self {
         let mut fields = what.splitn(7, '\x1f');
@@ -236,7 +234,7 @@ mod tests {
         );
         let ended = io::ErrorKind::UnexpectedEof;
         assert_eq!(cause("transfer\x1f6\x1f0\x1f0\x1f-1\x1f-1\x1fpread"), Some((ended, None)));
-        // The number of a device is no number of the operating system.
+        // An error number of a device is not an error number of the operating system.
         assert_eq!(cause("transfer\x1f7\x1f13\x1f-1\x1f-1\x1f-1\x1fcudaMemcpy"), None);
         assert_eq!(cause("transfer\x1f5\x1f0\x1f0\x1f-1\x1f-1\x1fpread"), None);
     }

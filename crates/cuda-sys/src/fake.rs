@@ -1,5 +1,5 @@
-//! A device for tests of the engine, with the feature `fake-device`: no part of the crate's versioned
-//! interface.
+//! A device for tests of the engine, with the feature `fake-device`. It is not part of the crate's
+//! versioned interface.
 #![allow(
     unreachable_pub,
     clippy::multiple_unsafe_ops_per_block,
@@ -21,29 +21,30 @@ mod ffi {
     }
 }
 
-/// Host memory that behaves as a GPU does: what is submitted is done when it is waited for, and its
-/// calls can fail.
+/// Host memory that behaves like a GPU: submitted work is done only when it is waited for, and calls can
+/// fail.
 #[derive(Debug)]
 pub struct FakeDevice {
     device: Device,
 }
 
 impl FakeDevice {
-    /// A device whose function of this name, such as `submit`, fails at its `nth` call, from 1.
+    /// Creates a device whose function of this name, such as `submit`, fails at its call number `nth`,
+    /// counted from 1.
     ///
     /// # Errors
     ///
-    /// Only where host memory is exhausted.
+    /// Fails only if host memory is exhausted.
     pub fn failing_at(function: &str, nth: u64) -> Result<Self, Error> {
         Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth)?) })
     }
 
-    /// How many calls of that function were made.
+    /// Returns the number of calls of that function.
     pub fn calls(&self) -> u64 {
         ffi::fake_calls(self.device.as_ffi())
     }
 
-    /// As every other device.
+    /// Returns the device, for use like any other.
     pub fn device(&self) -> &Device {
         &self.device
     }

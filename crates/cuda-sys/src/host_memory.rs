@@ -93,12 +93,12 @@ fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo
 }
 
 #[test]
-fn a_machine_without_limits_has_what_is_available() {
+fn without_limits_the_available_memory_is_free() {
     Root::of_a_machine().has(800 * KKB, 1000 * KKB, MemoryBound::Device);
 }
 
 #[test]
-fn what_cannot_be_read_is_unknown_and_what_can_be_still_counts() {
+fn unreadable_figures_are_unknown_and_the_others_count() {
     let root = Root(tempfile::tempdir().unwrap());
     assert_eq!(root.memory_within(NO_LIMIT, NO_LIMIT), None);
     let limited = MemoryInfo { free: 5000, total: 5000, bound: MemoryBound::AddressSpace };
@@ -110,7 +110,7 @@ fn what_cannot_be_read_is_unknown_and_what_can_be_still_counts() {
 }
 
 #[test]
-fn limits_of_the_process_count_what_it_has_already() {
+fn memory_in_use_counts_against_the_limits_of_the_process() {
     let root = Root::of_a_machine();
     for (address_space, data, free, total, bound) in [
         (900 * KKB, NO_LIMIT, 600 * KKB, 900 * KKB, MemoryBound::AddressSpace),
@@ -153,7 +153,7 @@ fn every_group_from_the_process_up_to_the_mount_counts() {
 }
 
 #[test]
-fn version_1_has_the_files_of_its_own() {
+fn version_1_has_its_own_files() {
     let root = Root::of_a_machine();
     let hybrid =
         [("/", "/sys/fs/cgroup/cpu", "cgroup cgroup rw,cpu,memory_like"), ("/", "/mem dir", V1)];
@@ -169,7 +169,7 @@ fn version_1_has_the_files_of_its_own() {
 }
 
 #[test]
-fn in_a_container_the_mount_is_the_groups_own() {
+fn in_a_container_the_mount_is_the_group_of_the_process() {
     for (group, mount) in [
         // The container has its own cgroup namespace.
         ("/", "/"),
@@ -198,7 +198,7 @@ fn in_a_container_the_mount_is_the_groups_own() {
 }
 
 #[test]
-fn lines_of_any_shape_are_passed_over() {
+fn malformed_lines_are_skipped() {
     let root = Root::of_a_machine();
     for line in ["", "0", "0:", "0::", "::", "4:memory", "0::x", "a\0b", ":::", "0::/..a/b"] {
         root.file("proc/self/cgroup", line);

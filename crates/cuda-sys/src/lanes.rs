@@ -1,4 +1,4 @@
-//! Hands the devices and buffers of an engine's lanes to C++.
+//! Passes the devices and buffers of an engine's lanes to C++.
 
 use crate::bridge::ffi;
 use crate::device::{Device, DeviceBuffer};
@@ -28,12 +28,12 @@ impl<'a> Destinations<'a> {
         Self(buffers.iter_mut().map(|buffer| buffer.as_ffi_mut()).collect())
     }
 
-    /// How many have not been taken.
+    /// Returns the number of destinations that were not taken.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The next of them, which C++ has to itself for the call.
+    /// Takes the next destination, for exclusive use by C++ during the call.
     #[allow(clippy::expect_used, reason = "a panic here would be the bridge's own bug")]
     pub(crate) fn take(&mut self) -> Pin<&'a mut ffi::Buffer> {
         self.0.pop_front().expect("C++ takes no more than there are")

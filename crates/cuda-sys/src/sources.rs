@@ -1,4 +1,4 @@
-//! Where the bytes of a call come from.
+//! The sources of a call's bytes.
 
 use crate::bridge::ffi;
 use crate::error::ErrorCode;
@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 /// One of the sources that operations read.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
-    /// A file, read as [`Request::io`](crate::Request::io) says.
+    /// A file, which is read as [`Request::io`](crate::Request::io) says.
     File(SourceFile<'a>),
-    /// Something else that has bytes at positions.
+    /// Another object with bytes at positions.
     Reader(&'a dyn PositionedRead),
 }
 
@@ -37,47 +37,47 @@ impl std::fmt::Debug for Source<'_> {
 pub struct SourceFile<'a> {
     /// Open for reading.
     pub file: BorrowedFd<'a>,
-    /// The length its operations were checked against.
+    /// The length against which its operations were checked.
     pub bytes: u64,
 }
 
 /// Bytes that can be read at any position, from several threads at once.
 pub trait PositionedRead: Sync {
-    /// The length in bytes, against which operations are checked.
+    /// Returns the length in bytes, against which operations are checked.
     fn size(&self) -> u64;
 
     /// Fills `out` with the bytes from `offset` on. Called on the engine's reader threads, for ranges
     /// that end at [`size`](Self::size) at the latest.
     ///
-    /// A read that takes long looks at `stop` from time to time, and returns soon after it is set:
-    /// the call was cancelled, or has failed, and waits for this read. What it then returns does not
-    /// matter. A panic ends the call, and goes on in the thread that made it.
+    /// A long read should check `stop` from time to time, and return soon after it is set: the call was
+    /// cancelled or has failed, and waits for this read. The result of the read then does not matter. A
+    /// panic ends the call and then continues in the thread that made the call.
     ///
     /// # Errors
     ///
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) where the source has fewer bytes than it
-    /// promised: the call fails with [`FileTruncated`](crate::ErrorCode::FileTruncated). For every
-    /// other error it fails with [`Io`](crate::ErrorCode::Io).
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if the source is shorter than it promised: the call
+    /// fails with [`FileTruncated`](crate::ErrorCode::FileTruncated). For every other error, it fails with
+    /// [`Io`](crate::ErrorCode::Io).
     fn read_exact_at(&self, out: &mut [u8], offset: u64, stop: Stop<'_>) -> io::Result<()>;
 
-    /// How it likes to be read.
+    /// Returns the preferred kind of reads.
     fn hints(&self) -> ReadHints {
         ReadHints::default()
     }
 }
 
-/// How a [`PositionedRead`] likes to be read.
+/// The kind of reads that a [`PositionedRead`] prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadHints {
-    /// Reads begin on multiples of 4096 bytes, and end on such a multiple or at the source's end. The
-    /// buffer's address is then such a multiple, too. By default they begin and end anywhere.
+    /// Whether reads begin on multiples of 4096 bytes, and end on such a multiple or at the source's end.
+    /// The buffer's address is then such a multiple, too. By default, reads begin and end anywhere.
     pub whole_pages: bool,
     /// Largest read in bytes; rounded down to multiples of 4096, at least one. No limit by default;
     /// the engine's own is [`EngineConfig::read_bytes`](crate::EngineConfig::read_bytes). A chunk
     /// that is digested and does not start on a word of its operation is read at once.
     pub read_bytes: u64,
-    /// Reads wait for something else than a core, such as a network: as many threads read as for
-    /// storage. Not so by default.
+    /// Whether reads wait for something other than a core, such as a network. Then as many threads read as
+    /// for storage. `false` by default.
     pub concurrent: bool,
 }
 
@@ -87,12 +87,12 @@ impl Default for ReadHints {
     }
 }
 
-/// Tells a read whether its bytes are still wanted.
+/// Tells a read whether its bytes are still needed.
 #[derive(Clone, Copy)]
 pub struct Stop<'a>(&'a ffi::Stop);
 
 impl Stop<'_> {
-    /// Whether the read is to end.
+    /// Whether the read should end.
     pub fn is_set(&self) -> bool {
         self.0.is_set()
     }
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Stop<'_> {
     }
 }
 
-/// What C++ has to know of each source.
+/// Returns the properties of each source for C++.
 pub(crate) fn infos(sources: &[Source<'_>]) -> Vec<ffi::SourceInfo> {
     sources
         .iter()
@@ -133,7 +133,7 @@ pub(crate) fn infos(sources: &[Source<'_>]) -> Vec<ffi::SourceInfo> {
         .collect()
 }
 
-/// Carries reads out of C++, and panics around it.
+/// Passes reads from C++ to Rust sources, and keeps panics out of C++.
 pub(crate) struct SourceReaders<'a> {
     sources: &'a [Source<'a>],
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -144,8 +144,8 @@ impl<'a> SourceReaders<'a> {
         Self { sources, panic: Mutex::new(None) }
     }
 
-    /// Called by the engine's reader threads. A panic must not unwind through C++: it fails the read,
-    /// and waits here until C++ has cleaned up.
+    /// The engine's reader threads call this. A panic must not unwind through C++. It fails the read
+    /// instead, and is stored until C++ has cleaned up.
     pub(crate) fn read(
         &self,
         index: usize,
@@ -162,8 +162,8 @@ impl<'a> SourceReaders<'a> {
         let Some(Source::Reader(reader)) = self.sources.get(index) else {
             return failed(ErrorCode::Internal, 0, format!("source {index} is no reader"));
         };
-        // The reader may be left in a broken state; the engine does not read from it again before the
-        // panic goes on.
+        // A panic may leave the reader in a broken state. The engine does not read from it again before the
+        // panic continues.
         match catch_unwind(AssertUnwindSafe(|| reader.read_exact_at(out, offset, Stop(stop)))) {
             Ok(Ok(())) => {
                 ffi::ReadOutcome { failed: false, code: 0, status: 0, context: String::new() }
@@ -184,7 +184,7 @@ impl<'a> SourceReaders<'a> {
         }
     }
 
-    /// Lets a caught panic go on.
+    /// Continues a stored panic.
     pub(crate) fn resume_panic(self) {
         if let Some(payload) = self.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
             resume_unwind(payload);

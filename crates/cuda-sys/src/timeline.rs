@@ -41,11 +41,11 @@ pub struct Span {
     pub end: f64,
 }
 
-/// Stands for no lane on the C++ side.
+/// The C++ value for no lane.
 const NO_LANE: u32 = u32::MAX;
 
 impl Span {
-    /// `None` for a kind that this side does not know.
+    /// `None` if this side does not know the kind.
     pub(crate) fn from_ffi(span: &ffi::TimelineSpan) -> Option<Self> {
         let kind = *SpanKind::ALL.get(usize::try_from(span.kind).ok()?)?;
         Some(Self {

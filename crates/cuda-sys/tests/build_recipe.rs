@@ -1,5 +1,5 @@
-//! The parts of the build script that decide something: where a toolkit lies, which nvcc will do,
-//! what it compiles for and which files there are.
+//! Tests of the build script's decisions: the toolkit, the accepted releases of nvcc, the architectures and
+//! the source files.
 
 #[path = "../build/nvcc.rs"]
 mod nvcc;
@@ -22,7 +22,7 @@ use sources::Sources;
 use toolkit::{NotFound, Search, Toolkit};
 use version::Version;
 
-/// What nvcc 13.0 prints for `--list-gpu-arch`, and 12.2 before Blackwell.
+/// The output of `nvcc --list-gpu-arch` in release 13.0, and in release 12.2, before Blackwell.
 const KNOWN_13_0: &str = "compute_75\ncompute_80\ncompute_86\ncompute_87\ncompute_88\ncompute_89\n\
     compute_90\ncompute_100\ncompute_110\ncompute_103\ncompute_120\ncompute_121\n";
 const KNOWN_12_2: &str = "compute_50\ncompute_52\ncompute_53\ncompute_60\ncompute_61\ncompute_62\n\
@@ -39,7 +39,7 @@ fn complete_toolkit(root: &Path, include: &str, library: &str) {
     touch(&root.join(library).join("libcudart_static.a"));
 }
 
-/// Searches with `variables` alone: without the folders where this machine may have a toolkit.
+/// Searches only in `variables`, without the folders where this machine may have a toolkit.
 fn search(workspace: &Path, variables: &[(&str, &Path)], arch: &str) -> Result<Toolkit, NotFound> {
     let variable = |name: &str| {
         let (_, value) = variables.iter().find(|(set, _)| *set == name)?;
@@ -105,7 +105,7 @@ fn variables_come_before_path_and_path_before_the_usual_places() {
 }
 
 #[test]
-fn a_link_to_nvcc_leads_to_its_toolkit() {
+fn a_link_to_nvcc_finds_its_toolkit() {
     let place = tempfile::tempdir().unwrap();
     let real = place.path().join("cuda-13.0");
     complete_toolkit(&real, "include", "lib64");
@@ -118,7 +118,7 @@ fn a_link_to_nvcc_leads_to_its_toolkit() {
 }
 
 #[test]
-fn a_failed_search_names_the_tool_the_places_and_the_cure() {
+fn a_failed_search_names_the_tool_the_places_and_the_remedy() {
     let place = tempfile::tempdir().unwrap();
     let home = place.path().join("home");
     touch(&home.join("bin/nvcc"));
@@ -129,7 +129,7 @@ fn a_failed_search_names_the_tool_the_places_and_the_cure() {
         assert!(message.contains(part), "{part} is missing from: {message}");
     }
 
-    // A wrong NVCC is not papered over by a toolkit that lies elsewhere.
+    // A wrong NVCC is an error, even if a toolkit is elsewhere.
     let wrong = place.path().join("no/nvcc");
     let message = search(place.path(), &[("NVCC", &wrong), ("CUDA_HOME", &home)], "x86_64")
         .unwrap_err()
@@ -139,7 +139,7 @@ fn a_failed_search_names_the_tool_the_places_and_the_cure() {
 }
 
 #[test]
-fn releases_from_12_2_will_do() {
+fn releases_from_12_2_are_accepted() {
     let accept =
         |release: &str| Version::accept(&format!("Cuda compilation tools, release {release}\n"));
 
@@ -158,7 +158,7 @@ fn names(requested: Option<&str>, known: &str) -> Result<String, String> {
 }
 
 #[test]
-fn the_default_architectures_are_cut_to_what_nvcc_knows() {
+fn default_architectures_that_nvcc_does_not_know_are_left_out() {
     assert_eq!(names(None, KNOWN_13_0).unwrap(), "75 80 86 89 90 100 120");
     assert_eq!(names(None, KNOWN_12_2).unwrap(), "75 80 86 89 90");
     assert_eq!(names(Some(""), KNOWN_12_2).unwrap(), "75 80 86 89 90");
@@ -166,7 +166,7 @@ fn the_default_architectures_are_cut_to_what_nvcc_knows() {
 }
 
 #[test]
-fn requested_architectures_are_taken_or_refused_but_never_cut() {
+fn requested_architectures_are_all_accepted_or_refused() {
     assert_eq!(names(Some("90"), KNOWN_13_0).unwrap(), "90");
     assert_eq!(names(Some("90;80"), KNOWN_13_0).unwrap(), "80 90");
     assert_eq!(names(Some("80, 90a,80"), KNOWN_13_0).unwrap(), "80 90a");
@@ -240,7 +240,7 @@ fn sources_are_sorted_into_those_that_need_cuda_and_those_that_do_not() {
 }
 
 #[test]
-fn objects_of_kernels_with_one_name_stay_apart() {
+fn kernels_of_equal_name_get_different_objects() {
     let object = |kernel: &str| {
         sources::object_path(Path::new(kernel), Path::new("kernels"), Path::new("out"))
     };
@@ -248,10 +248,10 @@ fn objects_of_kernels_with_one_name_stay_apart() {
     assert_eq!(object("kernels/f/e.cu"), Path::new("out/f-e.cu.o"));
 }
 
-/// A call of the CUDA runtime that the fault matrix does not watch never fails in a test.
+/// A runtime call that the fault matrix does not intercept would never fail in a test.
 #[test]
 fn the_fault_matrix_watches_every_call_of_the_runtime() {
-    // They report failures, and find the driver's functions, which the linker cannot wrap.
+    // They report failures, or look up the driver's functions, which the linker cannot wrap.
     const UNWATCHED: [&str; 4] = [
         "cudaGetDriverEntryPoint",
         "cudaGetDriverEntryPointByVersion",
@@ -277,7 +277,7 @@ fn the_fault_matrix_watches_every_call_of_the_runtime() {
             }
         }
     }
-    // A template of the header around the function.
+    // A template in a header, which calls this function.
     if called.remove("cudaLaunchKernelEx") {
         called.insert("cudaLaunchKernelExC".to_owned());
     }

@@ -1,5 +1,5 @@
-//! The conformance suite on the first GPU. Fails where there is none: `cargo xtask test-gpu` runs
-//! it, `cargo test` without the feature `cuda` does not build it.
+//! The conformance suite on the first GPU. Fails if there is none. `cargo xtask test-gpu` runs it; `cargo
+//! test` without the feature `cuda` does not build it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod conformance;

@@ -15,7 +15,7 @@ mod two_lanes {
     conformance::engine_suite!(Setup { device: DeviceKind::Host, lanes: 2 });
 }
 
-/// More lanes than chunks and readers have.
+/// More lanes than readers, and often more than chunks.
 mod five_lanes {
     use super::{DeviceKind, Setup, conformance};
 
@@ -34,7 +34,7 @@ fn a_build_without_cuda_says_so() {
 }
 
 #[test]
-fn every_instruction_set_decodes_as_the_oracle() {
+fn every_instruction_set_decodes_like_gguf_py() {
     for golden in goldens() {
         let mut cases = vec![(1.0, golden.halves.clone())];
         if golden.decoder.has_tensor_scale {

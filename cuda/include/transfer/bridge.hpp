@@ -1,4 +1,5 @@
-// What Rust calls. The only header that knows cxx: types here are thin handles over the engine's.
+// The functions and types that Rust calls. The only header that includes cxx: its types are thin
+// handles over the engine's.
 #pragma once
 
 #include <atomic>
@@ -35,13 +36,13 @@ struct SourceReaders;
 
 bool cuda_compiled() noexcept;
 rust::Vec<DecoderInfo> decoders();
-// False where the sizes do not fit the type, or there is no such decoder; nothing is written then.
+// Returns false and writes nothing if the sizes do not fit the type, or there is no such decoder.
 bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
                    rust::Slice<std::uint16_t> halves, float scale, bool baseline) noexcept;
 rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes, std::uint64_t offset);
 rust::Vec<DeviceInfo> cuda_devices();
 std::uint64_t ring_bytes(const RingShape& shape) noexcept;
-// Paths of files start with `root`.
+// File paths start with `root`.
 Memory host_memory_below(rust::Str root, const ProcessLimits& limits);
 
 class Device {
@@ -90,7 +91,7 @@ class Ring {
   std::unique_ptr<StagingRing> ring_;
 };
 
-// Whether a read that a source is asked for is still of use.
+// Tells a read of a source whether the engine still needs it.
 class Stop {
  public:
   explicit Stop(const std::atomic<bool>& stop) : stop_(stop) {}

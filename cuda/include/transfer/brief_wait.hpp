@@ -6,10 +6,10 @@
 namespace transfer {
 
 // Longer than the copy of a chunk, and short compared with a load.
-constexpr std::chrono::microseconds kBriefly{500};
+constexpr std::chrono::microseconds kLongestSpin{500};
 
-// Tells the core that this thread spins. Without it, spinning takes as much from the core's other
-// thread as work does.
+// Tells the core that this thread spins. Otherwise it slows down the core's other hardware thread
+// as much as real work does.
 inline void relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
@@ -18,13 +18,13 @@ inline void relax() noexcept {
 #endif
 }
 
-// Spins until `done`, or until the time is over. Most waits here are about as short as falling
-// asleep and waking up. If `done` is still false after the return, the caller should sleep.
+// Spins until `done` returns true, for at most kLongestSpin. Most waits here are about as short as
+// falling asleep and waking up. If `done` still returns false afterwards, the caller should block.
 template <class Done>
 void wait_briefly(const Done& done) {
   if (done()) return;
-  constexpr int kPauses = 16;  // between two looks
-  const auto end = std::chrono::steady_clock::now() + kBriefly;
+  constexpr int kPauses = 16;  // between two checks
+  const auto end = std::chrono::steady_clock::now() + kLongestSpin;
   while (!done()) {
     for (int i = 0; i < kPauses; ++i) relax();
     if (std::chrono::steady_clock::now() >= end) return;

@@ -1,4 +1,4 @@
-// What the page cache holds of a file.
+// Finds out which parts of a file are in the page cache.
 #pragma once
 
 #include <atomic>
@@ -12,34 +12,34 @@
 
 namespace transfer {
 
-// Remembers what was held before anything was read: reading a held range can have the kernel read
-// ahead of it, and what it brings in so must not be taken for held, or one end of a file in the
-// cache would draw in all the rest.
+// Records which parts were cached before the first read. When a cached range is read, the kernel
+// may read ahead. Those new pages must not count as cached: otherwise one cached end of a file
+// would lead to buffered reads of all the rest.
 //
-// Who neither owns a file nor may write it may not know what is cached of it.
+// A process that neither owns a file nor may write to it cannot query the cache of that file.
 class CacheSurvey {
  public:
-  // Maps the file, and never reads through the mapping: a file that is cut cannot fault. `files` is
-  // how many files are looked at in this way: the sample of each is so much smaller.
+  // Maps the file but never reads through the mapping, so that a truncated file causes no fault.
+  // `files` is the number of files in the call. The more files, the smaller the sample of each.
   CacheSurvey(const OpenFile& file, std::size_t files);
 
-  // Nothing can be known of the file; then everything counts as held.
-  bool is_blind() const noexcept { return !mapping_.has_value(); }
+  // True if the cache cannot be queried for this file. Then everything counts as cached.
+  bool is_unavailable() const noexcept { return !mapping_.has_value(); }
 
-  // Whether a few parts all were held, which are spread evenly.
-  bool sample_held() noexcept;
+  // Whether a few parts, spread evenly over the file, were all cached.
+  bool sample_is_cached() noexcept;
 
-  // Looks at what nobody has looked at yet; from any number of threads.
-  void take_part() noexcept;
+  // Queries parts that no thread has queried yet. Any number of threads may call it at once.
+  void query_parts() noexcept;
 
-  // Whether all parts of the range, which is not empty, were held. What has not been looked at is
-  // looked at now; the answer stays the same.
-  bool held(std::uint64_t offset, std::uint64_t bytes) noexcept;
+  // Whether all parts of the range were cached. The range is not empty. Queries parts that are
+  // still unknown. The answer for a range never changes.
+  bool is_cached(std::uint64_t offset, std::uint64_t bytes) noexcept;
 
  private:
-  enum class Part : std::uint8_t { kUnknown, kHeld, kMissing };
+  enum class Part : std::uint8_t { kUnknown, kCached, kMissing };
 
-  bool part_held(std::uint64_t part) noexcept;
+  bool part_is_cached(std::uint64_t part) noexcept;
 
   std::optional<FileMapping> mapping_;
   std::uint64_t sample_;

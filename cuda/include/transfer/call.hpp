@@ -1,4 +1,4 @@
-// A call of the engine, while readers work on it.
+// A call of the engine while its readers run.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,7 @@
 
 namespace transfer {
 
-// The slots of a staging ring.
+// A staging ring, divided into slots.
 struct Staging {
   std::byte* data;
   std::uint32_t slots;
@@ -36,30 +36,29 @@ struct Work {
 
 class Call {
  public:
-  // Without a clock no timeline is noted. All references outlive this.
+  // Records no timeline if `clock` is null. All references outlive this object.
   Call(const Work& work, const CallClock* clock, std::uint32_t readers);
 
   ProgressBoard& board() { return board_; }
 
-  // One reader: takes the next stretch, share by share: waits for its slot, fills it; until none
-  // is left.
+  // Runs one reader: reads stretches, share by share, until none is left.
   void read_shares(std::uint32_t reader) noexcept;
 
-  // After all readers are joined: what they noted, and what the devices did.
+  // Returns the steps that readers and devices recorded. For use after all readers are joined.
   std::vector<Span> timeline() const;
 
  private:
   bool stopped() const { return board_.stop().load(std::memory_order_relaxed); }
 
-  // Notes how long a step took, where a timeline is asked for.
+  // Executes a step, and records its times if there is a clock.
   template <typename Step>
   void timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::size_t chunk,
              Step&& step);
 
-  // Where the chunk's first byte is read to.
-  std::byte* landing(std::size_t index) const;
+  // Returns the address to which the chunk's first byte is read.
+  std::byte* read_target(std::size_t index) const;
   void read_stretch(std::uint32_t reader, const Stretch& stretch);
-  void take(std::uint32_t reader, const Share& share);
+  void read_share(std::uint32_t reader, const Share& share);
   void fill(const Share& share, std::byte* out);
   void examine(const Share& share, const std::byte* bytes);
   void retire(std::size_t index);
@@ -67,7 +66,7 @@ class Call {
 
   const Work& work_;
   const CallClock* clock_;
-  std::vector<std::vector<Span>> spans_;  // one list a reader
+  std::vector<std::vector<Span>> spans_;  // one list for each reader
   ProgressBoard board_;
   SlotTurns turns_;
   std::atomic<std::size_t> next_{0};

@@ -1,4 +1,4 @@
-// Sources that are no files.
+// Sources that are not files, read through callbacks.
 #pragma once
 
 #include <cstdint>
@@ -9,20 +9,20 @@
 
 namespace transfer {
 
-// Fills a buffer with the bytes from `offset` on. Called on reader threads, several at once. Throws
-// Error{kIo, kFileTruncated, kInternal}, and soon after `stop` is set returns or throws anything.
+// Fills a buffer with the bytes from `offset` on. Several reader threads call it at once. Throws
+// Error{kIo, kFileTruncated, kInternal}. Soon after `stop` is set, it returns or throws anything.
 using ReadCallback = std::function<void(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                                         const std::atomic<bool>& stop)>;
 
 struct CallbackHints {
-  std::uint64_t bytes;       // its length
-  bool whole_pages;          // reads begin on multiples of kSourceAlignment and end there, or at
-                             // the source's end, with a buffer that is as aligned
-  std::uint64_t read_bytes;  // the largest read that it likes
+  std::uint64_t bytes;  // length of the source
+  bool whole_pages;  // whether reads begin on multiples of kSourceAlignment, end on a multiple or
+                     // at the source's end, and have a buffer with the same alignment
+  std::uint64_t read_bytes;  // preferred maximum of bytes in one read
   bool concurrent;           // see Source::wants_concurrency()
 };
 
-// `index` is its place among the sources of the call.
+// `index` is the position among the sources of the call.
 std::unique_ptr<Source> make_callback_source(ReadCallback read, const CallbackHints& hints,
                                              std::uint32_t index);
 

@@ -1,4 +1,4 @@
-// What the engine is asked to do: byte ranges and conversions, never a model's names.
+// The engine's operations: byte ranges and conversions. The engine knows nothing of models.
 #pragma once
 
 #include <cstddef>
@@ -9,19 +9,19 @@
 
 namespace transfer {
 
-// The types below are those of crates/cuda-sys/src/copy_op.rs, field by field: both languages use
-// the same memory.
+// The types below match those of crates/cuda-sys/src/copy_op.rs field by field, because both
+// languages use the same memory.
 
 enum class ConversionKind : std::uint32_t {
-  kCopy = 0,         // bytes are moved as they are
-  kToF16 = 1,        // blocks are decoded to f16
-  kScaledToF16 = 2,  // the same, and values are multiplied by `scale` before they are rounded
+  kCopy = 0,         // copies the bytes unchanged
+  kToF16 = 1,        // decodes blocks to f16
+  kScaledToF16 = 2,  // decodes blocks, multiplies the values by `scale`, then rounds to f16
 };
 
 struct Conversion {
   ConversionKind kind;
-  std::uint32_t ggml_type;  // only kToF16 and kScaledToF16 have it
-  float scale;              // only kScaledToF16 has it
+  std::uint32_t ggml_type;  // only for kToF16 and kScaledToF16
+  float scale;              // only for kScaledToF16
 };
 
 struct CopyOp {
@@ -33,7 +33,7 @@ struct CopyOp {
   std::uint64_t dest_bytes;
   Conversion conversion;
   std::uint32_t unit;  // progress unit, from 0; a unit is done when all its bytes have landed
-  FloatFormat floats;  // what the destination holds: infinities and NaNs are counted
+  FloatFormat floats;  // at the destination; their infinities and NaNs are counted
 };
 
 static_assert(std::is_trivially_copyable_v<CopyOp>);

@@ -19,11 +19,11 @@ struct CudaDeviceInfo {
   std::uint64_t total_bytes;
 };
 
-// Visible GPUs in ordinal order, without creating a context on any. Throws
-// Error{kDeviceUnavailable} where there is no usable driver.
+// Returns the visible GPUs in ordinal order. Creates no context. Throws Error{kDeviceUnavailable}
+// if there is no usable driver.
 std::vector<CudaDeviceInfo> list_cuda_devices();
 
-// Creates the device's primary context, which takes a good part of a second. Throws
+// Creates the device's primary context, which takes several hundred milliseconds. Throws
 // Error{kDeviceUnavailable}.
 std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal);
 

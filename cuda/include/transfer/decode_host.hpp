@@ -1,4 +1,4 @@
-// Decoding on the host, one thread.
+// Decodes blocks on the host, in one thread.
 #pragma once
 
 #include <cstddef>
@@ -11,25 +11,25 @@ struct TypeInfo {
   const char* name;
   std::uint32_t block_len;  // elements
   std::uint32_t block_bytes;
-  bool has_tensor_scale;  // whether decoded values are multiplied by a factor of the tensor
+  bool has_tensor_scale;  // whether each tensor also has one factor for all its values
 };
 
 // The types that can be decoded, in the order of the registry.
 std::size_t type_count() noexcept;
 const TypeInfo& type_at(std::size_t index) noexcept;
 
-// Null where the type cannot be decoded.
+// Returns null if the type cannot be decoded.
 const TypeInfo* find_type(std::uint32_t ggml_type_id) noexcept;
 
-// Decodes `elements`, whole blocks of them, to IEEE halves: the value in f32 rounded to nearest
-// even. Where the type has a tensor scale, the value is multiplied by `scale` before, in f32; other
-// types ignore it. `src` may be unaligned. False, with nothing written, where the type cannot be
-// decoded.
+// Decodes `elements` values, a whole number of blocks, to IEEE halves. Computes each value in f32
+// and rounds it to nearest even. If the type has a tensor scale, multiplies the value by `scale` in
+// f32 before rounding; other types ignore `scale`. `src` may be unaligned. Returns false and writes
+// nothing if the type cannot be decoded.
 bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                    std::uint64_t elements, float scale) noexcept;
 
-// The same without the processor's vector extensions: what `decode_to_f16` falls back to, callable
-// so that a test on a newer processor covers it.
+// The same without the processor's vector extensions. decode_to_f16() falls back to it on older
+// processors. Tests on newer processors call it directly.
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                             std::uint64_t elements, float scale) noexcept;
 

@@ -1,4 +1,4 @@
-// Divides the reading of a schedule among readers.
+// Divides the reads of a schedule among readers.
 #pragma once
 
 #include <cstddef>
@@ -9,14 +9,14 @@
 
 namespace transfer {
 
-// One read: a part of a chunk, or all of it.
+// One read: a chunk, or a part of it.
 struct Share {
   std::size_t chunk;
   std::uint64_t offset;  // bytes from the start of the chunk
   std::uint64_t bytes;
 };
 
-// Consecutive shares, which a reader takes together.
+// Consecutive shares, which one reader reads in turn.
 struct Stretch {
   std::size_t first;
   std::size_t count;
@@ -27,16 +27,16 @@ struct Division {
   std::vector<Stretch> stretches;
   std::vector<std::uint32_t> shares_of_chunk;
   // Chunks of one run pass through one slot of the ring, one after the other. Runs are numbered
-  // from 0 in the order of their chunks.
+  // from 0, in the order of their chunks.
   std::vector<std::size_t> run_of_chunk;
 };
 
 struct DivisionRules {
-  // Largest share of each source; rounded down to whole pages, at least one.
+  // Largest share of each source in bytes; rounded down to whole pages, at least one page.
   std::vector<std::uint64_t> read_bytes;
-  // Destination bytes that a reader had better fill alone: as a run of chunks that together have
-  // them, or as a part of a larger chunk. Where it is 0 every share is a stretch. Less where there
-  // is too little for all readers.
+  // Preferred contiguous destination bytes per reader: a run of chunks with this many bytes
+  // together, or a part of a larger chunk. If 0, every share is a stretch. Lowered if there are too
+  // few bytes for all readers.
   std::uint64_t stretch_bytes;
   std::uint32_t readers;
   bool digest;  // whether shares are digested as they are read

@@ -18,17 +18,17 @@ namespace transfer {
 
 struct EngineConfig {
   std::uint32_t readers;          // reader threads, which fill chunks together; at least 1
-  std::uint32_t storage_readers;  // where a source wants concurrency, as storage does; no
-                                  // fewer than `readers` are taken
-  std::uint32_t depth;        // chunks under way at once, each in a slot of the ring; at least 1
+  std::uint32_t storage_readers;  // reader threads if a source wants concurrency, as storage does;
+                                  // the larger one of this and `readers` is used
+  std::uint32_t depth;        // chunks in flight at once, one in each slot of the ring; at least 1
   std::uint64_t chunk_bytes;  // largest copy to the device; raised to kMinChunkBytes
-  std::uint64_t read_bytes;   // largest read, which is a reader's share of a chunk; rounded down
-                              // to whole pages, at least one
+  std::uint64_t read_bytes;   // largest read, which is one reader's share of a chunk; rounded down
+                              // to whole pages, at least one page
 
-  // Throws Error{kInvalidArgument} where no engine takes this.
+  // Throws Error{kInvalidArgument} if no engine accepts this configuration.
   void check() const;
 
-  // Of a configuration that an engine takes.
+  // Require a configuration that passes check().
   std::uint64_t slot_bytes() const noexcept;
   std::uint64_t ring_bytes() const noexcept;
 };
@@ -38,36 +38,36 @@ struct Request {
   View<CopyOp> ops;
   std::uint32_t units;
   bool digest;    // whether to digest every operation's bytes, as read and as arrived
-  bool timeline;  // whether to note when what was done
+  bool timeline;  // whether to record the times of all steps
 };
 
-// What a call found out about one operation.
+// The results of a call for one operation.
 struct OpReport {
-  std::uint32_t operation;  // its index
+  std::uint32_t operation;  // index of the operation
   std::uint32_t lane;
-  NonFinite non_finite;  // among the floats at the destination; zero for other operations
-  bool all_zero;         // of the bytes as they were read; false where there are none
-  Digest source;         // of the bytes as they were read
-  Digest device;         // of the same bytes as they are on the device
+  NonFinite non_finite;  // among the floats at the destination; zero if the format is kNone
+  bool all_zero;         // whether all bytes that were read are zero; false for an empty operation
+  Digest source;         // of the bytes as they were read; zero if digests were not requested
+  Digest device;         // of the same bytes on the device; zero if digests were not requested
 };
 
 struct Stats {
   std::uint64_t source_bytes;
   std::uint64_t chunks;
-  std::uint32_t readers;             // as configured for such sources; little work takes fewer
-  double seconds;                    // from the first read to the last byte landed
-  bool fell_back;                    // whether some source was read in another way than asked for
-  bool pinned;                       // whether every lane's device has pinned the staging ring
-  std::vector<Span> timeline;        // where asked for; in no order
-  std::vector<OpReport> operations;  // one an operation; digests are zero where none were asked for
+  std::uint32_t readers;       // as configured for these sources; a small request starts fewer
+  double seconds;              // from the first read until the last byte has landed
+  bool fell_back;              // whether a source was read in another way than requested
+  bool pinned;                 // whether the staging ring is pinned for the devices of all lanes
+  std::vector<Span> timeline;  // empty if not requested; in no order
+  std::vector<OpReport> operations;  // one for each operation
 };
 
-// Moves bytes from sources to lanes: the reading side, which all lanes share, and a lane for each
-// destination. Keeps its ring pinned and its queues between calls. One call at a time; movable
+// Moves bytes from sources to lanes. All lanes share the readers and the staging ring. The ring
+// stays pinned and the queues stay open between calls. Executes one call at a time. May be moved
 // between threads.
 class Engine {
  public:
-  // A lane for each device, in their order. Takes the ring over, which must hold
+  // Creates a lane for each device, in their order. Takes ownership of the ring, which must hold
   // config.ring_bytes(). Throws Error{kInvalidArgument, kDeviceFailure}.
   Engine(const std::vector<std::shared_ptr<const Device>>& devices,
          std::unique_ptr<StagingRing> ring, const EngineConfig& config);
@@ -76,23 +76,22 @@ class Engine {
 
   const std::vector<std::unique_ptr<Lane>>& lanes() const noexcept { return lanes_; }
 
-  // Memory of a lane's device that execute() needs beside the destination where chunks do not land
-  // directly: where it converts, or scatters many small operations. Kept until the engine goes.
-  // 0 where there is no such lane.
+  // Returns the bytes that execute() allocates on a lane's device, in addition to the destination,
+  // if chunks cannot be copied directly: for conversions, and to scatter many small operations. The
+  // engine keeps this memory. Returns 0 if there is no such lane.
   std::uint64_t conversion_bytes(std::size_t lane) const noexcept;
 
   // Moves every operation's bytes to its lane's destination, which must belong to the lane's
-  // device. Returns when all of them have landed; when it throws, nothing is in flight any more and
-  // the content of the destinations is unspecified. The observer hears of each finished unit and,
-  // while waiting, about fifty times a second. Throws Error{kInvalidArgument, kIo, kFileTruncated,
+  // device. Returns when all bytes have landed. If it throws, nothing is in flight any more, and
+  // the content of the destinations is unspecified. Calls the observer for each finished unit and,
+  // while it waits, about 50 times per second. Throws Error{kInvalidArgument, kIo, kFileTruncated,
   // kDeviceFailure, kOutOfMemory, kCancelled}.
   Stats execute(const Request& request, const std::vector<DeviceBuffer*>& dests,
                 const Observer& observer);
 
  private:
-  // The least that a lane wants: where one wants chunks that readers fill together, such as a GPU,
-  // all chunks are filled so. A link that stands still costs more than memory that is cleared in
-  // vain.
+  // Returns the smallest value of all lanes. If one lane is a GPU, readers fill all chunks
+  // together: an idle link costs more time than memory pages that two readers clear at once.
   std::uint64_t stretch_bytes() const noexcept;
   void bind_thread();
   void warm_up(const Request& request) noexcept;

@@ -7,14 +7,14 @@
 
 namespace transfer {
 
-// Stable numbers: the Rust side decodes them. Append only.
+// Stable numbers, which the Rust side decodes. Append only.
 enum class Code : int {
   kInvalidArgument = 1,    // a request that breaks the engine's contract: the caller's bug
   kDeviceUnavailable = 2,  // no such device, no driver, or a build without CUDA
   kOutOfMemory = 3,        // the device cannot hold the allocation
-  kHostOutOfMemory = 4,    // host memory for staging cannot be had
+  kHostOutOfMemory = 4,    // host memory for staging cannot be allocated
   kIo = 5,                 // reading the source failed; status is errno
-  kFileTruncated = 6,      // the source ended before the bytes that were promised
+  kFileTruncated = 6,      // the source is shorter than promised
   kDeviceFailure = 7,      // a device call failed; status is the device's own error number
   kCancelled = 8,          // the observer asked to stop
   kInternal = 9,           // anything that should not happen
@@ -22,7 +22,7 @@ enum class Code : int {
 
 constexpr std::int64_t kUnknown = -1;
 
-// What of a call an error is about, by index; kUnknown where it is about none, or it is not known.
+// The source, operation and lane of an error, by index; kUnknown if there is none or it is unknown.
 struct ErrorSite {
   std::int64_t source = kUnknown;
   std::int64_t operation = kUnknown;
@@ -42,7 +42,7 @@ class Error : public std::runtime_error {
   Code code() const noexcept { return code_; }
   int status() const noexcept { return status_; }
 
-  // The same error, with a site where it has none yet.
+  // Returns the same error, and fills in the parts of the site that are still unknown.
   Error at(const ErrorSite& site) const;
 
  private:
@@ -51,10 +51,10 @@ class Error : public std::runtime_error {
   ErrorSite site_;
 };
 
-// Error of a failed system call: kIo with errno and its text.
+// Returns the error of a failed system call: kIo with errno and its text.
 Error io_error(int error_number, const std::string& context, const ErrorSite& site);
 
-// Does a step. An error of it gets the site that `site` returns.
+// Calls `step`. If it throws an Error, adds the site that `site` returns.
 template <class Step, class Site>
 decltype(auto) with_site(const Site& site, Step&& step) {
   try {

@@ -8,7 +8,8 @@
 
 namespace transfer {
 
-// A shared mapping for reading. Pages of it that others cut off the file fault with SIGBUS.
+// A shared mapping for reading. If another process truncates the file, access to a lost page raises
+// SIGBUS.
 class FileMapping {
  public:
   // Throws Error{kIo, kHostOutOfMemory}.

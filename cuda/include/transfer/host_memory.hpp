@@ -13,8 +13,8 @@
 
 namespace transfer {
 
-// The smallest free and the smallest total memory of all limits. Empty if none of them can be read,
-// for example without /proc. Takes about 100 us, for a few small files.
+// Returns the smallest free and the smallest total memory of all limits. Empty if none of them can
+// be read, for example without /proc. Takes about 100 us, because it reads a few small files.
 std::optional<MemoryInfo> host_memory();
 
 // The process's own limits; RLIM_INFINITY for none.
@@ -26,9 +26,9 @@ struct ProcessLimits {
 // For tests: reads the files below `root`.
 std::optional<MemoryInfo> host_memory(const std::string& root, const ProcessLimits& limits);
 
-// Throws Error{`code`} if less than `bytes` is known to be free: the kernel would map the memory
-// all the same, and kill the process when it uses it. Does not check less than 1 MiB. The message
-// starts with `what`.
+// Throws Error{`code`} if less than `bytes` is known to be free. Without this check, the kernel
+// would map the memory and kill the process when it uses it. Does not check requests below 1 MiB.
+// The message starts with `what`.
 void check_host_memory(std::uint64_t bytes, Code code, const std::string& what);
 
 }  // namespace transfer

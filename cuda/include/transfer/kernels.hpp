@@ -1,8 +1,8 @@
 // Kernels of the CUDA device. Needs no CUDA header.
 //
 // Each function launches one kernel for a whole batch on `stream` of the current device and does
-// not wait. They return a cudaError_t: cudaErrorInvalidValue for a type that cannot be decoded or a
-// batch that is too large, cudaErrorMisalignedAddress, else what the launch gave.
+// not wait. It returns a cudaError_t: cudaErrorInvalidValue for a type that cannot be decoded or a
+// batch that is too large, cudaErrorMisalignedAddress, or the result of the launch.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace transfer::kernels {
 
 inline constexpr int kMaxBatch = 64;
 
-// Pointers are to device memory; those to data are 16-byte aligned.
+// All pointers are to device memory. Pointers to data are 16-byte aligned.
 template <class Segment>
 struct Batch {
   Segment segments[kMaxBatch];
@@ -28,13 +28,13 @@ inline bool is_unit_aligned(const void* pointer) noexcept {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
 
-// Bytes, or a run of whole blocks, and the destination of the bytes or of the decoded halves. The
-// two do not overlap.
+// Source bytes or whole blocks, and the destination of the bytes or of the decoded halves. Source
+// and destination do not overlap.
 struct MoveSegment {
   const std::uint8_t* src;
   void* dst;
   std::uint64_t elements;
-  float scale;  // of types that have a tensor scale
+  float scale;  // only for types with a tensor scale
 
   bool is_aligned() const noexcept { return is_unit_aligned(src) && is_unit_aligned(dst); }
 };
@@ -42,7 +42,7 @@ struct MoveSegment {
 int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
                          cudaStream_t stream) noexcept;
 
-// Copies as they are; `elements` counts bytes.
+// Copies bytes unchanged; `elements` counts bytes.
 int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept;
 
 // Floats to examine, and counters to add to.
@@ -54,11 +54,11 @@ struct CountSegment {
   bool is_aligned() const noexcept { return is_unit_aligned(floats); }
 };
 
-// All of one format, which is not kNone.
+// All floats have the same format, which is not kNone.
 int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
                             cudaStream_t stream) noexcept;
 
-// A piece of a range that starts `offset` bytes into it, and a digest to add its part to.
+// A piece of a range that starts `offset` bytes into it, and the digest to which its part is added.
 struct DigestSegment {
   const std::uint8_t* data;
   Digest* digest;
@@ -71,7 +71,7 @@ struct DigestSegment {
 int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept;
 
 // The runtime loads a kernel's code on first use, which takes longer than the kernel. These
-// functions load it: for a decoder, for launch_copy, for counting, and for digests.
+// functions load it in advance: for a decoder, for launch_copy, for counting, and for digests.
 int load_decoder(std::uint32_t ggml_type_id) noexcept;
 int load_copy() noexcept;
 int load_counter(FloatFormat format) noexcept;

@@ -1,4 +1,4 @@
-// One destination of an engine: a device and the queue of bytes to it.
+// One destination of an engine: a device, and the queue that moves bytes to it.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,14 @@
 
 namespace transfer {
 
-// A staging ring that is pinned for a device, where it can be, until this goes.
-class Adoption {
+// Pins a staging ring for a device, if possible, and unpins it in the destructor.
+class RingPin {
  public:
-  Adoption(std::shared_ptr<const Device> device, StagingRing& ring)
-      : device_(std::move(device)), ring_(ring), pinned_(device_->adopt(ring)) {}
-  ~Adoption() { device_->release(ring_); }
-  Adoption(const Adoption&) = delete;
-  Adoption& operator=(const Adoption&) = delete;
+  RingPin(std::shared_ptr<const Device> device, StagingRing& ring)
+      : device_(std::move(device)), ring_(ring), pinned_(device_->pin(ring)) {}
+  ~RingPin() { device_->unpin(ring_); }
+  RingPin(const RingPin&) = delete;
+  RingPin& operator=(const RingPin&) = delete;
 
   bool pinned() const noexcept { return pinned_; }
 
@@ -30,30 +30,30 @@ class Adoption {
 
 class Lane {
  public:
-  // `index` is its place among the lanes of its engine, and `alone` says that there is no other.
-  // The ring outlives it. Throws Error{kDeviceFailure}.
+  // `index` is the position among the engine's lanes. `alone` says whether there is no other lane.
+  // The ring outlives the lane. Throws Error{kDeviceFailure}.
   Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone, StagingRing& ring,
        const QueueShape& shape);
 
   std::uint32_t index() const noexcept { return index_; }
   const Device& device() const noexcept { return *device_; }
   const Queue& queue() const noexcept { return *queue_; }
-  bool pinned() const noexcept { return adoption_.pinned(); }
+  bool pinned() const noexcept { return ring_pin_.pinned(); }
   std::uint64_t conversion_bytes() const noexcept { return device_->conversion_bytes(shape_); }
 
-  // Does a step with the queue. Its errors name the lane.
+  // Calls `step` with the queue. Adds the lane to its errors.
   template <class Step>
   decltype(auto) with_queue(Step&& step) {
     return with_site([this] { return site(kUnknown); }, [&] { return step(*queue_); });
   }
 
-  // Does a step with the queue on a thread that has bound itself to every lane of the engine. Its
-  // errors name the lane and the operation.
+  // Calls `step` with the queue, on a thread that is already bound to every lane of the engine.
+  // Adds the lane and the operation to its errors.
   template <class Step>
   decltype(auto) on_reader(std::uint32_t operation, Step&& step) {
     return with_site([&] { return site(operation); },
                      [&] {
-                       // The thread may have worked for another lane meanwhile.
+                       // The thread may still be bound to another lane's device.
                        if (!alone_) queue_->bind_thread();
                        return step(*queue_);
                      });
@@ -66,7 +66,7 @@ class Lane {
   std::uint32_t index_;
   bool alone_;
   QueueShape shape_;
-  Adoption adoption_;  // released after the queue is gone
+  RingPin ring_pin_;  // destroyed after the queue
   std::unique_ptr<Queue> queue_;
 };
 

@@ -1,4 +1,4 @@
-// What one call does on one lane.
+// The part of one call that concerns one lane.
 #pragma once
 
 #include <atomic>
@@ -15,40 +15,41 @@ namespace transfer {
 
 class LaneCall {
  public:
-  // All references outlive this.
+  // All references outlive this object.
   LaneCall(Lane& lane, const LaneLoad& load, DeviceBuffer& dest, bool digest)
       : lane_(lane),
         load_(load),
         dest_(dest),
         digest_(digest),
         unit_left_(load.unit_bytes.size()) {}
-  // Nothing of the call is in flight on the lane any more.
+  // Afterwards, nothing of the call is in flight on the lane.
   ~LaneCall();
   LaneCall(const LaneCall&) = delete;
   LaneCall& operator=(const LaneCall&) = delete;
 
-  // Has the device ready for the call. Throws Error{kOutOfMemory, kDeviceFailure,
+  // Prepares the device for the call. Throws Error{kOutOfMemory, kDeviceFailure,
   // kDeviceUnavailable}.
   void prepare(View<CopyOp> ops);
   void start_timeline(const CallClock& clock, std::size_t chunks);
 
-  // Readers. All throw what the device throws.
+  // The following functions are for readers. All throw the errors of the device.
   //
   // Makes the calling thread use the device.
   void bind_thread();
-  // Where a chunk that is all of this part can be read to with no staging; null where it cannot.
+  // Returns the address to which a chunk that consists of this part alone can be read without
+  // staging; null if it must be staged.
   std::byte* destination(const Schedule& schedule, std::size_t chunk, const Part& part) const;
-  // Queues a part of a chunk, which stands at `bytes`.
+  // Queues a part of a chunk. `bytes` is the start of the chunk.
   void submit(std::uint32_t slot, const Schedule& schedule, std::size_t chunk, const Part& part,
               const std::byte* bytes);
   // Waits until the part that was submitted in a slot has landed.
   void retire(std::uint32_t slot, View<Segment> segments);
   void finish();
 
-  // After the readers. settle() is for calls that finish() has not ended.
+  // The following functions are for use after the readers. settle() is for calls without finish().
   void settle() noexcept;
   void append_spans(std::vector<Span>& out);
-  // One an operation of the call; empty where nothing was tallied.
+  // Returns one tally for each operation of the call; empty if nothing was tallied.
   std::vector<OpTally> tallies(std::size_t operations);
 
  private:
@@ -61,7 +62,7 @@ class LaneCall {
   bool digest_;
   bool has_timeline_ = false;
   std::atomic<bool> idle_{false};
-  OpTally* tallies_ = nullptr;                         // in the device's memory; null without any
+  OpTally* tallies_ = nullptr;  // in the device's memory; null if nothing is tallied
   std::vector<std::atomic<std::uint64_t>> unit_left_;  // source bytes that have not landed
   std::vector<std::vector<Floats>> unit_floats_;
 };

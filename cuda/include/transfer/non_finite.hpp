@@ -1,4 +1,4 @@
-// Counts floats that are infinite or NaN. No model is meant to have such weights.
+// Counts floats that are infinite or NaN. No model should have such weights.
 #pragma once
 
 #include <cstddef>
@@ -6,12 +6,12 @@
 
 namespace transfer {
 
-// A format of floats. Stable numbers: the Rust side sends them.
+// A format of floats. Stable numbers, which the Rust side sends.
 enum class FloatFormat : std::uint32_t { kNone = 0, kF16 = 1, kBf16 = 2, kF32 = 3, kF64 = 4 };
 constexpr std::uint32_t kFloatFormats = 5;
 
-// The unsigned integer that holds a float's bits, and the bits of positive infinity. Without the
-// sign bit, a NaN is a larger integer.
+// The unsigned integer type of a float's bits, and the bits of positive infinity. Without the sign
+// bit, a NaN is a larger integer.
 template <FloatFormat kFormat>
 struct FloatBits;
 template <>
@@ -35,7 +35,7 @@ struct FloatBits<FloatFormat::kF64> {
   static constexpr Word kInfinity = 0x7ff0000000000000;
 };
 
-// Bytes of one float; 1 for kNone.
+// Returns the bytes of one float; 1 for kNone.
 constexpr std::uint64_t float_bytes(FloatFormat format) {
   switch (format) {
     case FloatFormat::kNone:
@@ -56,7 +56,8 @@ struct NonFinite {
   std::uint64_t nan;
 };
 
-// Counts among `count` floats at `data`, which is aligned to their size. Zero for kNone.
+// Counts infinities and NaNs among `count` floats at `data`, which is aligned to the size of a
+// float. Returns zeros for kNone.
 NonFinite count_non_finite(FloatFormat format, const std::byte* data, std::uint64_t count) noexcept;
 
 }  // namespace transfer

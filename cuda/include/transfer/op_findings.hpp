@@ -1,4 +1,4 @@
-// What readers find out about each operation's bytes.
+// The properties of each operation's bytes that readers determine.
 #pragma once
 
 #include <atomic>
@@ -16,13 +16,13 @@ class OpFindings {
   OpFindings(std::size_t operations, bool digest)
       : digest_(digest), nonzero_(operations), digests_(digest ? operations : 0) {}
 
-  // Examines bytes that a reader has just read, while they are in its core's cache. They are at
-  // least one, belong to a segment, and start at `offset` of its operation.
+  // Examines bytes that a reader has just read, while they are in its core's cache. There is at
+  // least one byte. The bytes belong to one segment and start at `offset` of its operation.
   void examine(const Segment& segment, const std::byte* bytes, std::uint64_t count,
                std::uint64_t offset);
 
-  // After all was read: whether every byte of an operation was zero, and the digest of its bytes,
-  // which is zero where none was asked for.
+  // For use after all reads: whether every byte of an operation is zero, and the digest of its
+  // bytes, which is zero if digests were not requested.
   bool all_zero(std::size_t op) const { return !nonzero_[op].load(); }
   Digest digest(std::size_t op) const;
 
@@ -33,7 +33,7 @@ class OpFindings {
   };
 
   bool digest_;
-  std::vector<std::atomic<bool>> nonzero_;  // one an operation, as the digests
+  std::vector<std::atomic<bool>> nonzero_;  // one for each operation, like the digests
   std::vector<SharedDigest> digests_;
 };
 

@@ -5,11 +5,11 @@
 
 namespace transfer {
 
-// Stays open for the call. Not owned.
+// Not owned. Stays open for the call.
 struct OpenFile {
   int descriptor;
-  std::uint64_t bytes;  // length that the operations were checked against
-  std::uint32_t index;  // among the sources of the call
+  std::uint64_t bytes;  // length against which operations were checked
+  std::uint32_t index;  // position among the sources of the call
 };
 
 }  // namespace transfer

@@ -1,4 +1,4 @@
-// What a call's caller hears while it runs.
+// The progress of a call.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 namespace transfer {
 
 struct Progress {
-  std::uint32_t units_done;  // units 0..units_done have landed, in order
+  std::uint32_t units_done;  // units 0 to units_done - 1 have landed
   std::uint64_t bytes_done;  // source bytes that have landed
 };
 
-// Called on the thread that called execute(), never concurrently; returns false to cancel.
+// Called on the thread that called execute(), never concurrently. Returns false to cancel.
 using Observer = std::function<bool(const Progress&)>;
 
 }  // namespace transfer

@@ -1,4 +1,4 @@
-// Where readers post what has landed and the caller hears of it.
+// Collects the progress of readers and reports it to the caller.
 #pragma once
 
 #include <atomic>
@@ -18,17 +18,17 @@ class ProgressBoard {
  public:
   ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers);
 
-  // Readers.
+  // The following functions are for readers.
   void landed(View<Segment> segments);
-  void failed(std::exception_ptr error) noexcept;  // the first one wins; stops all readers
+  void failed(std::exception_ptr error) noexcept;  // keeps the first error; stops all readers
   void reader_finished() noexcept;
   const std::atomic<bool>& stop() const noexcept { return stop_; }
 
-  // The caller: reports to `observer` until every reader has finished. A false answer, or an
-  // exception out of the observer, stops the readers.
+  // For the caller: reports to `observer` until every reader has finished. If the observer returns
+  // false or throws, the readers stop.
   void watch(const Observer& observer);
 
-  // After all readers are joined: throws what failed, or Error{kCancelled}.
+  // Throws the first error, or Error{kCancelled}. For use after all readers are joined.
   void rethrow() const;
 
  private:
@@ -36,7 +36,7 @@ class ProgressBoard {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::uint64_t> remaining_;  // bytes a unit still lacks
+  std::vector<std::uint64_t> remaining_;  // bytes of each unit that have not landed
   Progress progress_{0, 0};
   std::uint32_t active_readers_;
   std::exception_ptr error_;

@@ -1,4 +1,4 @@
-// Threads for one call of the engine.
+// The reader threads of one call of the engine.
 #pragma once
 
 #include <condition_variable>
@@ -10,22 +10,22 @@
 
 namespace transfer {
 
-// Starting threads takes as long as many reads: they are started while a call is still being
-// prepared, and wait.
+// Starting threads takes as long as many reads. Therefore they start while a call is still being
+// prepared, and wait for its work.
 class Readers {
  public:
-  // Each thread calls `warm_up`, which must not throw, before it waits. There are fewer than
-  // `count` where the system refuses more. Throws Error{kHostOutOfMemory} where it refuses
-  // all.
+  // Starts `count` threads, or fewer if the system refuses more. Each calls `warm_up`, which must
+  // not throw, and then waits. Throws Error{kHostOutOfMemory} if the system refuses all threads.
   Readers(std::uint32_t count, const std::function<void()>& warm_up);
-  // Joins.
+  // Joins the threads.
   ~Readers();
   Readers(const Readers&) = delete;
   Readers& operator=(const Readers&) = delete;
 
   std::uint32_t count() const noexcept { return static_cast<std::uint32_t>(threads_.size()); }
 
-  // Waits until the work is done, on every way out: readers must not outlive what they work on.
+  // Waits in its destructor until the work is done: readers must not outlive the data that they
+  // use.
   class Running {
    public:
     explicit Running(Readers& readers) : readers_(readers) {}
@@ -37,11 +37,12 @@ class Readers {
     Readers& readers_;
   };
 
-  // Has each thread call `work`, which must not throw, once with its number. To be called once.
+  // Lets each thread call `work`, which must not throw, once with its number. May be called only
+  // once.
   [[nodiscard]] Running begin(std::function<void(std::uint32_t)> work);
 
  private:
-  // 0, or why the system refused.
+  // Starts a thread. Returns 0, or the system's error number.
   int start(const std::function<void()>& warm_up);
   void wait_for_work(std::uint32_t number);
   void release();
@@ -50,7 +51,7 @@ class Readers {
   std::mutex mutex_;
   std::condition_variable released_;
   bool go_ = false;
-  std::function<void(std::uint32_t)> work_;  // empty where there is none
+  std::function<void(std::uint32_t)> work_;  // empty before begin()
   std::vector<std::thread> threads_;
 };
 

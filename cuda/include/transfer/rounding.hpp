@@ -1,4 +1,4 @@
-// Multiples next to a number. Sums must not overflow.
+// Rounds a number to a multiple. The result must fit in 64 bits.
 #pragma once
 
 #include <cstdint>

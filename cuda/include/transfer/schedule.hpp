@@ -1,4 +1,4 @@
-// Cuts operations into chunks of bounded size, each one contiguous read.
+// Cuts operations into chunks of bounded size. Each chunk is one contiguous read.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,12 @@ struct Part {
   std::uint32_t lane;
   std::uint32_t first_segment;
   std::uint32_t segment_count;
-  std::uint64_t begin;  // its bytes in the chunk, from the start of it; other lanes' may be between
+  std::uint64_t begin;  // range in the chunk; bytes of other lanes may lie between
   std::uint64_t end;
 };
 
-// One contiguous source range, at most `chunk_bytes` long, and the segments it holds, those of each
-// lane together.
+// A contiguous source range of at most `chunk_bytes`, and the segments in it. The segments of each
+// lane are adjacent.
 struct Chunk {
   std::uint32_t file;
   std::uint64_t source_offset;
@@ -31,7 +31,7 @@ struct Chunk {
   std::uint32_t part_count;
 };
 
-// What a call brings to one lane.
+// The work of one lane in a call.
 struct LaneLoad {
   std::vector<std::uint64_t> unit_bytes;  // source bytes of each unit
   KernelUse kernels;
@@ -54,24 +54,24 @@ struct Schedule {
     return {parts.data() + chunk.first_part, chunk.part_count};
   }
 
-  // Source bytes of each unit, of all lanes.
+  // Returns the source bytes of each unit, summed over all lanes.
   std::vector<std::uint64_t> unit_bytes() const;
 };
 
-// Smaller chunk sizes are raised to this: every block of every type fits, on a 32-byte boundary.
+// Smaller chunk sizes are raised to this: it holds a block of every type on a 32-byte boundary.
 constexpr std::uint64_t kMinChunkBytes = 4096;
 
-// What operations may refer to.
+// The limits that operations are checked against.
 struct Bounds {
   std::vector<std::uint64_t> file_bytes;
-  std::vector<std::uint64_t> dest_bytes;  // of each lane
+  std::vector<std::uint64_t> dest_bytes;  // one for each lane
   std::uint32_t units;
 };
 
-// Proves that every operation stays inside its file and its lane's destination, that sizes match
-// the conversion and that no two operations write the same byte (readers write concurrently), then
-// cuts. Neighbours in the file share a chunk, so small tensors cost no read each.
-// Throws Error{kInvalidArgument} naming the operation that breaks the contract.
+// Checks every operation, then cuts. An operation must stay inside its file and its lane's
+// destination, and its sizes must match the conversion. No two operations may write the same byte,
+// because readers write concurrently. Neighbours in the file share a chunk, so that small tensors
+// cost no read each. Throws Error{kInvalidArgument} with the operation that breaks a rule.
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes);
 
 }  // namespace transfer

@@ -1,4 +1,4 @@
-// What devices get of a call: parts of operations, and which kernels they take.
+// The parts of operations that devices receive, and the kernels that the parts need.
 #pragma once
 
 #include <cstdint>
@@ -8,17 +8,17 @@
 
 namespace transfer {
 
-// Stands in `Segment::decoder` for bytes that are moved as they are.
+// The value of `Segment::decoder` for bytes that are copied unchanged.
 constexpr std::uint32_t kCopyBytes = UINT32_MAX;
 
-// Every segment's destination starts on such a boundary.
+// Every segment's destination starts on a multiple of this.
 constexpr std::uint64_t kDestAlignment = 16;
 
-// A lane's part of a chunk begins on such a boundary, so that its bytes are as aligned for kernels
-// as the chunk's.
+// A lane's part of a chunk begins on a multiple of this, so that its bytes are as aligned for
+// kernels as the chunk's.
 constexpr std::uint64_t kPartAlignment = 16;
 
-// Most segments of one chunk: 4 MiB of 4 KiB tensors still fit in one.
+// The largest number of segments in a chunk: 4 MiB of 4 KiB tensors still fit in one.
 constexpr std::uint32_t kMaxSegments = 1024;
 
 // A part of one operation inside a chunk. Its bytes are whole blocks of its type.
@@ -28,7 +28,7 @@ struct Segment {
   std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
   std::uint64_t elements;   // values to decode; bytes for kCopyBytes
-  std::uint64_t op_offset;  // source bytes of its operation that come before it
+  std::uint64_t op_offset;  // source bytes of its operation before it
   std::uint32_t op;         // index of its operation
   std::uint32_t lane;       // index of its destination
   std::uint32_t decoder;    // ggml type number to decode to f16, or kCopyBytes
@@ -37,19 +37,19 @@ struct Segment {
   float scale;
 };
 
-// Which kernels a call launches on one lane.
+// The kernels that a call launches on one lane.
 struct KernelUse {
-  bool converts = false;                // some chunk needs device staging
-  std::vector<std::uint32_t> decoders;  // types that occur, each once
+  bool converts = false;                // whether a chunk needs staging on the device
+  std::vector<std::uint32_t> decoders;  // ggml types that occur, each once
   std::vector<FloatFormat> floats;      // formats that are counted, each once
   bool digest = false;
 };
 
-// The end of the segments, from `first` on, that one copy can move: neighbours in the file that are
-// neighbours at the destination, too. `first` is not `end`. All are of one lane.
+// Returns the end of the segments, from `first` on, that one copy can move: neighbours in the file
+// that are also neighbours at the destination. `first` is not `end`. All segments are of one lane.
 const Segment* end_of_copy(const Segment* first, const Segment* end);
 
-// Whether segments of one lane can be copied straight to their destination, with no staging on the
+// Whether segments of one lane can be copied directly to their destination, without staging on the
 // device.
 bool lands_directly(const Segment* segments, std::uint32_t count);
 

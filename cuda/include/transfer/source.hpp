@@ -1,4 +1,4 @@
-// Where a call's bytes come from.
+// The sources of a call's bytes.
 #pragma once
 
 #include <atomic>
@@ -7,10 +7,10 @@
 
 namespace transfer {
 
-// Satisfies every Linux file system's direct-I/O alignment; 512 would do for many.
+// Satisfies the direct-I/O alignment of every Linux file system. For many, 512 would be enough.
 constexpr std::uint64_t kSourceAlignment = 4096;
 
-// Bytes that can be read at any position, from many threads at once.
+// Bytes that can be read at any position, by many threads at once.
 class Source {
  public:
   Source() = default;
@@ -18,30 +18,31 @@ class Source {
   Source& operator=(const Source&) = delete;
   virtual ~Source() = default;
 
-  // The length that operations are checked against.
+  // Returns the length in bytes, against which operations are checked.
   virtual std::uint64_t bytes() const noexcept = 0;
 
-  // Whether reads inside this range, which is not empty, want their buffer as aligned as they are:
-  // equal modulo kSourceAlignment. The answer stays the same.
+  // Whether reads inside this range need a buffer with the alignment of their offset: equal modulo
+  // kSourceAlignment. The range is not empty. The answer for a range never changes.
   virtual bool wants_alignment(std::uint64_t, std::uint64_t) noexcept { return false; }
 
-  // The largest read that it likes.
+  // Returns the preferred maximum of bytes in one read.
   virtual std::uint64_t read_bytes() const noexcept { return UINT64_MAX; }
 
-  // Whether reads wait for something else than a core, so that more of them at once gain, as far as
-  // that can be told before the first read.
+  // Whether reads wait for something other than a core, so that more concurrent reads are faster.
+  // This is an estimate, made before the first read.
   virtual bool wants_concurrency() noexcept { return false; }
 
-  // What can be done before the first read, by several threads together. Reads need not wait for
-  // it.
-  virtual void look_ahead() noexcept {}
+  // Does work that can be done before the first read. Several threads call it at once. Reads need
+  // not wait for it.
+  virtual void prepare_reads() noexcept {}
 
-  // Whether it was read in another way than was asked for, because the system refused.
+  // Whether it was read in another way than requested, because the system refused.
   virtual bool fell_back() const noexcept { return false; }
 
-  // Reads [offset, offset + bytes) to `out`. Where this wants alignment, it may also write around
-  // the range, up to the next multiples of kSourceAlignment. Gives up soon after `stop` is set (the
-  // result is then of no use). Throws Error{kIo, kFileTruncated} with the source's index.
+  // Reads [offset, offset + bytes) into `out`. If wants_alignment() is true for the range, it may
+  // also write around the range, up to the next multiples of kSourceAlignment. Returns soon after
+  // `stop` is set; the bytes are then unspecified. Throws Error{kIo, kFileTruncated} with the
+  // source's index.
   virtual void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
                     const std::atomic<bool>& stop) = 0;
 };

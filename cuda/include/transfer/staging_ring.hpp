@@ -1,4 +1,4 @@
-// The host memory that chunks pass through.
+// The host memory through which chunks pass.
 #pragma once
 
 #include <cstddef>
@@ -6,15 +6,15 @@
 
 namespace transfer {
 
-// Page-aligned anonymous memory, already backed by pages when the constructor returns, so that
-// pinning it later costs the driver no page faults. Freed by the destructor.
+// Page-aligned anonymous memory. All its pages exist when the constructor returns, so that pinning
+// it later causes no page faults. The destructor frees it.
 class StagingRing {
  public:
-  // The size of a ring for so many bytes: whole huge pages.
+  // Returns the size of a ring for `bytes`: whole huge pages.
   static std::uint64_t size_for(std::uint64_t bytes) noexcept;
 
-  // Populates with several threads. Throws Error{kHostOutOfMemory}, also if the host is known
-  // to have less free memory; then nothing has been mapped.
+  // Populates the pages with several threads. Throws Error{kHostOutOfMemory}, also if the host is
+  // known to have less free memory; then nothing has been mapped.
   explicit StagingRing(std::uint64_t bytes);
   ~StagingRing();
   StagingRing(const StagingRing&) = delete;

@@ -9,10 +9,10 @@
 
 namespace transfer {
 
-// The file's text; empty if it cannot be read.
+// Returns the file's text; empty if it cannot be read.
 std::optional<std::string> read_text(const std::string& path);
 
-// Calls `use` with each part between separators, except for an empty last one.
+// Calls `use` with each part between separators, except for an empty last part.
 template <class Use>
 void for_each_part(std::string_view text, char separator, Use&& use) {
   for (std::size_t start = 0; start < text.size();) {
@@ -22,12 +22,12 @@ void for_each_part(std::string_view text, char separator, Use&& use) {
   }
 }
 
-// The number at the start of the text, after blanks. Empty if there is none, or if it exceeds 64
-// bits.
+// Returns the number at the start of the text, after blanks. Empty if there is none, or if it
+// exceeds 64 bits.
 std::optional<std::uint64_t> first_number(std::string_view text);
 
-// The number behind `name` in the first line that starts with `name`. `name` includes its final
-// separator, a blank or a colon.
+// Returns the number after `name` in the first line that starts with `name`. `name` includes its
+// final separator, a blank or a colon.
 std::optional<std::uint64_t> number_of(std::string_view text, std::string_view name);
 
 }  // namespace transfer

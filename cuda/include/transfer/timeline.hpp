@@ -1,4 +1,4 @@
-// What a call did when, for people who tune it.
+// The times of the steps of a call.
 #pragma once
 
 #include <chrono>
@@ -7,26 +7,26 @@
 namespace transfer {
 
 enum class SpanKind : std::uint32_t {
-  kWait = 0,   // a reader waits for its chunk's slot in the ring
+  kWait = 0,   // a reader waits for a free slot in the ring
   kRead = 1,   // a reader fills its share of a slot
-  kQueue = 2,  // a reader queues a chunk's copies and conversions; on the host device, does them
-  kCopy = 3,   // the device takes a chunk, from when its queue is free for it
-  kWork = 4,   // the device converts and digests it
+  kQueue = 2,  // a reader queues copies and conversions; on the host device, does them
+  kCopy = 3,   // the device copies a chunk; starts when its queue reaches the chunk
+  kWork = 4,   // the device converts and digests the chunk
 };
 
-// The lane of a step that is of none.
+// The lane of steps that belong to no lane.
 constexpr std::uint32_t kNoLane = UINT32_MAX;
 
 struct Span {
-  std::uint32_t reader;  // 0 for what the device does
-  std::uint32_t lane;    // of kQueue, kCopy and kWork; kNoLane of the rest
+  std::uint32_t reader;  // 0 for steps of the device
+  std::uint32_t lane;    // for kQueue, kCopy and kWork; kNoLane for other steps
   SpanKind kind;
   std::uint64_t chunk;
   double start;  // seconds since the call's first read
   double end;
 };
 
-// The clock of a call.
+// Measures the seconds since the start of a call.
 class CallClock {
  public:
   CallClock() : origin_(std::chrono::steady_clock::now()) {}

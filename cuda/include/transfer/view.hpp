@@ -1,4 +1,4 @@
-// A sequence that somebody else owns.
+// A read-only view of a sequence. Does not own it.
 #pragma once
 
 #include <cstddef>

@@ -7,8 +7,8 @@
 
 namespace transfer {
 
-// Collects segments and hands them on as batches that a kernel takes. Whoever adds some flushes
-// what is left.
+// Collects segments and launches them in batches that a kernel accepts. After the last add(), the
+// caller must call flush().
 template <class Segment, class Launch>
 class Batcher {
  public:

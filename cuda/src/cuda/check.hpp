@@ -1,4 +1,4 @@
-// Every CUDA call goes through here.
+// Checks the results of CUDA calls.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,7 +9,7 @@
 
 namespace transfer {
 
-// What a failing call means to the caller.
+// Returns the error code of a failed call.
 inline Code code_of(cudaError_t status) {
   switch (status) {
     case cudaErrorMemoryAllocation:
@@ -30,10 +30,11 @@ inline Code code_of(cudaError_t status) {
   }
 }
 
-// Throws where `status` is a failure, naming the error, the call and what it was for.
+// Throws if `status` is a failure. The message names the error, the call and its purpose.
 inline void check(cudaError_t status, const char* call, const std::string& context = {}) {
   if (status == cudaSuccess) return;
-  // Errors that are not sticky stay readable until fetched; a later check must not see this one.
+  // Errors that are not sticky stay readable until they are fetched. A later check must not see
+  // this one.
   (void)cudaGetLastError();
   std::string text = std::string(cudaGetErrorName(status)) + " from " + call;
   if (!context.empty()) text += " (" + context + ")";

@@ -24,7 +24,8 @@ class CudaBuffer final : public DeviceBuffer {
 
   ~CudaBuffer() override {
     if (data_ == nullptr && digester_ == nullptr) return;
-    // Nothing can be reported from here, and a driver that is shutting down has freed it already.
+    // A destructor cannot report errors, and a driver that is shutting down has already freed the
+    // memory.
     const QuietDeviceGuard guard(ordinal_);
     digester_.reset();
     (void)cudaFree(data_);
@@ -76,7 +77,7 @@ class CudaBuffer final : public DeviceBuffer {
   void* data_ = nullptr;
   std::uint64_t size_;
   mutable std::mutex digester_mutex_;
-  mutable std::unique_ptr<Digester> digester_;  // made by the first use
+  mutable std::unique_ptr<Digester> digester_;  // made on first use
 };
 
 class CudaDevice final : public Device {
@@ -86,7 +87,7 @@ class CudaDevice final : public Device {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties");
     name_ = properties.name;
-    // The runtime creates the primary context on first use; this is that use.
+    // The runtime creates the primary context on its first use, which is this call.
     check(cudaFree(nullptr), "cudaFree", "creating the primary context");
   }
 
@@ -106,16 +107,17 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaBuffer>(ordinal_, bytes);
   }
 
-  bool adopt(StagingRing& ring) const override {
+  bool pin(StagingRing& ring) const override {
     const DeviceGuard guard(ordinal_);
     const cudaError_t status = cudaHostRegister(ring.data(), ring.size(), cudaHostRegisterPortable);
-    // Copies from pageable memory are slower and as right; a process may lack the right to pin.
+    // Copies from pageable memory are slower but correct. A process may lack the right to pin
+    // memory.
     if (status != cudaSuccess) (void)cudaGetLastError();
-    // What another lane's device has pinned is pinned for all of them.
+    // Memory that another lane's device has pinned is pinned for all devices.
     return status == cudaSuccess || status == cudaErrorHostMemoryAlreadyRegistered;
   }
 
-  void release(StagingRing& ring) const noexcept override {
+  void unpin(StagingRing& ring) const noexcept override {
     const QuietDeviceGuard guard(ordinal_);
     if (cudaHostUnregister(ring.data()) != cudaSuccess) (void)cudaGetLastError();
   }

@@ -14,14 +14,14 @@
 namespace transfer {
 namespace {
 
-// Kernels load 16 bytes at a time; segments that the file leaves less aligned are copied apart.
+// Kernels load 16 bytes at a time. Segments with less alignment in the file are copied separately.
 constexpr std::uint64_t kKernelAlignment = 16;
 
-// Room for re-aligned segments of a chunk: the padding each can need, times their largest count.
+// Room for re-aligned segments of a chunk: their largest number, times the padding of each.
 constexpr std::uint64_t kRealignSlack = kMaxSegments * kKernelAlignment;
 
-// Tallies that there is room for at least: more operations than a model has, so that no call has to
-// free memory, for which the driver waits until the whole device is idle.
+// The least room for tallies: more operations than a model has. Thus no call has to free memory,
+// for which the driver would wait until the whole device is idle.
 constexpr std::size_t kLeastTallies = 4096;
 
 constexpr std::uint64_t kSlotAlignment = 256;
@@ -31,11 +31,11 @@ std::uint64_t device_slot_bytes(const QueueShape& shape) noexcept {
   return (bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
 
-// When the device worked on each chunk, as its own events tell. All events are made beforehand:
-// making one costs more than a small copy.
+// Records with events when the device works on each chunk. Makes all events in advance, because
+// making one takes longer than a small copy.
 class DeviceTimeline {
  public:
-  // The streams are idle, so that the first event happens now.
+  // The streams must be idle, so that the first event happens now.
   DeviceTimeline(const CallClock& clock, cudaStream_t stream, std::size_t chunks)
       : origin_(cudaEventDefault) {
     origin_.record(stream);
@@ -92,15 +92,16 @@ struct SlotEvents {
   Event landed;
 };
 
-// What a queue has on the device. The streams go first, and wait for what works on the rest.
+// The resources of a queue on its device. The streams are destroyed first, and wait for work that
+// uses the other resources.
 //
-// All copies go through one stream, so that the link takes one after the other with nothing
-// between: copies of several streams cost it up to a fifth (docs/performance.md). Whatever else is
-// to be done waits in a second stream, so that no copy ever waits for a kernel.
+// All copies go through one stream, so that the link is never idle between copies: with several
+// streams it is up to a fifth slower (docs/performance.md). All other work waits in a second
+// stream, so that no copy ever waits for a kernel.
 struct Resources {
   explicit Resources(std::uint32_t slots) : events(slots) {}
 
-  DeviceArray<std::uint8_t> staging;  // chunks that are converted, as they came
+  DeviceArray<std::uint8_t> staging;  // chunks that need conversion, as they arrived
   DeviceArray<OpTally> tallies;
   std::vector<SlotEvents> events;
   std::unique_ptr<DeviceTimeline> timeline;
@@ -177,7 +178,7 @@ class CudaQueue final : public Queue {
           "waiting for a chunk to land");
   }
 
-  // One launch for each run of tensors of one format.
+  // Makes one launch for each run of tensors of one format.
   void landed(const std::vector<Floats>& floats) override {
     if (floats.empty()) return;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -229,7 +230,7 @@ class CudaQueue final : public Queue {
           std::to_string(bytes) + " bytes to the device");
   }
 
-  // The link stands still for some microseconds between copies, so that fewer are better.
+  // Makes as few copies as possible, because the link is idle for some microseconds between copies.
   void copy_straight(const Batch& batch, const std::byte* bytes) {
     arrived_.clear();
     const Segment* const end = batch.segments + batch.count;
@@ -244,7 +245,7 @@ class CudaQueue final : public Queue {
     }
   }
 
-  // Uploads the chunk to device staging and notes where each segment stands there.
+  // Uploads the chunk to device staging and records the address of each segment there.
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
     std::uint8_t* staging = on_device_->staging.data() + slot * device_slot_bytes(shape_);
     arrived_.clear();
@@ -267,7 +268,7 @@ class CudaQueue final : public Queue {
     }
   }
 
-  // One launch for each run of segments of one type.
+  // Makes one launch for each run of segments of one type.
   void convert(const Batch& batch) {
     std::uint32_t decoder = batch.segments[0].decoder;
     auto moves = batcher<kernels::MoveSegment>([&](const auto& run) { launch(decoder, run); });
@@ -289,7 +290,7 @@ class CudaQueue final : public Queue {
     }
   }
 
-  // Digests what arrived.
+  // Digests the bytes that arrived.
   void digest(const Batch& batch) {
     auto digests = batcher<kernels::DigestSegment>([this](const auto& run) {
       check_launch(kernels::launch_digest(run, work()), "digesting what arrived");
@@ -310,7 +311,7 @@ class CudaQueue final : public Queue {
   QueueShape shape_;
   std::unique_ptr<Resources> on_device_;
   std::mutex mutex_;  // held while queueing: batches enter the streams one at a time
-  // Where the source bytes of each segment of the batch at hand stand on the device.
+  // The device addresses of the source bytes, for each segment of the current batch.
   std::vector<const std::uint8_t*> arrived_;
 };
 

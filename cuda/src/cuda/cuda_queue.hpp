@@ -1,4 +1,4 @@
-// The streams that chunks take to a GPU.
+// The queue of a GPU.
 #pragma once
 
 #include <cstddef>

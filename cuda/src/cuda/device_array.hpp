@@ -1,4 +1,4 @@
-// Device memory that is kept from use to use.
+// Device memory that is kept between uses.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,8 +11,9 @@
 
 namespace transfer {
 
-// Plain values in the memory of the device that is current when it grows, which must be current
-// again when it goes. Whoever has work queued on it waits before either.
+// Plain values in the memory of the device that is current in reserve(). The same device must be
+// current in the destructor. Before either call, the caller must wait for queued work on the
+// memory.
 template <class T>
 class DeviceArray {
  public:
@@ -23,12 +24,12 @@ class DeviceArray {
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
 
-  // Null before the first room was made.
+  // Null before the first reserve().
   T* data() const noexcept { return data_; }
 
-  // Room for `count` values, none of which is written. Memory too small for them is freed with what
-  // it holds, for which the driver waits until the whole device is idle. `purpose` completes "N
-  // bytes for ...". Throws Error{kDeviceFailure, kOutOfMemory}, and then has no room at all.
+  // Makes room for `count` values, without writing them. Memory that is too small is freed with its
+  // content, for which the driver waits until the whole device is idle. `purpose` completes "N
+  // bytes for ...". Throws Error{kDeviceFailure, kOutOfMemory}, and then has no memory at all.
   void reserve(std::size_t count, const char* purpose) {
     if (count <= capacity_) return;
     capacity_ = 0;

@@ -12,8 +12,8 @@
 namespace transfer {
 namespace {
 
-// What the runtime has no functions for. It finds the driver's own, so that nothing here links to
-// the driver.
+// Driver functions without an equivalent in the runtime. The runtime looks them up, so that nothing
+// here links to the driver.
 struct Driver {
   decltype(&cuDeviceGet) device;
   decltype(&cuDevicePrimaryCtxRetain) retain_primary;
@@ -49,15 +49,16 @@ const Driver& driver() {
   return functions;
 }
 
-// Driver and runtime number their errors alike.
+// The driver and the runtime use the same error numbers.
 void check_driver(CUresult result, const char* call) {
   check(static_cast<cudaError_t>(result), call);
 }
 
-// Retained once and for good, as the runtime does it itself: buffers outlive what opened a device.
+// Retained once and never released, as the runtime does: buffers outlive the object that opened a
+// device.
 CUcontext primary_context(int ordinal) {
   static std::mutex mutex;
-  // Never destroyed: static objects of others may still own buffers when it would be.
+  // Never destroyed, because static objects may own buffers until later.
   static std::map<int, CUcontext>& contexts = *new std::map<int, CUcontext>;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto known = contexts.find(ordinal);
@@ -90,7 +91,7 @@ QuietDeviceGuard::QuietDeviceGuard(int ordinal) noexcept {
     enter(ordinal);
     current_ = true;
   } catch (const std::exception&) {
-    // Left as it is.
+    // The current context stays unchanged.
   }
 }
 

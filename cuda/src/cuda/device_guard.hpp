@@ -1,14 +1,14 @@
-// Which device a thread works on.
+// Makes a device current for a scope.
 #pragma once
 
 namespace transfer {
 
-// Makes a device's primary context current for a scope, and afterwards what was current before,
-// also where that was nothing. cudaSetDevice() would make a context on the device that it goes back
-// to, which is the first GPU for a thread that never chose one.
+// Makes a device's primary context current for a scope, and then restores the context before it,
+// even if there was none. Restoring with cudaSetDevice() would create a context on the previous
+// device, which is the first GPU for a thread that never chose one.
 class DeviceGuard {
  public:
-  // Creates the context where the process has none on that device yet. Throws
+  // Creates the context if the process has none on that device yet. Throws
   // Error{kDeviceUnavailable, kOutOfMemory, kDeviceFailure}.
   explicit DeviceGuard(int ordinal);
   ~DeviceGuard();
@@ -16,8 +16,8 @@ class DeviceGuard {
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 };
 
-// The same for destructors, which cannot report: where the driver has shut down already, it does
-// nothing.
+// The same for destructors, which cannot report errors: does nothing if the driver has already shut
+// down.
 class QuietDeviceGuard {
  public:
   explicit QuietDeviceGuard(int ordinal) noexcept;

@@ -1,4 +1,4 @@
-// Digests of a buffer's ranges, beside whatever else the GPU does.
+// Digests ranges of a buffer while the GPU does other work.
 #pragma once
 
 #include <cstddef>
@@ -10,21 +10,22 @@
 
 namespace transfer {
 
-// Made for the device that is current, which must be current again for every use, the destructor
-// included. Works in a stream of the lowest priority and keeps its memory from call to call: making
-// and freeing device memory would have other streams wait.
+// Belongs to the device that is current when it is made. The same device must be current for every
+// use, including the destructor. Works in a stream of the lowest priority, and keeps its memory
+// between calls: allocating and freeing device memory would make other streams wait.
 class Digester {
  public:
   // Throws Error{kDeviceFailure, kOutOfMemory}.
   Digester() : stream_(lowest_stream_priority()) {}
 
-  // Waits for the digests, and for nothing else on the device. Ranges lie inside the buffer at
-  // `data` and start on multiples of 16. Throws Error{kDeviceFailure, kOutOfMemory}.
+  // Waits only for the digests, not for other work of the device. Ranges lie inside the buffer at
+  // `data` and start on multiples of 16 bytes. Throws Error{kDeviceFailure, kOutOfMemory}.
   std::vector<Digest> digests(const std::byte* data, const std::vector<ByteRange>& ranges);
 
  private:
   DeviceArray<Digest> results_;
-  // Goes first and waits: a call that failed may have left a kernel behind that writes results.
+  // Destroyed first, and waits then: a failed call may have left a kernel that still writes
+  // results.
   Stream stream_;
 };
 

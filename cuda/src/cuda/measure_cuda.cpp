@@ -17,12 +17,12 @@ namespace {
 class PinnedRing {
  public:
   PinnedRing(const Device& device, std::uint64_t bytes) : device_(device), ring_(bytes) {
-    if (!device_.adopt(ring_)) {
+    if (!device_.pin(ring_)) {
       throw Error(Code::kDeviceFailure, 0,
                   std::to_string(bytes) + " bytes of host memory cannot be pinned");
     }
   }
-  ~PinnedRing() { device_.release(ring_); }
+  ~PinnedRing() { device_.unpin(ring_); }
   PinnedRing(const PinnedRing&) = delete;
   PinnedRing& operator=(const PinnedRing&) = delete;
 
@@ -33,14 +33,14 @@ class PinnedRing {
   StagingRing ring_;
 };
 
-// A staging slot: always of the same stream, and free once its last copy has landed.
+// A staging slot. It always uses the same stream, and is free when its last copy has landed.
 struct Slot {
   const Stream* stream;
   const std::byte* bytes;
   Event landed;
 };
 
-// Random bytes of one host piece, repeated.
+// Fills the buffer with random bytes. They repeat, because the host makes only one piece.
 void fill_device(DeviceBuffer& buffer) {
   constexpr std::uint64_t kPiece = std::uint64_t{16} << 20;
   std::vector<std::byte> piece(std::min(kPiece, buffer.size()));
@@ -106,7 +106,7 @@ Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::ui
     std::size_t next = 0;
     for (std::uint64_t offset = 0; offset < shape.total_bytes; offset += shape.chunk_bytes) {
       const Slot& slot = slots[next++ % slots.size()];
-      // Of an event that was never recorded, this returns at once.
+      // Returns at once for an event that was never recorded.
       check(cudaEventSynchronize(slot.landed.get()), "cudaEventSynchronize");
       check(cudaMemcpyAsync(dest->data() + offset, slot.bytes,
                             std::min(shape.chunk_bytes, shape.total_bytes - offset),
@@ -126,7 +126,7 @@ Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32
   const DeviceGuard guard(device.ordinal());
   const WorkBytes bytes = bytes_of(shape);
   const std::unique_ptr<DeviceBuffer> source = device.allocate(bytes.read);
-  // What only looks still has counters to add to.
+  // Work that only reads still needs counters to add to.
   const std::unique_ptr<DeviceBuffer> dest =
       device.allocate(std::max<std::uint64_t>(bytes.written, sizeof(OpTally)));
   fill_device(*source);

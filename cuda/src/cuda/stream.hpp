@@ -1,4 +1,4 @@
-// Streams and events that end with their scope.
+// Streams and events that are destroyed with their scope.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,24 +7,24 @@
 
 namespace transfer {
 
-// The priority of streams that should stand back for all others. Throws Error{kDeviceFailure}.
+// Returns the lowest priority: such streams yield to all others. Throws Error{kDeviceFailure}.
 inline int lowest_stream_priority() {
   int lowest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, nullptr), "cudaDeviceGetStreamPriorityRange");
   return lowest;
 }
 
-// Of the device that is current when it is made, which must be current again when it goes. Does not
-// wait for the default stream, nor that for it.
+// A stream of the device that is current when it is made; the same device must be current when it
+// is destroyed. It and the default stream do not wait for each other.
 class Stream {
  public:
-  // 0 is the priority of streams that name none. Throws Error{kDeviceFailure, kOutOfMemory}.
+  // 0 is the default priority. Throws Error{kDeviceFailure, kOutOfMemory}.
   explicit Stream(int priority = 0) {
     check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority),
           "cudaStreamCreateWithPriority");
   }
-  // Idle before it goes, so that what its work touches may be freed next. Destroying alone would
-  // not wait.
+  // Waits until the stream is idle, so that the memory of its work may be freed next. Destroying a
+  // stream does not wait.
   ~Stream() {
     (void)cudaStreamSynchronize(stream_);
     (void)cudaStreamDestroy(stream_);
@@ -40,8 +40,8 @@ class Stream {
 
 class Event {
  public:
-  // Events that keep no time are cheaper to wait for; cudaEventDefault makes one that keeps it.
-  // Throws Error{kDeviceFailure, kOutOfMemory}.
+  // Events without timing are cheaper to wait for. cudaEventDefault makes one with timing. Throws
+  // Error{kDeviceFailure, kOutOfMemory}.
   explicit Event(unsigned flags = cudaEventDisableTiming) {
     check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
   }

@@ -1,6 +1,6 @@
-//! The definition in `cuda/include/transfer/digest.hpp`, word for word.
+//! The definition in `cuda/include/transfer/digest.hpp`, in Rust.
 
-/// Sum and mix of a piece whose first word is that of index `first` in its range.
+/// Returns sum and mix of a piece whose first word has the index `first` in its range.
 pub(crate) fn by_definition(bytes: &[u8], first: u64) -> (u64, u64) {
     let (mut sum, mut mix) = (0_u64, 0_u64);
     for (index, word) in (first..).zip(bytes.chunks(8)) {

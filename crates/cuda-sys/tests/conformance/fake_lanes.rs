@@ -1,4 +1,4 @@
-//! Lanes to a device that works only when it is waited for, and whose calls can be made to fail.
+//! Lanes to a device that does its work only when it is waited for, and whose calls can fail.
 
 use super::lanes::Model;
 use super::{Arena, Bench, LARGE, SHARED, SMALL, Setup, owners};
@@ -10,7 +10,7 @@ use cuda_sys::{
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
-/// What each lane is.
+/// The device of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
     Real,
@@ -47,7 +47,7 @@ fn devices<'a>(
     lanes.iter().map(move |lane| if *lane == Lane::Real { real } else { fake.device() })
 }
 
-/// Loads the model, whose operations are dealt to the lanes in turn.
+/// Loads the model. Its operations go to the lanes in turn.
 fn load<'a>(
     engine: &mut Engine,
     model: &Model,
@@ -78,8 +78,8 @@ fn reference(kind: DeviceKind, model: &Model) -> Loaded {
     load(&mut one.engine, model, std::iter::once(&one.device)).unwrap()
 }
 
-/// A slot is used again only when the slowest lane is done with it.
-pub(crate) fn lanes_that_work_late_get_their_bytes(kind: DeviceKind) {
+/// A slot is reused only after the slowest lane has finished with it.
+pub(crate) fn slow_lanes_get_their_bytes(kind: DeviceKind) {
     let model = Model::new();
     let want = reference(kind, &model);
     let real = Device::open(kind).unwrap();
@@ -98,7 +98,6 @@ pub(crate) fn lanes_that_work_late_get_their_bytes(kind: DeviceKind) {
 
 /// Functions of a device and its queue that can fail.
 const FUNCTIONS: [&str; 13] = [
-    "adopt",
     "append_spans",
     "await",
     "bind_thread",
@@ -107,14 +106,15 @@ const FUNCTIONS: [&str; 13] = [
     "load_code",
     "make_queue",
     "open_tallies",
+    "pin",
     "prepare_conversions",
     "read_tallies",
     "start_timeline",
     "submit",
 ];
 
-/// Whichever call of a lane's device fails, the error names the lane, nothing is left in flight on
-/// any lane, and the engine works again afterwards.
+/// If a call of a lane's device fails, the error names the lane, nothing is left in flight on any lane, and
+/// the engine works again afterwards.
 pub(crate) fn a_lane_whose_device_fails_is_named(kind: DeviceKind) {
     let model = Model::new();
     let want = reference(kind, &model);
@@ -155,7 +155,7 @@ pub(crate) fn a_lane_whose_device_fails_is_named(kind: DeviceKind) {
             let got = load(&mut engine, &model, devices(lanes, &real, &fake)).unwrap();
             assert!(got.content == want.content, "after {what}");
         }
-        // A thread that cannot be bound while it is started is bound again before its first read.
+        // A failed bind_thread() at the start of a thread is repeated before its first read.
         assert!(failures > 0 || function == "bind_thread", "{lanes:?}: {function} never failed");
     }
 }

@@ -1,4 +1,4 @@
-//! Several lanes: what each gets, and what an error says of it.
+//! Several lanes: the bytes of each, and the lane in errors.
 
 use super::{
     Arena, Bench, IOS, LARGE, SHARED, SMALL, Setup, content, copy, decode, decoder, file_of, noise,
@@ -15,8 +15,8 @@ const UNTOUCHED: u8 = 0xcc;
 const Q8_0: u32 = 8;
 const F32: u32 = 0;
 
-/// A file, and operations of every kind on it: long ones and short ones, copied and decoded, all
-/// zero, with infinities, and with padding between them. Units are of several operations.
+/// A file, and operations of every kind on it: long and short ones, copies and conversions, only zeros,
+/// with infinities, and with padding between them. Each unit has several operations.
 pub(super) struct Model {
     pub(super) file: File,
     pub(super) bytes: u64,
@@ -52,7 +52,7 @@ impl Model {
                 5 => source.resize(source.len() + bytes, 0),
                 _ => source.extend(noise(bytes)),
             }
-            // Some are neighbours at the destination.
+            // Some are neighbours at the destination, too.
             dest_bytes = (dest_bytes + op.dest_bytes).next_multiple_of(if index % 3 == 0 {
                 256
             } else {
@@ -64,7 +64,7 @@ impl Model {
         Self { file: file_of(&source), bytes: source.len() as u64, ops, units, dest_bytes }
     }
 
-    /// The operations with the lane of each, as `lane_of` says.
+    /// Returns the operations on the lanes that `lane_of` gives.
     pub(super) fn on(&self, lane_of: impl Fn(u32) -> u32) -> Vec<CopyOp> {
         (0..).zip(&self.ops).map(|(index, op)| CopyOp { lane: lane_of(index), ..*op }).collect()
     }
@@ -91,9 +91,9 @@ impl Model {
     }
 }
 
-/// Whatever the lanes of operations are, all destinations put together are what one lane gets, and so
-/// are the findings. A lane gets nothing of another's.
-pub(crate) fn lanes_get_what_one_would_get(setup: Setup) {
+/// For every assignment of operations to lanes, the destinations together hold the bytes that a single lane
+/// gets, and the reports are the same. No lane gets bytes of another.
+pub(crate) fn several_lanes_get_the_bytes_of_one(setup: Setup) {
     let model = Model::new();
     let mut one = Bench::new(Setup { lanes: 1, ..setup }, SHARED);
     let (arena, want, _) = model.run(&mut one, Io::Read, &model.ops);
@@ -147,12 +147,12 @@ pub(crate) fn lanes_get_what_one_would_get(setup: Setup) {
     }
 }
 
-/// With one slot, chunks of all lanes follow each other through it.
+/// With one slot, chunks of all lanes pass through it in turn.
 pub(crate) fn a_slot_waits_for_every_lane(setup: Setup) {
     let bytes = noise(1 << 20);
     let file = file_of(&bytes);
     let mut bench = Bench::new(setup, EngineConfig { readers: 8, depth: 1, ..SMALL });
-    // Chunks of 4096 bytes begin with one lane and end with the next.
+    // Each chunk of 4096 bytes begins with one lane and ends with the next.
     let ops: Vec<_> = (0..512_u64).map(|index| copy(2048 * index, 2048, 2048 * index, 0)).collect();
     let mut arena = bench.arena(1 << 20);
     for _ in 0..5 {
@@ -165,8 +165,8 @@ pub(crate) fn a_slot_waits_for_every_lane(setup: Setup) {
     }
 }
 
-/// A call has a destination for each lane, which must hold what its operations bring.
-pub(crate) fn destinations_are_those_of_the_lanes(setup: Setup) {
+/// A call needs one destination for each lane, large enough for the lane's operations.
+pub(crate) fn destinations_must_match_the_lanes(setup: Setup) {
     let file = file_of(&noise(4096));
     let sources = [SourceFile { file: file.as_fd(), bytes: 4096 }.into()];
     let device = Device::open(setup.device).unwrap();

@@ -1,4 +1,4 @@
-//! What can be said of a rate without a look at its size.
+//! Tests of rates that do not depend on their size.
 
 use cuda_sys::measure::{self, Rate, UploadShape, Work, WorkShape};
 use cuda_sys::{Device, DeviceKind, ErrorCode, decoders};
@@ -28,7 +28,7 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
         (Work::Copy, 255, 1, 1),
         (Work::Copy, 256, 0, 1),
         (Work::Copy, 256, 1, 0),
-        // Products that leave 64 bits, one after the other.
+        // Each of two products exceeds 64 bits.
         (Work::CountNonFinite, 1 << 63, 1, 1),
         (Work::DecodeToF16 { ggml_type: 0 }, 1 << 61, 1, 1),
     ] {
@@ -36,7 +36,7 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
         let error = measure::work(&device, work, shape, runs).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{work:?} {shape:?}");
     }
-    // So many threads are a matter of the host alone.
+    // Only the host uses this number of threads.
     let shape = WorkShape { elements: 1 << 59, threads: 16 };
     let code = measure::work(&device, Work::Copy, shape, 1).unwrap_err().code();
     match kind {
@@ -45,9 +45,9 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
     }
 }
 
-pub(crate) fn uploads_have_a_rate_where_there_is_a_link(kind: DeviceKind) {
+pub(crate) fn uploads_have_a_rate_on_a_gpu(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
-    // A last copy that is smaller than the others.
+    // The last copy is smaller than the others.
     let shape = UploadShape { chunk_bytes: 1 << 20, streams: 2, depth: 2, total_bytes: 9_999_999 };
     let rate = measure::upload(&device, shape, 2);
     match kind {

@@ -1,5 +1,5 @@
-//! What every device must do, written once. `host.rs` and `gpu.rs` run it on theirs, with one lane
-//! and with several.
+//! The requirements for every device, written once. `host.rs` and `gpu.rs` run them on their device, with
+//! one lane and with several.
 
 use cuda_sys::{
     Conversion, CopyOp, Decoder, Device, DeviceBuffer, DeviceKind, Digest, Engine, EngineConfig,
@@ -20,15 +20,14 @@ mod fake_lanes;
 mod lanes;
 mod measure;
 mod sources;
-pub(crate) use fake_lanes::{
-    a_lane_whose_device_fails_is_named, lanes_that_work_late_get_their_bytes,
-};
+pub(crate) use fake_lanes::{a_lane_whose_device_fails_is_named, slow_lanes_get_their_bytes};
 pub(crate) use lanes::{
-    a_slot_waits_for_every_lane, destinations_are_those_of_the_lanes, lanes_get_what_one_would_get,
+    a_slot_waits_for_every_lane, destinations_must_match_the_lanes,
+    several_lanes_get_the_bytes_of_one,
 };
-pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_where_there_is_a_link};
+pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_on_a_gpu};
 pub(crate) use sources::{
-    a_call_can_be_cancelled_at_every_read, a_source_serves_from_memory, every_read_fails_once,
+    a_call_can_be_cancelled_at_every_read, a_source_in_memory_is_read, every_read_fails_once,
     sources_that_wait_get_more_readers,
 };
 
@@ -36,47 +35,47 @@ const F32: u32 = 0;
 const SMALL: EngineConfig = EngineConfig::new(3, 2, 4096, 4096);
 /// Chunks that readers fill together.
 const SHARED: EngineConfig = EngineConfig::new(5, 3, 40_000, 9000);
-/// Everything in one chunk, each chunk by one reader.
+/// Large chunks, each read by one reader.
 const LARGE: EngineConfig = EngineConfig::new(2, 1, 1 << 20, 1 << 20);
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
 
-/// What the suite runs on.
+/// The device and the lanes of a suite.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) device: DeviceKind,
-    /// Destinations, all on this device.
+    /// Number of destinations, all on this device.
     pub(crate) lanes: u32,
 }
 
-/// Expands to one `#[test]` for each function of the suite that is about one device and its memory, or
-/// has a lane to another device beside it.
+/// Expands to one `#[test]` for each test of the suite that concerns one device and its memory, or that
+/// adds a lane to another device.
 macro_rules! device_suite {
     ($device:expr) => {
         conformance::tests! { $device;
             absurd_allocations_are_out_of_memory,
-            buffers_know_where_they_live,
+            buffers_report_their_device,
             a_flipped_bit_changes_one_digest,
-            a_buffer_answers_several_threads,
-            lanes_that_work_late_get_their_bytes,
+            several_threads_can_use_one_buffer,
+            slow_lanes_get_their_bytes,
             a_lane_whose_device_fails_is_named,
             every_work_has_a_rate,
-            uploads_have_a_rate_where_there_is_a_link,
+            uploads_have_a_rate_on_a_gpu,
         }
     };
 }
 pub(crate) use device_suite;
 
-/// Expands to one `#[test]` for each function of the suite that is about engines.
+/// Expands to one `#[test]` for each test of the suite that concerns engines.
 macro_rules! engine_suite {
     ($setup:expr) => {
         conformance::tests! { $setup;
-            decodes_as_the_oracle,
+            decoders_match_gguf_py,
             a_tensor_scale_multiplies_before_rounding,
             copies_exactly_under_every_division,
             small_tensors_share_chunks,
-            neighbours_at_one_end_only_stay_apart,
+            gaps_between_tensors_stay_unchanged,
             reports_progress_in_order,
-            nothing_to_do_is_done,
+            an_empty_request_succeeds,
             cancelling_stops_and_leaves_the_engine_usable,
             observer_panics_cross_the_bridge_safely,
             a_truncated_file_is_noticed,
@@ -85,20 +84,20 @@ macro_rules! engine_suite {
             bad_configurations_are_refused,
             handles_move_between_threads,
             engines_run_side_by_side,
-            digests_are_the_documented_ones,
+            digests_match_their_definition,
             infinities_and_nans_are_counted,
             floats_of_every_format_are_counted,
             operations_of_zeros_alone_are_found,
             the_timeline_has_every_chunk,
             readers_take_stretches,
-            more_readers_wait_for_storage,
-            a_source_serves_from_memory,
+            storage_gets_more_readers,
+            a_source_in_memory_is_read,
             every_read_fails_once,
             a_call_can_be_cancelled_at_every_read,
             sources_that_wait_get_more_readers,
-            lanes_get_what_one_would_get,
+            several_lanes_get_the_bytes_of_one,
             a_slot_waits_for_every_lane,
-            destinations_are_those_of_the_lanes,
+            destinations_must_match_the_lanes,
         }
     };
 }
@@ -112,7 +111,7 @@ macro_rules! tests {
 pub(crate) use tests;
 
 fn testdata() -> PathBuf {
-    // The GPU archive runs far from the sources and says where its copy lies.
+    // The GPU archive runs far from the sources, and this variable has the path of its copy.
     std::env::var_os("PHI3_LOADER_TESTDATA").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata")),
         PathBuf::from,
@@ -151,7 +150,7 @@ impl Bench {
         self.engine.execute_lanes(request, &mut dests, observe)
     }
 
-    /// Executes operations, each on the lane after that of the one before.
+    /// Executes operations, which go to the lanes in turn.
     fn run(
         &mut self,
         file: &File,
@@ -173,8 +172,8 @@ impl Bench {
         (0..).zip(ops).map(|(index, op)| CopyOp { lane: index % self.lanes, ..*op }).collect()
     }
 
-    /// Executes operations, each of them cut into a piece for every lane, without looking at progress.
-    /// Returns what the devices then hold.
+    /// Executes operations without observing progress. Each is cut into one piece for every lane. Returns
+    /// the content of the devices.
     fn load(
         &mut self,
         file: &File,
@@ -197,7 +196,7 @@ impl Bench {
     }
 }
 
-/// A destination for each lane, all as large as the one that operations were made for.
+/// A destination for each lane, all with the size for which operations were made.
 struct Arena {
     lanes: Vec<DeviceBuffer>,
     owners: Vec<(usize, Range<usize>)>,
@@ -210,7 +209,8 @@ impl Arena {
         }
     }
 
-    /// All lanes put together: each byte from the lane that got it, those that none got from the first.
+    /// Combines all lanes: takes each byte from the lane that received it, and other bytes from the first
+    /// lane.
     fn content(&self) -> Vec<u8> {
         let lanes: Vec<_> = self.lanes.iter().map(content).collect();
         let mut all = lanes[0].clone();
@@ -221,7 +221,7 @@ impl Arena {
     }
 }
 
-/// What each lane gets.
+/// Returns the destination range of each operation, with its lane.
 fn owners(ops: &[CopyOp]) -> Vec<(usize, Range<usize>)> {
     ops.iter()
         .map(|op| {
@@ -232,7 +232,7 @@ fn owners(ops: &[CopyOp]) -> Vec<(usize, Range<usize>)> {
         .collect()
 }
 
-/// An operation in as many pieces of whole blocks as there are lanes, one for each.
+/// Cuts an operation into one piece of whole blocks for each lane.
 fn pieces(op: &CopyOp, lanes: u32) -> Vec<CopyOp> {
     let (source_step, dest_step) = match op.conversion {
         Conversion::Copy => (16, 16),
@@ -273,7 +273,7 @@ fn file_of(bytes: &[u8]) -> File {
     file
 }
 
-/// Bytes in which no two positions of a test look alike.
+/// Returns bytes without repetition, so that a misplaced piece is noticed.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(|| {
@@ -319,7 +319,7 @@ fn decoder(ggml_type: u32) -> Decoder {
     decoders().into_iter().find(|decoder| decoder.ggml_type == ggml_type).unwrap()
 }
 
-/// Blocks of one type, and the halves that gguf-py makes of them.
+/// Blocks of one type, and the halves that gguf-py decodes them to.
 pub(crate) struct Golden {
     pub(crate) decoder: Decoder,
     pub(crate) blocks: Vec<u8>,
@@ -342,9 +342,9 @@ pub(crate) fn goldens() -> Vec<Golden> {
         .collect()
 }
 
-/// Every decoder gives what gguf-py gives, however the blocks are cut into chunks and wherever in
-/// the file they start.
-pub(crate) fn decodes_as_the_oracle(setup: Setup) {
+/// Every decoder gives the values of gguf-py, for every division into chunks and every position in the
+/// file.
+pub(crate) fn decoders_match_gguf_py(setup: Setup) {
     for config in [SMALL, SHARED, LARGE] {
         let mut bench = Bench::new(setup, config);
         for golden in goldens() {
@@ -361,7 +361,7 @@ pub(crate) fn decodes_as_the_oracle(setup: Setup) {
     }
 }
 
-/// Factors of whole tensors, and the halves that the oracle makes of the golden's blocks with each.
+/// Returns factors of whole tensors, and the golden's halves from gguf-py with each factor.
 pub(crate) fn scaled_halves(golden: &Golden) -> Vec<(f32, Vec<u8>)> {
     let name = &golden.decoder.name;
     let scales = golden_file(format!("{name}.scales"));
@@ -372,8 +372,8 @@ pub(crate) fn scaled_halves(golden: &Golden) -> Vec<(f32, Vec<u8>)> {
     scales.zip(halves).collect()
 }
 
-/// Types with a factor for the whole tensor give what the oracle gives with that factor, in one
-/// launch with others. No other type takes a factor.
+/// Types with a factor for the whole tensor give the values of gguf-py with that factor, also in one launch
+/// with others. Other types accept no factor.
 pub(crate) fn a_tensor_scale_multiplies_before_rounding(setup: Setup) {
     let mut scaled_types = 0;
     for golden in goldens() {
@@ -412,7 +412,7 @@ pub(crate) fn a_tensor_scale_multiplies_before_rounding(setup: Setup) {
     assert!(scaled_types > 0);
 }
 
-/// Each way of reading gives the same bytes under every division of the work.
+/// All ways of reading give the same bytes under every division of the work.
 pub(crate) fn copies_exactly_under_every_division(setup: Setup) {
     let bytes = noise(300_001);
     let file = file_of(&bytes);
@@ -476,9 +476,9 @@ pub(crate) fn small_tensors_share_chunks(setup: Setup) {
     }
 }
 
-/// Tensors that are neighbours in the file, at the destination, at both or at neither: what lies
-/// between them stays as it was.
-pub(crate) fn neighbours_at_one_end_only_stay_apart(setup: Setup) {
+/// Bytes between tensors stay unchanged, whether the tensors are neighbours in the file, at the
+/// destination, at both or at neither.
+pub(crate) fn gaps_between_tensors_stay_unchanged(setup: Setup) {
     const UNTOUCHED: u8 = 0xcc;
     const GAP: u64 = 64;
     for tensors in [2, 3, 5, 40_u64] {
@@ -488,7 +488,7 @@ pub(crate) fn neighbours_at_one_end_only_stay_apart(setup: Setup) {
                 .map(|index| {
                     let bytes = 16 * (1 + index % 7);
                     let op = copy(source, bytes, dest, 0);
-                    // Two bits of the pattern for every other boundary.
+                    // Two bits of the pattern for every second boundary.
                     let gaps = pattern >> (2 * (index % 2));
                     source += bytes + if gaps & 1 != 0 { GAP } else { 0 };
                     dest += bytes + if gaps & 2 != 0 { GAP } else { 0 };
@@ -538,7 +538,7 @@ pub(crate) fn reports_progress_in_order(setup: Setup) {
 }
 
 /// An empty list of operations is a success, and units without bytes are complete.
-pub(crate) fn nothing_to_do_is_done(setup: Setup) {
+pub(crate) fn an_empty_request_succeeds(setup: Setup) {
     let file = file_of(b"");
     let mut bench = Bench::new(setup, SMALL);
     let mut dest = bench.arena(0);
@@ -555,10 +555,10 @@ pub(crate) fn nothing_to_do_is_done(setup: Setup) {
     }
 }
 
-/// Has `interrupted` end transfers of many chunks when their first unit has landed, until one did
-/// not get to its end; then lets one do so.
+/// Makes `interrupted` end a transfer of many chunks after its first unit, again and again until one
+/// transfer is incomplete. Then completes one.
 ///
-/// A single transfer may be over before its observer is scheduled.
+/// A single transfer may end before its observer runs.
 fn stops_early(
     setup: Setup,
     mut interrupted: impl FnMut(&mut Bench, &File, &[CopyOp], &mut Arena),
@@ -581,7 +581,7 @@ fn stops_early(
     assert!(bench.load(&file, Io::Read, &ops, bytes.len() as u64).unwrap() == bytes);
 }
 
-/// Cancelling stops with its own code, and the engine works again afterwards.
+/// A cancelled call has its own error code, and the engine works again afterwards.
 pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(setup: Setup) {
     stops_early(setup, |bench, file, ops, dest| {
         let units = ops.len() as u32;
@@ -592,7 +592,7 @@ pub(crate) fn cancelling_stops_and_leaves_the_engine_usable(setup: Setup) {
     });
 }
 
-/// A panic in the observer comes out with its payload, after the engine has cleaned up.
+/// A panic in the observer continues with its payload after the engine has cleaned up.
 pub(crate) fn observer_panics_cross_the_bridge_safely(setup: Setup) {
     stops_early(setup, |bench, file, ops, dest| {
         let units = ops.len() as u32;
@@ -604,7 +604,7 @@ pub(crate) fn observer_panics_cross_the_bridge_safely(setup: Setup) {
     });
 }
 
-/// A file that is shorter than it was when its operations were checked is a typed error.
+/// If a file is shorter than when its operations were checked, the error has its own code.
 pub(crate) fn a_truncated_file_is_noticed(setup: Setup) {
     let file = file_of(&noise(100_000));
     let mut bench = Bench::new(setup, SMALL);
@@ -632,7 +632,7 @@ pub(crate) fn a_truncated_file_is_noticed(setup: Setup) {
     }
 }
 
-/// A descriptor that cannot be read is an I/O error with errno.
+/// If a descriptor cannot be read, the error is an I/O error with errno.
 pub(crate) fn a_failing_read_carries_errno(setup: Setup) {
     let directory = File::open("/").unwrap();
     let mut bench = Bench::new(setup, SMALL);
@@ -656,7 +656,7 @@ pub(crate) fn a_failing_read_carries_errno(setup: Setup) {
     assert_eq!((error.code(), error.status()), (ErrorCode::Io, eisdir));
 }
 
-/// Operations that would read or write where they must not are refused before anything moves.
+/// Operations that would read or write outside their ranges are refused before anything moves.
 pub(crate) fn bad_operations_are_refused(setup: Setup) {
     let file = file_of(&noise(4096));
     let q8_0 = decoder(8);
@@ -687,7 +687,7 @@ pub(crate) fn bad_operations_are_refused(setup: Setup) {
     ];
     let sources = [SourceFile { file: file.as_fd(), bytes: 4096 }.into()];
     for (name, ops) in cases {
-        // The last is the one that is refused.
+        // The last operation is refused.
         let operation = ops.len() as u32;
         let ops = [&[copy(0, 0, 0, 0)], ops.as_slice()].concat();
         let mut dest = bench.arena(4096);
@@ -720,7 +720,7 @@ pub(crate) fn bad_configurations_are_refused(setup: Setup) {
     }
 }
 
-/// More memory than any device has is a typed error.
+/// A request for more memory than any device has fails with its own code.
 pub(crate) fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let error = device.allocate(1 << 52).unwrap_err();
@@ -728,8 +728,8 @@ pub(crate) fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
     assert!(device.allocate(1 << 20).is_ok());
 }
 
-/// The driver agrees about where a buffer lives, and ranges outside it are refused.
-pub(crate) fn buffers_know_where_they_live(kind: DeviceKind) {
+/// The driver reports the device of a buffer, and ranges outside the buffer are refused.
+pub(crate) fn buffers_report_their_device(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let memory = device.memory().unwrap().unwrap();
     assert!(memory.free > 0 && memory.free <= memory.total);
@@ -783,13 +783,13 @@ fn digest_by_definition(bytes: &[u8]) -> Digest {
     Digest { sum, mix }
 }
 
-/// Digests of what was read and of what arrived are those of the definition, for every length, and
-/// however the work is divided.
-pub(crate) fn digests_are_the_documented_ones(setup: Setup) {
+/// Digests of the read bytes and of the arrived bytes match the definition, for every length and every
+/// division of the work.
+pub(crate) fn digests_match_their_definition(setup: Setup) {
     for config in [SMALL, SHARED] {
         let mut bench = Bench::new(setup, config);
         for len in (0..200).chain([4095, 4096, 4097, 100_003]) {
-            // Where words of the operation and pages of the file meet, and where they do not.
+            // With and without a common boundary of the operation's words and the file's pages.
             for lead in [0, 3, 8] {
                 let bytes = noise(lead + len);
                 let want = digest_by_definition(&bytes[lead..]);
@@ -813,13 +813,13 @@ pub(crate) fn digests_are_the_documented_ones(setup: Setup) {
     }
 }
 
-/// Every bit of a buffer counts, and only in the digest of its own range.
+/// Every bit of a buffer changes the digest of its range, and no other digest.
 pub(crate) fn a_flipped_bit_changes_one_digest(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let mut buffer = device.allocate(1024).unwrap();
     let bytes = noise(1024);
     buffer.write(0, &bytes).unwrap();
-    // More ranges than one launch takes.
+    // More ranges than one launch accepts.
     let ranges: Vec<_> = (0..128).map(|index| index / 2 * 16..index / 2 * 16 + 16).collect();
     let before = buffer.digests(&ranges).unwrap();
     for bit in (0..8 * 1024).step_by(37) {
@@ -840,7 +840,7 @@ pub(crate) fn a_flipped_bit_changes_one_digest(kind: DeviceKind) {
 }
 
 /// Threads that share a buffer read, digest and locate it at once.
-pub(crate) fn a_buffer_answers_several_threads(kind: DeviceKind) {
+pub(crate) fn several_threads_can_use_one_buffer(kind: DeviceKind) {
     let device = Device::open(kind).unwrap();
     let bytes = noise(1 << 20);
     let mut buffer = device.allocate(1 << 20).unwrap();
@@ -860,7 +860,7 @@ pub(crate) fn a_buffer_answers_several_threads(kind: DeviceKind) {
     });
 }
 
-/// Infinities and NaNs are counted for each operation that makes halves, wherever they stand.
+/// Infinities and NaNs are counted for each operation that gives halves, at every position.
 pub(crate) fn infinities_and_nans_are_counted(setup: Setup) {
     let clean = [1.0_f32; 3000];
     let mut values = clean;
@@ -894,10 +894,10 @@ pub(crate) fn infinities_and_nans_are_counted(setup: Setup) {
     }
 }
 
-/// Infinities and NaNs of every format are counted where they stand in a copy, with both signs, and
-/// what is largest or smallest in the format is neither.
+/// Infinities and NaNs of every format are counted in a copy, with both signs. The largest and the smallest
+/// finite value are not counted.
 pub(crate) fn floats_of_every_format_are_counted(setup: Setup) {
-    // Of each format: its bits without the sign, in bytes.
+    // For each format: its size in bytes, and the bits of infinity without the sign.
     let formats: [(FloatFormat, usize, u64); 4] = [
         (FloatFormat::F16, 2, 0x7c00),
         (FloatFormat::BF16, 2, 0x7f80),
@@ -907,7 +907,7 @@ pub(crate) fn floats_of_every_format_are_counted(setup: Setup) {
     let mut source = Vec::new();
     let mut ops = Vec::new();
     let mut want = Vec::new();
-    // By turns, so that no two neighbours have one format.
+    // In turn, so that no two neighbours have the same format.
     for count in [0, 1, 7, 9, 1024, 4097_u64] {
         for (format, bytes, infinity) in formats {
             let sign = 1 << (8 * bytes - 1);
@@ -948,8 +948,8 @@ pub(crate) fn floats_of_every_format_are_counted(setup: Setup) {
     }
 }
 
-/// An operation is all zero where every byte of it is, whatever is beside it, and however it is
-/// divided and converted.
+/// An operation is all zero if every byte of it is, whatever its neighbours are and however it is divided
+/// and converted.
 pub(crate) fn operations_of_zeros_alone_are_found(setup: Setup) {
     const BYTES: u64 = 100_000;
     let f32_type = decoder(F32);
@@ -973,7 +973,7 @@ pub(crate) fn operations_of_zeros_alone_are_found(setup: Setup) {
     let mut source = Vec::new();
     let mut ops = Vec::new();
     for content in &contents {
-        // What stands between is not zero.
+        // The bytes between operations are not zero.
         source.resize(source.len().next_multiple_of(32) + 32, 0xee);
         let (start, len) = (source.len() as u64, content.len() as u64);
         ops.push(copy(start, len, ops.len() as u64 * 2 * BYTES, 0));
@@ -1003,7 +1003,7 @@ pub(crate) fn operations_of_zeros_alone_are_found(setup: Setup) {
     }
 }
 
-/// Every chunk is read and queued once; a GPU tells when it copied and worked on each.
+/// Every chunk is read and queued once. A GPU reports the times of its copy and its work for each chunk.
 pub(crate) fn the_timeline_has_every_chunk(setup: Setup) {
     let file = file_of(&noise(100_000));
     let mut bench = Bench::new(setup, SMALL);
@@ -1030,8 +1030,8 @@ pub(crate) fn the_timeline_has_every_chunk(setup: Setup) {
     }
 }
 
-/// On host memory one reader fills what lies together, chunk after chunk; a GPU has chunks taken one
-/// by one.
+/// On host memory, one reader fills neighbouring chunks, one after the other. On a GPU, readers take single
+/// chunks.
 pub(crate) fn readers_take_stretches(setup: Setup) {
     let file = file_of(&noise(32 << 12));
     let mut bench = Bench::new(setup, EngineConfig { readers: 2, ..SMALL });
@@ -1043,7 +1043,7 @@ pub(crate) fn readers_take_stretches(setup: Setup) {
     let mut reads: Vec<_> =
         stats.timeline.iter().filter(|span| span.kind == SpanKind::Read).collect();
     reads.sort_by_key(|span| span.chunk);
-    // Four stretches for each of the two readers.
+    // Four stretches for each of the two readers, on the host.
     let chunks = if setup.device == DeviceKind::Host { 4 } else { 1 };
     for stretch in reads.chunks(chunks) {
         assert!(stretch.iter().all(|span| span.reader == stretch[0].reader), "{stretch:?}");
@@ -1051,11 +1051,11 @@ pub(crate) fn readers_take_stretches(setup: Setup) {
     }
 }
 
-/// Where the page cache does not hold all of a file, there are more readers, if the engine has them.
-pub(crate) fn more_readers_wait_for_storage(setup: Setup) {
+/// If the page cache does not hold all of a file, more readers run, if the engine has them.
+pub(crate) fn storage_gets_more_readers(setup: Setup) {
     const BYTES: u64 = 8 << 20;
     let cached = file_of(&noise(BYTES as usize));
-    // What was never written is in no page.
+    // Pages that were never written are not in the page cache.
     let half_cached = file_of(&noise(BYTES as usize / 2));
     half_cached.set_len(BYTES).unwrap();
     let uncached = tempfile::tempfile().unwrap();

@@ -1,4 +1,4 @@
-//! Sources that are no files.
+//! Sources that are not files.
 
 use super::{Arena, Bench, IOS, LARGE, SHARED, SMALL, Setup, copy, file_of, noise};
 use cuda_sys::{
@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What a read does that is not to succeed.
+/// The behaviour of a read that fails.
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Errno(i32),
@@ -21,11 +21,11 @@ enum Failure {
     UntilStopped,
 }
 
-/// Bytes in memory that are read as they want to be.
+/// A source in memory, with hints.
 struct Memory {
     bytes: Vec<u8>,
     hints: ReadHints,
-    /// The read that fails, from 1, and how.
+    /// The number of the read that fails, from 1, and its behaviour.
     fails: Option<(u64, Failure)>,
     reads: AtomicU64,
     waits: AtomicBool,
@@ -58,7 +58,7 @@ impl PositionedRead for Memory {
             Some((nth, failure)) if nth == number => match failure {
                 Failure::Errno(errno) => Err(io::Error::from_raw_os_error(errno)),
                 Failure::Truncated => Err(io::ErrorKind::UnexpectedEof.into()),
-                // Without the panic hook, whose output would bury that of other tests.
+                // Without the panic hook, whose output would hide that of other tests.
                 Failure::Panic => resume_unwind(Box::new("the source gave up")),
                 Failure::UntilStopped => {
                     self.waits.store(true, Ordering::Relaxed);
@@ -83,14 +83,14 @@ const HINTS: [ReadHints; 4] = [
     ReadHints { whole_pages: false, read_bytes: 1, concurrent: true },
 ];
 
-/// A source in memory and a file serve one call side by side.
-pub(crate) fn a_source_serves_from_memory(setup: Setup) {
+/// One call reads from a source in memory and from a file.
+pub(crate) fn a_source_in_memory_is_read(setup: Setup) {
     let bytes = noise(300_001);
     let other = noise(70_000);
     let file = file_of(&other);
     let file = SourceFile { file: file.as_fd(), bytes: other.len() as u64 }.into();
-    // Neither the first nor the last byte of a page, the last of the source, and neighbours. Those that
-    // begin on words are digested in shares.
+    // Ranges that are not whole pages, the end of the source, and neighbours. Operations that begin on
+    // words are digested in shares.
     let ops = [
         copy(4104, 100_000, 0, 0),
         CopyOp { file: 1, ..copy(11, 69_989, 100_000, 0) },
@@ -122,12 +122,12 @@ pub(crate) fn a_source_serves_from_memory(setup: Setup) {
     }
 }
 
-/// One operation for each page, and some that share one.
+/// One operation for each page, and some that share a page.
 fn many_operations() -> Vec<CopyOp> {
     (0..24).map(|index| copy(index * 4096, 4096 - 16 * (index % 3), index * 4096, 0)).collect()
 }
 
-/// Executes with digests, and cancels as soon as `cancels` says so.
+/// Executes with digests, and cancels when `cancels` returns true.
 fn transfer(
     bench: &mut Bench,
     sources: &[Source<'_>],
@@ -144,8 +144,8 @@ fn transfer(
     })
 }
 
-/// Runs `faulty` with each read failing in turn, until one is not made any more; after each, the
-/// engine serves a source that does not fail.
+/// Runs `faulty` for each read of a call, so that this read fails. Before each run, checks that the engine
+/// reads from a source that does not fail.
 fn each_read_in_turn(
     setup: Setup,
     failure: Failure,
@@ -182,7 +182,7 @@ fn each_read_in_turn(
     }
 }
 
-/// Whichever read fails, its error comes out, with the source and the operation that was read.
+/// If a read fails, its error is returned, with the source and the operation of the read.
 pub(crate) fn every_read_fails_once(setup: Setup) {
     let eio = 5;
     for (failure, code, status) in [
@@ -190,7 +190,7 @@ pub(crate) fn every_read_fails_once(setup: Setup) {
         (Failure::Truncated, ErrorCode::FileTruncated, 0),
     ] {
         each_read_in_turn(setup, failure, |bench, memory, ops, arena| {
-            // It is the second source that fails.
+            // The second source fails.
             let sound = Memory::new(Vec::new(), ReadHints::default());
             let sources = [Source::Reader(&sound), Source::Reader(memory)];
             let ops: Vec<_> = ops.iter().map(|op| CopyOp { file: 1, ..*op }).collect();
@@ -201,7 +201,7 @@ pub(crate) fn every_read_fails_once(setup: Setup) {
             let operation = &ops[error.operation().unwrap() as usize];
             let at = error.context().split_once(" at byte ").unwrap().1;
             let at: u64 = at.split_once(':').unwrap().0.parse().unwrap();
-            // The first operation that the read was for; reads of whole pages may begin before it.
+            // The first operation of the read; reads of whole pages may begin before it.
             let end = operation.source_offset + operation.source_bytes;
             assert!(at.next_multiple_of(4096).saturating_sub(4096) < end, "{error}: {operation:?}");
         });
@@ -216,8 +216,8 @@ pub(crate) fn every_read_fails_once(setup: Setup) {
     });
 }
 
-/// A call that is cancelled while any of its reads is under way ends that read, and is cancelled,
-/// whatever the read then returns.
+/// If a call is cancelled during a read, the read ends and the call returns as cancelled, whatever the read
+/// returns.
 pub(crate) fn a_call_can_be_cancelled_at_every_read(setup: Setup) {
     each_read_in_turn(setup, Failure::UntilStopped, |bench, memory, ops, arena| {
         let sources = [Source::Reader(memory)];
@@ -229,7 +229,7 @@ pub(crate) fn a_call_can_be_cancelled_at_every_read(setup: Setup) {
     });
 }
 
-/// A source that says that its reads wait has as many readers as storage has.
+/// A source whose hints say that its reads wait gets as many readers as storage.
 pub(crate) fn sources_that_wait_get_more_readers(setup: Setup) {
     let config = EngineConfig { readers: 2, storage_readers: 5, ..SMALL };
     for concurrent in [false, true] {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// The largest number of random limits in a row under which the program may fail to start.
-const MOST_PASSED_OVER: usize = 200;
+const MOST_SKIPPED: usize = 200;
 
 /// The results of runs by several threads.
 struct Campaign {
@@ -25,7 +25,7 @@ struct Tally {
     /// The number of runs for each kind and exit code.
     runs: BTreeMap<(Kind, u8), usize>,
     /// The number of limits under which `--version` failed.
-    passed_over: usize,
+    skipped: usize,
     begun: usize,
     wrong: Vec<String>,
 }
@@ -54,9 +54,9 @@ pub(crate) fn run(wanted: usize, seed: u64) {
     let tally = campaign.tally.into_inner().unwrap();
     let done: usize = tally.runs.values().sum();
     say(&format!(
-        "limits: {done} runs of {} commands, {} limits passed over: {:?}",
+        "limits: {done} runs of {} commands, {} limits skipped: {:?}",
         TRIALS.len(),
-        tally.passed_over,
+        tally.skipped,
         tally.runs
     ));
     assert!(tally.wrong.is_empty(), "{} wrong:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
@@ -68,11 +68,10 @@ impl Campaign {
         let mut random = fastrand::Rng::with_seed(seed << 32 | u64::from(worker));
         while let Some(number) = self.begin() {
             let kind = self.kinds[number % self.kinds.len()];
-            let passed_over = (0..MOST_PASSED_OVER)
-                .take_while(|_| !self.attempt(kind, worker, &mut random))
-                .count();
-            assert!(passed_over < MOST_PASSED_OVER, "the program does not start: {kind:?}");
-            self.tally.lock().unwrap().passed_over += passed_over;
+            let skipped =
+                (0..MOST_SKIPPED).take_while(|_| !self.attempt(kind, worker, &mut random)).count();
+            assert!(skipped < MOST_SKIPPED, "the program does not start: {kind:?}");
+            self.tally.lock().unwrap().skipped += skipped;
         }
     }
 

@@ -7,12 +7,12 @@
 #define TRANSFER_HOST_DEVICE
 #endif
 
-// Always inlined: on the host each caller compiles the body for its own instruction set, on the
-// device a call would spill the caller's registers.
+// Always inlined. On the host, each caller then compiles the body for its own instruction set. On
+// the device, a call would spill the caller's registers.
 #define TRANSFER_HD TRANSFER_HOST_DEVICE inline __attribute__((always_inline))
 
-// Before a loop over eight lanes that shift by different amounts: once GCC has unrolled it, it does
-// not find the vector shift in it any more.
+// For a loop over eight lanes with different shifts: if GCC unrolls it, it no longer finds the
+// vector shift.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define TRANSFER_KEEP_LOOP _Pragma("GCC unroll 1")
 #else

@@ -1,4 +1,4 @@
-// IQ1_S and IQ1_M: eight ternary values at a time from a grid, all shifted by an eighth one way.
+// IQ1_S and IQ1_M: eight ternary values at a time from a grid, all shifted by 1/8 up or down.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,8 @@ struct IQ1_M {
     constexpr int kAlign = field_alignment(kBlockBytes, 0);
     const std::uint32_t low = load_u8(block + kLow + group);
     const std::uint32_t high = load_u8(block + kHigh + group / 2) >> (4 * (group & 1));
-    // Four words, each with four 3-bit scales and, on top, a quarter of the bits of d.
+    // Four words, each with four 3-bit scales and, in its upper four bits, a quarter of the bits of
+    // d.
     const std::uint32_t scales01 = load_u32<kAlign>(block + kScales);
     const std::uint32_t scales23 = load_u32<kAlign>(block + kScales + 4);
     const std::uint32_t d = (scales01 >> 12 & 0x000f) | (scales01 >> 24 & 0x00f0) |

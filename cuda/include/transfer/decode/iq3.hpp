@@ -28,7 +28,7 @@ struct IQ3_XXS {
     TRANSFER_KEEP_LOOP
     for (int i = 0; i < 8; ++i) {
       const int code = static_cast<int>((grid >> (4 * i)) & 7);
-      // 4, 12, 20, 28, 36, 44, 52 and, out of step, 62.
+      // 4, 12, 20, 28, 36, 44, 52 and 62, the only one that is not 8 larger than the one before.
       const int magnitude = 4 + 8 * code + ((code + 1) >> 3) * 2;
       out[i] = apply_sign(db * static_cast<float>(magnitude), signs, i);
     }

@@ -1,4 +1,4 @@
-// The sixteen bytes that open a Q4_K or Q5_K block: two halves, then eight 6-bit scales and eight
+// The first sixteen bytes of a Q4_K or Q5_K block: two halves, then eight 6-bit scales and eight
 // 6-bit minima in twelve bytes.
 #pragma once
 
@@ -14,15 +14,15 @@ struct ScaleAndMin {
   float min;
 };
 
-// The factors of the 32 elements of sub-block `sub`.
+// Returns the factors of the 32 elements of sub-block `sub`.
 template <int Align>
 TRANSFER_HD ScaleAndMin load_k_scales(const std::uint8_t* block, int sub) {
   const Quad header = load_quad<Align>(block);
   const int shift = 8 * (sub & 3);
   const std::uint32_t scales = header.word[1] >> shift;
   const std::uint32_t mins = header.word[2] >> shift;
-  // Sub-blocks 4 to 7 have their low four bits in the last word, scale and minimum in one byte,
-  // and their high two bits on top of the bytes of sub-blocks 0 to 3.
+  // Sub-blocks 4 to 7 have their low four bits in the last word, with scale and minimum in one
+  // byte. Their high two bits are the upper two bits in the bytes of sub-blocks 0 to 3.
   const std::uint32_t low = header.word[3] >> shift;
   const bool split = sub >= 4;
   const std::uint32_t scale = split ? (low & 0x0f) | ((scales >> 2) & 0x30) : scales & 0x3f;

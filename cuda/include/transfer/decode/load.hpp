@@ -1,7 +1,7 @@
 // Loads from packed blocks, as wide as the alignment that is known at compile time allows.
 //
-// On the host a block may lie anywhere. On the device a segment begins on a 16-byte boundary, so a
-// block is aligned to the largest power of two, at most 16, that divides its size.
+// On the host, a block may start anywhere. On the device, a segment starts on a 16-byte boundary.
+// Thus a block is aligned to the largest power of two, at most 16, that divides its size.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace transfer::decode {
 
-// The alignment of a field at `offset` in blocks of `block_bytes`.
+// Returns the alignment of a field at `offset` in blocks of `block_bytes`.
 TRANSFER_HD constexpr int field_alignment(int block_bytes, int offset) {
   const int bits = block_bytes | offset | 16;
   return bits & -bits;
@@ -65,8 +65,8 @@ TRANSFER_HD float load_half(const std::uint8_t* p) {
   return float_from_half(static_cast<half_bits>(load_u16<Align>(p)));
 }
 
-// Eight consecutive bytes of a block. The host reads them where they lie, which is what a compiler
-// vectorises; the device fetches them once into two registers.
+// Eight consecutive bytes of a block. The host reads them in place, which compilers can vectorise.
+// The device loads them once into two registers.
 template <int Align>
 class Octet {
  public:

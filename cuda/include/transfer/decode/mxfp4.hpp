@@ -29,7 +29,7 @@ struct MXFP4 {
  private:
   static constexpr int kQuants = 1;
 
-  // Half the scale, 2^(exponent - 128): the elements are kept doubled, as integers.
+  // Returns half the scale, 2^(exponent - 128), because the elements are doubled to be integers.
   TRANSFER_HD static float half_scale(std::uint32_t exponent) {
     return float_from_bits(exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23);
   }

@@ -1,5 +1,5 @@
-// NVFP4: 64 E2M1 elements, an unsigned E4M3 scale for every 16 of them. Files have one f32 factor
-// for all of a tensor beside it.
+// NVFP4: 64 E2M1 elements, with an unsigned E4M3 scale for every 16 of them. Files also have one
+// f32 factor for each tensor.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +32,9 @@ struct NVFP4 {
  private:
   static constexpr int kQuants = 4;
 
-  // Half of an E4M3 number, since the elements are doubled. As in ggml the sign bit is ignored, and
-  // 0x7f, which would be NaN, is zero. Without branches: compilers vectorise a block on the host
-  // only then, which makes it 15 times as fast.
+  // Returns half of an E4M3 number, because the elements are doubled. As in ggml, the sign bit is
+  // ignored, and 0x7f, which would be NaN, gives zero. Has no branches: only then do compilers
+  // vectorise a block on the host, which is 15 times as fast.
   TRANSFER_HD static float half_scale(std::uint32_t bits) {
     const std::uint32_t magnitude = (bits & 0x7f) * static_cast<std::uint32_t>(bits != 0x7f);
     const std::uint32_t is_normal = static_cast<std::uint32_t>(magnitude > 7);

@@ -17,9 +17,9 @@ struct Q3_K {
   TRANSFER_HD static void decode8(const std::uint8_t* block, int group, float (&out)[8]) {
     constexpr int kAlign = field_alignment(kBlockBytes, 0);
     const float dl = load_half<kAlign>(block + kD) * static_cast<float>(scale(block, group / 2));
-    // Each half of the block has 32 bytes of low bits, four elements a byte, 32 apart.
+    // Each half of the block has 32 bytes of low bits, with four elements in each byte, 32 apart.
     const Octet<kAlign> low(block + kLow + 32 * (group / 16) + 8 * (group % 4));
-    // Bit j of byte i is for element 32 * j + i: clear, it takes four off.
+    // Bit j of byte i is for element 32 * j + i. If it is clear, four is subtracted.
     const Octet<kAlign> high(block + kHigh + 8 * (group % 4));
     const int low_shift = 2 * (group % 16 / 4);
     const int high_shift = group / 4;
@@ -35,8 +35,8 @@ struct Q3_K {
   static constexpr int kScales = 96;
   static constexpr int kD = 108;
 
-  // Low nibbles in bytes 0 to 7 (sub-blocks s and s + 8 share one), the high two bits in bytes 8
-  // to 11 (sub-blocks 4 apart share one).
+  // The low nibbles are in bytes 0 to 7; sub-blocks s and s + 8 share a byte. The high two bits are
+  // in bytes 8 to 11; sub-blocks that are 4 apart share a byte.
   TRANSFER_HD static int scale(const std::uint8_t* block, int sub) {
     const std::uint32_t low = load_u8(block + kScales + sub % 8) >> (4 * (sub / 8));
     const std::uint32_t high = load_u8(block + kScales + 8 + sub % 4) >> (2 * (sub / 4));

@@ -19,8 +19,8 @@ struct Q6_K {
     const float d = load_half<kAlign>(block + kD);
     const int scale = static_cast<std::int8_t>(load_u8(block + kScales + group / 2));
     const float dl = d * static_cast<float>(scale);
-    // Each half of the block has 64 bytes of low nibbles (two elements a byte, 64 apart) and 32
-    // bytes of high bits (four elements a byte, 32 apart).
+    // Each half of the block has 64 bytes of low nibbles (two elements in each byte, 64 apart) and
+    // 32 bytes of high bits (four elements in each byte, 32 apart).
     const int half = group / 16;
     const int row = group % 16;
     const Octet<kAlign> low(block + kLow + 64 * half + 8 * (row % 8));

@@ -1,15 +1,15 @@
-// Every tensor type that can be decoded to half.
+// All tensor types that can be decoded to half.
 //
-// A new type is one header beside this one and one row in `Decoders`; the host and device
-// dispatch, the names and the geometry all follow from it. A type of single elements
-// (`kBlockLen` 1) has `Word` and `value(Word)`, which gives the half. A type of blocks has
-// `decode8(block, group, out)`, which gives elements [8 * group, 8 * group + 8) of one block as
-// ggml's reference does, in f32: the same operations in the same order. A type whose files have an
-// f32 factor for the whole tensor says so with `kHasTensorScale`: decoded values are multiplied by
-// it, in f32, before they are rounded to half.
+// To add a type, add a header beside this one and an entry in `Decoders`. The dispatch on host and
+// device, the names and the geometry follow from it. A type of single elements (`kBlockLen` 1) has
+// `Word` and `value(Word)`, which returns the half. A type of blocks has `decode8(block, group,
+// out)`, which computes elements [8 * group, 8 * group + 8) of one block in f32, with the same
+// operations in the same order as ggml's reference. A type whose tensors also have one f32 factor
+// sets `kHasTensorScale`: decoded values are multiplied by the factor, in f32, before they are
+// rounded to half.
 //
-// Fusing a product with the addition after it would change nothing: every product of a decoder is
-// exact in the 24 bits of a float, so only the final addition rounds.
+// Fusing a product with the following addition would change nothing: every product of a decoder is
+// exact in the 24 bits of a float, so that only the addition rounds.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +52,7 @@ using Decoders = TypeList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3
                           Q6_K, IQ4_NL, IQ4_XS, IQ3_S, IQ3_XXS, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_S,
                           IQ1_M, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0>;
 
-// Each type number has one row.
+// Whether all type numbers are different.
 template <class... Types>
 constexpr bool has_unique_ids(TypeList<Types...>) {
   constexpr std::uint32_t kIds[] = {Types::kTypeId...};

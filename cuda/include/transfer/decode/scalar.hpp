@@ -1,4 +1,4 @@
-// The types that store one element a word: F32, F16, BF16.
+// The types with one element in each word: F32, F16, BF16.
 #pragma once
 
 #include <cstdint>

@@ -8,8 +8,8 @@
 
 namespace transfer::decode {
 
-// Five trits a byte as the fraction of 256 that they make in base 3; the last four bytes of the
-// 52 hold four each.
+// Each byte holds five trits, as the fraction of 256 that they make in base 3. The last four of the
+// 52 bytes hold four trits each.
 struct TQ1_0 {
   static constexpr std::uint32_t kTypeId = 34;
   static constexpr const char* kName = "TQ1_0";
@@ -19,7 +19,8 @@ struct TQ1_0 {
   TRANSFER_HD static void decode8(const std::uint8_t* block, int group, float (&out)[8]) {
     constexpr int kAlign = field_alignment(kBlockBytes, 0);
     const float d = load_half<kAlign>(block + kD);
-    // Bytes 0 to 31, 32 to 47 and 48 to 51: the first trits of all of them, then the second...
+    // The bytes form three groups: 0 to 31, 32 to 47 and 48 to 51. The elements of a group are the
+    // first trits of all its bytes, then the second trits, and so on.
     int first = 8 * (group % 4);
     int last = first + 4;
     int first_digit = group / 4;
@@ -50,8 +51,8 @@ struct TQ1_0 {
     return exponent == 4 ? 81u : (0x1b090301u >> (8 * exponent)) & 0xffu;
   }
 
-  // The multiplication shifts the digits before the wanted one out of the byte, the next one
-  // lifts the wanted one above it.
+  // The first multiplication shifts the digits before the wanted one out of the byte. The second
+  // one moves the wanted digit above the byte.
   TRANSFER_HD static int trit(std::uint32_t byte, std::uint32_t power) {
     const std::uint32_t fraction = (byte * power) & 0xffu;
     return static_cast<int>((fraction * 3) >> 8) - 1;
@@ -67,7 +68,7 @@ struct TQ2_0 {
   TRANSFER_HD static void decode8(const std::uint8_t* block, int group, float (&out)[8]) {
     constexpr int kAlign = field_alignment(kBlockBytes, 0);
     const float d = load_half<kAlign>(block + kD);
-    // Each half of the block has 32 bytes, four elements a byte, 32 apart.
+    // Each half of the block has 32 bytes, with four elements in each byte, 32 apart.
     const Octet<kAlign> quants(block + 32 * (group / 16) + 8 * (group % 4));
     const int shift = 2 * (group % 16 / 4);
     for (int i = 0; i < 8; ++i) {
