@@ -12,6 +12,7 @@
 #include <string>
 
 #include "transfer/cache_survey.hpp"
+#include "transfer/descriptor.hpp"
 #include "transfer/error.hpp"
 #include "transfer/file_mapping.hpp"
 #include "transfer/guarded_copy.hpp"
@@ -119,23 +120,6 @@ class MappedSource final : public FileSource {
 
  private:
   FileMapping mapping_;
-};
-
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) close(value_);
-  }
-  Descriptor(Descriptor&& other) noexcept : value_(other.value_) { other.value_ = -1; }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  Descriptor& operator=(Descriptor&&) = delete;
-
-  int value() const { return value_; }
-
- private:
-  int value_;
 };
 
 class DirectSource final : public FileSource {

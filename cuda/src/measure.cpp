@@ -14,6 +14,7 @@
 #include "transfer/error.hpp"
 #include "transfer/host_memory.hpp"
 #include "transfer/non_finite.hpp"
+#include "transfer/rounding.hpp"
 
 namespace transfer {
 namespace {
@@ -117,10 +118,7 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
 }
 
 // Rounds up to whole pages, so that no two threads share a page.
-std::uint64_t padded(std::uint64_t bytes) {
-  constexpr std::uint64_t kPage = 4096;
-  return (bytes + kPage - 1) / kPage * kPage;
-}
+std::uint64_t padded(std::uint64_t bytes) { return round_up(bytes, 4096); }
 
 }  // namespace
 

@@ -6,34 +6,17 @@
 #include <cerrno>
 #include <charconv>
 
+#include "transfer/descriptor.hpp"
+
 namespace transfer {
-namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(const std::string& path)
-      : number_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
-  ~Descriptor() {
-    if (number_ >= 0) close(number_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const noexcept { return number_; }
-
- private:
-  int number_;
-};
-
-}  // namespace
 
 std::optional<std::string> read_text(const std::string& path) {
-  const Descriptor file(path);
-  if (file.get() < 0) return std::nullopt;
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.value() < 0) return std::nullopt;
   std::string text;
   for (;;) {
     char part[4096];
-    const ssize_t count = read(file.get(), part, sizeof part);
+    const ssize_t count = read(file.value(), part, sizeof part);
     if (count == 0) return text;
     if (count > 0) {
       text.append(part, static_cast<std::size_t>(count));

@@ -1,7 +1,8 @@
 //! Lanes to a device that does its work only when it is waited for, and whose calls can fail.
 
+use super::bench::{Arena, Bench, owners};
 use super::lanes::Model;
-use super::{Arena, Bench, LARGE, SHARED, SMALL, Setup, owners};
+use super::{LARGE, SHARED, SMALL, Setup};
 use cuda_sys::fake::FakeDevice;
 use cuda_sys::{
     Device, DeviceKind, Engine, EngineConfig, Error, ErrorCode, Io, Request, SourceFile,

@@ -1,8 +1,7 @@
 //! Several lanes: the bytes of each, and the lane in errors.
 
-use super::{
-    Arena, Bench, IOS, LARGE, SHARED, SMALL, Setup, content, copy, decode, decoder, file_of, noise,
-};
+use super::bench::{Arena, Bench, content, copy, decode, decoder, file_of, noise};
+use super::{IOS, LARGE, SHARED, SMALL, Setup};
 use cuda_sys::{
     CopyOp, Device, EngineConfig, ErrorCode, FloatFormat, Io, OpReport, Progress, Request,
     SourceFile, SpanKind, Stats,

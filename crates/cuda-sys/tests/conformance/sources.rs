@@ -1,6 +1,7 @@
 //! Sources that are not files.
 
-use super::{Arena, Bench, IOS, LARGE, SHARED, SMALL, Setup, copy, file_of, noise};
+use super::bench::{Arena, Bench, copy, file_of, noise};
+use super::{IOS, LARGE, SHARED, SMALL, Setup};
 use cuda_sys::{
     CopyOp, EngineConfig, Error, ErrorCode, Io, PositionedRead, ReadHints, Request, Source,
     SourceFile, Stats, Stop,
