@@ -147,7 +147,7 @@ mod tests {
             (b"\x48\x01\0\0\0\0\0\0{\"__metadata__\"", "convert_hf_to_gguf.py"),
             (b"FUGG\0\0\0\x03", "gguf_convert_endian.py"),
             (b"\x1f\x8b\x08\0", "unpack"),
-            (b"random bytes", "fetched whole"),
+            (b"random bytes", "fetched completely"),
         ] {
             let help = refusal(bytes).help().unwrap();
             assert!(help.contains(cure), "{help}");
