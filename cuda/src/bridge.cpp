@@ -143,7 +143,7 @@ rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes,
                                        std::uint64_t offset) {
   return guarded([&] {
     if (offset % kDigestWord != 0) {
-      throw Error(Code::kInvalidArgument, 0, "a piece must start on a multiple of 8");
+      throw Error(Code::kInvalidArgument, 0, "a piece must start at a multiple of 8 bytes");
     }
     return digests_of(transfer::digest_piece_by_each(bytes.data(), bytes.size(), offset));
   });
@@ -225,7 +225,7 @@ ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const Source
                              ObserverShim& observer) {
   return guarded([&]() -> ExecuteStats {
     if (io > static_cast<std::uint32_t>(Io::kAuto)) {
-      throw transfer::Error(Code::kInvalidArgument, 0, "unknown way of reading");
+      throw transfer::Error(Code::kInvalidArgument, 0, "unknown read method");
     }
     const Request request{open_sources(sources, readers, static_cast<Io>(io)),
                           {ops.data(), ops.size()},
@@ -263,7 +263,7 @@ std::unique_ptr<Device> open_cuda(std::int32_t ordinal) {
 #else
     throw transfer::Error(
         Code::kDeviceUnavailable, 0,
-        "CUDA device " + std::to_string(ordinal) + " was asked for, but this build has no CUDA");
+        "CUDA device " + std::to_string(ordinal) + " is not available: this build has no CUDA");
 #endif
   });
 }
@@ -285,7 +285,7 @@ Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_
     (void)shape, (void)runs;
 #endif
     throw transfer::Error(Code::kInvalidArgument, 0,
-                          device.get()->name() + " takes no pinned copies");
+                          device.get()->name() + " does not support pinned copies");
   });
 }
 

@@ -71,11 +71,11 @@ std::vector<OpReport> reports(View<CopyOp> ops, const OpFindings& findings,
 void EngineConfig::check() const {
   if (readers == 0 || std::max(readers, storage_readers) > kMaxReaders) {
     throw Error(Code::kInvalidArgument, 0,
-                "reader threads must be 1 to " + std::to_string(kMaxReaders));
+                "reader threads must be from 1 to " + std::to_string(kMaxReaders));
   }
   if (depth == 0 || depth > kMaxDepth) {
     throw Error(Code::kInvalidArgument, 0,
-                "staging depth must be 1 to " + std::to_string(kMaxDepth));
+                "staging depth must be from 1 to " + std::to_string(kMaxDepth));
   }
   if (chunk_bytes > kMaxChunkBytes) {
     throw Error(Code::kInvalidArgument, 0,
@@ -96,9 +96,9 @@ Engine::Engine(const std::vector<std::shared_ptr<const Device>>& devices,
                std::unique_ptr<StagingRing> ring, const EngineConfig& config)
     : ring_(std::move(ring)), config_(config) {
   config_.check();
-  if (devices.empty()) throw Error(Code::kInvalidArgument, 0, "an engine needs a lane");
+  if (devices.empty()) throw Error(Code::kInvalidArgument, 0, "an engine needs at least one lane");
   if (ring_->size() < config_.ring_bytes()) {
-    throw Error(Code::kInvalidArgument, 0, "the staging ring is smaller than the engine needs");
+    throw Error(Code::kInvalidArgument, 0, "the staging ring is too small for the engine");
   }
   const QueueShape shape{config_.depth, config_.slot_bytes()};
   for (const std::shared_ptr<const Device>& device : devices) {

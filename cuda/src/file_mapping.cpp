@@ -17,8 +17,9 @@ FileMapping::FileMapping(const OpenFile& file) : bytes_(file.bytes) {
     const int error = errno;
     const std::string what = "mapping source file " + std::to_string(file.index);
     if (error == ENOMEM) {
-      throw Error(Code::kHostOutOfMemory, error,
-                  what + ": there are no addresses for " + std::to_string(bytes_) + " bytes");
+      throw Error(
+          Code::kHostOutOfMemory, error,
+          what + ": the address space has no room for " + std::to_string(bytes_) + " bytes");
     }
     throw io_error(error, what, ErrorSite::of_source(file.index));
   }

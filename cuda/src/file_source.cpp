@@ -27,8 +27,8 @@ constexpr std::uint64_t kMappedPiece = std::uint64_t{1} << 20;
 [[noreturn]] void throw_truncated(const OpenFile& file, std::uint64_t end, std::uint64_t expected) {
   throw Error(Code::kFileTruncated, 0,
               "source file " + std::to_string(file.index) + " ended at byte " +
-                  std::to_string(end) + " while bytes up to " + std::to_string(expected) +
-                  " were expected",
+                  std::to_string(end) + ", but bytes up to " + std::to_string(expected) +
+                  " are required",
               ErrorSite::of_source(file.index));
 }
 
@@ -45,7 +45,7 @@ std::uint64_t end_of(const OpenFile& file, std::uint64_t position) {
   const std::uint64_t file_end = end_of(file, end);
   if (file_end < end) throw_truncated(file, file_end, end);
   throw io_error(EIO,
-                 "reading source file " + std::to_string(file.index) + " through its mapping, in " +
+                 "reading source file " + std::to_string(file.index) + " through its mapping, " +
                      std::to_string(end - begin) + " bytes from byte " + std::to_string(begin),
                  ErrorSite::of_source(file.index));
 }

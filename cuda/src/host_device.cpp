@@ -27,7 +27,7 @@ class HostBuffer final : public DeviceBuffer {
     if (memory == MAP_FAILED) {
       const int error = errno;
       throw Error(Code::kOutOfMemory, error,
-                  "host memory of " + std::to_string(bytes) + " bytes cannot be mapped");
+                  "cannot map " + std::to_string(bytes) + " bytes of host memory");
     }
     data_ = static_cast<std::byte*>(memory);
     // Only a hint: fewer page faults on first touch.

@@ -106,7 +106,7 @@ double run_together(std::uint32_t threads, const WorkOfThread& work) {
   } catch (const std::system_error& error) {
     cancel();
     throw Error(Code::kHostOutOfMemory, error.code().value(),
-                "a thread to measure with cannot be started");
+                "a measurement thread cannot be started");
   } catch (...) {
     cancel();
     throw;
@@ -126,13 +126,13 @@ std::uint64_t measured_bytes(std::uint64_t count, std::uint64_t each) {
   if (each != 0 && count > kMaxBytes / each) {
     throw Error(Code::kInvalidArgument, 0,
                 std::to_string(count) + " times " + std::to_string(each) +
-                    " bytes are more than can be measured with");
+                    " bytes are too many for a measurement");
   }
   return count * each;
 }
 
 Rate rate_of(std::uint64_t bytes, std::uint32_t runs, const std::function<double()>& once) {
-  if (runs == 0) throw Error(Code::kInvalidArgument, 0, "a rate takes at least one run");
+  if (runs == 0) throw Error(Code::kInvalidArgument, 0, "a rate needs at least one run");
   (void)once();
   std::vector<double> rates;
   for (std::uint32_t run = 0; run < runs; ++run) {
@@ -166,7 +166,8 @@ void fill_finite(std::byte* data, std::uint64_t bytes, std::uint64_t seed) noexc
 
 WorkBytes bytes_of(const WorkShape& shape) {
   if (shape.elements == 0 || shape.elements % kBlockElements != 0 || shape.threads == 0) {
-    throw Error(Code::kInvalidArgument, 0, "work is measured on whole blocks and some thread");
+    throw Error(Code::kInvalidArgument, 0,
+                "a measurement needs whole blocks and at least one thread");
   }
   const std::uint64_t halves = measured_bytes(shape.elements, sizeof(std::uint16_t));
   switch (shape.work) {
@@ -192,7 +193,7 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
   const std::uint64_t source_bytes = measured_bytes(padded(bytes.read), shape.threads);
   const std::uint64_t dest_bytes = measured_bytes(padded(bytes.written), shape.threads);
   // Checks both at once, because a buffer takes memory only when it is written.
-  check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory to measure with");
+  check_host_memory(source_bytes + dest_bytes, Code::kOutOfMemory, "memory for a measurement");
   const std::unique_ptr<DeviceBuffer> source = device.allocate(source_bytes);
   std::unique_ptr<DeviceBuffer> dest;
   const auto renew_dest = [&] {

@@ -60,28 +60,36 @@ float scale_of(const Conversion& conversion) {
 }
 
 void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
-  if (op.unit >= bounds.units) refuse(index, "no such progress unit");
-  if (op.file >= bounds.file_bytes.size()) refuse(index, "no such source file");
+  if (op.unit >= bounds.units) refuse(index, "the progress unit does not exist");
+  if (op.file >= bounds.file_bytes.size()) {
+    refuse(index, "the source file does not exist in the request");
+  }
   if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
-    refuse(index, "source range leaves the file");
+    refuse(index, "the source range exceeds the file");
   }
-  if (op.lane >= bounds.dest_bytes.size()) refuse(index, "no such lane");
+  if (op.lane >= bounds.dest_bytes.size()) refuse(index, "the lane does not exist");
   if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes[op.lane])) {
-    refuse(index, "destination range leaves the buffer");
+    refuse(index, "the destination range exceeds the buffer");
   }
-  if (op.source_bytes % geometry.block_bytes != 0) refuse(index, "source is not whole blocks");
+  if (op.source_bytes % geometry.block_bytes != 0) {
+    refuse(index, "the source size is not a multiple of the block size");
+  }
   if (op.dest_bytes % geometry.dest_block_bytes != 0 ||
       op.dest_bytes / geometry.dest_block_bytes != op.source_bytes / geometry.block_bytes) {
-    refuse(index, "destination size does not match the conversion");
+    refuse(index, "the destination size does not match the conversion");
   }
   // The negated form also refuses NaN.
   if (!geometry.has_tensor_scale && !(scale_of(op.conversion) == 1.0f)) {
-    refuse(index, "a scale without effect");
+    refuse(index, "the type does not support a tensor scale");
   }
-  if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) refuse(index, "no such floats");
-  if (op.dest_bytes % float_bytes(op.floats) != 0) refuse(index, "destination is not whole floats");
+  if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) {
+    refuse(index, "the float format is unknown");
+  }
+  if (op.dest_bytes % float_bytes(op.floats) != 0) {
+    refuse(index, "the destination size is not a multiple of the float size");
+  }
   // Kernels store 16 bytes at a time.
-  if (op.dest_offset % kDestAlignment != 0) refuse(index, "destination is not 16-byte aligned");
+  if (op.dest_offset % kDestAlignment != 0) refuse(index, "the destination is not 16-byte aligned");
 }
 
 void check_disjoint(View<CopyOp> ops) {
@@ -96,7 +104,7 @@ void check_disjoint(View<CopyOp> ops) {
     const CopyOp& op = ops[index];
     if (op.dest_bytes == 0) continue;
     if (op.lane != lane) end = 0;
-    if (op.dest_offset < end) refuse(index, "destination overlaps another operation's");
+    if (op.dest_offset < end) refuse(index, "the destination overlaps that of another operation");
     lane = op.lane;
     end = op.dest_offset + op.dest_bytes;
   }

@@ -54,7 +54,7 @@ StagingRing::StagingRing(std::uint64_t bytes) {
   if (memory == MAP_FAILED) {
     const int error = errno;
     throw Error(Code::kHostOutOfMemory, error,
-                "staging memory of " + std::to_string(size) + " bytes cannot be mapped");
+                "cannot map " + std::to_string(size) + " bytes of staging memory");
   }
   data_ = static_cast<std::byte*>(memory);
   size_ = size;

@@ -160,7 +160,7 @@ impl<'a> SourceReaders<'a> {
             context,
         };
         let Some(Source::Reader(reader)) = self.sources.get(index) else {
-            return failed(ErrorCode::Internal, 0, format!("source {index} is no reader"));
+            return failed(ErrorCode::Internal, 0, format!("source {index} is not a reader"));
         };
         // A panic may leave the reader in a broken state. The engine does not read from it again before the
         // panic continues.

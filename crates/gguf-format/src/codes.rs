@@ -59,9 +59,9 @@ macro_rules! codes {
     };
 }
 
-const DAMAGED: &str = "the file is damaged or was written wrongly: fetch it again, or convert the \
-                       model with a current llama.cpp";
-const MISPLACED: &str = "a type has blocks of another size in this file, as a fork of ggml writes it, or the \
+const DAMAGED: &str = "the file is damaged or was written by a faulty program: fetch it again, or \
+                       convert the model with a current llama.cpp";
+const MISPLACED: &str = "the file uses another block size for a tensor type, as forks of ggml may do, or the \
                          header is damaged: fetch the file again, or convert the model with a current llama.cpp";
 const CONVERTED_WRONGLY: &str = "the file is damaged or from an unknown converter: fetch it \
                                  again, or convert the model with a current llama.cpp";
@@ -69,26 +69,26 @@ const CONVERTED_WRONGLY: &str = "the file is damaged or from an unknown converte
 codes! {
     IO: Io, "GGUF_IO",
         "The system cannot open or read the file.",
-        "check the path and the permissions; where those are right, the disk";
+        "check the path and the permissions; if both are right, check the disk";
     TRUNCATED: Malformed, "GGUF_TRUNCATED",
-        "The file ends before what its header announces.",
+        "The file is shorter than its header says.",
         "the download is probably incomplete: compare the file's size with the publisher's and \
          fetch it again";
     HEADER_INCOMPLETE: Incomplete, "GGUF_HEADER_INCOMPLETE",
-        "A program gave the first bytes of a file to the parser, and the header goes on after them.",
-        "give the parser the bytes that the message asks for: the file has them";
+        "A program passed only the first bytes of a file to the parser, and the header is longer.",
+        "pass at least the number of bytes in the message: the file has them";
     BAD_MAGIC: Malformed, "GGUF_BAD_MAGIC",
         "The file does not start with the bytes `GGUF`.",
-        "give a .gguf file, and make sure that it was fetched whole and by its own link; if it is a \
-         later part of a split file, join all parts in their order";
+        "give a .gguf file, and check that it was fetched completely and by its download link; if it \
+         is a later part of a file that was cut into parts, join all parts in order";
     EMPTY_NAME: Malformed, "GGUF_EMPTY_NAME",
-        "A key or a tensor has a name of no bytes.",
+        "The name of a key or a tensor is empty.",
         DAMAGED;
     INVALID_UTF8: Malformed, "GGUF_INVALID_UTF8",
-        "A tensor's name is not valid UTF-8, or a string that is asked for as text is not.",
+        "The name of a tensor, or a string that a program requests as text, is not valid UTF-8.",
         DAMAGED;
     UNKNOWN_VALUE_TYPE: Malformed, "GGUF_UNKNOWN_VALUE_TYPE",
-        "A key has a value of a type that GGUF does not have.",
+        "The value of a key has a type that GGUF does not define.",
         DAMAGED;
     INVALID_BOOL: Malformed, "GGUF_INVALID_BOOL",
         "A boolean is neither 0 nor 1.",
@@ -97,9 +97,9 @@ codes! {
         "A key occurs twice.",
         DAMAGED;
     DUPLICATE_TENSOR: Malformed, "GGUF_DUPLICATE_TENSOR",
-        "A tensor's name occurs twice, in one file or in two shards of a model.",
-        "the file is damaged or was written wrongly: fetch it again, all shards of a split model \
-         from one place";
+        "Two tensors have the same name, in one file or in two shards of a model.",
+        "the file is damaged or was written by a faulty program: fetch it again; if the model is \
+         split, fetch all shards from the same source";
     BAD_ALIGNMENT: Malformed, "GGUF_BAD_ALIGNMENT",
         "`general.alignment` is not a power of two.",
         DAMAGED;
@@ -107,63 +107,63 @@ codes! {
         "A tensor has more than four dimensions.",
         DAMAGED;
     TENSOR_OVERFLOW: Malformed, "GGUF_TENSOR_OVERFLOW",
-        "A tensor has more elements or bytes than 64 bits can count.",
+        "The number of elements or bytes of a tensor is too large for 64 bits.",
         DAMAGED;
     PARTIAL_BLOCK: Malformed, "GGUF_PARTIAL_BLOCK",
-        "A tensor's rows are no whole number of its type's blocks.",
+        "The row length of a tensor is not a multiple of the block size of its type.",
         DAMAGED;
     MISALIGNED_TENSOR: Malformed, "GGUF_MISALIGNED_TENSOR",
-        "A tensor does not start on a multiple of the file's alignment.",
+        "A tensor does not start at a multiple of the file's alignment.",
         DAMAGED;
     OVERLAPPING_TENSORS: Malformed, "GGUF_OVERLAPPING_TENSORS",
-        "A tensor starts before the one before it ends.",
+        "A tensor starts before the previous tensor ends.",
         MISPLACED;
     UNSUPPORTED_VERSION: Unsupported, "GGUF_UNSUPPORTED_VERSION",
-        "The file has another version of GGUF than 2 and 3.",
+        "The GGUF version of the file is neither 2 nor 3.",
         "version 1: convert the model again with a current llama.cpp; version 0: the file is \
-         unfinished or damaged, so fetch it again; another version: the file is newer than this \
+         incomplete or damaged, so fetch it again; any other version: the file is newer than this \
          reader, or damaged";
     BIG_ENDIAN: Unsupported, "GGUF_BIG_ENDIAN",
         "The file is for big-endian machines.",
         "convert the file with llama.cpp's gguf_convert_endian.py, or fetch the little-endian one";
     UNKNOWN_TENSOR_TYPE: Unsupported, "GGUF_UNKNOWN_TENSOR_TYPE",
-        "A tensor has a type that this version does not read.",
+        "A tensor has a type that this version does not support.",
         "the file is newer than this reader, made by a fork of ggml, or damaged";
     REMOVED_TENSOR_TYPE: Unsupported, "GGUF_REMOVED_TENSOR_TYPE",
         "A tensor has a type that ggml has removed.",
         "quantise the model again with a current llama.cpp";
     LIMIT_EXCEEDED: Limit, "GGUF_LIMIT_EXCEEDED",
-        "The header, or the headers of all shards together, ask for more than the limits in force allow.",
-        "the file is damaged, or made to do harm; a program that trusts it can raise the limit";
+        "A header, or all headers of a split model together, exceeds one of the limits.",
+        "the file is damaged or malicious; a program that trusts the file can raise the limit";
     MISSING_KEY: Malformed, "GGUF_MISSING_KEY",
-        "A key that every such model has is not there.",
+        "A required key is missing.",
         CONVERTED_WRONGLY;
     WRONG_TYPE: Malformed, "GGUF_WRONG_TYPE",
-        "A key has a value of another type than it must have.",
+        "The value of a key has the wrong type.",
         CONVERTED_WRONGLY;
     VALUE_OUT_OF_RANGE: Malformed, "GGUF_VALUE_OUT_OF_RANGE",
-        "A key has a number that cannot be one of its kind, such as a negative size.",
+        "The value of a key is out of range, such as a negative size.",
         CONVERTED_WRONGLY;
     SHARD_MISSING: Malformed, "GGUF_SHARD_MISSING",
-        "A file of a split model is not beside the others.",
+        "A shard of a split model is missing from the folder of the other shards.",
         "put all shards of the model into one folder, under their published names";
     SHARD_NAME: Malformed, "GGUF_SHARD_NAME",
-        "A file is a shard of a split model, and its name is not that of a shard.",
+        "A file is a shard of a split model, but does not have the name of a shard.",
         "give the shards their published names, which end in -00001-of-0000N.gguf";
     SHARD_MISMATCH: Malformed, "GGUF_SHARD_MISMATCH",
-        "A file of a split model belongs to another model or another place in it.",
-        "the shards must come from one model, under their published names";
+        "A shard belongs to another model, or to another position in the model.",
+        "use the shards of one model, under their published names";
     MISPLACED_TENSOR: Malformed, "GGUF_MISPLACED_TENSOR",
-        "A tensor does not start where the one before it ends: there is a gap that no tool leaves.",
+        "There is a gap between a tensor and the previous tensor. No known tool writes such gaps.",
         MISPLACED;
     HEADER_PADDING: Malformed, "GGUF_HEADER_PADDING",
-        "Between the header and the data there is something else than zeros.",
-        "the header is damaged, likely its number of tensors: fetch the file again";
+        "The bytes between the header and the data are not all zero.",
+        "the header is damaged, probably its number of tensors: fetch the file again";
     SHARDS_JOINED: Malformed, "GGUF_SHARDS_JOINED",
-        "The shards of a split model were joined into one file, which makes no model.",
-        "give the shards as they were published, or merge them with llama.cpp's \
+        "The shards of a split model were joined into one file. Such a file is not a model.",
+        "use the shards as they were published, or merge them with llama.cpp's \
          `llama-gguf-split --merge`";
     OUT_OF_MEMORY: Memory, "GGUF_OUT_OF_MEMORY",
-        "There is no memory for the lists of keys and tensors of a header.",
-        "free memory on the machine, or raise the limit that the process has";
+        "The host has too little memory for the lists of keys and tensors of a header.",
+        "free host memory, or raise the memory limit of the process";
 }

@@ -35,7 +35,7 @@ pub enum Error {
 
     /// The file ends inside an item that its header announces.
     #[error(
-        "truncated: {item} at byte {offset} needs {needed} bytes, but {available} are left in the file{}",
+        "truncated: {item} at byte {offset} needs {needed} bytes, but only {available} are left in the file{}",
         missing_text(.item)
     )]
     Truncated {
@@ -51,7 +51,9 @@ pub enum Error {
 
     /// The prefix that [`Gguf::parse_header`](crate::Gguf::parse_header) received ends before the
     /// header, and the file is longer than the prefix. The file is not at fault.
-    #[error("the header goes on: at least {needed} bytes of the file are needed to parse it")]
+    #[error(
+        "the header is incomplete: the parser needs at least the first {needed} bytes of the file"
+    )]
     Incomplete {
         /// Bytes from the start of the file that the parser needs, at least, to continue.
         needed: u64,
@@ -76,7 +78,7 @@ pub enum Error {
     },
 
     /// The file exceeds one of the [`Limits`](crate::Limits).
-    #[error("over the limit at byte {offset}: {what} is {value}, the limit is {limit}")]
+    #[error("limit exceeded at byte {offset}: {what} is {value}, but the limit is {limit}")]
     Limit {
         /// Position of the field that exceeds the limit, in bytes.
         offset: u64,
@@ -107,7 +109,7 @@ pub enum Error {
     },
 
     /// The value of a key is an integer that does not fit the requested type.
-    #[error("the key {} is {value}, which is no {expected}", quoted(.key))]
+    #[error("the key {} is {value}, which is out of range for {expected}", quoted(.key))]
     OutOfRange {
         /// The key.
         key: String,
@@ -128,8 +130,8 @@ pub enum Error {
 
     /// There is not enough memory for the lists of the header.
     #[error(
-        "there is no memory for {what} of the header: {bytes} bytes are needed{}",
-        .left.map_or_else(String::new, |left| format!(", {left} are left"))
+        "too little memory for {what} of the header: {bytes} bytes required{}",
+        .left.map_or_else(String::new, |left| format!(", {left} bytes left"))
     )]
     OutOfMemory {
         /// The purpose of the memory.
@@ -282,13 +284,13 @@ pub enum MalformedKind {
         name: String,
     },
     /// `general.alignment` is not a power of two.
-    #[error("general.alignment is {value}, which is no power of two")]
+    #[error("general.alignment is {value}, which is not a power of two")]
     BadAlignment {
         /// The value in the file.
         value: u32,
     },
     /// More than four dimensions.
-    #[error("tensor {} has {n_dims} dimensions, the most is 4", quoted(.name))]
+    #[error("tensor {} has {n_dims} dimensions, but the maximum is 4", quoted(.name))]
     TooManyDimensions {
         /// The tensor.
         name: String,
@@ -305,7 +307,7 @@ pub enum MalformedKind {
     },
     /// A row is not a whole number of blocks.
     #[error(
-        "tensor {} has rows of {row_len} elements, but {ggml_type} comes in blocks of {}",
+        "tensor {} has rows of {row_len} elements, but {ggml_type} has blocks of {} elements",
         quoted(.name), .ggml_type.block_len()
     )]
     PartialBlock {
@@ -317,7 +319,7 @@ pub enum MalformedKind {
         row_len: u64,
     },
     /// The size in bytes, or the end of the data, exceeds 2^64 - 1.
-    #[error("tensor {} at offset {offset} in the data does not fit in 64 bits", quoted(.name))]
+    #[error("tensor {} at offset {offset} in the data: its size or its end exceeds 2^64 - 1 bytes", quoted(.name))]
     TensorOverflow {
         /// The tensor.
         name: String,
@@ -326,7 +328,7 @@ pub enum MalformedKind {
     },
     /// An offset is not a multiple of the alignment.
     #[error(
-        "tensor {} starts at offset {offset} in the data, which is no multiple of the alignment {alignment}",
+        "tensor {} starts at offset {offset} in the data, which is not a multiple of the alignment {alignment}",
         quoted(.name)
     )]
     MisalignedTensor {
@@ -356,7 +358,7 @@ pub enum MalformedKind {
     },
     /// The padding between the tensor descriptions and the data is not zero.
     #[error(
-        "the padding between the header and the data is not zero: likely the number of tensors, \
+        "the padding between the header and the data is not zero: probably the number of tensors, \
          {tensors}, is too small, or the header is damaged"
     )]
     HeaderPadding {
@@ -365,8 +367,8 @@ pub enum MalformedKind {
     },
     /// The description of a further tensor follows the announced ones.
     #[error(
-        "tensor {} follows the last of the {tensors} tensors that the file announces: likely that \
-         number is too small",
+        "tensor {} follows the last of the {tensors} tensors that the file announces: probably \
+         that number is too small",
         quoted(.name)
     )]
     UncountedTensor {
@@ -405,7 +407,7 @@ pub enum UnsupportedKind {
     },
     /// This version does not support the tensor type: it belongs to a later ggml or to a fork, or it is
     /// not a type.
-    #[error("tensor {} has the ggml type {id}, which this version does not read", quoted(.name))]
+    #[error("tensor {} has the ggml type {id}, which this version does not support", quoted(.name))]
     UnknownTensorType {
         /// The tensor.
         name: String,
@@ -438,7 +440,7 @@ pub enum ShardKind {
     },
     /// The metadata announce several shards, but the file name does not end in `-00001-of-0000N.gguf`.
     #[error(
-        "the file is one of {count} shards by its metadata, but its name does not end in -{no:05}-of-{count:05}.gguf"
+        "its metadata says that the file is one of {count} shards, but its name does not end in -{no:05}-of-{count:05}.gguf"
     )]
     BadName {
         /// The number that the name should have, from 1.
@@ -448,7 +450,7 @@ pub enum ShardKind {
     },
     /// The file holds one shard, and further files follow in it.
     #[error(
-        "the file holds shard {no} of {count}, and another GGUF file follows at byte {at}: the shards were joined"
+        "the file contains shard {no} of {count}, and another GGUF file starts at byte {at}: the shards were joined"
     )]
     Joined {
         /// The number of the shard in file names, from 1.
@@ -459,7 +461,7 @@ pub enum ShardKind {
         at: u64,
     },
     /// `split.no` is not less than the number of shards.
-    #[error("split.no is {no}, but the {count} shards have numbers from 0")]
+    #[error("split.no is {no}, but the {count} shards are numbered from 0")]
     NoBeyondCount {
         /// The value of `split.no`.
         no: u64,
@@ -467,7 +469,9 @@ pub enum ShardKind {
         count: u64,
     },
     /// The file name is that of one shard of several, but the metadata describe a complete model.
-    #[error("the file is named as shard {no} of {count}, but is a model by itself by its metadata")]
+    #[error(
+        "the file name says shard {no} of {count}, but the metadata describes a complete model"
+    )]
     Whole {
         /// The number in the file name.
         no: u64,
@@ -475,7 +479,7 @@ pub enum ShardKind {
         count: u64,
     },
     /// The value of a key does not match the file's place in the model.
-    #[error("{key} is {found}, but this shard of the model must have {expected}")]
+    #[error("{key} is {found}, but must be {expected} in this shard")]
     Mismatch {
         /// The key.
         key: &'static str,
@@ -491,7 +495,7 @@ pub enum ShardKind {
         why: &'static str,
     },
     /// The shards do not hold as many tensors as they announce.
-    #[error("the shards hold {found} tensors, but split.tensors.count is {expected}")]
+    #[error("the shards contain {found} tensors, but split.tensors.count is {expected}")]
     TensorCount {
         /// The value of `split.tensors.count`.
         expected: u64,
@@ -499,7 +503,7 @@ pub enum ShardKind {
         found: u64,
     },
     /// Another shard has a tensor of the same name.
-    #[error("the tensor {} is in an earlier shard too", quoted(.name))]
+    #[error("the tensor {} is also in an earlier shard", quoted(.name))]
     DuplicateTensor {
         /// The tensor.
         name: String,
@@ -597,8 +601,8 @@ impl Error {
                 ..
             } => Some(format.cure),
             Self::Shard { kind: ShardKind::Whole { .. }, .. } => Some(
-                "where the file is a whole model, give it a name that does not end in \
-                 -00001-of-0000N.gguf; where it is a shard, fetch it again, as it is damaged",
+                "if the file is a complete model, give it a name that does not end in \
+                 -00001-of-0000N.gguf; if it is a shard, it is damaged: fetch it again",
             ),
             _ => Some(self.facts().cure),
         }
@@ -642,7 +646,9 @@ fn looks_like_text(looks_like: Option<&OtherFormat>) -> String {
 fn missing_text(item: &Item) -> String {
     let Item::TensorData { file_end, file_len, .. } = item else { return String::new() };
     let missing = file_end.saturating_sub(*file_len);
-    format!("; {missing} bytes are missing: the file has {file_len}, its header wants {file_end}")
+    format!(
+        "; {missing} bytes are missing: the file has {file_len}, but its header requires {file_end}"
+    )
 }
 
 fn place_text(before: &Option<Box<(String, GgmlType)>>) -> String {
@@ -650,16 +656,16 @@ fn place_text(before: &Option<Box<(String, GgmlType)>>) -> String {
         || "where the data starts".to_owned(),
         |(name, ggml_type)| {
             format!(
-                "where tensor {} ({ggml_type}) ends: likely one of the two types has blocks of \
-                 another size in this file, or the header is damaged",
+                "where tensor {} ({ggml_type}) ends: probably one of the two types has another \
+                 block size in this file, or the header is damaged",
                 quoted(name)
             )
         },
     )
 }
 
-const JOIN_PARTS: &str = "by its name this is one part of a file that was cut in pieces: join all \
-                          parts in their order, such as with `cat`, and give the result";
+const JOIN_PARTS: &str = "the file name says that this is one part of a file that was cut into parts: \
+                          join all parts in order, for example with `cat`, and give the result";
 
 #[cfg(test)]
 mod tests {

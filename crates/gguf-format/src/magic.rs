@@ -37,8 +37,7 @@ const OTHERS: &[(&[u8], OtherFormat)] = &[
         b"{",
         OtherFormat {
             what: "JSON",
-            cure: "give the .gguf file; where a server answered with JSON instead of it, read what \
-                   it says",
+            cure: "give the .gguf file; if a server sent JSON instead of the file, read its message",
         },
     ),
     (b"\x1f\x8b", OtherFormat { what: "a gzip archive", cure: UNPACK }),
@@ -62,7 +61,7 @@ const LFS_POINTER: OtherFormat = OtherFormat {
 const WEB_PAGE: OtherFormat = OtherFormat {
     what: "a web page",
     cure: "a web page was saved in place of the file: fetch the file by its download link (on Hugging \
-           Face `/resolve/` in place of `/blob/`), and log in where the site asks for it",
+           Face `/resolve/` in place of `/blob/`), and log in if the site requires it",
 };
 
 const SAFETENSORS: OtherFormat = OtherFormat { what: "a safetensors file", cure: CONVERT };
@@ -147,7 +146,7 @@ mod tests {
             (b"\x48\x01\0\0\0\0\0\0{\"__metadata__\"", "convert_hf_to_gguf.py"),
             (b"FUGG\0\0\0\x03", "gguf_convert_endian.py"),
             (b"\x1f\x8b\x08\0", "unpack"),
-            (b"random bytes", "fetched whole"),
+            (b"random bytes", "fetched completely"),
         ] {
             let help = refusal(bytes).help().unwrap();
             assert!(help.contains(cure), "{help}");

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!((list.len(), memory.used()), (8, 64));
         let text = refused.unwrap().to_string();
         assert!(
-            text.contains("numbers of the header: 128 bytes are needed, 36 are left"),
+            text.contains("numbers of the header: 128 bytes required, 36 bytes left"),
             "{text}"
         );
         let mut map = HashMap::<u64, u64>::new();

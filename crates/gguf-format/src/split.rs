@@ -131,7 +131,7 @@ pub(crate) fn same_model<'n, 'g>(
         if let (Some(own), Some(first)) = (own, architecture)
             && own != first
         {
-            let why = "its general.architecture is another one";
+            let why = "its general.architecture differs";
             return Err(shard_error(ShardKind::Foreign { why }));
         }
         architecture = architecture.or(own);

@@ -66,20 +66,20 @@ pub enum Warning {
 const PADDING: (&str, &str, &str) = (
     "GGUF_NONZERO_PADDING",
     "The padding between two tensors, or after the last one, is not zero.",
-    "compare the file's checksum with the publisher's: it may be damaged, or hold something that does \
-     not belong to the model",
+    "compare the file's checksum with the publisher's: the file may be damaged, or may contain data that \
+     does not belong to the model",
 );
 const UNCHECKED_PADDING: (&str, &str, &str) = (
     "GGUF_UNCHECKED_PADDING",
-    "Only a part of the padding was compared with zeros: there are 256 MiB of it, or 16 places with \
-     other bytes.",
+    "Only part of the padding was checked, because there are more than 256 MiB of padding, or 16 places \
+     that are not zero.",
     "compare the file's checksum with the publisher's",
 );
 const TRAILING_DATA: (&str, &str, &str) = (
     "GGUF_TRAILING_DATA",
-    "The file goes on after its last tensor.",
+    "The file continues after its last tensor.",
     "compare the file's size and checksum with the publisher's: the type of the last tensor, or the \
-     number of tensors, may be damaged, or something was appended",
+     number of tensors, may be damaged, or data was appended",
 );
 
 impl Warning {
@@ -122,8 +122,8 @@ impl fmt::Display for Warning {
             ),
             Self::UncheckedPadding { path, tensor, looked_at } => write!(
                 f,
-                "{}: the padding after tensor {} and later ones is not compared with zeros, beyond the \
-                 {looked_at} bytes that were",
+                "{}: the padding after tensor {} and later tensors was not checked; {looked_at} bytes of \
+                 padding before it were checked",
                 path_text(path),
                 quoted(tensor)
             ),
@@ -135,7 +135,7 @@ impl fmt::Display for Warning {
                 )?;
                 match tensor {
                     Some(tensor) => write!(f, "{} ends at byte {end}", quoted(tensor))?,
-                    None => write!(f, "there is none, the data starts at byte {end}")?,
+                    None => write!(f, "no tensor has data, the data section starts at byte {end}")?,
                 }
                 write!(f, ", the file at byte {file_len}")
             }

@@ -42,13 +42,13 @@ use crate::value_type::ValueType;
 #[non_exhaustive]
 pub enum WriteError {
     /// A version other than 2 and 3.
-    #[error("GGUF version {0} cannot be written; 2 and 3 can")]
+    #[error("GGUF version {0} cannot be written: only versions 2 and 3")]
     Version(u32),
     /// An alignment that is not a power of two or exceeds [`Limits::max_alignment`].
-    #[error("the alignment {0} is no power of two up to 16 MiB")]
+    #[error("the alignment {0} is not a power of two up to 16 MiB")]
     Alignment(u32),
     /// A key or tensor name that is empty or too long.
-    #[error("the name {} has {} bytes; 1 to {max} can be written", quoted(.name), .name.len())]
+    #[error("the name {} has {} bytes: only names of 1 to {max} bytes can be written", quoted(.name), .name.len())]
     NameLength {
         /// The name.
         name: String,
@@ -74,7 +74,7 @@ pub enum WriteError {
         dims: Vec<u64>,
     },
     /// Rows that are not a whole number of blocks.
-    #[error("tensor {} has rows that are no whole number of {ggml_type} blocks", quoted(.name))]
+    #[error("the row length of tensor {} is not a multiple of the block size of {ggml_type}", quoted(.name))]
     PartialBlock {
         /// The tensor.
         name: String,

@@ -219,7 +219,8 @@ fn truncation_is_detected_from_the_header_alone() {
         let path = write(&folder, "short.gguf", &bytes[..len]);
         let text = GgufFile::open(&path).unwrap_err().to_string();
         let missing = bytes.len() - len;
-        let figures = format!("{missing} bytes are missing: the file has {len}, its header wants");
+        let figures =
+            format!("{missing} bytes are missing: the file has {len}, but its header requires");
         assert!(text.contains(&figures), "{text}");
     }
 }
@@ -672,7 +673,7 @@ fn padding_of_any_alignment_is_checked() {
     // Sixteen times 16 MiB minus 4 bytes were read.
     let [warning] = &warnings(19, 16 << 20)[..] else { panic!("one warning") };
     let figures =
-        "after tensor \"16\" and later ones is not compared with zeros, beyond the 268435392 bytes";
+        "after tensor \"16\" and later tensors was not checked; 268435392 bytes of padding";
     assert!(warning.contains(figures), "{warning}");
 }
 

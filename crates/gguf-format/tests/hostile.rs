@@ -779,7 +779,7 @@ mod tensors {
             "offset 96",
             "expected at offset 64",
             "\"a\" (F32) ends",
-            "blocks of another size",
+            "another block size",
             "header is damaged",
         ] {
             assert!(text.contains(word), "{word}: {text}");

@@ -51,7 +51,7 @@ fn integers_that_do_not_fit_are_refused_with_their_value() {
         assert!(matches!(error, Error::OutOfRange { value, .. } if value == 1 << 40));
         assert_eq!(error.class(), ErrorClass::Malformed);
         let error = m.require::<i8>("a.u8").unwrap_err();
-        assert_eq!(error.to_string(), "the key \"a.u8\" is 200, which is no i8");
+        assert_eq!(error.to_string(), "the key \"a.u8\" is 200, which is out of range for i8");
     });
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(),
     let pairs = plan.ops().iter().zip(reports);
     match pairs.clone().find(|(_, report)| report.source != report.device) {
         None if pairs.len() == plan.ops().len() => Ok(()),
-        None => Err(Error::Verification { what: "not every tensor was digested".to_owned() }),
+        None => Err(Error::Verification { what: "some tensors have no digest".to_owned() }),
         Some((op, report)) => Err(Error::Verification {
             what: format!(
                 "tensor {} has digest {} on the device, expected {}",

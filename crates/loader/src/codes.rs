@@ -66,49 +66,49 @@ macro_rules! codes {
 
 codes! {
     FILE_CHANGED: 7, true,
-        "The file was written to, cut short or replaced while it was being loaded.",
-        "load again when no program writes to the file any more";
+        "The file was modified, truncated or replaced during the load.",
+        "load again after all programs have finished writing to the file";
     READ_FAILED: 7, true,
-        "The system could not read the file's data, or returned less than the file has.",
-        "load again; if it fails again, check the disk or the file server, and the system's log";
+        "The system could not read the file's data, or returned fewer bytes than the file has.",
+        "load again; if it fails again, check the disk or the file server, and the system log";
     WRITE_FAILED: 7, false,
-        "An output file, or standard output, cannot be written.",
+        "The program cannot write to an output file or to standard output.",
         "check the path, the permissions and the free space on the disk";
     INSUFFICIENT_VRAM: 6, true,
-        "The device has no room for the weights, the memory for their conversion and the reserve; or the \
-         limit that was set is smaller than the weights.",
-        "free memory on the device, raise the limit, reserve less, choose another device, or load \
-         with native storage or from a smaller quantisation";
+        "The device has too little memory for the weights, their conversion and the reserve, or the \
+         caller's limit is too small.",
+        "free memory on the device, raise the limit, reserve less, choose another device, load with \
+         native storage, or load a smaller quantisation";
     INSUFFICIENT_HOST_MEMORY: 6, true,
-        "The host refuses memory, a thread or a process that a load or a measurement needs.",
+        "The host cannot provide the memory, threads or processes for a load or a measurement.",
         "use fewer threads or smaller chunks, free host memory, or raise the limit on memory or \
          processes (`ulimit`, cgroup)";
     DEVICE_UNAVAILABLE: 5, false,
         "The device does not exist, the driver cannot be used, or this build has no CUDA.",
-        "`phi3-loader devices` lists what is there; check the driver and CUDA_VISIBLE_DEVICES, or \
-         build with the feature `cuda`";
+        "run `phi3-loader devices` to list the available devices; check the driver and \
+         CUDA_VISIBLE_DEVICES, or build with the feature `cuda`";
     DEVICE_FAILURE: 8, true,
         "A call to the device failed. The message names the call and the driver's error.",
-        "load again; if it fails again, look for the GPU's errors in the system's log (`Xid`), reset it \
+        "load again; if it fails again, look for GPU errors (`Xid`) in the system log, reset the GPU \
          or choose another device";
     VERIFICATION_FAILED: 9, false,
         "Weights on the device have a wrong address or wrong bytes.",
         "do not use these weights; load again; if it fails again, check the memory of the device and \
          of the host";
     CANCELLED: 130, true,
-        "The caller, Ctrl-C or SIGTERM asked to stop.",
-        "nothing is wrong: load again when you want to";
+        "The caller, Ctrl-C or SIGTERM cancelled the command.",
+        "this is not a fault: run the command again if you need the result";
     ENGINE_CONTRACT: 1, false,
-        "A request to the transfer engine breaks its contract.",
-        "this is a bug, or a program set an option out of its range: please report it with this \
+        "A request to the transfer engine is invalid.",
+        "this is a bug, or a program set an option outside its range: please report it with this \
          message";
     INTERNAL: 1, false,
-        "The program reached a state that its code rules out.",
+        "The program reached a state that should be impossible.",
         "this is a bug: please report it with this message";
     NON_FINITE_WEIGHTS: 9, false,
         "Loaded weights are infinite or NaN, and `--deny-overflow` refuses them.",
-        "if the file itself has them, fetch it again; if they are too large for f16, load with native \
-         storage; without --deny-overflow they are loaded as they are";
+        "if the file itself contains such weights, fetch it again; if weights are too large for f16, \
+         load with native storage; without --deny-overflow they are loaded as they are";
 }
 
 impl FailureCode {

@@ -33,17 +33,17 @@ impl std::fmt::Display for InsufficientMemory {
             write!(f, "{staging} bytes of them for staging, ")?;
         }
         if *reserve != 0 {
-            write!(f, "{reserve} bytes reserved beside them, ")?;
+            write!(f, "{reserve} bytes reserved in addition, ")?;
         }
         if let Some(limit) = limit {
-            write!(f, "{limit} bytes available under the limit that was set, ")?;
+            write!(f, "{limit} bytes available under the caller's limit, ")?;
         }
         match (memory, device) {
             (Some(memory), DeviceKind::Host) => write!(f, "{}", host_figures(memory)),
             (Some(MemoryInfo { free, total, .. }), _) => {
                 write!(f, "{free} bytes free of {total} bytes total")
             }
-            (None, _) => f.write_str("how much is free is unknown"),
+            (None, _) => f.write_str("the free memory is unknown"),
         }
     }
 }
@@ -75,7 +75,7 @@ pub enum Error {
         source: model_phi3::Error,
     },
     /// The file changed during the load.
-    #[error("{path}: file changed while it was being loaded: {what}", path = path_text(path))]
+    #[error("{path}: the file changed during the load: {what}", path = path_text(path))]
     #[non_exhaustive]
     FileChanged {
         /// The file.
@@ -233,23 +233,23 @@ impl Error {
             Self::Gguf(error) => return error.help(),
             Self::Model { source, .. } => return source.help(),
             Self::InsufficientMemory(memory) if memory.limit.is_some() => {
-                "raise the limit, or load with native storage or from a smaller quantisation"
+                "raise the limit, load with native storage, or load a smaller quantisation"
             }
             Self::InsufficientMemory(memory) if memory.reserve > 0 => {
-                "free memory on the device, reserve less, choose another device, or load with \
-                 native storage or from a smaller quantisation"
+                "free memory on the device, reserve less, choose another device, load with \
+                 native storage, or load a smaller quantisation"
             }
             Self::InsufficientMemory(memory) if memory.device == DeviceKind::Host => {
-                "free memory of the host or raise the limit that is named, use fewer or smaller \
-                 chunks, or load with native storage or from a smaller quantisation"
+                "free host memory or raise the limit that the message names, use fewer or smaller \
+                 chunks, load with native storage, or load a smaller quantisation"
             }
             Self::InsufficientMemory(_) => {
-                "free memory on the device, choose another device, or load with native storage or \
-                 from a smaller quantisation"
+                "free memory on the device, choose another device, load with native storage, or \
+                 load a smaller quantisation"
             }
             Self::Engine(error) if error.code() == ErrorCode::DeviceUnavailable => {
                 if cuda_sys::cuda_compiled() {
-                    "`phi3-loader devices` lists what is there; check the driver and \
+                    "run `phi3-loader devices` to list the available devices; check the driver and \
                      CUDA_VISIBLE_DEVICES"
                 } else {
                     "build with the feature `cuda`, or load to the host device"

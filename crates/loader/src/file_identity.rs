@@ -75,15 +75,18 @@ impl FileIdentity {
         let open = file.metadata().map_err(|error| self.gone(error))?;
         let now = Facts::of(&open);
         if now.bytes != self.facts.bytes {
-            let what = format!("{} bytes when it was opened, {} now", self.facts.bytes, now.bytes);
+            let what = format!(
+                "it had {} bytes when it was opened, and has {} bytes now",
+                self.facts.bytes, now.bytes
+            );
             return Err(self.changed(what));
         }
         if now != self.facts {
-            return Err(self.changed("its time of change moved".to_owned()));
+            return Err(self.changed("its time of last change is different".to_owned()));
         }
         let at_path = std::fs::metadata(&self.path).map_err(|error| self.gone(error))?;
         if Facts::of(&at_path) != self.facts {
-            return Err(self.changed("another file stands at its path".to_owned()));
+            return Err(self.changed("its path now leads to another file".to_owned()));
         }
         Ok(())
     }

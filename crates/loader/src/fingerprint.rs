@@ -61,7 +61,7 @@ impl Fingerprint {
         if self.0.len() == pieces {
             return Ok(());
         }
-        Err(Error::Verification { what: "the fingerprint is of another model".to_owned() })
+        Err(Error::Verification { what: "the fingerprint belongs to another model".to_owned() })
     }
 
     pub(crate) fn check_all(&self, plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<(), Error> {

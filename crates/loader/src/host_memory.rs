@@ -65,7 +65,7 @@ pub(crate) fn no_room_for_header(error: &gguf_format::Error) -> Option<Error> {
     };
     let memory = memory().ok().flatten()?;
     let file = error.path().map_or_else(String::new, |path| format!("{}: ", path_text(path)));
-    let purpose = format!("{file}{what} of the header and what is made of it");
+    let purpose = format!("{file}{what} of the header, and data derived from it");
     Some(no_room(&purpose, bytes.saturating_mul(HEADER_COPIES), &memory))
 }
 
@@ -98,7 +98,8 @@ pub(crate) fn zeroed(bytes: u64, purpose: &str) -> Result<Vec<u8>, Error> {
     check(bytes, purpose)?;
     let mut zeros = Vec::new();
     let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let refused = |_| Error::HostMemory { what: format!("{purpose}: {bytes} bytes are refused") };
+    let refused =
+        |_| Error::HostMemory { what: format!("{purpose}: the system refused {bytes} bytes") };
     zeros.try_reserve_exact(len).map_err(refused)?;
     zeros.resize(len, 0);
     Ok(zeros)

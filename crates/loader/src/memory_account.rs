@@ -44,14 +44,14 @@ impl MemoryAccount {
         for free in [free_before, free_after] {
             if free > total {
                 return wrong(format!(
-                    "{device} is said to have {free} bytes free of {total} bytes total"
+                    "the driver reports for {device}: {free} bytes free of {total} bytes total"
                 ));
             }
         }
         if arena > total - free_after {
             return wrong(format!(
-                "{device} is said to have {free_after} bytes free of {total} bytes total beside an \
-                 allocation of {arena} bytes"
+                "the driver reports for {device}: {free_after} bytes free of {total} bytes total, in \
+                 addition to an allocation of {arena} bytes"
             ));
         }
         Ok(())
@@ -77,9 +77,9 @@ mod tests {
 
     #[test]
     fn free_and_allocated_memory_above_the_total_is_refused() {
-        refused(account(100, 31, 100), GPU, "31 bytes free of 100 bytes total beside");
+        refused(account(100, 31, 100), GPU, "31 bytes free of 100 bytes total, in addition");
         account(100, 30, 100).check(GPU, 70).unwrap();
-        refused(account(100, u64::MAX, u64::MAX), GPU, "beside an allocation of 70 bytes");
+        refused(account(100, u64::MAX, u64::MAX), GPU, "in addition to an allocation of 70 bytes");
     }
 
     #[test]

@@ -105,7 +105,7 @@ mod tests {
         NEEDS.check_before(memory_of(7340, 9000)).unwrap();
         assert_eq!(
             message(NEEDS.check_before(memory_of(7339, 9000))),
-            "cuda:1 cannot hold the weights: 7300 bytes required, 40 bytes reserved beside them, \
+            "cuda:1 cannot hold the weights: 7300 bytes required, 40 bytes reserved in addition, \
              7339 bytes free of 9000 bytes total"
         );
         let without = MemoryNeeds { reserve: 0, ..NEEDS }.check_before(memory_of(1, 2));
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(
             message(error),
             "host cannot hold the weights: 7500 bytes required, 500 bytes of them for staging, \
-             40 bytes reserved beside them, 7539 bytes free of 9000 bytes total, limited by the \
+             40 bytes reserved in addition, 7539 bytes free of 9000 bytes total, limited by the \
              memory cgroup"
         );
         MemoryNeeds { staging: u64::MAX, ..ON_HOST }
@@ -138,7 +138,7 @@ mod tests {
         NEEDS.check_before(None).unwrap();
         NEEDS.check_after(None).unwrap();
         let over = MemoryNeeds { limit: Some(1), ..NEEDS }.check_before(None);
-        assert!(message(over).ends_with("how much is free is unknown"));
+        assert!(message(over).ends_with("the free memory is unknown"));
         assert!(NEEDS.refused(None).retriable());
     }
 

@@ -80,7 +80,7 @@ impl OutputFile {
             }
             Ok(_) => {
                 return Err(refused(
-                    "it is not a regular file: give the path of a file, or redirect standard output to one",
+                    "it is not a regular file: give the path of a file, or redirect standard output to a file",
                 ));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => (end_of_links(named), None),
@@ -89,7 +89,7 @@ impl OutputFile {
         let bytes = target.as_os_str().as_bytes();
         let name = match target.file_name() {
             Some(name) if bytes.ends_with(name.as_bytes()) => name,
-            _ => return Err(refused("it has no file name at its end")),
+            _ => return Err(refused("it does not end in a file name")),
         };
         let folder = fs::canonicalize(folder_of(&target))?;
         Ok(Self { named: named.to_owned(), path: folder.join(name), folder, mode })

@@ -69,7 +69,7 @@ impl Arena {
             let (address, device) = locate(offset)?;
             if device != self.device {
                 return wrong(format!(
-                    "{slot} at {address:#x} is memory of {device}, not of {}",
+                    "{slot} at {address:#x} is in the memory of {device}, not of {}",
                     self.device
                 ));
             }
@@ -117,7 +117,7 @@ mod tests {
         for planned in plan.slots() {
             for offset in [planned.dest.start, planned.dest.end - 1] {
                 let text = misplaced(&plan, offset, BASE + offset, DeviceKind::Host);
-                assert!(text.contains("is memory of host, not of cuda:1"), "{text}");
+                assert!(text.contains("is in the memory of host, not of cuda:1"), "{text}");
             }
         }
     }

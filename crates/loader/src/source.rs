@@ -46,7 +46,7 @@ fn shorter_than_its_length(path: &Path) -> Option<Error> {
     let opened = file.metadata().ok()?;
     let bytes = file.read_at(&mut [0], opened.len().checked_sub(1)?).ok()?;
     (bytes == 0 && FileIdentity::new(path, &opened).check(&file).is_ok()).then(|| {
-        let what = format!("it ends before its length of {} bytes", opened.len());
+        let what = format!("it contains fewer bytes than its length of {} bytes", opened.len());
         let source = std::io::Error::new(ErrorKind::UnexpectedEof, what);
         Error::Gguf(gguf_format::Error::Io { path: path.to_owned(), source })
     })
@@ -107,7 +107,7 @@ impl Source {
             }
             short.and_then(shorter_than_its_length).unwrap_or_else(|| Error::FileChanged {
                 path: short.unwrap_or(path).to_owned(),
-                what: "it is not what it was before its header was read".to_owned(),
+                what: "it changed while its header was read".to_owned(),
                 source: None,
             })
         })?;
@@ -148,7 +148,9 @@ impl Source {
         let mut bytes = [0; N];
         let shards = self.gguf.shards();
         let Some(shard) = shards.get(range.shard) else {
-            return Err(Error::Verification { what: "the plan is of another file".to_owned() });
+            return Err(Error::Verification {
+                what: "the plan belongs to another file".to_owned(),
+            });
         };
         match shard.file().read_exact_at(&mut bytes, range.range.start) {
             Ok(()) => Ok(bytes),

@@ -238,7 +238,7 @@ pub(crate) fn check_layers(layers: u32, key: String) -> Result<(), Error> {
         return Err(Error::InvalidValue { key, value, reason });
     }
     if layers > SUPPORTED_LAYERS {
-        let reason = format!("models of at most {SUPPORTED_LAYERS} layers are");
+        let reason = format!("at most {SUPPORTED_LAYERS} layers are supported");
         return Err(Error::UnsupportedValue { key, value, reason });
     }
     Ok(())
@@ -441,7 +441,7 @@ impl<'a> Keys<'_, 'a> {
     /// Refuses mixtures of experts, which have the same architecture names but other weights.
     fn check_dense(&mut self) -> Result<(), Error> {
         if let Some(experts) = self.optional::<u64>(EXPERT_COUNT)?.filter(|&count| count != 0) {
-            self.refuse(EXPERT_COUNT, experts, "only models without experts are");
+            self.refuse(EXPERT_COUNT, experts, "only models without experts are supported");
         }
         Ok(())
     }
@@ -484,7 +484,8 @@ impl<'a> Keys<'_, 'a> {
         if let (Some(head_dim), Some(value_dim)) = (head_dim, value_dim)
             && value_dim != head_dim
         {
-            let reason = format!("keys have {head_dim} elements, and values must have as many");
+            let reason =
+                format!("keys have {head_dim} elements, and values must have the same number");
             self.refuse(VALUE_LENGTH, value_dim, reason);
         }
         Ok(head_dim)
@@ -555,7 +556,7 @@ impl<'a> Keys<'_, 'a> {
         let Some(name) = self.optional::<&str>(SCALING_TYPE)? else { return Ok(None) };
         let scaling = RopeScaling::from_name(name);
         if scaling.is_none() {
-            let known = "known are none, linear, yarn and longrope";
+            let known = "supported are none, linear, yarn and longrope";
             self.refuse(SCALING_TYPE, format!("\"{}\"", excerpt(name)), known);
         }
         Ok(scaling)

@@ -152,15 +152,17 @@ fn architecture_text(found: Option<&str>) -> String {
         Some(name) => {
             format!("the architecture \"{}\" is not supported: expected phi3 or llama", shown(name))
         }
-        None => "the file holds no model: it has no general.architecture".to_owned(),
+        None => "the file contains no model: it has no key general.architecture".to_owned(),
     }
 }
 
 fn not_a_model_text(found: Option<&str>) -> String {
     match found {
-        Some(kind) => format!("the file holds no model: its general.type is \"{}\"", shown(kind)),
+        Some(kind) => {
+            format!("the file contains no model: its general.type is \"{}\"", shown(kind))
+        }
         None => {
-            "the file holds no weights: it has no tensors, as one of a vocabulary alone has none"
+            "the file contains no weights: it has no tensors, like a file with only a vocabulary"
                 .to_owned()
         }
     }

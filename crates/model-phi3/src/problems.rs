@@ -80,7 +80,7 @@ impl std::error::Error for Problems {}
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the tensors of the file do not make the model that its metadata describe:")?;
+        f.write_str("the tensors of the file do not match its metadata:")?;
         for problem in self.kept.iter().take(SHOWN_PROBLEMS) {
             write!(f, "\n  {problem}")?;
         }
@@ -186,10 +186,10 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSuchLayer => "the model has no such layer",
+            Self::NoSuchLayer => "the model does not have this layer",
             Self::Bias => "Phi-3 has no biases",
             Self::FrequencyFactors => "Phi-3 has no frequency factors of this kind",
-            Self::Scale => "only NVFP4 weights have scales in tensors of their own",
+            Self::Scale => "only NVFP4 weights have scales in separate tensors",
             Self::Unknown => "Phi-3 has no tensor of this name",
         })
     }
@@ -221,7 +221,7 @@ impl fmt::Display for Problem {
                 write!(f, "missing: {name} (or {alternative})")
             }
             Self::MissingLayers { first, count } => {
-                write!(f, "missing: every tensor of {count} more layers, from layer {first} on")
+                write!(f, "missing: all tensors of {count} more layers, starting at layer {first}")
             }
             Self::Unexpected { name, reason } => {
                 write!(f, "unexpected: {}, {reason}", shown(name))
@@ -230,13 +230,13 @@ impl fmt::Display for Problem {
                 write!(f, "wrong shape: {name} is {found}, expected {expected}")
             }
             Self::FusedAndSplit { fused, split } => {
-                write!(f, "twice: {fused} holds the weights that {split} holds too")
+                write!(f, "duplicate: {fused} and {split} contain the same weights")
             }
             Self::WrongType { name, expected, found } => {
                 write!(f, "wrong type: {name} is {found}, expected {expected}")
             }
             Self::Integers { name, found } => {
-                write!(f, "wrong type: {name} is {found}, and weights are not integers")
+                write!(f, "wrong type: {name} is {found}, but weights cannot be integers")
             }
         }
     }

@@ -22,10 +22,10 @@ pub enum Warning {
 
 const ROPE_FACTORS_MISSING: (&str, &str, &str) = (
     "PHI3_ROPE_FACTORS_MISSING",
-    "Keys speak of a context beyond the original one, or of an attention factor, and the file has neither \
-     RoPE factors nor a scaling that does without them.",
-    "convert the model again with a current llama.cpp, or fetch a file that has the factors; as it is, \
-     the model is right for short contexts at most",
+    "Keys describe a context longer than the original one, or an attention factor, but the file has \
+     neither RoPE factors nor a scaling that works without them.",
+    "convert the model again with a current llama.cpp, or fetch a file that has the factors; without \
+     them, the answers can be correct only for short contexts",
 );
 
 impl Warning {

@@ -28,15 +28,15 @@ Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
   6 insufficient memory, 7 I/O, 8 device failure, 9 verification failed,
   130 cancelled by Ctrl-C (SIGINT), 143 cancelled by SIGTERM
-  The first of these signals cancels and cleans up. Another one, 0.5 s or more after it, ends the
-  program at once.";
+  The first of these signals cancels the command and cleans up. A second signal, at least 0.5 s
+  later, ends the program immediately.";
 
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
 // Without `bin_name`, messages would contain the name under which the program was started.
 #[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Arguments {
-    /// Log each step to standard error; give it twice for more detail. RUST_LOG has precedence
+    /// Log each step to standard error; give it twice for more detail. RUST_LOG overrides it
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     /// Print only errors and results
@@ -104,7 +104,7 @@ pub(super) enum Command {
     Bench(Bench),
     /// List the devices that can hold a model
     Devices(Devices),
-    /// Write a valid file with the real shapes of a model and random weights
+    /// Write a valid file with the tensor shapes of a real model and random weights
     Synth(Synth),
     /// Print a completion script for a shell
     Completions(Completions),
@@ -165,7 +165,7 @@ pub(super) struct Choices {
     /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
-    /// How the file is read
+    /// Method of reading the file
     #[arg(long, default_value = "auto", value_parser = word_of::<Io>(IO_CHOICES), env = "PHI3_LOADER_IO")]
     pub(super) io: Io,
     /// Largest single copy to the device, such as 16MiB [default: chosen by device]
@@ -181,7 +181,7 @@ pub(super) struct Choices {
     /// copy]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
-    /// How the load is verified at its end
+    /// Checks at the end of the load
     #[arg(long, default_value = "residency", value_parser = word_of::<Verify>(VERIFY_LEVELS), env = "PHI3_LOADER_VERIFY")]
     pub(super) verify: Verify,
 }
@@ -278,10 +278,10 @@ pub(super) struct Load {
     /// with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
-    /// Write the times of reads, copies and kernels as a trace that Perfetto opens
+    /// Write the times of reads, copies and kernels as a trace for Perfetto
     #[arg(long, value_name = "OUT.json")]
     pub(super) timeline: Option<PathBuf>,
-    /// Print one JSON event a line
+    /// Print one JSON event per line
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -310,7 +310,7 @@ pub(super) struct Devices {
 pub(super) struct Synth {
     /// File to write
     pub(super) out: PathBuf,
-    /// Model whose shapes the file has
+    /// Model whose tensor shapes the file has
     #[arg(long, default_value = "tiny", value_parser = one_of::<Preset>(Preset::ALL.iter().map(|preset| preset.name())))]
     pub(super) preset: Preset,
     /// Tensor type of the weights
@@ -338,15 +338,15 @@ const STORAGES: Words = &[
     ("native", "Keep blocks as they are in the file"),
 ];
 const IO_CHOICES: Words = &[
-    ("auto", "Read cached data from the page cache, and all other data past it"),
+    ("auto", "Read cached data from the page cache, and bypass it for all other data"),
     ("mmap", "Copy from a memory mapping of the file"),
     ("read", "Read through the page cache"),
-    ("direct", "Read with O_DIRECT, past the page cache, if the file system supports it"),
+    ("direct", "Bypass the page cache with O_DIRECT, if the file system supports it"),
 ];
 const VERIFY_LEVELS: Words = &[
     ("residency", "Check every pointer, its device, and the memory accounting"),
-    ("checksum", "Also compare digests of all bytes, as read and as arrived"),
-    ("readback", "Also read everything back and compare it with the file"),
+    ("checksum", "Also compare digests of all bytes as read and as copied to the device"),
+    ("readback", "Also read all weights back and compare them with the file"),
 ];
 
 fn word_of<T>(words: Words) -> impl TypedValueParser<Value = T>
@@ -400,7 +400,7 @@ fn parse_shape(text: &str) -> Result<EngineConfig, String> {
     };
     let count = |name: &str, text: &str, most: u32| match text.parse() {
         Ok(count) if (1..=most).contains(&count) => Ok(count),
-        _ => Err(format!("{name} is a number from 1 to {most}")),
+        _ => Err(format!("{name} must be a number from 1 to {most}")),
     };
     Ok(EngineConfig {
         readers: count("THREADS", readers, EngineConfig::MAX_READERS)?,

@@ -195,7 +195,7 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         stats.proof.residency.pointers_checked, stats.device
     )?;
     write_warnings(out, &stats.proof.warnings)?;
-    write_findings(out, &stats.proof.all_zero, "the file may be unfinished: fetch it again")?;
+    write_findings(out, &stats.proof.all_zero, "the file may be incomplete: fetch it again")?;
     write_findings(out, &stats.proof.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;
     if let Some(path) = &arguments.dump {
         writeln!(out, "dumped    {}", path_text(path))?;

@@ -145,8 +145,8 @@ pub(super) fn check(outputs: &[&Output], prints: Prints) -> Result<bool, Failure
         if let Some(stream) = standard_output() {
             let apart = |cure| output.named.apart_from(&stream, cure);
             match prints {
-                Prints::Json => apart(", to which --json prints")?,
-                Prints::Report => apart("; with --quiet nothing else is printed there")?,
+                Prints::Json => apart("; --json prints there")?,
+                Prints::Report => apart("; use --quiet to print nothing else there")?,
                 Prints::QuietReport => printed &= apart("").is_ok(),
             }
         }

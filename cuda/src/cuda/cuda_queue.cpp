@@ -120,7 +120,7 @@ class CudaQueue final : public Queue {
 
   void await(std::uint32_t slot) override {
     check(cudaEventSynchronize(on_device_->events[slot].landed.get()), "cudaEventSynchronize",
-          "waiting for a chunk to land");
+          "waiting for the copy of a chunk");
   }
 
   // Makes one launch for each run of tensors of one format.
@@ -237,7 +237,7 @@ class CudaQueue final : public Queue {
   // Digests the bytes that arrived.
   void digest(const Batch& batch) {
     auto digests = batcher<kernels::DigestSegment>([this](const auto& run) {
-      check_launch(kernels::launch_digest(run, work()), "digesting what arrived");
+      check_launch(kernels::launch_digest(run, work()), "digesting the copied bytes");
     });
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];

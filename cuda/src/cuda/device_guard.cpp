@@ -34,7 +34,7 @@ Function find(const char* name) {
         "cudaGetDriverEntryPoint", name);
 #endif
   if (found != cudaDriverEntryPointSuccess) {
-    throw Error(Code::kDeviceUnavailable, 0, std::string("the driver has no ") + name);
+    throw Error(Code::kDeviceUnavailable, 0, std::string("the driver does not provide ") + name);
   }
   return reinterpret_cast<Function>(function);
 }

@@ -81,7 +81,8 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
       break;
     }
     case Work::kCopyToNew:
-      throw Error(Code::kInvalidArgument, 0, "new memory is measured on the host");
+      throw Error(Code::kInvalidArgument, 0,
+                  "copies to new memory can be measured only on the host");
   }
   check(static_cast<cudaError_t>(status), "kernel launch", "measuring");
 }
@@ -90,7 +91,7 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
 
 Rate measure_cuda_upload(const Device& device, const UploadShape& shape, std::uint32_t runs) {
   if (shape.chunk_bytes == 0 || shape.streams == 0 || shape.depth == 0 || shape.total_bytes == 0) {
-    throw Error(Code::kInvalidArgument, 0, "an upload has bytes, queues and slots");
+    throw Error(Code::kInvalidArgument, 0, "an upload needs bytes, queues and slots");
   }
   const DeviceGuard guard(device.ordinal());
   const std::uint64_t slot_count = std::uint64_t{shape.streams} * shape.depth;

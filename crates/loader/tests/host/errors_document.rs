@@ -12,31 +12,32 @@ const HEAD: &str = "\
 
 <!-- Made from the codes' definitions. `PHI3_LOADER_WRITE_DOCS=1 cargo test -p loader errors_document` writes it. -->
 
-Every failure has a code, which programs may rely on: codes are only ever added, and keep their exit code. The program
-prints `error[CODE]: message` and, where there is something to do, `help: cure` to standard error; with `load --json` the
-last line on standard output is an event `failed` with `code`, `class`, `retriable`, `message`, `help` and `exit_code`. In
-Rust, `loader::Error` has all of them as methods, and `loader::FailureCode` is this document. The message names what it is
-about: the file, tensor or key, device or limit, and the numbers. It can have several lines where several tensors are wrong.
-The other commands print errors to standard error only, with `--json` as well.
+Every error has a stable code, which programs can rely on: new codes may be added, but existing codes and their exit codes
+do not change. The program prints `error[CODE]: message` to standard error and, if there is advice, `help: cure`. With
+`load --json`, the last line on standard output is an event `failed` with `code`, `class`, `retriable`, `message`, `help` and
+`exit_code`. The other commands print errors only to standard error, even with `--json`. In Rust, `loader::Error` has a method
+for each of these fields, and `loader::FailureCode` contains the facts in the tables below. A message names the file, tensor,
+key, device or limit, and contains the numbers. If several tensors are wrong, it has several lines.
 
-*Retry* says whether the same load can succeed later with nothing else done, in general. The field `retriable` of an error
-is more exact: waiting does not help where an `INSUFFICIENT_VRAM` asks for more than the whole device, or than the caller's
-own limit. The field `help` can be more exact than *cure* here, too: for a Git LFS pointer, a web page, a part of a split file
-or another format in place of a GGUF file it says what to do with that.
+*Retry* says whether the same load can succeed later without any change by the user. The field `retriable` of an error is more
+precise: for example, it is false for an `INSUFFICIENT_VRAM` if the load needs more than the total memory of the device, or
+more than the caller's own limit.
+The field `help` can also be more precise than *cure*: if the file is a Git LFS pointer, a web page, a part of a file that was
+cut into parts, or another format, `help` contains the advice for that case.
 
-Exit code 2 is a wrong command line, and has no code here. A command that is cancelled exits with 130 after Ctrl-C (SIGINT),
-and with 143 after SIGTERM. `crates/phi3-loader/tests/program/codes.rs` provokes every code, or
-says which tests do.
+Exit code 2 means that the command line is wrong. It has no code in this document. A cancelled command exits with 130 after
+Ctrl-C (SIGINT) and with 143 after SIGTERM. `crates/phi3-loader/tests/program/codes.rs` provokes every code, or names the tests
+that do.
 ";
 
 const WARNINGS: &str = "
 ## Warnings
 
-A file with a warning is valid and is loaded, but its content may be wrong. `inspect`, `plan` and `load` print a line
-`warning`, with code and message, and a line `help` in their report on standard output; `load` logs the warning to standard
-error as well. With `--json`, `inspect` and `plan` have them in the list `warnings`, and `load` in an event `warning` with
-`code`, `message` and `help`, and again in the list `warnings` of its event `finished`. In Rust, `LoadEvent::Warned`,
-`Proof::warnings` and `Planned::warnings` have them.
+A file with a warning is valid and can be loaded, but its content may be wrong. `inspect`, `plan` and `load` print a line
+`warning`, with code and message, and a line `help` in their report on standard output. `load` also logs the warning to
+standard error. With `--json`, `inspect` and `plan` print the warnings in the list `warnings`; `load` prints an event `warning`
+with `code`, `message` and `help`, and repeats the warnings in the list `warnings` of its event `finished`. In Rust,
+`LoadEvent::Warned`, `Proof::warnings` and `Planned::warnings` contain them.
 
 | code | cause | cure |
 |---|---|---|
@@ -46,13 +47,17 @@ fn document() -> String {
     let all = FailureCode::all();
     let mut text = HEAD.to_owned();
     for (title, prefix, where_from) in [
-        ("The file", "GGUF_", "`gguf-format` refuses a file that breaks the format's rules."),
+        (
+            "The file",
+            "GGUF_",
+            "`gguf-format` reports these errors: it cannot read the file, or the file is malformed, unsupported or too large.",
+        ),
         (
             "The model",
             "PHI3_",
-            "`model-phi3` refuses a sound file that holds no Phi-3 model it can lay out.",
+            "`model-phi3` reports these errors: the file is valid, but contains no Phi-3 model that can be loaded.",
         ),
-        ("The load", "", "`loader` could not carry out the plan."),
+        ("The load", "", "`loader` reports these errors: the load itself failed."),
     ] {
         write!(
             text,
@@ -83,17 +88,18 @@ fn document() -> String {
 }
 
 const FINDINGS: &str = "
-## What a load finds in the weights
+## Findings in the weights
 
-`inspect` and `plan` read the header only. A `load` reads every weight, and reports two things without refusing the file. Its
-report and its log name the tensors; the event `finished` and `LoadStats` have them in lists, which are empty for most models.
+`inspect` and `plan` read only the header. `load` reads every weight. It reports the following findings, and loads the file
+nevertheless. Its report and its log name the tensors. The event `finished` and `LoadStats` contain them in lists, which are
+empty for most models.
 
-| list | a tensor is in it when | what to do |
+| list | condition | cure |
 |---|---|---|
-| `all_zero`, with `tensor` and `bytes` | all its bytes in the file are zero | no trained model has such a tensor: the file may be unfinished, so fetch it again |
-| `non_finite`, with `tensor`, `infinite`, `nan` and `format` | some of its weights are infinite or NaN in the format that they were loaded as | as for `NON_FINITE_WEIGHTS`, with which `--deny-overflow` refuses the file |
+| `all_zero`, with `tensor` and `bytes` | all bytes of the tensor in the file are zero | no trained model has such a tensor: the file may be incomplete, so fetch it again |
+| `non_finite`, with `tensor`, `infinite`, `nan` and `format` | some weights of the tensor are infinite or NaN in the format in which they were loaded | see `NON_FINITE_WEIGHTS`; with `--deny-overflow` the load fails with that error |
 
-Blocks that native storage keeps are not decoded, so that infinities in their scales are not found.
+Native storage does not decode blocks. Therefore infinite scales in these blocks are not found.
 ";
 
 /// Returns the code and exit code of every row.

@@ -49,7 +49,10 @@ impl LoadPlan {
         }
         match end.checked_next_multiple_of(ALIGNMENT) {
             Some(arena) if arena == self.device_bytes => Ok(()),
-            _ => Err(fault(format!("the arena has {} bytes, used are {end}", self.device_bytes))),
+            _ => Err(fault(format!(
+                "the arena has {} bytes, but {end} bytes are used",
+                self.device_bytes
+            ))),
         }
     }
 
@@ -80,7 +83,7 @@ impl LoadPlan {
         if total == self.source_bytes {
             return Ok(());
         }
-        Err(fault(format!("{total} bytes are read, stated are {}", self.source_bytes)))
+        Err(fault(format!("{total} bytes are read, but the plan states {}", self.source_bytes)))
     }
 
     fn verify_slots(&self) -> Result<(), Error> {
@@ -123,7 +126,7 @@ impl LoadPlan {
                 .slot(matrix.slot())
                 .is_some_and(|weights| weights.format == SlotFormat::Blocks(GgmlType::NVFP4));
             if !is_nvfp4 || planned.format != SlotFormat::F32 || *planned.shape != [1] {
-                return Err(fault(format!("{} is no scale of an NVFP4 weight", planned.slot)));
+                return Err(fault(format!("{} is not a scale of an NVFP4 weight", planned.slot)));
             }
         }
         Ok(())
@@ -155,7 +158,7 @@ impl LoadPlan {
                 while part.slot.is_scale() && parts.next_if(shares).is_some() {}
             }
             if end != op.dest.end {
-                return Err(fault(format!("the weights of {} do not tile it", op.tensor)));
+                return Err(fault(format!("the weights of {} do not fill it exactly", op.tensor)));
             }
         }
         match parts.next() {
@@ -233,7 +236,7 @@ mod tests {
         assert!(broken(|plan| plan.ops[5].source.range.end += 34).contains("has bytes"));
         assert!(broken(|plan| plan.ops[5].conversion = Conversion::Copy).contains("has bytes"));
         assert!(broken(|plan| plan.ops[5].source.range.end = 0).contains("has bytes"));
-        assert!(broken(|plan| plan.source_bytes += 1).contains("stated are"));
+        assert!(broken(|plan| plan.source_bytes += 1).contains("the plan states"));
     }
 
     #[test]
@@ -277,9 +280,9 @@ mod tests {
             })
         };
         for slot in [Slot::AttnQ(0), Slot::AttnK(1), Slot::FfnDown(2), Slot::Output] {
-            assert!(moved(slot).contains("do not tile it"));
+            assert!(moved(slot).contains("do not fill it exactly"));
         }
-        assert!(broken(|plan| plan.slots[2].op += 1).contains("do not tile it"));
+        assert!(broken(|plan| plan.slots[2].op += 1).contains("do not fill it exactly"));
         assert!(broken(|plan| plan.slots[0].tensor = "other".into()).contains("is not in"));
     }
 
@@ -346,7 +349,7 @@ mod tests {
         let weights = position(&plan, Slot::FfnDown(1));
         plan.slots[weights].format = SlotFormat::Blocks(GgmlType::Q4_0);
         let error = plan.verify().unwrap_err().to_string();
-        assert!(error.contains("layers.1.ffn_down.scale is no scale"), "{error}");
+        assert!(error.contains("layers.1.ffn_down.scale is not a scale"), "{error}");
         // Q, K and V share one place. No other slot may share it.
         let mut plan = scaled(Storage::Native);
         let (shared, other) = (

@@ -61,7 +61,7 @@ fn all_problems_are_reported_at_once() {
             "missing: output_norm.weight",
             "wrong type: rope_factors_long.weight is F16, expected F32",
             "unexpected: blk.0.attn_qkv.bias, Phi-3 has no biases",
-            "unexpected: blk.3.attn_norm.weight, the model has no such layer",
+            "unexpected: blk.3.attn_norm.weight, the model does not have this layer",
             "unexpected: rope_freqs.weight, Phi-3 has no frequency factors of this kind",
             "unexpected: clear\\u{1b}[2J, Phi-3 has no tensor of this name",
         ]
@@ -118,7 +118,7 @@ fn more_layers_than_tensors_are_counted() {
     let problems = file.problems();
     assert!(problems.len() < 20, "{problems:?}");
     assert!(problems.iter().any(|problem| problem.starts_with("missing: blk.1.")), "{problems:?}");
-    let rest = "missing: every tensor of 1022 more layers, from layer 2 on".to_owned();
+    let rest = "missing: all tensors of 1022 more layers, starting at layer 2".to_owned();
     assert!(problems.contains(&rest), "{problems:?}");
     assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
 }
@@ -158,8 +158,8 @@ fn fused_and_split_at_once_contradict_each_other() {
     assert_eq!(
         file.problems(),
         [
-            "twice: blk.0.attn_qkv.weight holds the weights that blk.0.attn_k.weight holds too",
-            "twice: blk.1.ffn_up.weight holds the weights that blk.1.ffn_gate.weight holds too",
+            "duplicate: blk.0.attn_qkv.weight and blk.0.attn_k.weight contain the same weights",
+            "duplicate: blk.1.ffn_up.weight and blk.1.ffn_gate.weight contain the same weights",
         ]
     );
     assert_eq!(file.bind().unwrap_err().class(), ErrorClass::Malformed);
@@ -294,7 +294,7 @@ fn integer_weights_are_refused_with_both_storages() {
                 ("PHI3_UNSUPPORTED_TENSOR", ErrorClass::Unsupported)
             );
             let text = error.to_string();
-            assert!(text.contains(&format!("{name} is {ggml_type}, and weights")), "{text}");
+            assert!(text.contains(&format!("{name} is {ggml_type}, but weights")), "{text}");
         }
     }
 }
@@ -366,8 +366,8 @@ fn a_scale_is_one_f32_beside_an_nvfp4_weight() {
     );
     assert_eq!(
         problem(&|file| file.tensor("blk.2.ffn_up.weight").ggml_type = GgmlType::Q4_0),
-        "unexpected: blk.2.ffn_up.scale, only NVFP4 weights have scales in tensors of their own; \
-         unexpected: blk.2.ffn_up.input_scale, only NVFP4 weights have scales in tensors of their own"
+        "unexpected: blk.2.ffn_up.scale, only NVFP4 weights have scales in separate tensors; \
+         unexpected: blk.2.ffn_up.input_scale, only NVFP4 weights have scales in separate tensors"
     );
     // Either scale can be missing.
     for name in ["blk.0.attn_qkv.scale", "blk.0.attn_qkv.input_scale"] {

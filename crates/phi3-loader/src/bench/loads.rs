@@ -44,15 +44,15 @@ type Phase = (&'static str, fn(&Finished) -> f64, &'static str);
 
 /// The phases, in order.
 const PHASES: [Phase; 9] = [
-    ("parse", |load| load.parse_seconds, "file opened, header proven"),
+    ("parse", |load| load.parse_seconds, "file opened, header checked"),
     ("plan", |load| load.plan_seconds, "configuration read, load planned"),
-    ("context", |load| load.context_seconds, "device opened: its context"),
-    ("pin", |load| load.pin_seconds, "staging ring pinned, queues made"),
-    ("allocate", |load| load.allocate_seconds, "device memory"),
-    ("prepare", |load| load.prepare_seconds, "schedule cut, code loaded, reports made"),
+    ("context", |load| load.context_seconds, "device context created"),
+    ("pin", |load| load.pin_seconds, "staging ring pinned, queues created"),
+    ("allocate", |load| load.allocate_seconds, "device memory allocated"),
+    ("prepare", |load| load.prepare_seconds, "schedule, kernel code and reports prepared"),
     ("transfer", |load| load.transfer_seconds, "first read to verified residency"),
-    ("verify", |load| load.verify_seconds, "residency, and what was asked for beyond"),
-    ("load", |load| load.seconds, "all of these"),
+    ("verify", |load| load.verify_seconds, "residency, and the checks of --verify"),
+    ("load", |load| load.seconds, "all phases"),
 ];
 
 /// Measures loads of a file that is in the page cache. Each runs in a new process, as when a user starts the
@@ -63,12 +63,13 @@ pub(super) fn warm(
     token: &CancelToken,
 ) -> Result<Vec<LoadFigures>, Failure> {
     let plain = &arguments.choices;
-    let mut turns = vec![("warm", "a new process each, the file in the page cache", plain.clone())];
+    let mut turns =
+        vec![("warm", "one new process per load, file in the page cache", plain.clone())];
     if arguments.variants {
         let checksum = Choices { verify: Verify::Checksum, ..plain.clone() };
         let native = Choices { storage: Storage::Native, ..plain.clone() };
-        turns.push(("checksum", "by turns with the warm ones, with --verify checksum", checksum));
-        turns.push(("native", "by turns with the warm ones, with --storage native", native));
+        turns.push(("checksum", "in turn with the warm loads, with --verify checksum", checksum));
+        turns.push(("native", "in turn with the warm loads, with --storage native", native));
     }
     let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
     for _ in 0..arguments.repeat {
@@ -104,8 +105,8 @@ impl FromStorage {
 
     pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
         let half =
-            "a new process each, after the file's pages were dropped and its first half read";
-        let cold = "a new process each, after the file's pages were dropped";
+            "one new process per load, after dropping the file's pages and reading its first half";
+        let cold = "one new process per load, after dropping the file's pages";
         [
             self.half_cached.figures("half-cached", half, choices),
             self.cold.figures("cold", cold, choices),
@@ -135,8 +136,8 @@ pub(super) fn reused(
         Ok(samples)
     };
     let choices = &arguments.choices;
-    let reused = "one loader, after its first load, the file in the page cache";
-    let swap = "the same, right after the model before was dropped";
+    let reused = "one loader after its first load, file in the page cache";
+    let swap = "the same, immediately after the previous model was dropped";
     Ok([
         samples(CLEARED_AFTER)?.figures("reused", reused, choices),
         samples(Duration::ZERO)?.figures("swap", swap, choices),
@@ -152,7 +153,7 @@ fn load_in_process(
 ) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
     let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
-    let unstarted = |error| Failure::Start("a load to be measured", error);
+    let unstarted = |error| Failure::Start("a measured load", error);
     let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
     // Standard error is not needed: the last event contains a failure, and warnings would be repeated for each
@@ -194,7 +195,7 @@ fn finished_of(event: Value) -> Result<Finished, Failure> {
 fn broken_load(why: &dyn Display) -> Failure {
     Failure::Process(ProcessFailure {
         code: "INTERNAL".to_owned(),
-        message: format!("a load to be measured: {why}"),
+        message: format!("a measured load failed: {why}"),
         help: None,
         exit_code: 1,
     })

@@ -68,7 +68,7 @@ impl Unread {
     pub(super) fn of(self, path: &Path) -> Failure {
         match self {
             Self::Cancelled => Error::Cancelled.into(),
-            Self::Threads(error) => Failure::Start("a thread to measure with", error),
+            Self::Threads(error) => Failure::Start("a measurement thread", error),
             Self::Memory(error) => Failure::Load(error),
             Self::File(error) => Failure::Read(path.to_owned(), error),
         }

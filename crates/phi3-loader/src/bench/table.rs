@@ -28,8 +28,8 @@ pub(super) fn write(out: &mut dyn Write, file: &Path, document: &BenchDocument) 
 fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Result<()> {
     let BenchDocument { machine, file, settings, .. } = document;
     writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
-    let cpu = machine.cpu.as_deref().unwrap_or("unnamed processor");
-    let memory = machine.memory_bytes.map_or("memory unknown".to_owned(), bytes);
+    let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
+    let memory = machine.memory_bytes.map_or("unknown memory size".to_owned(), bytes);
     writeln!(out, "machine   {cpu}, {} cores, {memory}", machine.cores)?;
     write!(out, "device    {} ({})", machine.device, machine.device_name)?;
     for (what, fact) in [
@@ -47,7 +47,7 @@ fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Re
     writeln!(out, "VRAM      {}", bytes(file.vram_bytes))?;
     writeln!(
         out,
-        "options   storage {}, io {}, verify {}, {} runs of each; median (minimum to maximum)",
+        "options   storage {}, io {}, verify {}, {} runs per measurement; median (minimum to maximum)",
         settings.storage, settings.io, settings.verify, settings.repeat
     )
 }
@@ -91,7 +91,7 @@ fn print_load(out: &mut dyn Write, load: &LoadFigures, document: &BenchDocument)
         load.io, load.threads, load.chunk_bytes
     )?;
     if let Some(cached) = load.cached {
-        write!(out, "; {:.0} % of the file cached before", cached.median * 100.0)?;
+        write!(out, "; {:.0} % of the file cached before the load", cached.median * 100.0)?;
     }
     if let Some(cached) = load.cached_after {
         write!(out, ", {:.0} % after", cached.median * 100.0)?;
@@ -110,7 +110,7 @@ fn print_small_tensors(out: &mut dyn Write, small: &SmallTensors) -> Result<()> 
 }
 
 fn print_shapes(out: &mut dyn Write, shapes: &[ShapeFigures]) -> Result<()> {
-    writeln!(out, "\n{:<34} {:>28} {:>28}", "division of the work", "milliseconds", "GB/s")?;
+    writeln!(out, "\n{:<34} {:>28} {:>28}", "engine settings", "milliseconds", "GB/s")?;
     for shape in shapes {
         let ShapeFigures { threads, depth, chunk_bytes, read_bytes, seconds, gb_per_s } = shape;
         writeln!(
@@ -151,7 +151,7 @@ fn print_peers(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
         let seconds = peer.seconds.map_or_else(|| "-".to_owned(), |seconds| spread(seconds, 3));
         write!(out, "{:<34} {seconds:>28}  ", peer.name)?;
         if let Some(times) = peer.times_of_transfer {
-            write!(out, "{times:.1} times this loader's transfer; ")?;
+            write!(out, "{times:.1} times the transfer time of this loader; ")?;
         }
         if let Some(version) = &peer.version {
             write!(out, "{version}; ")?;

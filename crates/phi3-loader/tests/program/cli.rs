@@ -180,7 +180,7 @@ fn the_message_for_a_large_reserve_contains_every_figure() {
     let message = failed["message"].as_str().unwrap();
     for figure in [
         format!("{required} bytes required, 2097152 bytes of them for staging, "),
-        "1000000000000000000 bytes reserved beside them, ".to_owned(),
+        "1000000000000000000 bytes reserved in addition, ".to_owned(),
         " bytes free of ".to_owned(),
         " bytes total, limited by ".to_owned(),
     ] {

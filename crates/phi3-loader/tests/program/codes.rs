@@ -234,7 +234,7 @@ fn rows() -> Vec<Row> {
                 shard(dir, "model-00002-of-00002.gguf", 0);
                 shard(dir, "model-00001-of-00002.gguf", 0)
             }),
-            &["model-00002-of-00002.gguf", "split.no is 0", "must have 1"],
+            &["model-00002-of-00002.gguf", "split.no is 0", "must be 1"],
         ),
         row(
             "GGUF_MISPLACED_TENSOR",
@@ -327,7 +327,7 @@ fn rows() -> Vec<Row> {
             "FILE_CHANGED",
             (7, "MODEL_LOAD_FAILED", true),
             Library(truncated_during_the_load),
-            &["model.gguf", "file changed", "100 now"],
+            &["model.gguf", "file changed", "100 bytes now"],
         ),
         row(
             "READ_FAILED",
@@ -345,7 +345,7 @@ fn rows() -> Vec<Row> {
             "INSUFFICIENT_VRAM",
             (6, "INSUFFICIENT_VRAM", false),
             Load(|_| (model_path("fused-f16.gguf"), vec!["--vram-limit=0".to_owned()])),
-            &["host", " bytes required", "0 bytes available under the limit"],
+            &["host", " bytes required", "0 bytes available under the caller's limit"],
         ),
         row(
             "INSUFFICIENT_VRAM",
@@ -400,7 +400,7 @@ fn rows() -> Vec<Row> {
             "ENGINE_CONTRACT",
             BUG,
             Library(|_| load_error(&options().threads(257))),
-            &["reader threads must be 1 to 256"],
+            &["reader threads must be from 1 to 256"],
         ),
         row(
             "ENGINE_CONTRACT",
