@@ -213,6 +213,35 @@ fn the_architecture_names_every_crate_and_only_files_that_exist() {
     assert!(missing.is_empty(), "docs/architecture.md names what does not exist: {missing:?}");
 }
 
+/// Every source file of a crate or of `cuda/` has a place in the code map. A file of the C++ tree is named with
+/// or without its suffix. The map names two folders as a whole.
+#[test]
+fn the_architecture_names_every_source_file() {
+    const FOLDERS: [&str; 2] = ["/transfer/decode/", "/phi3-loader/src/bench/"];
+    let text = read("docs/architecture.md");
+    let named: Vec<_> = text.split('`').skip(1).step_by(2).collect();
+    let is_named = |file: &str| {
+        let (stem, _) = file.rsplit_once('.').unwrap_or((file, ""));
+        named.iter().any(|name| {
+            let ends = |path: &str| path == *name || path.ends_with(&format!("/{name}"));
+            ends(file) || file.starts_with("cuda/") && ends(stem)
+        })
+    };
+    let missing: Vec<_> = sources()
+        .into_keys()
+        .filter(|file| file.starts_with("crates/") || file.starts_with("cuda/"))
+        .filter(|file| {
+            let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+            let is_source =
+                [".rs", ".cpp", ".hpp", ".cu", ".cuh"].iter().any(|end| name.ends_with(end));
+            let is_ours = file.starts_with("cuda/") || folder.contains("/src");
+            is_source && is_ours && !["lib.rs", "main.rs"].contains(&name)
+        })
+        .filter(|file| !is_named(file) && !FOLDERS.iter().any(|folder| file.contains(folder)))
+        .collect();
+    assert!(missing.is_empty(), "docs/architecture.md does not name {missing:#?}");
+}
+
 /// Returns the words in backquotes that are file names: they have a suffix or contain a slash.
 fn file_names(text: &str) -> impl Iterator<Item = &str> {
     const SUFFIXES: [&str; 9] = [".rs", ".cpp", ".hpp", ".cu", ".cuh", ".h", ".md", ".toml", ".py"];
