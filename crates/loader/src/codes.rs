@@ -93,8 +93,7 @@ codes! {
          or choose another device";
     VERIFICATION_FAILED: 9, false,
         "Weights on the device have a wrong address or wrong bytes.",
-        "do not use these weights; load again; if it fails again, check the memory of the device and \
-         of the host";
+        "do not use these weights; check the memory of the device and of the host before the next load";
     CANCELLED: 130, true,
         "The caller, Ctrl-C or SIGTERM cancelled the command.",
         "this is not a fault: run the command again if you need the result";

@@ -44,16 +44,17 @@ pub struct LoadOptions {
     pub storage: Storage,
     /// The method of reading the file.
     pub io: Io,
-    /// The largest single copy to the device, in bytes. If `None`, the loader chooses.
+    /// The largest single copy to the device, in bytes: 1 byte to 1 GiB. Small values are raised to 4 KiB. If
+    /// `None`, the loader chooses.
     pub chunk_bytes: Option<u64>,
-    /// The largest single read of one thread, in bytes; a copy consists of several reads. If `None`, the
-    /// loader chooses.
+    /// The largest single read of one thread, in bytes; a copy consists of several reads. At
+    /// least 4 KiB and at most one copy are read. If `None`, the loader chooses.
     pub read_bytes: Option<u64>,
-    /// The number of reader threads. If `None`, the loader chooses: it uses more threads if the page
+    /// The number of reader threads, 1 to 256. If `None`, the loader chooses: it uses more threads if the page
     /// cache does not hold the file.
     pub threads: Option<u32>,
-    /// The number of copies that can run at the same time. Each takes `chunk_bytes` of staging memory. If
-    /// `None`, the loader chooses.
+    /// The number of copies that can run at the same time, 1 to 1024. Each takes `chunk_bytes` and some KiB of
+    /// staging memory. If `None`, the loader chooses.
     pub depth: Option<u32>,
     /// The largest number of bytes of device memory for the weights. If `None`, all free memory.
     pub vram_limit: Option<u64>,

@@ -81,16 +81,16 @@ pub struct Phases {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TransferFigures {
-    /// The read method that was used, after fallbacks.
+    /// The read method: that of the options, or [`Io::Read`] if the system refused it for a file.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
     pub io: Io,
     /// Configured number of reader threads. The engine starts fewer if there is little work.
     pub threads: u32,
     /// The largest number of copies in flight at the same time.
     pub depth: u32,
-    /// Largest copy to the device, in bytes.
+    /// The setting for the largest copy to the device, in bytes.
     pub chunk_bytes: u64,
-    /// Largest read, in bytes.
+    /// The setting for the largest read, in bytes. A read is never larger than a copy.
     pub read_bytes: u64,
     /// Number of copies.
     pub chunks: u64,

@@ -15,12 +15,12 @@
 //!    each weight.
 //!
 //! ```
-//! use gguf_format::Gguf;
+//! use model_phi3::gguf_format::GgufFile;
 //! use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 //!
-//! /// Returns the bytes of device memory that the model in this file needs.
-//! fn memory_of(file: &[u8]) -> Result<u64, model_phi3::Error> {
-//!     let gguf = Gguf::parse(file)?;
+//! /// Returns the bytes of device memory for the weights of the model in this file. Reads only its header.
+//! fn memory_of(path: &str) -> Result<u64, model_phi3::Error> {
+//!     let gguf = GgufFile::open(path)?;
 //!     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
 //!     let tensors = TensorMap::bind(&config, gguf.tensors())?;
 //!     let plan = LoadPlan::new(&config, &tensors, Storage::F16)?;
@@ -68,6 +68,8 @@ pub use choice_text::ParseChoiceError;
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
 pub use error::Error;
+// Configuration, binding and errors refer to its types.
+pub use gguf_format;
 pub use gguf_format::{CodeFacts, ErrorClass};
 pub use kv_cache::KvDtype;
 pub use plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};

@@ -168,13 +168,14 @@ pub(super) struct Choices {
     /// Method of reading the file
     #[arg(long, default_value = "auto", value_parser = word_of::<Io>(IO_CHOICES), env = "PHI3_LOADER_IO")]
     pub(super) io: Io,
-    /// Largest single copy to the device, such as 16MiB [default: chosen by device]
+    /// Largest single copy to the device, such as 16MiB; at most 1GiB [default: chosen by device]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
-    /// Reader threads [default: depends on the device, the cores and the page cache]
+    /// Reader threads, 1 to 256 [default: depends on the device, the cores and the page cache]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
-    /// Copies that can run at the same time, each with its own staging memory [default: chosen by device]
+    /// Copies that can run at the same time, 1 to 1024, each with its own staging memory [default: chosen by
+    /// device]
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
     /// Largest single read of one thread; a copy consists of several reads [default: 512KiB, at most one
