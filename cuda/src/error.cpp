@@ -43,7 +43,9 @@ Error Error::at(const ErrorSite& site) const {
 
 Error io_error(int error_number, const std::string& context, const ErrorSite& site) {
   return Error(Code::kIo, error_number,
-               context + ": " + std::generic_category().message(error_number), site);
+               context + ": " + std::generic_category().message(error_number) + " (os error " +
+                   std::to_string(error_number) + ")",
+               site);
 }
 
 }  // namespace transfer

@@ -24,9 +24,10 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 // Chunks of equal size keep as many bytes in flight as the ring can hold.
 constexpr std::uint64_t kLeastSplit = 8;
 
-[[noreturn]] void refuse(std::size_t index, const std::string& why) {
+[[noreturn]] void refuse(std::size_t index, const std::string& why,
+                         std::int64_t lane = kUnknown) {
   throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why,
-              ErrorSite::of_operation(static_cast<std::int64_t>(index)));
+              {kUnknown, static_cast<std::int64_t>(index), lane});
 }
 
 // Whether [offset, offset + bytes) lies inside [0, limit). Does not overflow.
@@ -62,14 +63,14 @@ float scale_of(const Conversion& conversion) {
 void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
   if (op.unit >= bounds.units) refuse(index, "the progress unit does not exist");
   if (op.file >= bounds.file_bytes.size()) {
-    refuse(index, "the source file does not exist in the request");
+    refuse(index, "the source does not exist in the request");
   }
   if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
-    refuse(index, "the source range exceeds the file");
+    refuse(index, "the source range exceeds the source");
   }
   if (op.lane >= bounds.dest_bytes.size()) refuse(index, "the lane does not exist");
   if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes[op.lane])) {
-    refuse(index, "the destination range exceeds the buffer");
+    refuse(index, "the destination range exceeds the buffer", op.lane);
   }
   if (op.source_bytes % geometry.block_bytes != 0) {
     refuse(index, "the source size is not a multiple of the block size");
@@ -89,7 +90,7 @@ void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, con
     refuse(index, "the destination size is not a multiple of the float size");
   }
   // Kernels store 16 bytes at a time.
-  if (op.dest_offset % kDestAlignment != 0) refuse(index, "the destination is not 16-byte aligned");
+  if (op.dest_offset % kDestAlignment != 0) refuse(index, "the destination is not 16-byte aligned", op.lane);
 }
 
 void check_disjoint(View<CopyOp> ops) {
@@ -104,7 +105,7 @@ void check_disjoint(View<CopyOp> ops) {
     const CopyOp& op = ops[index];
     if (op.dest_bytes == 0) continue;
     if (op.lane != lane) end = 0;
-    if (op.dest_offset < end) refuse(index, "the destination overlaps that of another operation");
+    if (op.dest_offset < end) refuse(index, "the destination overlaps that of another operation", op.lane);
     lane = op.lane;
     end = op.dest_offset + op.dest_bytes;
   }

@@ -244,8 +244,8 @@ impl Engine {
             &mut shim,
         );
         shim.resume_panic();
-        readers.resume_panic();
-        let stats = result.map_err(|error| Error::from(error).naming(&self.devices))?;
+        let stats = readers.resume(result.map_err(Error::from));
+        let stats = stats.map_err(|error| error.naming(&self.devices))?;
         Ok(Stats {
             source_bytes: stats.source_bytes,
             chunks: stats.chunks,

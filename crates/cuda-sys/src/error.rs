@@ -71,7 +71,7 @@ pub struct Error {
     cause: Option<Arc<io::Error>>,
 }
 
-/// The cause follows from code and status.
+/// Ignores the cause, whose message is part of the context.
 impl PartialEq for Error {
     fn eq(&self, other: &Self) -> bool {
         let fields = |error: &Self| {
@@ -83,10 +83,12 @@ impl PartialEq for Error {
 
 impl Eq for Error {}
 
-/// The error of the operating system for a source that could not be read.
-fn io_cause(code: ErrorCode, status: i32) -> Option<Arc<io::Error>> {
+/// The error of the operating system for a file that could not be read. `context` contains its message.
+fn io_cause(code: ErrorCode, status: i32, context: &str) -> Option<Arc<io::Error>> {
     match (code, status) {
-        (ErrorCode::FileTruncated, _) => Some(Arc::new(io::ErrorKind::UnexpectedEof.into())),
+        (ErrorCode::FileTruncated, _) => {
+            Some(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, context)))
+        }
         (ErrorCode::Io, 1..) => Some(Arc::new(io::Error::from_raw_os_error(status))),
         _ => None,
     }
@@ -134,6 +136,12 @@ impl Error {
         self.lane
     }
 
+    /// Sets the error that a source returned.
+    pub(crate) fn caused_by(mut self, cause: io::Error) -> Self {
+        self.cause = Some(Arc::new(cause));
+        self
+    }
+
     /// Adds the device of the lane to the text, if the engine has several lanes.
     pub(crate) fn naming(mut self, devices: &[DeviceKind]) -> Self {
         let index = self.lane.and_then(|lane| usize::try_from(lane).ok());
@@ -161,14 +169,15 @@ impl Error {
             let status = fields.next()?.parse().ok()?;
             let mut index = || Some(u32::try_from(fields.next()?.parse::<i64>().ok()?).ok());
             let (source_file, operation, lane) = (index()?, index()?, index()?);
+            let context = fields.next()?;
             Some(Self {
                 code,
                 status,
                 source_file,
                 operation,
                 lane,
-                context: fields.next()?.to_owned(),
-                cause: io_cause(code, status),
+                context: context.to_owned(),
+                cause: io_cause(code, status, context),
             })
         })();
         decoded.unwrap_or_else(|| Self::new(ErrorCode::Internal, what.to_owned()))

@@ -1,12 +1,12 @@
 //! The sources of a call's bytes.
 
 use crate::bridge::ffi;
-use crate::error::ErrorCode;
+use crate::error::{Error, ErrorCode};
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One of the sources that operations read.
 #[derive(Clone, Copy)]
@@ -136,12 +136,20 @@ pub(crate) fn infos(sources: &[Source<'_>]) -> Vec<ffi::SourceInfo> {
 /// Passes reads from C++ to Rust sources, and keeps panics out of C++.
 pub(crate) struct SourceReaders<'a> {
     sources: &'a [Source<'a>],
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    failures: Mutex<Failures>,
+}
+
+/// The failures of a call's reads, which cannot cross C++.
+#[derive(Default)]
+struct Failures {
+    panic: Option<Box<dyn Any + Send>>,
+    /// Errors with the message that C++ gets in their place.
+    errors: Vec<(String, io::Error)>,
 }
 
 impl<'a> SourceReaders<'a> {
     pub(crate) fn new(sources: &'a [Source<'a>]) -> Self {
-        Self { sources, panic: Mutex::new(None) }
+        Self { sources, failures: Mutex::default() }
     }
 
     /// The engine's reader threads call this. A panic must not unwind through C++. It fails the read
@@ -162,32 +170,147 @@ impl<'a> SourceReaders<'a> {
         let Some(Source::Reader(reader)) = self.sources.get(index) else {
             return failed(ErrorCode::Internal, 0, format!("source {index} is not a reader"));
         };
-        // A panic may leave the reader in a broken state. The engine does not read from it again before the
-        // panic continues.
-        match catch_unwind(AssertUnwindSafe(|| reader.read_exact_at(out, offset, Stop(stop)))) {
-            Ok(Ok(())) => {
+        let read = || {
+            let Err(error) = reader.read_exact_at(out, offset, Stop(stop)) else { return None };
+            let code = match error.kind() {
+                io::ErrorKind::UnexpectedEof => ErrorCode::FileTruncated,
+                _ => ErrorCode::Io,
+            };
+            // C++ ends a text at a zero.
+            let context =
+                format!("reading source {index} at byte {offset}: {error}").replace('\0', "\\0");
+            let status = error.raw_os_error().unwrap_or(0);
+            self.lock().errors.push((context.clone(), error));
+            Some(failed(code, status, context))
+        };
+        // The error's text is the reader's code, too. A panic may leave the reader in a broken state. The engine
+        // does not read from it again before the panic continues.
+        match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(None) => {
                 ffi::ReadOutcome { failed: false, code: 0, status: 0, context: String::new() }
             }
-            Ok(Err(error)) => {
-                let code = match error.kind() {
-                    io::ErrorKind::UnexpectedEof => ErrorCode::FileTruncated,
-                    _ => ErrorCode::Io,
-                };
-                let context = format!("reading source {index} at byte {offset}: {error}");
-                failed(code, error.raw_os_error().unwrap_or(0), context)
-            }
+            Ok(Some(failed)) => failed,
             Err(payload) => {
-                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert(payload);
+                let first = &mut self.lock().panic;
+                if first.is_none() {
+                    *first = Some(payload);
+                } else {
+                    // Dropping it could panic again, here in a callback of C++.
+                    std::mem::forget(payload);
+                }
                 failed(ErrorCode::Internal, 0, format!("reading source {index} panicked"))
             }
         }
     }
 
-    /// Continues a stored panic.
-    pub(crate) fn resume_panic(self) {
-        if let Some(payload) = self.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    fn lock(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Continues a stored panic. Gives the error of the call its cause, if a read failed.
+    pub(crate) fn resume<T>(self, result: Result<T, Error>) -> Result<T, Error> {
+        let Failures { panic, errors } =
+            self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(payload) = panic {
             resume_unwind(payload);
         }
+        result.map_err(|error| {
+            let cause = errors.into_iter().find(|(context, _)| *context == error.context());
+            match cause {
+                Some((_, cause)) => error.caused_by(cause),
+                None => error,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, ErrorCode, Io,
+        PositionedRead, Request, Source, StagingRing, Stop,
+    };
+    use std::error::Error as _;
+    use std::fmt;
+    use std::io;
+    use std::ops::ControlFlow;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Fails at every read with the error that the function makes.
+    struct Failing(fn() -> io::Error);
+
+    impl PositionedRead for Failing {
+        fn size(&self) -> u64 {
+            64
+        }
+
+        fn read_exact_at(&self, _: &mut [u8], _: u64, _: Stop<'_>) -> io::Result<()> {
+            Err((self.0)())
+        }
+    }
+
+    #[derive(Debug)]
+    struct PanicsWhenShown;
+
+    impl fmt::Display for PanicsWhenShown {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("the error cannot be shown")
+        }
+    }
+
+    impl std::error::Error for PanicsWhenShown {}
+
+    fn read(reader: &Failing) -> Error {
+        let device = Device::open(DeviceKind::Host).unwrap();
+        let ring = StagingRing::new(EngineConfig::new(2, 2, 4096, 4096)).unwrap();
+        let mut engine = Engine::new(&device, ring).unwrap();
+        let op = CopyOp {
+            source: 0,
+            lane: 0,
+            source_offset: 0,
+            source_bytes: 64,
+            dest_offset: 0,
+            dest_bytes: 64,
+            conversion: Conversion::Copy,
+            unit: 0,
+            floats: None,
+        };
+        let (sources, ops) = ([Source::Reader(reader)], [op]);
+        let request = Request {
+            sources: &sources,
+            io: Io::Read,
+            ops: &ops,
+            units: 1,
+            digest: false,
+            timeline: false,
+        };
+        let mut buffer = device.allocate(64).unwrap();
+        engine.execute(request, &mut buffer, &mut |_| ControlFlow::Continue(())).unwrap_err()
+    }
+
+    #[test]
+    fn the_cause_of_a_failed_read_is_the_error_of_the_source() {
+        let lost = io::ErrorKind::ConnectionReset;
+        for (failing, code, kind) in [
+            (Failing(|| io::Error::new(io::ErrorKind::ConnectionReset, "lost\0here")), ErrorCode::Io, lost),
+            (
+                Failing(|| io::Error::new(io::ErrorKind::UnexpectedEof, "lost\0here")),
+                ErrorCode::FileTruncated,
+                io::ErrorKind::UnexpectedEof,
+            ),
+        ] {
+            let error = read(&failing);
+            assert_eq!((error.code(), error.source_file()), (code, Some(0)), "{error}");
+            let cause = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+            assert_eq!((cause.kind(), cause.to_string()), (kind, "lost\0here".to_owned()));
+            assert!(error.to_string().ends_with(r"lost\0here"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_the_text_of_an_error_continues_in_the_caller() {
+        let failing = Failing(|| io::Error::other(PanicsWhenShown));
+        let payload = catch_unwind(AssertUnwindSafe(|| read(&failing))).unwrap_err();
+        assert_eq!(payload.downcast_ref::<&str>(), Some(&"the error cannot be shown"));
     }
 }

@@ -1,6 +1,6 @@
 //! Names and keys of split models, as llama.cpp's `gguf-split` writes them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,7 @@ pub(crate) fn check_whole(path: &Path, gguf: &Gguf<'_>) -> Result<(), Error> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardName {
     /// The folder and everything before `-00002-of-`.
-    prefix: PathBuf,
+    prefix: OsString,
     /// From 1.
     pub(crate) no: u64,
     pub(crate) count: u64,
@@ -63,15 +63,16 @@ pub(crate) struct ShardName {
 
 impl ShardName {
     pub(crate) fn parse(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.as_bytes();
+        // Not by the parts of the path: a name of a source that is no file must stay as it is.
+        let name = path.as_os_str().as_bytes();
         let (rest, count) = split_number(name.strip_suffix(b".gguf")?)?;
         let (prefix, no) = split_number(rest.strip_suffix(b"-of")?)?;
-        Some(Self { prefix: path.with_file_name(OsStr::from_bytes(prefix)), no, count })
+        Some(Self { prefix: OsStr::from_bytes(prefix).to_owned(), no, count })
     }
 
     /// Returns the path of another shard, by its number from 1.
     pub(crate) fn sibling(&self, no: u64) -> PathBuf {
-        let mut name = self.prefix.clone().into_os_string();
+        let mut name = self.prefix.clone();
         name.push(format!("-{no:05}-of-{:05}.gguf", self.count));
         name.into()
     }
@@ -171,6 +172,12 @@ mod tests {
         assert_eq!(nameless.sibling(2), Path::new("-00002-of-00002.gguf"));
         let dotted = ShardName::parse(Path::new("a.b-00010-of-00010.gguf")).unwrap();
         assert_eq!(dotted.sibling(7), Path::new("a.b-00007-of-00010.gguf"));
+        // Names of sources that are not files stay as they are but for the number.
+        for folder in ["store://", "a/./", "s3://bucket//"] {
+            let name = ShardName::parse(Path::new(&format!("{folder}m-00001-of-00002.gguf")));
+            let sibling = name.unwrap().sibling(2).into_os_string();
+            assert_eq!(sibling, *format!("{folder}m-00002-of-00002.gguf"));
+        }
     }
 
     #[test]
@@ -186,6 +193,7 @@ mod tests {
             "phi-000001-of-00003.gguf",
             "phi-00001-of-00003.GGUF",
             "00001-of-00003.gguf",
+            "phi-00001-of-00003.gguf/",
             "",
         ] {
             assert_eq!(ShardName::parse(Path::new(name)), None, "{name}");
