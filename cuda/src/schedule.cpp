@@ -61,10 +61,10 @@ float scale_of(const Conversion& conversion) {
 
 void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
   if (op.unit >= bounds.units) refuse(index, "the progress unit does not exist");
-  if (op.file >= bounds.file_bytes.size()) {
+  if (op.source >= bounds.source_bytes.size()) {
     refuse(index, "the source file does not exist in the request");
   }
-  if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
+  if (!inside(op.source_offset, op.source_bytes, bounds.source_bytes[op.source])) {
     refuse(index, "the source range exceeds the file");
   }
   if (op.lane >= bounds.dest_bytes.size()) refuse(index, "the lane does not exist");
@@ -148,10 +148,10 @@ class Cutter {
     for (std::uint64_t done = 0; done < op.source_bytes;) {
       const std::uint64_t offset = op.source_offset + done;
       const std::uint64_t left = op.source_bytes - done;
-      std::uint64_t bytes = next_piece(geometry, left, room_at(op.file, offset));
+      std::uint64_t bytes = next_piece(geometry, left, room_at(op.source, offset));
       if (bytes == 0) {
         const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
-        schedule_.chunks.push_back({op.file, offset, 0, first_segment, 0, 0, 0});
+        schedule_.chunks.push_back({op.source, offset, 0, first_segment, 0, 0, 0});
         bytes = next_piece(geometry, left, limit());
       }
       append(index, op, geometry, done, bytes);
@@ -178,7 +178,7 @@ class Cutter {
   }
 
  private:
-  // Groups the segments by lane, each lane in the order of the file, and appends a part for each
+  // Groups the segments by lane, each lane in the order of the source, and appends a part for each
   // lane.
   void append_parts(Chunk& chunk) {
     Segment* const first = schedule_.segments.data() + chunk.first_segment;
@@ -209,11 +209,11 @@ class Cutter {
   }
 
   // Returns the bytes from `offset` on that can join the last chunk.
-  std::uint64_t room_at(std::uint32_t file, std::uint64_t offset) const {
+  std::uint64_t room_at(std::uint32_t source, std::uint64_t offset) const {
     if (schedule_.chunks.empty()) return 0;
     const Chunk& chunk = schedule_.chunks.back();
     const std::uint64_t end = chunk.source_offset + chunk.bytes;
-    const bool joins = chunk.file == file && offset >= end && offset - end <= kMaxGap &&
+    const bool joins = chunk.source == source && offset >= end && offset - end <= kMaxGap &&
                        chunk.segment_count < kMaxSegments;
     const std::uint64_t room_end = chunk.source_offset + limit();
     return joins && offset < room_end ? room_end - offset : 0;
