@@ -114,7 +114,7 @@ template <class Work>
 __global__ void __launch_bounds__(kThreads)
     move_tile(const __grid_constant__ TiledBatch<MoveSegment> tiled) {
   const Tile tile = this_tile(tiled);
-  const MoveSegment& segment = tiled.batch.segments[tile.segment];
+  const MoveSegment& segment = tiled.batch.items[tile.item];
   const std::uint64_t units = segment.elements / Work::kUnitElements;
   const std::uint32_t count = units_of(tile.number, units);
   const std::uint8_t* src = segment.src + tile.number * Work::kTileSourceBytes;
@@ -128,13 +128,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Work>
-int launch(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
+int launch(const LaunchBatch<MoveSegment>& batch, cudaStream_t stream) noexcept {
   return launch_tiles(move_tile<Work>, batch, Work::kUnitElements, stream);
 }
 
 template <class... Types>
-int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
-                  cudaStream_t stream) noexcept {
+int launch_decode(TypeList<Types...>, std::uint32_t ggml_type_id,
+                  const LaunchBatch<MoveSegment>& batch, cudaStream_t stream) noexcept {
   int status = cudaErrorInvalidValue;
   const bool found =
       ((Types::kTypeId == ggml_type_id && (status = launch<Decode<Types>>(batch, stream), true)) ||
@@ -151,12 +151,12 @@ int load_decoder(TypeList<Types...>, std::uint32_t ggml_type_id) noexcept {
 
 }  // namespace
 
-int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
+int launch_decode_to_f16(std::uint32_t ggml_type_id, const LaunchBatch<MoveSegment>& batch,
                          cudaStream_t stream) noexcept {
   return launch_decode(decode::Decoders{}, ggml_type_id, batch, stream);
 }
 
-int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept {
+int launch_copy(const LaunchBatch<MoveSegment>& batch, cudaStream_t stream) noexcept {
   return launch<Copy>(batch, stream);
 }
 

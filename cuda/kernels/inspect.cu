@@ -92,7 +92,7 @@ template <FloatFormat kFormat>
 __global__ void __launch_bounds__(kThreads)
     count_tile(const __grid_constant__ TiledBatch<CountSegment> tiled) {
   const Tile tile = this_tile(tiled);
-  const CountSegment& segment = tiled.batch.segments[tile.segment];
+  const CountSegment& segment = tiled.batch.items[tile.item];
   const std::uint64_t units = segment.elements / kFloatsPerUnit<kFormat>;
   const std::uint32_t count = units_of(tile.number, units);
   const uint4* data = static_cast<const uint4*>(segment.floats) + tile.number * kUnitsPerTile;
@@ -135,7 +135,7 @@ __device__ void add_tail(const DigestSegment& segment, std::uint64_t begin, Dige
 __global__ void __launch_bounds__(kThreads)
     digest_tile(const __grid_constant__ TiledBatch<DigestSegment> tiled) {
   const Tile tile = this_tile(tiled);
-  const DigestSegment& segment = tiled.batch.segments[tile.segment];
+  const DigestSegment& segment = tiled.batch.items[tile.item];
   const std::uint64_t units = segment.elements / kBytesPerUnit;
   const std::uint32_t count = units_of(tile.number, units);
   const std::uint64_t first_unit = tile.number * kUnitsPerTile;
@@ -173,14 +173,14 @@ int with_counter(FloatFormat format, Use&& use) noexcept {
 
 }  // namespace
 
-int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
+int launch_count_non_finite(FloatFormat format, const LaunchBatch<CountSegment>& batch,
                             cudaStream_t stream) noexcept {
   return with_counter(format, [&](auto kernel, std::uint32_t floats_per_unit) {
     return launch_tiles(kernel, batch, floats_per_unit, stream);
   });
 }
 
-int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept {
+int launch_digest(const LaunchBatch<DigestSegment>& batch, cudaStream_t stream) noexcept {
   return launch_tiles(digest_tile, batch, kBytesPerUnit, stream);
 }
 

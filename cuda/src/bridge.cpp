@@ -139,13 +139,14 @@ bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> bloc
          decode_all(ggml_type, blocks.data(), halves.data(), halves.size(), scale);
 }
 
-rust::Vec<Digest> digest_piece_by_each(rust::Slice<const std::uint8_t> bytes,
-                                       std::uint64_t offset) {
+rust::Vec<Digest> digest_with_each_instruction_set(rust::Slice<const std::uint8_t> bytes,
+                                                   std::uint64_t offset) {
   return guarded([&] {
     if (offset % kDigestWord != 0) {
       throw Error(Code::kInvalidArgument, 0, "a piece must start at a multiple of 8 bytes");
     }
-    return digests_of(transfer::digest_piece_by_each(bytes.data(), bytes.size(), offset));
+    return digests_of(
+        transfer::digest_with_each_instruction_set(bytes.data(), bytes.size(), offset));
   });
 }
 
@@ -291,7 +292,7 @@ Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_
 
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs) {
   return guarded([&]() -> Rate {
-    const transfer::WorkShape work = {static_cast<Work>(shape.work), shape.ggml_type,
+    const transfer::WorkShape work = {static_cast<MeasuredWork>(shape.work), shape.ggml_type,
                                       shape.elements, shape.threads};
 #ifdef TRANSFER_WITH_CUDA
     if (device.get()->kind() == DeviceKind::kCuda) {

@@ -32,7 +32,7 @@ ErrorSite site_of(const Share& share, View<Segment> segments) {
 
 }  // namespace
 
-Call::Call(const Work& work, const CallClock* clock, std::uint32_t readers)
+Call::Call(const CallWork& work, const CallClock* clock, std::uint32_t readers)
     : work_(work),
       clock_(clock),
       spans_(readers),
@@ -64,7 +64,7 @@ void Call::read_shares(std::uint32_t reader) noexcept {
       break;
     }
   } catch (...) {
-    board_.failed(std::current_exception());
+    board_.report_failure(std::current_exception());
   }
   if (stopped()) turns_.wake_all();
   board_.reader_finished();
@@ -82,7 +82,7 @@ void Call::timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::s
   spans_[reader].push_back({reader, lane, kind, chunk, start, clock_->seconds()});
 }
 
-// Staged bytes have the same offset in a page as in the file. Direct reads need that, and copies
+// Staged bytes have the same offset in a page as in the source. Direct reads need that, and copies
 // from the page cache are faster with it.
 std::byte* Call::read_target(std::size_t index) const {
   const Chunk& chunk = work_.schedule.chunks[index];
@@ -91,7 +91,7 @@ std::byte* Call::read_target(std::size_t index) const {
     const Part& part = work_.schedule.parts[chunk.first_part];
     std::byte* straight = work_.lanes[part.lane]->destination(work_.schedule, index, part);
     if (straight != nullptr &&
-        !work_.sources[chunk.file]->wants_alignment(chunk.source_offset, chunk.bytes)) {
+        !work_.sources[chunk.source]->wants_alignment(chunk.source_offset, chunk.bytes)) {
       return straight;
     }
   }
@@ -127,8 +127,8 @@ void Call::fill(const Share& share, std::byte* out) {
   const Chunk& chunk = work_.schedule.chunks[share.chunk];
   with_site([&] { return site_of(share, work_.schedule.segments_of(chunk)); },
             [&] {
-              work_.sources[chunk.file]->read(chunk.source_offset + share.offset, share.bytes, out,
-                                              board_.stop());
+              work_.sources[chunk.source]->read(chunk.source_offset + share.offset, share.bytes,
+                                                out, board_.stop());
             });
   // A stopped read leaves unspecified bytes.
   if (!stopped()) examine(share, out);

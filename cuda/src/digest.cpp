@@ -164,8 +164,8 @@ Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t
   return digest_by(instances().add_groups[0], data, bytes, offset);
 }
 
-std::vector<Digest> digest_piece_by_each(const std::uint8_t* data, std::uint64_t bytes,
-                                         std::uint64_t offset) {
+std::vector<Digest> digest_with_each_instruction_set(const std::uint8_t* data, std::uint64_t bytes,
+                                                     std::uint64_t offset) {
   std::vector<Digest> out;
   for (std::size_t i = 0; i < instances().count; ++i) {
     out.push_back(digest_by(instances().add_groups[i], data, bytes, offset));

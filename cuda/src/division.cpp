@@ -26,13 +26,13 @@ std::uint64_t dest_bytes_of(const Schedule& schedule, const Chunk& chunk) {
       [](std::uint64_t sum, const Segment& segment) { return sum + segment.dest_bytes; });
 }
 
-// Appends the shares of a chunk. They end on pages of the file, so that aligned reads of neighbours
-// do not overlap.
+// Appends the shares of a chunk. They end on pages of the source, so that aligned reads of
+// neighbours do not overlap.
 void append_shares(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
                    std::vector<Share>& shares) {
   const Chunk& chunk = schedule.chunks[index];
   const std::uint64_t largest =
-      std::max(kSourceAlignment, round_down(rules.read_bytes[chunk.file], kSourceAlignment));
+      std::max(kSourceAlignment, round_down(rules.read_bytes[chunk.source], kSourceAlignment));
   const std::uint64_t lead = chunk.source_offset % kSourceAlignment;
   const bool whole = rules.digest && !can_digest_in_shares(schedule, chunk);
   for (std::uint64_t start = 0; start < chunk.bytes;) {

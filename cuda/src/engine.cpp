@@ -4,6 +4,7 @@
 #include <string>
 
 #include "transfer/call.hpp"
+#include "transfer/call_clock.hpp"
 #include "transfer/division.hpp"
 #include "transfer/error.hpp"
 #include "transfer/readers.hpp"
@@ -19,11 +20,13 @@ constexpr std::uint32_t kMaxDepth = 1024;
 constexpr std::uint64_t kMaxChunkBytes = std::uint64_t{1} << 30;
 
 using Sources = std::vector<std::unique_ptr<Source>>;
+using Lanes = std::vector<std::unique_ptr<Lane>>;
+using LaneCalls = std::vector<std::unique_ptr<LaneCall>>;
 
 Bounds bounds_of(const Request& request, const std::vector<DeviceBuffer*>& dests) {
   Bounds bounds{{}, {}, request.units};
   for (const std::unique_ptr<Source>& source : request.sources) {
-    bounds.file_bytes.push_back(source->bytes());
+    bounds.source_bytes.push_back(source->bytes());
   }
   for (const DeviceBuffer* dest : dests) bounds.dest_bytes.push_back(dest->size());
   return bounds;
@@ -48,8 +51,43 @@ bool fell_back(const Sources& sources) {
                      [](const std::unique_ptr<Source>& source) { return source->fell_back(); });
 }
 
+bool all_pinned(const Lanes& lanes) {
+  return std::all_of(lanes.begin(), lanes.end(),
+                     [](const std::unique_ptr<Lane>& lane) { return lane->pinned(); });
+}
+
+LaneCalls prepare_lanes(const Lanes& lanes, Schedule& schedule, const Request& request,
+                        const std::vector<DeviceBuffer*>& dests) {
+  LaneCalls calls;
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    schedule.lanes[i].kernels.digest = request.digest;
+    calls.push_back(
+        std::make_unique<LaneCall>(*lanes[i], schedule.lanes[i], *dests[i], request.digest));
+    calls.back()->prepare(request.ops);
+  }
+  return calls;
+}
+
+void start_timelines(const LaneCalls& lanes, const CallClock& clock, std::size_t chunks) {
+  for (const std::unique_ptr<LaneCall>& lane : lanes) lane->start_timeline(clock, chunks);
+}
+
+// Returns the timeline, which is empty if it was not requested. Throws if the call failed.
+std::vector<Span> timeline_or_failure(Call& call, bool requested) {
+  std::vector<Span> timeline;
+  try {
+    if (requested) timeline = call.timeline();
+  } catch (...) {
+    // If the call failed too, its error is more useful.
+    call.board().rethrow();
+    throw;
+  }
+  call.board().rethrow();
+  return timeline;
+}
+
 std::vector<OpReport> reports(View<CopyOp> ops, const OpFindings& findings,
-                              const std::vector<std::unique_ptr<LaneCall>>& lanes) {
+                              const LaneCalls& lanes) {
   std::vector<std::vector<OpTally>> tallies;
   for (const std::unique_ptr<LaneCall>& lane : lanes) {
     tallies.push_back(lane->tallies(ops.size()));
@@ -155,22 +193,12 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
                       wanted, std::max<std::size_t>(1, division.stretches.size()))),
                   [&] { warm_up(request); });
   OpFindings findings(request.ops.size(), request.digest);
-  std::vector<std::unique_ptr<LaneCall>> lanes;
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    schedule.lanes[i].kernels.digest = request.digest;
-    lanes.push_back(
-        std::make_unique<LaneCall>(*lanes_[i], schedule.lanes[i], *dests[i], request.digest));
-    lanes.back()->prepare(request.ops);
-  }
+  const LaneCalls lanes = prepare_lanes(lanes_, schedule, request, dests);
   const CallClock clock;
-  if (request.timeline) {
-    for (const std::unique_ptr<LaneCall>& lane : lanes) {
-      lane->start_timeline(clock, schedule.chunks.size());
-    }
-  }
+  if (request.timeline) start_timelines(lanes, clock, schedule.chunks.size());
   const double start = clock.seconds();
-  const Work work{schedule, division, request.sources,
-                  lanes,    findings, {ring_->data(), config_.depth, config_.slot_bytes()}};
+  const CallWork work{schedule, division, request.sources,
+                      lanes,    findings, {ring_->data(), config_.depth, config_.slot_bytes()}};
   Call call(work, request.timeline ? &clock : nullptr, readers.count());
   {
     const Readers::Running running =
@@ -179,23 +207,14 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
   }
   const double end = clock.seconds();
   for (const std::unique_ptr<LaneCall>& lane : lanes) lane->settle();
-  std::vector<Span> timeline;
-  try {
-    if (request.timeline) timeline = call.timeline();
-  } catch (...) {
-    // If the call failed too, its error is more useful.
-    call.board().rethrow();
-    throw;
-  }
-  call.board().rethrow();
+  std::vector<Span> timeline = timeline_or_failure(call, request.timeline);
   return {
       schedule.source_bytes,
       schedule.chunks.size(),
       wanted,
       end - start,
       fell_back(request.sources),
-      std::all_of(lanes_.begin(), lanes_.end(),
-                  [](const std::unique_ptr<Lane>& lane) { return lane->pinned(); }),
+      all_pinned(lanes_),
       std::move(timeline),
       reports(request.ops, findings, lanes),
   };

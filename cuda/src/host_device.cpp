@@ -111,7 +111,7 @@ class HostQueue final : public Queue {
 
   void await(std::uint32_t) override {}
   // submit() counts, while the floats are in the cache.
-  void landed(const std::vector<Floats>&) override {}
+  void count_floats(const std::vector<Floats>&) override {}
   void finish() override {}
   // Readers do all work, and record it themselves.
   void start_timeline(const CallClock&, std::size_t) override {}

@@ -1,5 +1,7 @@
 #include "transfer/lane.hpp"
 
+#include <utility>
+
 namespace transfer {
 
 Lane::Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone, StagingRing& ring,

@@ -69,7 +69,8 @@ void LaneCall::retire(std::uint32_t slot, View<Segment> segments) {
 void LaneCall::landed(const Segment& segment) {
   const std::uint64_t before = unit_left_[segment.unit].fetch_sub(segment.source_bytes);
   if (before != segment.source_bytes) return;
-  lane_.on_reader(segment.op, [&](Queue& queue) { queue.landed(unit_floats_[segment.unit]); });
+  lane_.on_reader(segment.op,
+                  [&](Queue& queue) { queue.count_floats(unit_floats_[segment.unit]); });
 }
 
 void LaneCall::finish() {

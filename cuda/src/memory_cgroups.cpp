@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "transfer/text_file.hpp"
 
@@ -13,12 +14,11 @@ namespace {
 // Names of files and fields in one version of cgroups.
 struct Version {
   std::string_view file_system;
-  std::string_view
-      controller;  // in the list of a hierarchy; empty in version 2, which has only one hierarchy
+  std::string_view controller;  // name in the controller list of version 1; empty in version 2
   const char* limit;
   const char* slow_limit;  // above it, the kernel delays a process for seconds; null in version 1
   const char* used;
-  std::array<const char*, 2> file_pages;  // fields of memory.stat that include the groups below
+  std::array<const char*, 2> file_pages;  // fields of memory.stat, summed over the groups below
 };
 
 constexpr Version kVersions[] = {
@@ -114,13 +114,19 @@ std::optional<std::string> path_below(std::string_view outermost, std::string_vi
   return rest;
 }
 
-// Returns the folder of the group, as a mount and a path below it. In a container, the group may
-// not be visible. The mount itself is then the process's group or an ancestor of it.
-Mount place_of(const std::vector<Mount>& mounts, std::string_view group) {
+// The folder of a group.
+struct GroupPlace {
+  std::string mount_folder;
+  std::string path_below;  // empty for the outermost group of the mount
+};
+
+// Returns the folder of the group. In a container, the group may not be visible. Then the mount
+// itself is used, which is the process's group or an ancestor of it.
+GroupPlace place_of(const std::vector<Mount>& mounts, std::string_view group) {
   for (const Mount& mount : mounts) {
-    if (const auto path = path_below(mount.group, group)) return {*path, mount.folder};
+    if (auto path = path_below(mount.group, group)) return {mount.folder, std::move(*path)};
   }
-  return {"", mounts.front().folder};
+  return {mounts.front().folder, ""};
 }
 
 std::optional<std::uint64_t> number_in(const std::string& path) {
@@ -129,13 +135,16 @@ std::optional<std::uint64_t> number_in(const std::string& path) {
   return text ? first_number(*text) : std::nullopt;
 }
 
-// Returns the memory that the kernel charges to a group that uses its whole limit: page tables,
-// with eight bytes for each page of memory and of a mapped file, and stacks of threads. Without
-// this reserve, the group would exceed its limit, and the kernel would kill the process.
+// Returns a reserve for page tables and thread stacks, which the kernel charges to a group that
+// uses its whole limit. Without it, the group would exceed the limit, and the kernel would kill the
+// process. Page tables take 8 bytes for each 4096-byte page. They are counted twice: for memory,
+// and for a mapped file of the same size.
 std::uint64_t kernel_bytes(std::uint64_t limit) {
-  constexpr std::uint64_t kThreads = std::uint64_t{2} << 20;
-  constexpr std::uint64_t kBytesOfTables = 4096 / 8;
-  return std::min(limit, limit / kBytesOfTables * 2 + kThreads);
+  constexpr std::uint64_t kStackBytes = std::uint64_t{2} << 20;
+  constexpr std::uint64_t kPageBytes = 4096;
+  constexpr std::uint64_t kTableBytesPerPage = 8;
+  const std::uint64_t table_bytes = limit / (kPageBytes / kTableBytesPerPage);
+  return std::min(limit, 2 * table_bytes + kStackBytes);
 }
 
 std::optional<CgroupMemory> read_group(const std::string& folder, const Version& version) {
@@ -164,13 +173,13 @@ std::vector<CgroupMemory> memory_cgroups(const std::string& root) {
     const std::optional<std::string_view> group = group_of(*groups, version);
     const std::vector<Mount> mounts = mounts_of(*mount_info, version);
     if (!group || mounts.empty()) continue;
-    Mount place = place_of(mounts, *group);
+    GroupPlace place = place_of(mounts, *group);
     for (;;) {
-      if (const auto memory = read_group(root + place.folder + place.group, version)) {
+      if (const auto memory = read_group(root + place.mount_folder + place.path_below, version)) {
         found.push_back(*memory);
       }
-      if (place.group.empty()) break;
-      place.group.resize(place.group.rfind('/'));
+      if (place.path_below.empty()) break;
+      place.path_below.resize(place.path_below.rfind('/'));
     }
   }
   return found;

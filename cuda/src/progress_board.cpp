@@ -39,7 +39,7 @@ void ProgressBoard::landed(View<Segment> segments) {
   if (unit_finished) changed_.notify_one();
 }
 
-void ProgressBoard::failed(std::exception_ptr error) noexcept {
+void ProgressBoard::report_failure(std::exception_ptr error) noexcept {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!error_) error_ = std::move(error);
@@ -73,7 +73,7 @@ void ProgressBoard::watch(const Observer& observer) {
     try {
       go_on = observer(reported);
     } catch (...) {
-      failed(std::current_exception());
+      report_failure(std::current_exception());
     }
     lock.lock();
     if (!go_on) {

@@ -24,8 +24,7 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 // Chunks of equal size keep as many bytes in flight as the ring can hold.
 constexpr std::uint64_t kLeastSplit = 8;
 
-[[noreturn]] void refuse(std::size_t index, const std::string& why,
-                         std::int64_t lane = kUnknown) {
+[[noreturn]] void refuse(std::size_t index, const std::string& why, std::int64_t lane = kUnknown) {
   throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why,
               {kUnknown, static_cast<std::int64_t>(index), lane});
 }
@@ -62,10 +61,10 @@ float scale_of(const Conversion& conversion) {
 
 void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
   if (op.unit >= bounds.units) refuse(index, "the progress unit does not exist");
-  if (op.file >= bounds.file_bytes.size()) {
+  if (op.source >= bounds.source_bytes.size()) {
     refuse(index, "the source does not exist in the request");
   }
-  if (!inside(op.source_offset, op.source_bytes, bounds.file_bytes[op.file])) {
+  if (!inside(op.source_offset, op.source_bytes, bounds.source_bytes[op.source])) {
     refuse(index, "the source range exceeds the source");
   }
   if (op.lane >= bounds.dest_bytes.size()) refuse(index, "the lane does not exist");
@@ -90,7 +89,8 @@ void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, con
     refuse(index, "the destination size is not a multiple of the float size");
   }
   // Kernels store 16 bytes at a time.
-  if (op.dest_offset % kDestAlignment != 0) refuse(index, "the destination is not 16-byte aligned", op.lane);
+  if (op.dest_offset % kDestAlignment != 0)
+    refuse(index, "the destination is not 16-byte aligned", op.lane);
 }
 
 void check_disjoint(View<CopyOp> ops) {
@@ -105,7 +105,8 @@ void check_disjoint(View<CopyOp> ops) {
     const CopyOp& op = ops[index];
     if (op.dest_bytes == 0) continue;
     if (op.lane != lane) end = 0;
-    if (op.dest_offset < end) refuse(index, "the destination overlaps that of another operation", op.lane);
+    if (op.dest_offset < end)
+      refuse(index, "the destination overlaps that of another operation", op.lane);
     lane = op.lane;
     end = op.dest_offset + op.dest_bytes;
   }
@@ -149,10 +150,10 @@ class Cutter {
     for (std::uint64_t done = 0; done < op.source_bytes;) {
       const std::uint64_t offset = op.source_offset + done;
       const std::uint64_t left = op.source_bytes - done;
-      std::uint64_t bytes = next_piece(geometry, left, room_at(op.file, offset));
+      std::uint64_t bytes = next_piece(geometry, left, room_at(op.source, offset));
       if (bytes == 0) {
         const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
-        schedule_.chunks.push_back({op.file, offset, 0, first_segment, 0, 0, 0});
+        schedule_.chunks.push_back({op.source, offset, 0, first_segment, 0, 0, 0});
         bytes = next_piece(geometry, left, limit());
       }
       append(index, op, geometry, done, bytes);
@@ -179,7 +180,7 @@ class Cutter {
   }
 
  private:
-  // Groups the segments by lane, each lane in the order of the file, and appends a part for each
+  // Groups the segments by lane, each lane in the order of the source, and appends a part for each
   // lane.
   void append_parts(Chunk& chunk) {
     Segment* const first = schedule_.segments.data() + chunk.first_segment;
@@ -210,11 +211,11 @@ class Cutter {
   }
 
   // Returns the bytes from `offset` on that can join the last chunk.
-  std::uint64_t room_at(std::uint32_t file, std::uint64_t offset) const {
+  std::uint64_t room_at(std::uint32_t source, std::uint64_t offset) const {
     if (schedule_.chunks.empty()) return 0;
     const Chunk& chunk = schedule_.chunks.back();
     const std::uint64_t end = chunk.source_offset + chunk.bytes;
-    const bool joins = chunk.file == file && offset >= end && offset - end <= kMaxGap &&
+    const bool joins = chunk.source == source && offset >= end && offset - end <= kMaxGap &&
                        chunk.segment_count < kMaxSegments;
     const std::uint64_t room_end = chunk.source_offset + limit();
     return joins && offset < room_end ? room_end - offset : 0;

@@ -62,7 +62,7 @@ class FakeQueue final : public Queue {
     calls_->enter("await");
     work(slot);
   }
-  void landed(const std::vector<Floats>&) override { calls_->enter("landed"); }
+  void count_floats(const std::vector<Floats>&) override { calls_->enter("count_floats"); }
   void finish() override {
     calls_->enter("finish");
     settle();

@@ -86,7 +86,7 @@ enum Command {
     },
     /// Run the tests of parser and model under Miri, if the toolchain has it
     Miri,
-    /// Vendor the crates of the last commit into programs outside the workspace, build these offline, and
+    /// Vendor the crates of this working tree into programs outside the workspace, build these offline, and
     /// check the contents of the packages
     Standalone,
     /// Run all checks that a change must pass

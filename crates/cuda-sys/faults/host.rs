@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod c_library;
-#[allow(dead_code, reason = "the CUDA device has more to lose")]
+#[allow(dead_code, reason = "only the GPU's matrix uses the rest")]
 mod calls;
-#[allow(dead_code, reason = "the CUDA device can do without pinned memory")]
+#[allow(dead_code, reason = "only the GPU's matrix uses the rest")]
 mod matrix;
 mod scenario;
 

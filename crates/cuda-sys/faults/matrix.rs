@@ -77,14 +77,13 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let devices = lanes.iter().map(DeviceKind::to_string).collect::<Vec<_>>().join(" and ");
     let scenario = Scenario::new(lanes);
-    let load = |plan| calls::record(plan, || scenario.run());
     // Let everything happen that happens only once in a process.
     for _ in 0..2 {
-        load(None).0.unwrap_or_else(|error| panic!("without a fault: {error}"));
+        load(&scenario, None).0.unwrap_or_else(|error| panic!("without a fault: {error}"));
     }
     let state = || (open_files(), unchanged());
     let before = state();
-    let (reference, record) = load(None);
+    let (reference, record) = load(&scenario, None);
     let reference = reference.unwrap_or_else(|error| panic!("without a fault: {error}"));
     assert_eq!(record.alive, [], "not given back without any fault");
     assert_eq!(state(), before, "not as before without any fault");
@@ -107,34 +106,69 @@ pub(crate) fn run<T: PartialEq + std::fmt::Debug>(
         let chosen = choose(count);
         tally.skipped += count - chosen.len() as u64;
         for nth in chosen {
-            let plan = Plan { call: row.call, nth, fault: row.fault, reach: row.reach };
-            let (result, record) = load(Some(plan));
-            let checked = check_result(row, lanes, &result, &record, &reference).and_then(|()| {
-                (state() == before)
-                    .then_some(())
-                    .ok_or_else(|| format!("not as before: {:?} became {:?}", before, state()))
+            let case = Case { row, nth, scenario: &scenario, reference: &reference };
+            case.run(lanes, &mut tally, || {
+                let now = state();
+                let same = (now == before).then_some(());
+                same.ok_or_else(|| format!("not as before: {before:?} became {now:?}"))
             });
-            if record.fired.is_none() {
-                tally.not_reached += 1;
-            } else {
-                *tally.cases.entry(row.call).or_default() += 1;
-            }
-            let (again, afterwards) = load(None);
-            let recovered = match again {
-                Ok(done) if done != reference => Err(format!("the next load was other: {done:?}")),
-                Ok(_) if !afterwards.alive.is_empty() => {
-                    Err(format!("the next load left {:?}", afterwards.alive))
-                }
-                Ok(_) => Ok(()),
-                Err(error) => Err(format!("the next load failed: {error}")),
-            };
-            if let Err(what) = checked.and(recovered) {
-                tally.wrong.push(format!("{plan:?} at {:?}: {what}", record.fired));
-            }
         }
     }
     tally.report(&devices);
     assert!(tally.wrong.is_empty(), "{} wrong:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
+}
+
+fn load(scenario: &Scenario, plan: Option<Plan>) -> (Result<Done, Error>, Record) {
+    calls::record(plan, || scenario.run())
+}
+
+/// One fault of one call.
+struct Case<'a> {
+    row: &'a Row,
+    nth: u64,
+    scenario: &'a Scenario,
+    /// The result of a load without a fault.
+    reference: &'a Done,
+}
+
+impl Case<'_> {
+    /// Runs a load with the fault and one without it, and adds the results to the tally. `check_state` says
+    /// whether the first load left the process as it was.
+    fn run(
+        &self,
+        lanes: &[DeviceKind],
+        tally: &mut Tally,
+        check_state: impl Fn() -> Result<(), String>,
+    ) {
+        let Self { row, nth, scenario, reference } = *self;
+        let plan = Plan { call: row.call, nth, fault: row.fault, reach: row.reach };
+        let (result, record) = load(scenario, Some(plan));
+        let checked =
+            check_result(row, lanes, &result, &record, reference).and_then(|()| check_state());
+        if record.fired.is_none() {
+            tally.not_reached += 1;
+        } else {
+            *tally.cases.entry(row.call).or_default() += 1;
+        }
+        if let Err(what) = checked.and(self.check_next_load()) {
+            tally.wrong.push(format!("{plan:?} at {:?}: {what}", record.fired));
+        }
+    }
+
+    /// Checks that a load without a fault succeeds afterwards.
+    fn check_next_load(&self) -> Result<(), String> {
+        let (result, record) = load(self.scenario, None);
+        match result {
+            Ok(done) if done != *self.reference => {
+                Err(format!("the next load was other: {done:?}"))
+            }
+            Ok(_) if !record.alive.is_empty() => {
+                Err(format!("the next load left {:?}", record.alive))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("the next load failed: {error}")),
+        }
+    }
 }
 
 /// Destructors, which report no errors. A later call reports the error, and it may belong to no lane.

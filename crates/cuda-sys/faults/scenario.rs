@@ -1,4 +1,4 @@
-//! The load in which each call is made to fail. It uses every function of the library that uses a device.
+//! The load in which each call is made to fail. It calls every library function that needs a device.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,7 +18,8 @@ const CONFIG: EngineConfig = EngineConfig::new(2, 2, 16_384, 8192);
 /// A ring so large that several threads populate it.
 const LARGE_RING: EngineConfig = EngineConfig::new(1, 7, 2 << 20, 1 << 20);
 
-/// No operation reads the first block of a file, so that a read there is a probe for direct reads.
+/// Operations never read the first block of a file. A read there can only be the engine's probe whether direct
+/// reads work.
 const FIRST_OFFSET: usize = 4096;
 
 const IOS: [Io; 4] = [Io::Read, Io::Mapped, Io::Direct, Io::Auto];
@@ -73,15 +74,7 @@ impl Scenario {
     /// Panics if a load reports success but left wrong bytes.
     pub(crate) fn run(&self) -> Result<Done, Error> {
         calls::enter_stage(Stage::Open);
-        if self.lanes.iter().any(|device| *device != DeviceKind::Host) {
-            assert_ne!(cuda_devices()?.len(), 0, "there is a GPU");
-        }
-        let devices =
-            self.lanes.iter().map(|device| Device::open(*device)).collect::<Result<Vec<_>, _>>()?;
-        for device in &devices {
-            let memory = device.memory()?;
-            assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
-        }
+        let devices = self.open_devices()?;
 
         calls::enter_stage(Stage::Ring);
         let large = StagingRing::new(LARGE_RING)?;
@@ -98,36 +91,8 @@ impl Scenario {
                 .iter()
                 .map(|device| device.allocate(self.want.len() as u64))
                 .collect::<Result<Vec<_>, _>>()?;
-            let mut dests: Vec<_> = buffers.iter_mut().collect();
             calls::enter_stage(Stage::Execute);
-            let sources = self.files.each_ref().map(|file| {
-                let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-                SourceFile { file: file.as_fd(), bytes }.into()
-            });
-            let request = Request {
-                sources: &sources,
-                io,
-                ops: &self.ops,
-                units: self.units,
-                digest: true,
-                timeline: true,
-            };
-            let mut units_done = 0;
-            let result = engine.execute_lanes(request, &mut dests, &mut |progress| {
-                units_done = progress.units_done;
-                ControlFlow::Continue(())
-            });
-            if result.is_err() {
-                // A failed call must not affect the next one, which has other options and may fail as well.
-                let plain = Request { digest: false, timeline: false, ..request };
-                let _ = engine.execute_lanes(plain, &mut dests, &mut |_| ControlFlow::Continue(()));
-            }
-            let stats = result?;
-            assert_eq!(units_done, self.units, "{io:?}: the last report is complete");
-            for (op, report) in self.ops.iter().zip(&stats.operations) {
-                assert_eq!(report.source, report.device, "{io:?}: {op:?}");
-                assert_ne!(report.source.sum, 0, "{io:?}: {op:?} was digested");
-            }
+            let stats = self.execute(&mut engine, &mut buffers, io)?;
             done.ios.push(stats.io);
             done.pinned = stats.pinned;
 
@@ -139,6 +104,58 @@ impl Scenario {
         }
         calls::enter_stage(Stage::Drop);
         Ok(done)
+    }
+
+    fn open_devices(&self) -> Result<Vec<Device>, Error> {
+        if self.lanes.iter().any(|device| *device != DeviceKind::Host) {
+            assert_ne!(cuda_devices()?.len(), 0, "there is a GPU");
+        }
+        let devices =
+            self.lanes.iter().map(|device| Device::open(*device)).collect::<Result<Vec<_>, _>>()?;
+        for device in &devices {
+            let memory = device.memory()?;
+            assert!(memory.is_none_or(|memory| memory.free <= memory.total), "{memory:?}");
+        }
+        Ok(devices)
+    }
+
+    /// Executes the operations, and checks progress and digests.
+    fn execute(
+        &self,
+        engine: &mut Engine,
+        buffers: &mut [DeviceBuffer],
+        io: Io,
+    ) -> Result<Stats, Error> {
+        let mut dests: Vec<_> = buffers.iter_mut().collect();
+        let sources = self.files.each_ref().map(|file| {
+            let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+            SourceFile { file: file.as_fd(), bytes }.into()
+        });
+        let request = Request {
+            sources: &sources,
+            io,
+            ops: &self.ops,
+            units: self.units,
+            digest: true,
+            timeline: true,
+        };
+        let mut units_done = 0;
+        let result = engine.execute_lanes(request, &mut dests, &mut |progress| {
+            units_done = progress.units_done;
+            ControlFlow::Continue(())
+        });
+        if result.is_err() {
+            // A failed call must not affect the next one, which has other options and may fail as well.
+            let plain = Request { digest: false, timeline: false, ..request };
+            let _ = engine.execute_lanes(plain, &mut dests, &mut |_| ControlFlow::Continue(()));
+        }
+        let stats = result?;
+        assert_eq!(units_done, self.units, "{io:?}: the last report is complete");
+        for (op, report) in self.ops.iter().zip(&stats.operations) {
+            assert_eq!(report.source, report.device, "{io:?}: {op:?}");
+            assert_ne!(report.source.sum, 0, "{io:?}: {op:?} was digested");
+        }
+        Ok(stats)
     }
 
     /// Checks the bytes and the digests of a lane.
@@ -178,9 +195,9 @@ struct Builder {
 
 impl Builder {
     fn copy(&mut self, file: usize, bytes: usize, unit: u32, floats: Option<FloatFormat>) {
-        let source = self.append(file, bytes);
-        let content = self.files[file][source..].to_vec();
-        self.push(file, source, bytes, Conversion::Copy, unit, floats, &content);
+        let offset = self.append(file, bytes);
+        let content = self.files[file][offset..].to_vec();
+        self.push(file, offset, bytes, Conversion::Copy, unit, floats, &content);
     }
 
     fn decode(&mut self, file: usize, ggml_type: u32, blocks: usize, unit: u32) {
@@ -189,13 +206,13 @@ impl Builder {
             .find(|decoder| decoder.ggml_type == ggml_type)
             .unwrap_or_else(|| panic!("there is no decoder for ggml type {ggml_type}"));
         let bytes = blocks * decoder.block_bytes as usize;
-        let source = self.append(file, bytes);
+        let offset = self.append(file, bytes);
         let mut halves = vec![0_u16; blocks * decoder.block_len as usize];
-        decode_to_f16(ggml_type, &self.files[file][source..], &mut halves, 1.0, HostIsa::Best)
+        decode_to_f16(ggml_type, &self.files[file][offset..], &mut halves, 1.0, HostIsa::Best)
             .unwrap();
         let content: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
         let floats = Some(FloatFormat::F16);
-        self.push(file, source, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
+        self.push(file, offset, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
     }
 
     /// Appends noise to a file. Returns the offset of its first byte.
@@ -215,7 +232,7 @@ impl Builder {
     fn push(
         &mut self,
         file: usize,
-        source: usize,
+        source_offset: usize,
         source_bytes: usize,
         conversion: Conversion,
         unit: u32,
@@ -226,9 +243,9 @@ impl Builder {
         self.want.resize(dest, 0);
         self.want.extend_from_slice(content);
         self.ops.push(CopyOp {
-            file: file as u32,
+            source: file as u32,
             lane: 0,
-            source_offset: source as u64,
+            source_offset: source_offset as u64,
             source_bytes: source_bytes as u64,
             dest_offset: dest as u64,
             dest_bytes: content.len() as u64,

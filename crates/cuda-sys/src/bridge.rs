@@ -185,7 +185,7 @@ pub(crate) mod ffi {
             baseline: bool,
         ) -> bool;
         #[allow(dead_code, reason = "for tests: the engine uses the best one alone")]
-        fn digest_piece_by_each(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
+        fn digest_with_each_instruction_set(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
         #[allow(dead_code, reason = "for tests: the engine asks below no root")]

@@ -61,10 +61,10 @@ impl fmt::Debug for FloatFormat {
 #[repr(C)]
 pub struct CopyOp {
     /// Index into the sources of the call.
-    pub file: u32,
+    pub source: u32,
     /// Index into the destinations of the call; 0 if there is only one.
     pub lane: u32,
-    /// Bytes from the start of that file.
+    /// Bytes from the start of that source.
     pub source_offset: u64,
     /// Bytes to read; whole blocks if the operation converts.
     pub source_bytes: u64,
@@ -83,7 +83,7 @@ pub struct CopyOp {
 
 const _: () = {
     assert!(size_of::<CopyOp>() == 64 && align_of::<CopyOp>() == 8);
-    assert!(offset_of!(CopyOp, file) == 0);
+    assert!(offset_of!(CopyOp, source) == 0);
     assert!(offset_of!(CopyOp, lane) == 4);
     assert!(offset_of!(CopyOp, source_offset) == 8);
     assert!(offset_of!(CopyOp, source_bytes) == 16);

@@ -16,8 +16,13 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    fn from_parts(kind: u32, ordinal: i32) -> Self {
-        if kind == 0 { Self::Host } else { Self::Cuda(ordinal) }
+    /// Decodes the number of the C++ `DeviceKind`.
+    fn from_parts(kind: u32, ordinal: i32) -> Result<Self, Error> {
+        match kind {
+            0 => Ok(Self::Host),
+            1 => Ok(Self::Cuda(ordinal)),
+            _ => Err(unknown("kind of device", kind)),
+        }
     }
 }
 
@@ -70,15 +75,23 @@ pub struct MemoryInfo {
 }
 
 impl MemoryInfo {
-    pub(crate) fn from_ffi(memory: &ffi::Memory) -> Option<Self> {
+    /// Decodes the number of the C++ `MemoryBound`. `None` if the figures are unknown.
+    pub(crate) fn from_ffi(memory: &ffi::Memory) -> Result<Option<Self>, Error> {
         let bound = match memory.bound {
+            0 => MemoryBound::Device,
             1 => MemoryBound::Cgroup,
             2 => MemoryBound::AddressSpace,
             3 => MemoryBound::Data,
-            _ => MemoryBound::Device,
+            number => return Err(unknown("limit of memory", number)),
         };
-        memory.known.then_some(Self { free: memory.free_bytes, total: memory.total_bytes, bound })
+        let info = Self { free: memory.free_bytes, total: memory.total_bytes, bound };
+        Ok(memory.known.then_some(info))
     }
+}
+
+/// The error for a number of the C++ side that this side does not know.
+fn unknown(what: &str, number: u32) -> Error {
+    Error::new(ErrorCode::Internal, format!("the engine reports an unknown {what}: {number}"))
 }
 
 /// A GPU that the CUDA runtime sees.
@@ -124,6 +137,7 @@ pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
 /// An open device.
 pub struct Device {
     inner: UniquePtr<ffi::Device>,
+    kind: DeviceKind,
 }
 
 impl Device {
@@ -139,12 +153,12 @@ impl Device {
             DeviceKind::Host => ffi::open_host()?,
             DeviceKind::Cuda(ordinal) => ffi::open_cuda(ordinal)?,
         };
-        Ok(Self { inner })
+        Self::from_ffi(inner)
     }
 
     /// The device that was opened.
     pub fn kind(&self) -> DeviceKind {
-        DeviceKind::from_parts(self.inner.kind(), self.inner.ordinal())
+        self.kind
     }
 
     /// The name of the device, for people.
@@ -163,7 +177,7 @@ impl Device {
     ///
     /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if the driver does not answer.
     pub fn memory(&self) -> Result<Option<MemoryInfo>, Error> {
-        Ok(MemoryInfo::from_ffi(&self.inner.memory()?))
+        MemoryInfo::from_ffi(&self.inner.memory()?)
     }
 
     /// Allocates `bytes` of device memory in one piece. Its content is unspecified.
@@ -176,9 +190,9 @@ impl Device {
         Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
     }
 
-    #[cfg(feature = "fake-device")]
-    pub(crate) fn from_ffi(inner: UniquePtr<ffi::Device>) -> Self {
-        Self { inner }
+    pub(crate) fn from_ffi(inner: UniquePtr<ffi::Device>) -> Result<Self, Error> {
+        let kind = DeviceKind::from_parts(inner.kind(), inner.ordinal())?;
+        Ok(Self { inner, kind })
     }
 
     pub(crate) fn as_ffi(&self) -> &ffi::Device {
@@ -266,7 +280,7 @@ impl DeviceBuffer {
     /// The same as for [`read`](Self::read).
     pub fn locate(&self, offset: u64) -> Result<Location, Error> {
         let ffi::Location { address, kind, ordinal } = self.inner.locate(offset)?;
-        Ok(Location { address, device: DeviceKind::from_parts(kind, ordinal) })
+        Ok(Location { address, device: DeviceKind::from_parts(kind, ordinal)? })
     }
 
     pub(crate) fn as_ffi_mut(&mut self) -> std::pin::Pin<&mut ffi::Buffer> {
@@ -292,5 +306,38 @@ impl std::fmt::Debug for DeviceBuffer {
             .field("address", &format_args!("{:#x}", self.address()))
             .field("len", &self.len())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_kind_of_device_is_an_internal_error() {
+        assert_eq!(DeviceKind::from_parts(0, 0), Ok(DeviceKind::Host));
+        assert_eq!(DeviceKind::from_parts(1, 7), Ok(DeviceKind::Cuda(7)));
+        for number in [2, u32::MAX] {
+            let error = DeviceKind::from_parts(number, 0).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Internal);
+            assert!(error.context().ends_with(&format!(": {number}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_limit_of_memory_is_an_internal_error() {
+        let memory = |bound| ffi::Memory { known: true, free_bytes: 1, total_bytes: 2, bound };
+        let bounds = [
+            MemoryBound::Device,
+            MemoryBound::Cgroup,
+            MemoryBound::AddressSpace,
+            MemoryBound::Data,
+        ];
+        for (number, bound) in (0..).zip(bounds) {
+            let info = MemoryInfo { free: 1, total: 2, bound };
+            assert_eq!(MemoryInfo::from_ffi(&memory(number)), Ok(Some(info)));
+        }
+        let error = MemoryInfo::from_ffi(&memory(4)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Internal);
     }
 }

@@ -50,7 +50,7 @@ mod tests {
             for lead in [0, 3] {
                 for first in [0, 5, 1 << 40] {
                     let piece = &bytes[lead..lead + len];
-                    let digests = ffi::digest_piece_by_each(piece, 8 * first).unwrap();
+                    let digests = ffi::digest_with_each_instruction_set(piece, 8 * first).unwrap();
                     let digests: Vec<_> =
                         digests.iter().map(|digest| (digest.sum, digest.mix)).collect();
                     let want = by_definition(piece, first);
@@ -62,7 +62,7 @@ mod tests {
                 }
             }
         }
-        let error = Error::from(ffi::digest_piece_by_each(&bytes, 4).err().unwrap());
+        let error = Error::from(ffi::digest_with_each_instruction_set(&bytes, 4).err().unwrap());
         assert_eq!(error.code(), ErrorCode::InvalidArgument);
     }
 }

@@ -36,7 +36,7 @@ impl FakeDevice {
     ///
     /// Fails only if host memory is exhausted.
     pub fn failing_at(function: &str, nth: u64) -> Result<Self, Error> {
-        Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth)?) })
+        Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth)?)? })
     }
 
     /// Returns the number of calls of that function.

@@ -32,7 +32,7 @@
 //!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }.into()],
 //!         io: Io::Read,
 //!         ops: &[CopyOp {
-//!             file: 0,
+//!             source: 0,
 //!             lane: 0,
 //!             source_offset: 0,
 //!             source_bytes: 17,
@@ -67,7 +67,7 @@ mod error;
 #[cfg(feature = "fake-device")]
 pub mod fake;
 #[cfg(test)]
-mod host_memory;
+mod host_memory_tests;
 mod io;
 mod lanes;
 #[cfg(feature = "measure")]

@@ -292,7 +292,11 @@ mod tests {
     fn the_cause_of_a_failed_read_is_the_error_of_the_source() {
         let lost = io::ErrorKind::ConnectionReset;
         for (failing, code, kind) in [
-            (Failing(|| io::Error::new(io::ErrorKind::ConnectionReset, "lost\0here")), ErrorCode::Io, lost),
+            (
+                Failing(|| io::Error::new(io::ErrorKind::ConnectionReset, "lost\0here")),
+                ErrorCode::Io,
+                lost,
+            ),
             (
                 Failing(|| io::Error::new(io::ErrorKind::UnexpectedEof, "lost\0here")),
                 ErrorCode::FileTruncated,

@@ -233,7 +233,7 @@ fn sources_are_sorted_into_those_that_need_cuda_and_those_that_do_not() {
     assert_eq!(found.runtime, [tree.join("src/cuda/d.cpp")]);
     assert_eq!(found.kernels, ["kernels/e.cu", "kernels/f/e.cu"].map(|f| tree.join(f)));
 
-    for file in ["src/measure.cpp", "src/cuda/measure_cuda.cpp"] {
+    for file in ["src/measure.cpp", "src/measure_host.cpp", "src/cuda/measure_cuda.cpp"] {
         touch(&tree.join(file));
     }
     assert_eq!(Sources::collect(tree).unwrap().without_measuring(), found);

@@ -3,7 +3,8 @@
 
 mod conformance;
 
-use conformance::{Setup, device_suite, engine_suite, goldens, scaled_halves};
+use conformance::decoding::{goldens, scaled_halves};
+use conformance::{Setup, device_suite, engine_suite};
 use cuda_sys::{Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
 
 device_suite!(DeviceKind::Host);

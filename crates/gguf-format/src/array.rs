@@ -267,7 +267,7 @@ impl<'a> Iterator for Arrays<'a> {
 
     fn next(&mut self) -> Option<Array<'a>> {
         self.left = self.left.checked_sub(1)?;
-        let mut reader = Reader::over_payload(self.rest);
+        let mut reader = Reader::over_parsed_bytes(self.rest);
         // Parsing has checked the array, so no `?` ends the iterator early.
         let inner = skip::array(&mut reader, "".into(), u64::MAX).ok()?;
         let taken = reader.offset();

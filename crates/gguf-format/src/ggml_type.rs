@@ -21,7 +21,7 @@ macro_rules! ggml_types {
         /// elements under the same number. Such a file is detected by the offsets of its tensors.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
-        #[allow(non_camel_case_types, reason = "the field's spelling: Q4_K, IQ2_XXS")]
+        #[allow(non_camel_case_types, reason = "ggml's own spelling: Q4_K, IQ2_XXS")]
         pub enum GgmlType {
             $( $(#[$doc])* $name, )+
         }

@@ -16,10 +16,10 @@ use crate::value_type::ValueType;
 /// The smallest number of bytes of a key-value pair: the key's length, the type, and a value of one byte.
 const MIN_KV_BYTES: u64 = 8 + 4 + 1;
 
-/// The name of this limit in errors.
+/// How errors name the limit on the number of keys.
 pub(crate) const KEY_COUNT: &str = "the number of key-value pairs";
 
-/// The purpose of the memory in errors.
+/// How errors name the purpose of the memory for the keys.
 const KEYS: &str = "the list of keys";
 
 /// The key-value pairs of a file in file order. Keys are unique, and a lookup takes constant time.

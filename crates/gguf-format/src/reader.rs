@@ -17,7 +17,7 @@ pub(crate) struct Reader<'a> {
     max_header_bytes: u64,
 }
 
-/// The name of this limit in errors.
+/// How errors name the limit on the header's size.
 pub(crate) const HEADER_SIZE: &str = "the header's size in bytes";
 
 /// The reason why bytes are not available. It becomes an [`Error`] when the item is known.
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns a reader of bytes that were parsed before.
-    pub(crate) fn over_payload(bytes: &'a [u8]) -> Self {
+    pub(crate) fn over_parsed_bytes(bytes: &'a [u8]) -> Self {
         Self { bytes, pos: 0, file_len: bytes.len() as u64, max_header_bytes: u64::MAX }
     }
 

@@ -45,7 +45,7 @@ pub enum Warning {
         /// The first tensor whose padding was not read.
         tensor: String,
         /// Bytes of padding that were read.
-        looked_at: u64,
+        checked_bytes: u64,
     },
     /// Bytes follow the last tensor and its padding.
     #[non_exhaustive]
@@ -57,7 +57,7 @@ pub enum Warning {
         /// Its end, in bytes from the start of the file. Without a tensor, the start of the data section.
         end: u64,
         /// Bytes after it and its padding.
-        more: u64,
+        trailing_bytes: u64,
         /// Length of the file in bytes.
         file_len: u64,
     },
@@ -120,17 +120,17 @@ impl fmt::Display for Warning {
                 path_text(path),
                 quoted(tensor)
             ),
-            Self::UncheckedPadding { path, tensor, looked_at } => write!(
+            Self::UncheckedPadding { path, tensor, checked_bytes } => write!(
                 f,
-                "{}: the padding after tensor {} and later tensors was not checked; {looked_at} bytes of \
-                 padding before it were checked",
+                "{}: the padding after tensor {} and later tensors was not checked; {checked_bytes} \
+                 bytes of padding before it were checked",
                 path_text(path),
                 quoted(tensor)
             ),
-            Self::TrailingData { path, tensor, end, more, file_len } => {
+            Self::TrailingData { path, tensor, end, trailing_bytes, file_len } => {
                 write!(
                     f,
-                    "{}: {more} bytes follow the last tensor and its padding: ",
+                    "{}: {trailing_bytes} bytes follow the last tensor and its padding: ",
                     path_text(path)
                 )?;
                 match tensor {
@@ -153,7 +153,7 @@ pub(crate) fn of_source(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result
             path: source.name().to_owned(),
             tensor: last.map(|tensor| tensor.name().to_owned()),
             end: gguf.data_end(),
-            more: gguf.trailing_bytes(),
+            trailing_bytes: gguf.trailing_bytes(),
             file_len: gguf.file_len(),
         });
     }
@@ -162,7 +162,7 @@ pub(crate) fn of_source(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result
 
 fn nonzero_padding(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<Warning>> {
     let mut warnings = Vec::new();
-    let mut looked_at = 0_u64;
+    let mut checked_bytes = 0_u64;
     for tensor in gguf.tensors() {
         let start = tensor.range().end;
         let end = padded(start, gguf.alignment()).min(gguf.file_len());
@@ -170,12 +170,12 @@ fn nonzero_padding(source: &impl ByteSource, gguf: &Gguf<'_>) -> io::Result<Vec<
             continue;
         }
         let (path, tensor) = (source.name().to_owned(), tensor.name().to_owned());
-        let seen_with_this = looked_at.saturating_add(end.saturating_sub(start));
+        let seen_with_this = checked_bytes.saturating_add(end.saturating_sub(start));
         if warnings.len() == MAX_WARNINGS || seen_with_this > MAX_BYTES {
-            warnings.push(Warning::UncheckedPadding { path, tensor, looked_at });
+            warnings.push(Warning::UncheckedPadding { path, tensor, checked_bytes });
             break;
         }
-        looked_at = seen_with_this;
+        checked_bytes = seen_with_this;
         if let Some(at) = first_nonzero(source, start..end)? {
             let file_len = gguf.file_len();
             warnings.push(Warning::Padding { path, tensor, end: start, at, file_len });

@@ -33,8 +33,8 @@ use crate::alignment::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, padded};
 use crate::escape::quoted;
 use crate::ggml_type::GgmlType;
 use crate::limits::Limits;
+use crate::shape::Shape;
 use crate::split;
-use crate::tensor::Shape;
 use crate::value_type::ValueType;
 
 /// The reason why a file cannot be written.
@@ -303,6 +303,22 @@ impl GgufWriter {
     /// The first fault: see [`WriteError`].
     pub fn layout(&self) -> Result<Layout, WriteError> {
         let limits = Limits::default();
+        let alignment = self.checked_alignment(&limits)?;
+        let own_key = self.alignment.map(|bytes| (ALIGNMENT_KEY.to_owned(), bytes.into()));
+        let kvs = || self.kvs.iter().chain(&own_key);
+        let mut header = b"GGUF".to_vec();
+        self.version.put(&mut header);
+        (self.tensors.len() as u64).put(&mut header);
+        (kvs().count() as u64).put(&mut header);
+        put_kvs(kvs(), &limits, &mut header)?;
+        let ranges = self.put_tensors(alignment, &limits, &mut header)?;
+        let end = ranges.last().map_or(0, |range| range.end);
+        Layout::new(header, ranges, alignment)
+            .ok_or_else(|| self.tensors.last().map_or(WriteError::Memory(end), Tensor::too_large))
+    }
+
+    /// Checks version and alignment. Returns the alignment in bytes.
+    fn checked_alignment(&self, limits: &Limits) -> Result<u64, WriteError> {
         if !matches!(self.version, 2 | 3) {
             return Err(WriteError::Version(self.version));
         }
@@ -310,36 +326,21 @@ impl GgufWriter {
         if !alignment.is_power_of_two() || u64::from(alignment) > limits.max_alignment {
             return Err(WriteError::Alignment(alignment));
         }
-        let alignment = u64::from(alignment);
-
         if self.kvs.iter().any(|(key, _)| key == ALIGNMENT_KEY) {
             return Err(WriteError::AlignmentKey);
         }
-        let own_key = self.alignment.map(|bytes| (ALIGNMENT_KEY.to_owned(), bytes.into()));
-        let kvs = || self.kvs.iter().chain(&own_key);
-        let mut header = b"GGUF".to_vec();
-        self.version.put(&mut header);
-        (self.tensors.len() as u64).put(&mut header);
-        (kvs().count() as u64).put(&mut header);
+        Ok(u64::from(alignment))
+    }
 
-        let mut keys = HashSet::new();
-        for (key, value) in kvs() {
-            check_name(key, limits.max_key_len)?;
-            if !keys.insert(key) {
-                return Err(WriteError::DuplicateKey(key.clone()));
-            }
-            if let WriteValue::Array(array) = value
-                && array.depth() > limits.max_array_depth
-            {
-                return Err(WriteError::ArrayDepth(key.clone()));
-            }
-            key.put(&mut header);
-            value.value_type().id().put(&mut header);
-            value.put(&mut header);
-        }
-
+    /// Appends the descriptions of the tensors. Returns their ranges in the data section.
+    fn put_tensors(
+        &self,
+        alignment: u64,
+        limits: &Limits,
+        header: &mut Vec<u8>,
+    ) -> Result<Vec<Range<u64>>, WriteError> {
         let mut names = HashSet::new();
-        let mut relative = Vec::with_capacity(self.tensors.len());
+        let mut ranges = Vec::with_capacity(self.tensors.len());
         let mut end = 0u64;
         for tensor in &self.tensors {
             check_name(&tensor.name, limits.max_name_len)?;
@@ -349,18 +350,17 @@ impl GgufWriter {
             let start = padded(end, alignment);
             let bytes = tensor.bytes()?;
             end = start.checked_add(bytes).ok_or_else(|| tensor.too_large())?;
-            relative.push(start..end);
-            tensor.name.put(&mut header);
+            ranges.push(start..end);
+            tensor.name.put(header);
             // A shape has at most four dimensions.
-            u32::try_from(tensor.dims.len()).unwrap_or(u32::MAX).put(&mut header);
+            u32::try_from(tensor.dims.len()).unwrap_or(u32::MAX).put(header);
             for dim in &tensor.dims {
-                dim.put(&mut header);
+                dim.put(header);
             }
-            tensor.ggml_type.id().put(&mut header);
-            start.put(&mut header);
+            tensor.ggml_type.id().put(header);
+            start.put(header);
         }
-        Layout::new(header, relative, alignment)
-            .ok_or_else(|| self.tensors.last().map_or(WriteError::Memory(end), Tensor::too_large))
+        Ok(ranges)
     }
 
     /// Returns the whole file in memory. Calls `fill` with the index and the zeroed data of each tensor.
@@ -398,6 +398,30 @@ impl Tensor {
     fn too_large(&self) -> WriteError {
         WriteError::Shape { name: self.name.clone(), dims: self.dims.clone() }
     }
+}
+
+/// Appends the key-value pairs.
+fn put_kvs<'a>(
+    kvs: impl Iterator<Item = &'a (String, WriteValue)>,
+    limits: &Limits,
+    header: &mut Vec<u8>,
+) -> Result<(), WriteError> {
+    let mut keys = HashSet::new();
+    for (key, value) in kvs {
+        check_name(key, limits.max_key_len)?;
+        if !keys.insert(key) {
+            return Err(WriteError::DuplicateKey(key.clone()));
+        }
+        if let WriteValue::Array(array) = value
+            && array.depth() > limits.max_array_depth
+        {
+            return Err(WriteError::ArrayDepth(key.clone()));
+        }
+        key.put(header);
+        value.value_type().id().put(header);
+        value.put(header);
+    }
+    Ok(())
 }
 
 fn check_name(name: &str, max: u64) -> Result<(), WriteError> {

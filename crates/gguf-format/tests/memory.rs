@@ -19,7 +19,7 @@ thread_local! {
     static LARGE_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Size from which an allocation is large: that of lists, and more than that of an error's text.
+/// Allocations of this size in bytes or more count as large. Lists are that large; the texts of errors are not.
 const LARGE: usize = 4096;
 
 /// Returns whether this allocation must fail.

@@ -8,7 +8,8 @@ use model_phi3::{LoadPlan, Phi3Config};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// A step of a load, in the order of the variants.
+/// A step of a load. Steps come in the order of the variants, except that [`Transferred`](Self::Transferred)
+/// and [`Progress`](Self::Progress) alternate while bytes arrive.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoadEvent<'a> {
@@ -42,7 +43,8 @@ pub enum LoadEvent<'a> {
         /// Bytes allocated.
         bytes: u64,
     },
-    /// More bytes have arrived on the device. Sent at most about 50 times a second, for a progress bar.
+    /// More bytes have arrived on the device, for a progress bar. Sent after each finished unit, and about 50
+    /// times per second between units.
     #[non_exhaustive]
     Transferred {
         /// Source bytes that have arrived so far.

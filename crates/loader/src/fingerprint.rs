@@ -5,9 +5,9 @@ use cuda_sys::{DeviceBuffer, Digest};
 use model_phi3::{LoadPlan, PlanOp};
 use std::ops::Range;
 
-/// The largest number of bytes with one digest. It is the smallest budget of a [`Rehash`] step, and the
-/// precision with which a flipped bit is located. A multiple of 16, because digests start at multiples of 16
-/// bytes.
+/// Each digest covers at most this many bytes. A [`Rehash`] step compares at least one such piece. An error
+/// names the piece, so a flipped bit is located to 16 MiB. A multiple of 16, because digests start at
+/// multiples of 16 bytes.
 const PIECE_BYTES: u64 = 16 << 20;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
@@ -57,7 +57,7 @@ impl Fingerprint {
         }
     }
 
-    fn is_of(&self, pieces: usize) -> Result<(), Error> {
+    fn check_piece_count(&self, pieces: usize) -> Result<(), Error> {
         if self.0.len() == pieces {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Fingerprint {
 
     pub(crate) fn check_all(&self, plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<(), Error> {
         let pieces: Vec<_> = pieces(plan).collect();
-        self.is_of(pieces.len())?;
+        self.check_piece_count(pieces.len())?;
         self.check(0, &pieces, buffer)
     }
 }
@@ -108,7 +108,7 @@ impl Rehash {
         Self { fingerprint, next: 0, rounds: 0 }
     }
 
-    /// [`Rehash::step`] on the model with this plan in this buffer.
+    /// Does the work of [`Rehash::step`]. `plan` and `buffer` are those of the model.
     pub(crate) fn compare(
         &mut self,
         plan: &LoadPlan,
@@ -116,7 +116,7 @@ impl Rehash {
         budget_bytes: u64,
     ) -> Result<RehashStep, Error> {
         let all = pieces(plan).count();
-        self.fingerprint.is_of(all)?;
+        self.fingerprint.check_piece_count(all)?;
         let mut bytes = 0_u64;
         let fits = |piece: &Piece<'_>| {
             let with = bytes + (piece.range.end - piece.range.start);

@@ -10,7 +10,7 @@ pub(crate) struct MemoryNeeds {
     /// The one allocation for all weights.
     pub(crate) arena: u64,
     /// Staging memory on the device for conversions.
-    pub(crate) transient: u64,
+    pub(crate) conversion: u64,
     /// The staging ring, if it will be allocated in the memory of this device.
     pub(crate) staging: u64,
     /// Bytes that must stay free.
@@ -41,7 +41,7 @@ impl MemoryNeeds {
     /// Compares the remaining needs with the free memory after the allocation, because other processes may have
     /// allocated memory at the same time.
     pub(crate) fn check_after(&self, memory: Option<MemoryInfo>) -> Result<(), Error> {
-        let wanted = self.transient.saturating_add(self.reserve);
+        let wanted = self.conversion.saturating_add(self.reserve);
         let Some(mut memory) = memory.filter(|memory| wanted > memory.free) else { return Ok(()) };
         // This error frees the weights, so its figures count their bytes as free.
         memory.free = memory.free.saturating_add(self.arena);
@@ -54,7 +54,7 @@ impl MemoryNeeds {
     }
 
     fn required(&self) -> u64 {
-        self.arena.saturating_add(self.transient).saturating_add(self.staging)
+        self.arena.saturating_add(self.conversion).saturating_add(self.staging)
     }
 
     fn shortage(&self, memory: Option<MemoryInfo>) -> InsufficientMemory {
@@ -77,13 +77,13 @@ mod tests {
     const NEEDS: MemoryNeeds = MemoryNeeds {
         device: DeviceKind::Cuda(1),
         arena: 7000,
-        transient: 300,
+        conversion: 300,
         staging: 0,
         reserve: 40,
         limit: None,
     };
     const ON_HOST: MemoryNeeds =
-        MemoryNeeds { device: DeviceKind::Host, transient: 0, staging: 500, ..NEEDS };
+        MemoryNeeds { device: DeviceKind::Host, conversion: 0, staging: 500, ..NEEDS };
 
     /// Returns a `MemoryInfo` with these figures. Only the engine can create one, so this changes the host's.
     fn memory_of(free: u64, total: u64) -> Option<MemoryInfo> {
@@ -112,7 +112,7 @@ mod tests {
         assert!(!message(without).contains("reserved"));
         for excessive in [
             MemoryNeeds { reserve: u64::MAX, ..NEEDS },
-            MemoryNeeds { transient: u64::MAX, ..NEEDS },
+            MemoryNeeds { conversion: u64::MAX, ..NEEDS },
         ] {
             excessive.check_before(memory_of(u64::MAX - 1, u64::MAX)).unwrap_err();
         }

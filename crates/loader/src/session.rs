@@ -115,7 +115,7 @@ impl Session {
             let needs = MemoryNeeds {
                 device: choice,
                 arena: wanted.device_bytes,
-                transient: 0,
+                conversion: 0,
                 staging: config.ring_bytes(),
                 reserve: options.reserve,
                 limit: options.vram_limit,
@@ -164,7 +164,7 @@ impl Session {
         MemoryNeeds {
             device: self.device.kind(),
             arena: plan.device_bytes(),
-            transient: if converts { self.engine.conversion_bytes(0) } else { 0 },
+            conversion: if converts { self.engine.conversion_bytes(0) } else { 0 },
             staging: 0,
             reserve: options.reserve,
             limit: options.vram_limit,

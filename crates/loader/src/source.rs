@@ -251,7 +251,7 @@ mod tests {
         let host = Device::open(DeviceKind::Host).unwrap();
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
         let op = CopyOp {
-            file: no - 1,
+            source: no - 1,
             lane: 0,
             source_offset: 0,
             source_bytes: bytes,

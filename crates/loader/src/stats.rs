@@ -69,10 +69,10 @@ pub struct Phases {
     pub allocate_seconds: f64,
     /// The engine's work before the first read and after the last byte.
     pub prepare_seconds: f64,
-    /// From the first read to the end of the residency check. Includes computing the digests
-    /// (`Verify::Checksum`).
+    /// From the first read to the end of the residency check, which `verify_seconds` includes as well. Includes
+    /// computing the digests (`Verify::Checksum`).
     pub transfer_seconds: f64,
-    /// Verifying, as far as `LoadOptions::verify` asks.
+    /// Verifying, as far as `LoadOptions::verify` asks. Includes the residency check, as `transfer_seconds` does.
     pub verify_seconds: f64,
 }
 

@@ -224,7 +224,8 @@ impl Job<'_> {
     }
 }
 
-/// Fills the bytes with random bits, and sets the exponents so that all values are finite and small.
+/// Fills the bytes with random bits. For the types of `TypeMix`, also sets the exponents so that all values are
+/// finite and small. No tensor has another type.
 fn fill(bytes: &mut [u8], ggml_type: GgmlType, values: Values, rng: &mut fastrand::Rng) {
     rng.fill(bytes);
     match (ggml_type, values) {

@@ -17,7 +17,8 @@ pub(crate) fn mini() -> LoadPlan {
 fn of(preset: Preset) -> LoadPlan {
     let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::F16);
     let layout = blueprint.writer().layout().unwrap();
-    // The parser checks the first 8 bytes of data if no padding precedes them.
+    // If the header ends on the alignment, the parser checks whether another tensor description follows. Eight
+    // zero bytes are enough for that check.
     let prefix = [layout.header(), &[0; 8]].concat();
     let gguf = Gguf::parse_header(&prefix, layout.file_len(), &Limits::default()).unwrap();
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();

@@ -34,7 +34,7 @@ fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
 /// Converts an operation of the plan into one of the engine. The engine identifies ggml types by number.
 pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
     CopyOp {
-        file: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
+        source: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
         lane: 0,
         source_offset: op.source.range.start,
         source_bytes: op.source.range.end - op.source.range.start,

@@ -94,18 +94,26 @@ impl Matrix {
 
 type OfLayer = fn(u32) -> Slot;
 
-/// The slots of one layer with their names, in the order of the forward pass.
-const LAYER_SLOTS: [(&str, OfLayer); 9] = [
-    ("attn_norm", Slot::AttnNorm),
-    ("attn_q", Slot::AttnQ),
-    ("attn_k", Slot::AttnK),
-    ("attn_v", Slot::AttnV),
-    ("attn_output", Slot::AttnOutput),
-    ("ffn_norm", Slot::FfnNorm),
-    ("ffn_gate", Slot::FfnGate),
-    ("ffn_up", Slot::FfnUp),
-    ("ffn_down", Slot::FfnDown),
+/// The slots of one layer, in the order of the forward pass. A test compares the order with [`Slot`]'s own.
+const LAYER_SLOTS: [OfLayer; 9] = [
+    Slot::AttnNorm,
+    Slot::AttnQ,
+    Slot::AttnK,
+    Slot::AttnV,
+    Slot::AttnOutput,
+    Slot::FfnNorm,
+    Slot::FfnGate,
+    Slot::FfnUp,
+    Slot::FfnDown,
 ];
+
+/// The name of a slot and its place in the model.
+struct Entry {
+    section: u8,
+    position: u8,
+    /// The name without the `layers.N.` prefix. For a scale, that of its matrix.
+    stem: &'static str,
+}
 
 impl Slot {
     /// Returns the layer that this slot belongs to, counted from zero; `None` for the global slots.
@@ -169,29 +177,30 @@ impl Slot {
     /// optional and not included.
     pub fn required(layers: u32) -> impl Iterator<Item = Self> {
         std::iter::once(Self::TokenEmbedding)
-            .chain((0..layers).flat_map(|layer| LAYER_SLOTS.map(|(_, slot)| slot(layer))))
+            .chain((0..layers).flat_map(|layer| LAYER_SLOTS.map(|slot| slot(layer))))
             .chain([Self::OutputNorm, Self::Output])
     }
 
-    /// Returns the name without the `layers.N.` prefix. For a scale, that of its matrix.
-    const fn stem(self) -> &'static str {
-        match self {
-            Self::TokenEmbedding => "token_embedding",
-            Self::AttnNorm(_) => "attn_norm",
-            Self::AttnQ(_) => "attn_q",
-            Self::AttnK(_) => "attn_k",
-            Self::AttnV(_) => "attn_v",
-            Self::AttnOutput(_) => "attn_output",
-            Self::FfnNorm(_) => "ffn_norm",
-            Self::FfnGate(_) => "ffn_gate",
-            Self::FfnUp(_) => "ffn_up",
-            Self::FfnDown(_) => "ffn_down",
-            Self::OutputNorm => "output_norm",
-            Self::Output => "output",
-            Self::RopeFactorsLong => "rope_factors_long",
-            Self::RopeFactorsShort => "rope_factors_short",
-            Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().stem(),
-        }
+    /// Returns the name and the place of this slot. Those of a scale are those of its matrix.
+    const fn entry(self) -> Entry {
+        let (section, position, stem) = match self {
+            Self::Scale(matrix) | Self::InputScale(matrix) => return matrix.slot().entry(),
+            Self::TokenEmbedding => (0, 0, "token_embedding"),
+            Self::AttnNorm(_) => (1, 0, "attn_norm"),
+            Self::AttnQ(_) => (1, 1, "attn_q"),
+            Self::AttnK(_) => (1, 2, "attn_k"),
+            Self::AttnV(_) => (1, 3, "attn_v"),
+            Self::AttnOutput(_) => (1, 4, "attn_output"),
+            Self::FfnNorm(_) => (1, 5, "ffn_norm"),
+            Self::FfnGate(_) => (1, 6, "ffn_gate"),
+            Self::FfnUp(_) => (1, 7, "ffn_up"),
+            Self::FfnDown(_) => (1, 8, "ffn_down"),
+            Self::OutputNorm => (2, 0, "output_norm"),
+            Self::Output => (2, 1, "output"),
+            Self::RopeFactorsLong => (3, 0, "rope_factors_long"),
+            Self::RopeFactorsShort => (3, 1, "rope_factors_short"),
+        };
+        Entry { section, position, stem }
     }
 
     /// Returns the suffix of a scale's name after the name of its matrix.
@@ -204,35 +213,14 @@ impl Slot {
     }
 
     /// Returns the sort key: section of the model, layer, position in the section, position after the matrix.
-    const fn rank(self) -> (u8, u32, u8, u8) {
-        let (section, layer, place) = self.place();
-        let at_matrix = match self {
+    fn rank(self) -> (u8, u32, u8, u8) {
+        let Entry { section, position, .. } = self.entry();
+        let after_matrix = match self {
             Self::Scale(_) => 1,
             Self::InputScale(_) => 2,
             _ => 0,
         };
-        (section, layer, place, at_matrix)
-    }
-
-    /// Returns section of the model, layer, and position in the section.
-    const fn place(self) -> (u8, u32, u8) {
-        match self {
-            Self::Scale(matrix) | Self::InputScale(matrix) => matrix.slot().place(),
-            Self::TokenEmbedding => (0, 0, 0),
-            Self::AttnNorm(layer) => (1, layer, 0),
-            Self::AttnQ(layer) => (1, layer, 1),
-            Self::AttnK(layer) => (1, layer, 2),
-            Self::AttnV(layer) => (1, layer, 3),
-            Self::AttnOutput(layer) => (1, layer, 4),
-            Self::FfnNorm(layer) => (1, layer, 5),
-            Self::FfnGate(layer) => (1, layer, 6),
-            Self::FfnUp(layer) => (1, layer, 7),
-            Self::FfnDown(layer) => (1, layer, 8),
-            Self::OutputNorm => (2, 0, 0),
-            Self::Output => (2, 0, 1),
-            Self::RopeFactorsLong => (3, 0, 0),
-            Self::RopeFactorsShort => (3, 0, 1),
-        }
+        (section, self.layer().unwrap_or(0), position, after_matrix)
     }
 }
 
@@ -250,7 +238,7 @@ impl PartialOrd for Slot {
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (stem, suffix) = (self.stem(), self.suffix());
+        let (stem, suffix) = (self.entry().stem, self.suffix());
         // Width and fill of the formatter apply to the whole name, as for a string.
         match self.layer() {
             Some(layer) => f.pad(&format!("layers.{layer}.{stem}{suffix}")),
@@ -288,14 +276,13 @@ fn global_slot(name: &str) -> Option<Slot> {
     [Slot::TokenEmbedding, Slot::OutputNorm, Slot::Output]
         .into_iter()
         .chain([Slot::RopeFactorsLong, Slot::RopeFactorsShort])
-        .find(|slot| slot.stem() == name)
+        .find(|slot| slot.entry().stem == name)
 }
 
 fn layer_slot(name: &str) -> Option<Slot> {
     let (layer, stem) = name.strip_prefix("layers.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (_, slot) = LAYER_SLOTS.into_iter().find(|(known, _)| *known == stem)?;
-    let slot = slot(layer);
+    let slot = LAYER_SLOTS.map(|slot| slot(layer)).into_iter().find(|s| s.entry().stem == stem)?;
     // `u32::from_str` accepts "+3" and "03" too. Only the canonical spelling is a name.
     (slot.to_string() == name).then_some(slot)
 }
@@ -406,7 +393,7 @@ mod tests {
         fn names_round_trip(layer: u32) {
             let globals = [Slot::TokenEmbedding, Slot::OutputNorm, Slot::Output];
             let factors = [Slot::RopeFactorsLong, Slot::RopeFactorsShort];
-            let layered = LAYER_SLOTS.map(|(_, slot)| slot(layer));
+            let layered = LAYER_SLOTS.map(|slot| slot(layer));
             for slot in globals.into_iter().chain(factors).chain(layered) {
                 let matrix = slot.matrix();
                 let scales = [matrix.map(Slot::Scale), matrix.map(Slot::InputScale)];

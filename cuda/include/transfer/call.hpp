@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "transfer/call_clock.hpp"
 #include "transfer/division.hpp"
 #include "transfer/lane_call.hpp"
 #include "transfer/op_findings.hpp"
@@ -25,7 +26,7 @@ struct Staging {
   std::uint64_t slot_bytes;
 };
 
-struct Work {
+struct CallWork {
   const Schedule& schedule;
   const Division& division;
   const std::vector<std::unique_ptr<Source>>& sources;
@@ -37,7 +38,7 @@ struct Work {
 class Call {
  public:
   // Records no timeline if `clock` is null. All references outlive this object.
-  Call(const Work& work, const CallClock* clock, std::uint32_t readers);
+  Call(const CallWork& work, const CallClock* clock, std::uint32_t readers);
 
   ProgressBoard& board() { return board_; }
 
@@ -64,7 +65,7 @@ class Call {
   void retire(std::size_t index);
   void finish(std::uint32_t reader);
 
-  const Work& work_;
+  const CallWork& work_;
   const CallClock* clock_;
   std::vector<std::vector<Span>> spans_;  // one list for each reader
   ProgressBoard board_;

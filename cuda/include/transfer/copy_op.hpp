@@ -25,9 +25,9 @@ struct Conversion {
 };
 
 struct CopyOp {
-  std::uint32_t file;           // index into the sources of the call
+  std::uint32_t source;         // index into the sources of the call
   std::uint32_t lane;           // index into the destinations of the call
-  std::uint64_t source_offset;  // bytes from the start of that file
+  std::uint64_t source_offset;  // bytes from the start of that source
   std::uint64_t source_bytes;
   std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
@@ -38,7 +38,7 @@ struct CopyOp {
 
 static_assert(std::is_trivially_copyable_v<CopyOp>);
 static_assert(sizeof(CopyOp) == 64 && alignof(CopyOp) == 8);
-static_assert(offsetof(CopyOp, file) == 0);
+static_assert(offsetof(CopyOp, source) == 0);
 static_assert(offsetof(CopyOp, lane) == 4);
 static_assert(offsetof(CopyOp, source_offset) == 8);
 static_assert(offsetof(CopyOp, source_bytes) == 16);

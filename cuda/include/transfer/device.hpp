@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "transfer/call_clock.hpp"
 #include "transfer/digest.hpp"
+#include "transfer/kernel_use.hpp"
 #include "transfer/non_finite.hpp"
 #include "transfer/segment.hpp"
 #include "transfer/timeline.hpp"
@@ -158,7 +160,7 @@ class Queue {
 
   // Queues the work that needs all bytes of an operation: counts infinities and NaNs, unless
   // submit() has counted them. Does not wait. Throws Error{kDeviceFailure}.
-  virtual void landed(const std::vector<Floats>& floats) = 0;
+  virtual void count_floats(const std::vector<Floats>& floats) = 0;
 
   // Waits for all queued work. Throws Error{kDeviceFailure}.
   virtual void finish() = 0;

@@ -41,7 +41,7 @@ Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t
 
 // Returns the same part, computed by each implementation that this processor can run. All are
 // equal. The first is the one that digest_piece() uses.
-std::vector<Digest> digest_piece_by_each(const std::uint8_t* data, std::uint64_t bytes,
-                                         std::uint64_t offset);
+std::vector<Digest> digest_with_each_instruction_set(const std::uint8_t* data, std::uint64_t bytes,
+                                                     std::uint64_t offset);
 
 }  // namespace transfer

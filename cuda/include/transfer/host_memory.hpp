@@ -26,9 +26,9 @@ struct ProcessLimits {
 // For tests: reads the files below `root`.
 std::optional<MemoryInfo> host_memory(const std::string& root, const ProcessLimits& limits);
 
-// Throws Error{`code`} if less than `bytes` is known to be free. Without this check, the kernel
-// would map the memory and kill the process when it uses it. Does not check requests below 1 MiB.
-// The message starts with `what`.
+// Throws Error{`code`} if the free memory is known and is less than `bytes`. Without this check,
+// the kernel would map the memory and kill the process when it uses it. Does not check requests
+// below 1 MiB. The message starts with `what`.
 void check_host_memory(std::uint64_t bytes, Code code, const std::string& what);
 
 }  // namespace transfer

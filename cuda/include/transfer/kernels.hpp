@@ -18,9 +18,9 @@ namespace transfer::kernels {
 inline constexpr int kMaxBatch = 64;
 
 // All pointers are to device memory. Pointers to data are 16-byte aligned.
-template <class Segment>
-struct Batch {
-  Segment segments[kMaxBatch];
+template <class Item>
+struct LaunchBatch {
+  Item items[kMaxBatch];
   std::uint32_t count;
 };
 
@@ -39,11 +39,11 @@ struct MoveSegment {
   bool is_aligned() const noexcept { return is_unit_aligned(src) && is_unit_aligned(dst); }
 };
 
-int launch_decode_to_f16(std::uint32_t ggml_type_id, const Batch<MoveSegment>& batch,
+int launch_decode_to_f16(std::uint32_t ggml_type_id, const LaunchBatch<MoveSegment>& batch,
                          cudaStream_t stream) noexcept;
 
 // Copies bytes unchanged; `elements` counts bytes.
-int launch_copy(const Batch<MoveSegment>& batch, cudaStream_t stream) noexcept;
+int launch_copy(const LaunchBatch<MoveSegment>& batch, cudaStream_t stream) noexcept;
 
 // Floats to examine, and counters to add to.
 struct CountSegment {
@@ -55,7 +55,7 @@ struct CountSegment {
 };
 
 // All floats have the same format, which is not kNone.
-int launch_count_non_finite(FloatFormat format, const Batch<CountSegment>& batch,
+int launch_count_non_finite(FloatFormat format, const LaunchBatch<CountSegment>& batch,
                             cudaStream_t stream) noexcept;
 
 // A piece of a range that starts `offset` bytes into it, and the digest to which its part is added.
@@ -68,7 +68,7 @@ struct DigestSegment {
   bool is_aligned() const noexcept { return is_unit_aligned(data); }
 };
 
-int launch_digest(const Batch<DigestSegment>& batch, cudaStream_t stream) noexcept;
+int launch_digest(const LaunchBatch<DigestSegment>& batch, cudaStream_t stream) noexcept;
 
 // The runtime loads a kernel's code on first use, which takes longer than the kernel. These
 // functions load it in advance: for a decoder, for launch_copy, for counting, and for digests.

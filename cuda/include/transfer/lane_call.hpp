@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "transfer/call_clock.hpp"
 #include "transfer/copy_op.hpp"
 #include "transfer/lane.hpp"
 #include "transfer/schedule.hpp"

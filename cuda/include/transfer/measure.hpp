@@ -27,7 +27,7 @@ struct UploadShape {
   std::uint64_t total_bytes;
 };
 
-enum class Work : std::uint32_t {
+enum class MeasuredWork : std::uint32_t {
   kCopy = 0,            // counts bytes read and written
   kDecodeToF16 = 1,     // counts bytes of blocks read and of halves written
   kCountNonFinite = 2,  // counts bytes read
@@ -36,7 +36,7 @@ enum class Work : std::uint32_t {
 };
 
 struct WorkShape {
-  Work work;
+  MeasuredWork work;
   std::uint32_t ggml_type;  // for kDecodeToF16
   std::uint64_t elements;   // halves that are decoded, counted or copied; a multiple of 256
   std::uint32_t threads;    // on the host, each with `elements` of its own; a GPU ignores it

@@ -20,7 +20,8 @@ class ProgressBoard {
 
   // The following functions are for readers.
   void landed(View<Segment> segments);
-  void failed(std::exception_ptr error) noexcept;  // keeps the first error; stops all readers
+  // Keeps the first error, and stops all readers.
+  void report_failure(std::exception_ptr error) noexcept;
   void reader_finished() noexcept;
   const std::atomic<bool>& stop() const noexcept { return stop_; }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "transfer/copy_op.hpp"
+#include "transfer/kernel_use.hpp"
 #include "transfer/segment.hpp"
 #include "transfer/view.hpp"
 
@@ -22,7 +23,7 @@ struct Part {
 // A contiguous source range of at most `chunk_bytes`, and the segments in it. The segments of each
 // lane are adjacent.
 struct Chunk {
-  std::uint32_t file;
+  std::uint32_t source;  // index into the sources of the call
   std::uint64_t source_offset;
   std::uint64_t bytes;
   std::uint32_t first_segment;
@@ -63,14 +64,14 @@ constexpr std::uint64_t kMinChunkBytes = 4096;
 
 // The limits that operations are checked against.
 struct Bounds {
-  std::vector<std::uint64_t> file_bytes;
-  std::vector<std::uint64_t> dest_bytes;  // one for each lane
+  std::vector<std::uint64_t> source_bytes;  // one for each source
+  std::vector<std::uint64_t> dest_bytes;    // one for each lane
   std::uint32_t units;
 };
 
-// Checks every operation, then cuts. An operation must stay inside its file and its lane's
+// Checks every operation, then cuts. An operation must stay inside its source and its lane's
 // destination, and its sizes must match the conversion. No two operations may write the same byte,
-// because readers write concurrently. Neighbours in the file share a chunk, so that small tensors
+// because readers write concurrently. Neighbours in a source share a chunk, so that small tensors
 // cost no read each. Throws Error{kInvalidArgument} with the operation that breaks a rule.
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes);
 

@@ -1,8 +1,7 @@
-// The parts of operations that devices receive, and the kernels that the parts need.
+// The parts of operations that devices receive.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "transfer/non_finite.hpp"
 
@@ -35,14 +34,6 @@ struct Segment {
   std::uint32_t unit;
   FloatFormat floats;
   float scale;
-};
-
-// The kernels that a call launches on one lane.
-struct KernelUse {
-  bool converts = false;                // whether a chunk needs staging on the device
-  std::vector<std::uint32_t> decoders;  // ggml types that occur, each once
-  std::vector<FloatFormat> floats;      // formats that are counted, each once
-  bool digest = false;
 };
 
 // Returns the end of the segments, from `first` on, that one copy can move: neighbours in the file

@@ -7,7 +7,8 @@
 
 namespace transfer {
 
-// Satisfies the direct-I/O alignment of every Linux file system. For many, 512 would be enough.
+// The alignment of direct reads, in bytes. It is enough for all known file systems. If a file
+// system refuses the first read, the file is read through the page cache.
 constexpr std::uint64_t kSourceAlignment = 4096;
 
 // Bytes that can be read at any position, by many threads at once.

@@ -1,7 +1,6 @@
 // The times of the steps of a call.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 
 namespace transfer {
@@ -24,20 +23,6 @@ struct Span {
   std::uint64_t chunk;
   double start;  // seconds since the call's first read
   double end;
-};
-
-// Measures the seconds since the start of a call.
-class CallClock {
- public:
-  CallClock() : origin_(std::chrono::steady_clock::now()) {}
-
-  double seconds() const {
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - origin_;
-    return elapsed.count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point origin_;
 };
 
 }  // namespace transfer

@@ -1,4 +1,4 @@
-// Kernel launches for any number of segments.
+// Kernel launches for any number of items.
 #pragma once
 
 #include <utility>
@@ -7,16 +7,16 @@
 
 namespace transfer {
 
-// Collects segments and launches them in batches that a kernel accepts. After the last add(), the
+// Collects items and launches them in batches that a kernel accepts. After the last add(), the
 // caller must call flush().
-template <class Segment, class Launch>
+template <class Item, class Launch>
 class Batcher {
  public:
-  // `launch` takes a const kernels::Batch<Segment>&, and may throw.
+  // `launch` takes a const kernels::LaunchBatch<Item>&, and may throw.
   explicit Batcher(Launch launch) : launch_(std::move(launch)) {}
 
-  void add(const Segment& segment) {
-    batch_.segments[batch_.count++] = segment;
+  void add(const Item& item) {
+    batch_.items[batch_.count++] = item;
     if (batch_.count == kernels::kMaxBatch) flush();
   }
 
@@ -27,12 +27,12 @@ class Batcher {
 
  private:
   Launch launch_;
-  kernels::Batch<Segment> batch_{};
+  kernels::LaunchBatch<Item> batch_{};
 };
 
-template <class Segment, class Launch>
-Batcher<Segment, Launch> batcher(Launch launch) {
-  return Batcher<Segment, Launch>(std::move(launch));
+template <class Item, class Launch>
+Batcher<Item, Launch> batcher(Launch launch) {
+  return Batcher<Item, Launch>(std::move(launch));
 }
 
 }  // namespace transfer

@@ -124,7 +124,7 @@ class CudaQueue final : public Queue {
   }
 
   // Makes one launch for each run of tensors of one format.
-  void landed(const std::vector<Floats>& floats) override {
+  void count_floats(const std::vector<Floats>& floats) override {
     if (floats.empty()) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     FloatFormat format = floats.front().format;
@@ -225,7 +225,7 @@ class CudaQueue final : public Queue {
     moves.flush();
   }
 
-  void launch(std::uint32_t decoder, const kernels::Batch<kernels::MoveSegment>& run) {
+  void launch(std::uint32_t decoder, const kernels::LaunchBatch<kernels::MoveSegment>& run) {
     if (decoder == kCopyBytes) {
       check_launch(kernels::launch_copy(run, work()), "copying bytes");
     } else {

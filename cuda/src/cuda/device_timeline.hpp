@@ -7,6 +7,7 @@
 
 #include "check.hpp"
 #include "stream.hpp"
+#include "transfer/call_clock.hpp"
 #include "transfer/timeline.hpp"
 
 namespace transfer {

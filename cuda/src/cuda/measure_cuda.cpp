@@ -57,30 +57,30 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
   const auto* from = reinterpret_cast<const std::uint8_t*>(source.data());
   int status = cudaSuccess;
   switch (shape.work) {
-    case Work::kCopy:
+    case MeasuredWork::kCopy:
       status =
           cudaMemcpyAsync(dest.data(), from, bytes.read, cudaMemcpyDeviceToDevice, stream.get());
       break;
-    case Work::kDecodeToF16: {
-      kernels::Batch<kernels::MoveSegment> batch{};
-      batch.segments[batch.count++] = {from, dest.data(), shape.elements, 1.0f};
+    case MeasuredWork::kDecodeToF16: {
+      kernels::LaunchBatch<kernels::MoveSegment> batch{};
+      batch.items[batch.count++] = {from, dest.data(), shape.elements, 1.0f};
       status = kernels::launch_decode_to_f16(shape.ggml_type, batch, stream.get());
       break;
     }
-    case Work::kCountNonFinite: {
-      kernels::Batch<kernels::CountSegment> batch{};
-      batch.segments[batch.count++] = {from, reinterpret_cast<NonFinite*>(dest.data()),
-                                       shape.elements};
+    case MeasuredWork::kCountNonFinite: {
+      kernels::LaunchBatch<kernels::CountSegment> batch{};
+      batch.items[batch.count++] = {from, reinterpret_cast<NonFinite*>(dest.data()),
+                                    shape.elements};
       status = kernels::launch_count_non_finite(FloatFormat::kF16, batch, stream.get());
       break;
     }
-    case Work::kDigest: {
-      kernels::Batch<kernels::DigestSegment> batch{};
-      batch.segments[batch.count++] = {from, reinterpret_cast<Digest*>(dest.data()), bytes.read, 0};
+    case MeasuredWork::kDigest: {
+      kernels::LaunchBatch<kernels::DigestSegment> batch{};
+      batch.items[batch.count++] = {from, reinterpret_cast<Digest*>(dest.data()), bytes.read, 0};
       status = kernels::launch_digest(batch, stream.get());
       break;
     }
-    case Work::kCopyToNew:
+    case MeasuredWork::kCopyToNew:
       throw Error(Code::kInvalidArgument, 0,
                   "copies to new memory can be measured only on the host");
   }

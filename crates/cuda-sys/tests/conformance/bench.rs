@@ -182,7 +182,7 @@ pub(super) fn noise(len: usize) -> Vec<u8> {
 
 pub(super) fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
     CopyOp {
-        file: 0,
+        source: 0,
         lane: 0,
         source_offset,
         source_bytes: bytes,
@@ -201,7 +201,7 @@ pub(super) fn decode(
     dest_offset: u64,
 ) -> CopyOp {
     CopyOp {
-        file: 0,
+        source: 0,
         lane: 0,
         source_offset,
         source_bytes: blocks * u64::from(decoder.block_bytes),

@@ -1,4 +1,4 @@
-//! Tests of rates that do not depend on their size.
+//! Tests of the measurements. They check that a rate is plausible, not how high it is.
 
 use cuda_sys::measure::{self, Rate, UploadShape, Work, WorkShape};
 use cuda_sys::{Device, DeviceKind, ErrorCode, decoders};
@@ -28,7 +28,7 @@ pub(crate) fn every_work_has_a_rate(kind: DeviceKind) {
         (Work::Copy, 255, 1, 1),
         (Work::Copy, 256, 0, 1),
         (Work::Copy, 256, 1, 0),
-        // Each of two products exceeds 64 bits.
+        // Here the number of bytes exceeds 64 bits.
         (Work::CountNonFinite, 1 << 63, 1, 1),
         (Work::DecodeToF16 { ggml_type: 0 }, 1 << 61, 1, 1),
     ] {

@@ -5,7 +5,7 @@ use cuda_sys::{DeviceKind, EngineConfig, Io};
 
 mod bench;
 mod copying;
-mod decoding;
+pub(crate) mod decoding;
 mod devices;
 mod digest_definition;
 mod examining;
@@ -20,9 +20,7 @@ pub(crate) use copying::{
     gaps_between_tensors_stay_unchanged, readers_take_stretches, small_tensors_share_chunks,
     storage_gets_more_readers, the_timeline_has_every_chunk,
 };
-pub(crate) use decoding::{
-    a_tensor_scale_multiplies_before_rounding, decoders_match_gguf_py, goldens, scaled_halves,
-};
+pub(crate) use decoding::{a_tensor_scale_multiplies_before_rounding, decoders_match_gguf_py};
 pub(crate) use devices::{
     absurd_allocations_are_out_of_memory, buffers_report_their_device, engines_run_side_by_side,
     handles_move_between_threads, several_threads_can_use_one_buffer,

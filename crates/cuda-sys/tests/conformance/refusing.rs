@@ -77,7 +77,7 @@ pub(crate) fn bad_operations_are_refused(setup: Setup) {
             "destination alignment",
             vec![CopyOp { source_bytes: 8, dest_bytes: 8, dest_offset: 8, ..good }],
         ),
-        ("file", vec![CopyOp { file: 1, ..good }]),
+        ("source", vec![CopyOp { source: 1, ..good }]),
         ("unit", vec![CopyOp { unit: 1, ..good }]),
         ("sizes", vec![CopyOp { dest_bytes: 2048, ..good }]),
         ("half a block", vec![CopyOp { source_bytes: 33, ..decode(&q8_0, 0, 1, 0) }]),

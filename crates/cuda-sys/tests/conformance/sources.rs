@@ -94,7 +94,7 @@ pub(crate) fn a_source_in_memory_is_read(setup: Setup) {
     // words are digested in shares.
     let ops = [
         copy(4104, 100_000, 0, 0),
-        CopyOp { file: 1, ..copy(11, 69_989, 100_000, 0) },
+        CopyOp { source: 1, ..copy(11, 69_989, 100_000, 0) },
         copy(104_104, 150_000, 169_989_u64.next_multiple_of(16), 1),
         copy(299_985, 16, 320_000, 1),
     ];
@@ -110,7 +110,7 @@ pub(crate) fn a_source_in_memory_is_read(setup: Setup) {
             let reads = memory.reads.load(Ordering::Relaxed) - before;
             let content = arena.content();
             for (op, report) in ops.iter().zip(&stats.operations) {
-                let source = if op.file == 0 { &bytes } else { &other };
+                let source = if op.source == 0 { &bytes } else { &other };
                 let from = op.source_offset as usize..(op.source_offset + op.source_bytes) as usize;
                 let to = op.dest_offset as usize..(op.dest_offset + op.dest_bytes) as usize;
                 assert!(content[to] == source[from], "{op:?} {io:?} {config:?} {hints:?}");
@@ -194,7 +194,7 @@ pub(crate) fn every_read_fails_once(setup: Setup) {
             // The second source fails.
             let sound = Memory::new(Vec::new(), ReadHints::default());
             let sources = [Source::Reader(&sound), Source::Reader(memory)];
-            let ops: Vec<_> = ops.iter().map(|op| CopyOp { file: 1, ..*op }).collect();
+            let ops: Vec<_> = ops.iter().map(|op| CopyOp { source: 1, ..*op }).collect();
             let error =
                 transfer(bench, &sources, Io::Read, &ops, arena, &mut || false).unwrap_err();
             assert_eq!((error.code(), error.status()), (code, status), "{error}");

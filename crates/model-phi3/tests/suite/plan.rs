@@ -38,17 +38,24 @@ fn check(file: &TestFile, storage: Storage) {
     let config = file.config().unwrap();
     let plan = file.plan(storage).unwrap();
     plan.verify().unwrap();
+    check_arena(&plan);
+    check_sources(file, &plan);
+    assert!(plan.slots().iter().map(|planned| planned.slot).eq(expected_slots(file, &plan)));
+    check_destinations(&plan, &config);
+}
 
+/// Checks that transfers follow each other, each from a multiple of 256, and fill the arena.
+fn check_arena(plan: &LoadPlan) {
     let mut arena = 0;
     for op in plan.ops() {
-        assert_eq!(
-            op.dest.start, arena,
-            "transfers follow each other, each from a multiple of 256"
-        );
+        assert_eq!(op.dest.start, arena, "{}", op.tensor);
         arena = op.dest.end.next_multiple_of(256);
     }
     assert_eq!(plan.device_bytes(), arena);
+}
 
+/// Checks that every tensor of the file is read once, whole, folded into another as its scale, or left out.
+fn check_sources(file: &TestFile, plan: &LoadPlan) {
     let read: BTreeSet<(u64, u64, String)> = plan
         .ops()
         .iter()
@@ -67,7 +74,7 @@ fn check(file: &TestFile, storage: Storage) {
         .map(|scale| (scale.source.range.start, scale.source.range.end, scale.name.to_string()))
         .collect();
     let left_out: Vec<&str> = plan.left_out().iter().map(|name| &**name).collect();
-    match storage {
+    match plan.storage() {
         Storage::F16 => {
             let is_input = |name: &str| name.ends_with(".input_scale");
             let (inputs, factors): (BTreeSet<_>, BTreeSet<_>) =
@@ -84,27 +91,35 @@ fn check(file: &TestFile, storage: Storage) {
     assert_eq!(read, stored, "every tensor of the file is read once, whole");
     assert_eq!(plan.source_bytes(), stored.iter().map(|(start, end, _)| end - start).sum::<u64>());
     assert!(plan.ops().is_sorted_by_key(|op| (op.unit, op.source.range.start)));
+}
 
-    let mut expected: Vec<Slot> = Slot::required(config.layers).collect();
-    if file.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight") {
+/// Returns the slots of a plan for this file, in order.
+fn expected_slots(file: &TestFile, plan: &LoadPlan) -> Vec<Slot> {
+    let has = |name: &str| file.tensors.iter().any(|tensor| tensor.name == name);
+    let mut expected: Vec<Slot> = Slot::required(file.config().unwrap().layers).collect();
+    if has("rope_factors_long.weight") {
         expected.extend([Slot::RopeFactorsLong, Slot::RopeFactorsShort]);
     }
-    if storage == Storage::Native {
+    if plan.storage() == Storage::Native {
         let matrices: Vec<_> = expected.iter().filter_map(|slot| slot.matrix()).collect();
         for matrix in matrices {
             let tensor = &plan.slot(matrix.slot()).unwrap().tensor;
             let stem = tensor.strip_suffix(".weight").unwrap();
-            let has = |suffix| file.tensors.iter().any(|t| t.name == format!("{stem}.{suffix}"));
-            expected.extend(has("scale").then_some(Slot::Scale(matrix)));
-            expected.extend(has("input_scale").then_some(Slot::InputScale(matrix)));
+            let scaled = |suffix, slot| has(&format!("{stem}.{suffix}")).then_some(slot);
+            expected.extend(scaled("scale", Slot::Scale(matrix)));
+            expected.extend(scaled("input_scale", Slot::InputScale(matrix)));
         }
         expected.sort();
     }
-    assert!(plan.slots().iter().map(|planned| planned.slot).eq(expected));
+    expected
+}
 
+/// Checks every slot, and that slots overlap only where weights are shared: a tied output, and the scales of a
+/// fused tensor.
+fn check_destinations(plan: &LoadPlan, config: &Phi3Config) {
     let mut tiles: Vec<&PlannedSlot> = Vec::new();
     for planned in plan.slots() {
-        check_slot(&plan, planned, &config);
+        check_slot(plan, planned, config);
         if planned.slot == Slot::Output && config.tied_output {
             assert_eq!(planned.dest, plan.slot(Slot::TokenEmbedding).unwrap().dest);
         } else if !planned.slot.is_scale() || !tiles.iter().any(|tile| tile.dest == planned.dest) {
@@ -116,7 +131,7 @@ fn check(file: &TestFile, storage: Storage) {
     let tiled: u64 = tiles.iter().map(|planned| len(&planned.dest)).sum();
     assert_eq!(tiled, plan.ops().iter().map(|op| len(&op.dest)).sum::<u64>());
 
-    if storage == Storage::F16 {
+    if plan.storage() == Storage::F16 {
         let halves = tiles.iter().filter(|planned| !planned.slot.is_rope_factors());
         let halves: u64 = halves.map(|planned| len(&planned.dest) / 2).sum();
         assert_eq!(Some(halves), config.parameters());
@@ -285,8 +300,107 @@ struct Layer {
     fused_ffn: bool,
 }
 
-/// Returns a valid file with random dimensions, layouts, types and order of tensors.
-fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
+/// A valid model with random dimensions, layouts and types.
+#[derive(Debug)]
+struct AnyModel {
+    layers: Vec<Layer>,
+    llama: bool,
+    tied: bool,
+    factors: bool,
+    scales: bool,
+    input_scales: bool,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u64,
+    hidden: u64,
+    ffn: u64,
+    vocab: u64,
+    /// The types of the matrices, repeated as often as needed.
+    types: Vec<GgmlType>,
+}
+
+impl AnyModel {
+    fn file(&self) -> TestFile {
+        let mut file = TestFile::default();
+        self.set_metadata(&mut file);
+        self.add_matrices(&mut file);
+        self.add_vectors(&mut file);
+        file
+    }
+
+    fn set_metadata(&self, file: &mut TestFile) {
+        let prefix = if self.llama { "llama" } else { "phi3" };
+        file.set("general.architecture", prefix);
+        for (suffix, value) in [
+            ("context_length", 4096),
+            ("embedding_length", self.hidden),
+            ("feed_forward_length", self.ffn),
+            ("block_count", self.layers.len() as u64),
+            ("attention.head_count", self.heads.into()),
+            ("attention.head_count_kv", self.kv_heads.into()),
+            ("attention.key_length", self.head_dim),
+        ] {
+            file.set(&format!("{prefix}.{suffix}"), value);
+        }
+        file.set(&format!("{prefix}.attention.layer_norm_rms_epsilon"), 1e-5_f32);
+    }
+
+    fn add_matrices(&self, file: &mut TestFile) {
+        let Self { hidden, ffn, vocab, head_dim, .. } = *self;
+        let (queries, keys) =
+            (u64::from(self.heads) * head_dim, u64::from(self.kv_heads) * head_dim);
+        let mut types = self.types.iter().copied().cycle();
+        let mut matrix = |name: &str, cols, rows| {
+            let ggml_type = types.next().unwrap();
+            file.add(name, &[cols, rows], ggml_type);
+            let stem = name.strip_suffix(".weight").unwrap();
+            for (suffix, there) in [("scale", self.scales), ("input_scale", self.input_scales)] {
+                if there && ggml_type == GgmlType::NVFP4 {
+                    file.add(&format!("{stem}.{suffix}"), &[1], GgmlType::F32);
+                }
+            }
+        };
+        matrix("token_embd.weight", hidden, vocab);
+        if !self.tied {
+            matrix("output.weight", hidden, vocab);
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let name = |stem: &str| format!("blk.{i}.{stem}.weight");
+            if layer.fused_qkv {
+                matrix(&name("attn_qkv"), hidden, queries + 2 * keys);
+            } else {
+                matrix(&name("attn_q"), hidden, queries);
+                matrix(&name("attn_k"), hidden, keys);
+                matrix(&name("attn_v"), hidden, keys);
+            }
+            matrix(&name("attn_output"), queries, hidden);
+            if layer.fused_ffn {
+                matrix(&name("ffn_up"), hidden, 2 * ffn);
+            } else {
+                matrix(&name("ffn_gate"), hidden, ffn);
+                matrix(&name("ffn_up"), hidden, ffn);
+            }
+            matrix(&name("ffn_down"), ffn, hidden);
+        }
+    }
+
+    /// Adds the norms and the RoPE factors.
+    fn add_vectors(&self, file: &mut TestFile) {
+        for i in 0..self.layers.len() {
+            file.add(&format!("blk.{i}.attn_norm.weight"), &[self.hidden], GgmlType::F32);
+            file.add(&format!("blk.{i}.ffn_norm.weight"), &[self.hidden], GgmlType::F16);
+        }
+        file.add("output_norm.weight", &[self.hidden], GgmlType::F32);
+        if self.factors {
+            for length in ["long", "short"] {
+                let name = format!("rope_factors_{length}.weight");
+                file.add(&name, &[self.head_dim / 2], GgmlType::F32);
+            }
+        }
+    }
+}
+
+fn any_model(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = AnyModel> {
     let layer = (any::<bool>(), any::<bool>())
         .prop_map(|(fused_qkv, fused_ffn)| Layer { fused_qkv, fused_ffn });
     (
@@ -296,81 +410,40 @@ fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value
         (1..4_u64, 1..5_u64, 1..700_u64),
         any::<[bool; 5]>(),
         proptest::collection::vec(tensor_type, 50),
-        any::<u64>(),
     )
-        .prop_map(|(layers, (heads, head_dim), sharing, sizes, flags, types, seed)| {
-            let (hidden, ffn, vocab) = (sizes.0 * 256, sizes.1 * 256, sizes.2);
+        .prop_map(|(layers, (heads, head_dim), sharing, sizes, flags, types)| {
             let [llama, tied, factors, scales, input_scales] = flags;
-            let prefix = if llama { "llama" } else { "phi3" };
-            let kv_heads = heads / sharing;
-            let mut file = TestFile::default();
-            file.set("general.architecture", prefix);
-            let mut set = |suffix: &str, value: u64| {
-                file.set(&format!("{prefix}.{suffix}"), value);
-            };
-            set("context_length", 4096);
-            set("embedding_length", hidden);
-            set("feed_forward_length", ffn);
-            set("block_count", layers.len() as u64);
-            set("attention.head_count", heads.into());
-            set("attention.head_count_kv", kv_heads.into());
-            set("attention.key_length", head_dim.min(hidden));
-            file.set(&format!("{prefix}.attention.layer_norm_rms_epsilon"), 1e-5_f32);
-            // Heads wider than the hidden state are refused, so the two cannot both be small.
-            let head_dim = head_dim.min(hidden);
-            let (queries, keys) = (u64::from(heads) * head_dim, u64::from(kv_heads) * head_dim);
-
-            let mut types = types.into_iter().cycle();
-            let mut matrix = |name: &str, cols, rows| {
-                let ggml_type = types.next().unwrap();
-                file.add(name, &[cols, rows], ggml_type);
-                let stem = name.strip_suffix(".weight").unwrap();
-                for (suffix, there) in [("scale", scales), ("input_scale", input_scales)] {
-                    if there && ggml_type == GgmlType::NVFP4 {
-                        file.add(&format!("{stem}.{suffix}"), &[1], GgmlType::F32);
-                    }
-                }
-            };
-            matrix("token_embd.weight", hidden, vocab);
-            if !tied {
-                matrix("output.weight", hidden, vocab);
+            let hidden = sizes.0 * 256;
+            AnyModel {
+                layers,
+                llama,
+                tied,
+                factors,
+                scales,
+                input_scales,
+                heads,
+                kv_heads: heads / sharing,
+                // Heads wider than the hidden state are refused, so the two cannot both be small.
+                head_dim: hidden.min(head_dim),
+                hidden,
+                ffn: sizes.1 * 256,
+                vocab: sizes.2,
+                types,
             }
-            for (i, layer) in layers.iter().enumerate() {
-                let name = |stem: &str| format!("blk.{i}.{stem}.weight");
-                if layer.fused_qkv {
-                    matrix(&name("attn_qkv"), hidden, queries + 2 * keys);
-                } else {
-                    matrix(&name("attn_q"), hidden, queries);
-                    matrix(&name("attn_k"), hidden, keys);
-                    matrix(&name("attn_v"), hidden, keys);
-                }
-                matrix(&name("attn_output"), queries, hidden);
-                if layer.fused_ffn {
-                    matrix(&name("ffn_up"), hidden, 2 * ffn);
-                } else {
-                    matrix(&name("ffn_gate"), hidden, ffn);
-                    matrix(&name("ffn_up"), hidden, ffn);
-                }
-                matrix(&name("ffn_down"), ffn, hidden);
-            }
-            for i in 0..layers.len() {
-                file.add(&format!("blk.{i}.attn_norm.weight"), &[hidden], GgmlType::F32);
-                file.add(&format!("blk.{i}.ffn_norm.weight"), &[hidden], GgmlType::F16);
-            }
-            file.add("output_norm.weight", &[hidden], GgmlType::F32);
-            if factors {
-                for length in ["long", "short"] {
-                    let name = format!("rope_factors_{length}.weight");
-                    file.add(&name, &[head_dim / 2], GgmlType::F32);
-                }
-            }
-            let count = file.tensors.len();
-            file.tensors.rotate_left(usize::try_from(seed % count as u64).unwrap());
-            if seed & (1 << 40) != 0 {
-                file.tensors.reverse();
-            }
-            file
         })
+}
+
+/// Returns a valid file with random dimensions, layouts, types and order of tensors.
+fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
+    (any_model(tensor_type), any::<u64>()).prop_map(|(model, seed)| {
+        let mut file = model.file();
+        let count = file.tensors.len();
+        file.tensors.rotate_left(usize::try_from(seed % count as u64).unwrap());
+        if seed & (1 << 40) != 0 {
+            file.tensors.reverse();
+        }
+        file
+    })
 }
 
 proptest! {

@@ -53,7 +53,7 @@ pub(super) fn measure(
 
 fn copy(source_offset: u64, bytes: u64, dest_offset: u64) -> CopyOp {
     CopyOp {
-        file: 0,
+        source: 0,
         lane: 0,
         source_offset,
         source_bytes: bytes,

@@ -55,15 +55,28 @@ fn a_run_reports_limits_loads_kernels_and_peers() {
     assert_eq!(document["schema_version"], 1);
     assert_eq!(document["machine"]["device"], "host");
     assert_eq!(document["settings"]["repeat"], 2);
+    check_limits(&document);
+    check_loads(&document["loads"]);
+    check_small_tensors(&document["small_tensors"]);
+    check_shapes(document["shapes"].as_array().unwrap());
+    for check in ["residency_seconds", "fingerprint_seconds"] {
+        assert_is_spread(&document["health"][check]);
+    }
+    check_kernels(&document);
+    check_peers(&document);
+    check_chart(&std::fs::read_to_string(svg).unwrap());
+}
 
+fn check_limits(document: &Value) {
     let kinds = names(&document["limits"], "kind");
     for kind in ["memory_copy", "memory_copy_to_new", "page_cache", "disk_direct", "disk_buffered"]
     {
         assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
     }
     assert!(document["reference"]["gb_per_s"].as_f64().unwrap() > 0.0);
+}
 
-    let loads = &document["loads"];
+fn check_loads(loads: &Value) {
     let order = ["warm", "checksum", "native", "reused", "swap", "half-cached", "cold"];
     assert_eq!(names(loads, "name"), order);
     let [f16, native] = ["f16", "native"];
@@ -94,13 +107,15 @@ fn a_run_reports_limits_loads_kernels_and_peers() {
     {
         assert!(half < 0.7, "half-cached: {half} of the file was in the page cache");
     }
+}
 
-    let small = &document["small_tensors"];
+fn check_small_tensors(small: &Value) {
     assert!(small["tensors"].as_u64().unwrap() > 100, "{small}");
     assert_is_spread(&small["seconds"]);
     assert_is_spread(&small["seconds_as_one"]);
+}
 
-    let shapes = document["shapes"].as_array().unwrap();
+fn check_shapes(shapes: &[Value]) {
     for (shape, want) in shapes.iter().zip([[1, 2, 4096, 4096], [3, 4, 1 << 20, 64 << 10]]) {
         let fields = ["threads", "depth", "chunk_bytes", "read_bytes"];
         assert_eq!(fields.map(|field| shape[field].as_u64().unwrap()), want);
@@ -108,24 +123,25 @@ fn a_run_reports_limits_loads_kernels_and_peers() {
         assert!(shape["gb_per_s"]["min"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(shapes.len(), 2);
+}
 
-    for check in ["residency_seconds", "fingerprint_seconds"] {
-        assert_is_spread(&document["health"][check]);
-    }
-
+fn check_kernels(document: &Value) {
     let kernels = names(&document["kernels"], "name");
     let decoders = cuda_sys::decoders();
     for name in decoders.iter().map(|decoder| decoder.name.as_str()).chain(["copy", "digest"]) {
         assert!(kernels.contains(&name), "{name}");
     }
+}
 
+fn check_peers(document: &Value) {
     assert_eq!(names(&document["peers"], "name"), ["safetensors", "llama.cpp"]);
     for peer in document["peers"].as_array().unwrap() {
         assert!(peer["note"].as_str().unwrap().starts_with("skipped: "), "{peer}");
     }
+}
 
-    let svg = std::fs::read_to_string(svg).unwrap();
-    let elements = xml_elements(&svg);
+fn check_chart(svg: &str) {
+    let elements = xml_elements(svg);
     for text in ["page cache, 1 thread", "warm load", "reused load", "cold load"] {
         assert!(svg.contains(text), "{text}");
     }

@@ -406,7 +406,7 @@ fn rows() -> Vec<Row> {
             "ENGINE_CONTRACT",
             BUG,
             Library(|dir| read_by_engine(dir, 2).unwrap_err()),
-            &["operation 0", "file"],
+            &["operation 0", "source range"],
         ),
         row("INTERNAL", BUG, EngineCode, &[]),
         row(
@@ -523,7 +523,7 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
     let device = Device::open(DeviceKind::Host)?;
     let mut engine = Engine::new(&device, StagingRing::new(config)?)?;
     let op = CopyOp {
-        file: 0,
+        source: 0,
         lane: 0,
         source_offset: 0,
         source_bytes: bytes,

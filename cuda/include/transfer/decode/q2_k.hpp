@@ -22,7 +22,7 @@ struct Q2_K {
     const std::uint32_t packed = load_u8(block + kScales + group / 2);
     const float dl = d * static_cast<float>(static_cast<int>(packed & 0xf));
     const float ml = dmin * static_cast<float>(static_cast<int>(packed >> 4));
-    // Each half of the block has 32 bytes, with four elements in each byte, 32 apart.
+    // Byte i of a half (128 elements) holds elements i, i + 32, i + 64 and i + 96.
     const Octet<kAlign> quants(block + kQuants + 32 * (group / 16) + 8 * (group % 4));
     const int shift = 2 * (group % 16 / 4);
     for (int i = 0; i < 8; ++i) {

@@ -89,7 +89,7 @@ impl Root {
 
 fn memory_below(root: &Path, address_space: u64, data: u64) -> Option<MemoryInfo> {
     let limits = ProcessLimits { address_space, data };
-    MemoryInfo::from_ffi(&host_memory_below(root.to_str().unwrap(), &limits).unwrap())
+    MemoryInfo::from_ffi(&host_memory_below(root.to_str().unwrap(), &limits).unwrap()).unwrap()
 }
 
 #[test]
