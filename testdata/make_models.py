@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the small models of models/ and what each of their weight slots must become.
 
-usage: python3 testdata/make_models.py        (needs what make_decode_goldens.py needs)
+usage: python3 testdata/make_models.py        (needs what make_decode_goldens.py needs; run make_logits.py after it)
 
 The oracle is gguf-py, llama.cpp's own writer, reader and dequantiser, and ggml itself for the types
 that it cannot decode: expected.json holds, for each slot, its shape and the sha256 of its bytes as f16
@@ -38,6 +38,10 @@ gguf.GGML_QUANT_SIZES[Q2_0] = GGML_ONLY["Q2_0"][1:]
 # Bytes of each block that hold f16 scales.
 SCALES = {Q2_0: [0], T.Q1_0: [0], T.Q4_0: [0], T.Q8_0: [0], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208]}
 
+# The second scale of a block, divided by the first. Weights then have both signs. If gate and up had only positive ones,
+# the logits would not show that they are exchanged.
+SECOND_SCALES = {T.Q4_K: 7.5, T.Q5_K: 15.5}
+
 
 def raw(kind, rows, cols):
     """Random stored bytes of a [rows, cols] tensor."""
@@ -56,6 +60,9 @@ def raw(kind, rows, cols):
     for at in SCALES.get(kind, []):
         scales = RNG.uniform(2.0**-9, 2.0**-6, len(blocks)).astype(np.float16)
         blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if kind in SECOND_SCALES:
+        scales = blocks[:, :2].copy().view(np.float16) * SECOND_SCALES[kind]
+        blocks[:, 2:4] = scales.astype(np.float16).view(np.uint8)
     return blocks.reshape(rows, cols // block_len * block_bytes)
 
 
@@ -65,7 +72,7 @@ def sha256(array):
 
 class Model:
     def __init__(self, name, arch, *, hidden, ffn, heads, kv_heads, head_dim, vocab, layers, rope_dim, types, split=False,
-                 tied=False, factors=False, alignment=None, input_scales=()):
+                 tied=False, factors=False, original_context=None, attn_factor=None, alignment=None, input_scales=()):
         self.path = OUT / f"{name}.gguf"
         self.writer = gguf.GGUFWriter(self.path, arch)
         self.types = types
@@ -88,6 +95,10 @@ class Model:
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_dimension_count(rope_dim)
         writer.add_rope_freq_base(10000.0)
+        if original_context:
+            writer.add_rope_scaling_orig_ctx_len(original_context)
+        if attn_factor:
+            writer.add_rope_scaling_attn_factors(attn_factor)
         q, kv = heads * head_dim, kv_heads * head_dim
         self.tensor("token_embd.weight", vocab, hidden, {"token_embedding": (0, vocab)})
         if factors:
@@ -191,6 +202,8 @@ def main():
               types={"default": T.NVFP4, "token_embd": T.F16}, input_scales=("attn_qkv", "ffn_down")),
         Model("one-and-two-bits", "phi3", hidden=128, ffn=128, heads=2, kv_heads=2, head_dim=64, vocab=9, layers=1, rope_dim=64,
               types={"default": Q2_0, "ffn_up": T.Q1_0, "output": T.Q1_0}),
+        Model("long-context-f16", "phi3", hidden=16, ffn=24, heads=2, kv_heads=1, head_dim=8, vocab=13, layers=2, rope_dim=6,
+              types={"default": T.F16}, factors=True, original_context=8, attn_factor=1.25),
     ]
     expected = {model.path.name: model.slots for model in models}
     (OUT / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

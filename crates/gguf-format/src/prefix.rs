@@ -44,7 +44,7 @@ impl Prefix {
         let Some(missing) = self.memory.get_mut(self.len..len) else { return Ok(()) };
         source.read_exact_at(missing, self.len as u64).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                io::Error::new(error.kind(), "the file shrank while it was read")
+                io::Error::new(error.kind(), "the source shrank while it was read")
             }
             _ => error,
         })?;

@@ -1,6 +1,6 @@
 //! Checks that files from other sources load correctly. Weights are equal to those of the reference
-//! decoder, malformed files get the expected error, and a flipped bit of a header never gives other
-//! weights without a report.
+//! decoder, and logits to those of the reference forward pass. Malformed files get the expected error, and a
+//! flipped bit of a header never gives other weights without a report.
 //!
 //! The files, the expected results and the comparing tools are beside the checkout, in `../shared`. If
 //! this folder does not exist, the check is skipped.
@@ -27,6 +27,7 @@ pub(super) fn check() -> Result<()> {
 
     let loader = loader_binary::executable(strict(&mut loader_binary::release_build()))?;
     check_weights(&shared, &loader, &models)?;
+    check_logits(&data, &models)?;
     process::run(Command::new("python3").arg(shared.join("tools/check_cases.py")).arg(&loader))?;
     let survey = ["run", "--release", "--locked", "--package", "model-phi3"];
     process::run(cargo(survey).args(["--example", "bit_flips", "--"]).args(&models))
@@ -57,6 +58,13 @@ fn check_weights(shared: &Path, loader: &Path, models: &[PathBuf]) -> Result<()>
     }
     eprintln!("{} files agree with the reference, in both forms", models.len());
     Ok(fs::remove_file(dump)?)
+}
+
+/// Computes with the weights of every file, and compares the logits with the reference. A step before has already
+/// compiled the loader with this profile and these features.
+fn check_logits(data: &Path, models: &[PathBuf]) -> Result<()> {
+    let logits = ["run", "--locked", "--package", "loader", "--example", "logits", "--", "compare"];
+    process::run(strict(cargo(logits).arg(data.join("logits.json")).args(models)))
 }
 
 fn models_in(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -13,13 +13,22 @@ mod changing_files;
 mod common;
 mod concurrency;
 mod errors_document;
+#[path = "../../examples/logits/forward.rs"]
+mod forward;
+mod forward_pass;
 mod golden_models;
 mod observing;
+#[path = "../../examples/logits/reference.rs"]
+mod reference;
 mod restricted;
+#[path = "../../examples/logits/rotation.rs"]
+mod rotation;
 mod shards;
 #[path = "../common/small_model.rs"]
 mod small_model;
 mod suspect_weights;
 mod tables;
+#[path = "../../examples/logits/values.rs"]
+mod values;
 mod verifying;
 mod warnings;
