@@ -97,19 +97,19 @@ ggml_types! {
     Q6_K = 14, block 256 x 210;
     /// 8-bit super-block: ggml's type for activations.
     Q8_K = 15, block 256 x 292;
-    /// 2.06 bits an element, from a grid.
+    /// 2.06 bits per element, from a grid.
     IQ2_XXS = 16, block 256 x 66;
-    /// 2.31 bits an element, from a grid.
+    /// 2.31 bits per element, from a grid.
     IQ2_XS = 17, block 256 x 74;
-    /// 3.06 bits an element, from a grid.
+    /// 3.06 bits per element, from a grid.
     IQ3_XXS = 18, block 256 x 98;
-    /// 1.56 bits an element, from a grid.
+    /// 1.56 bits per element, from a grid.
     IQ1_S = 19, block 256 x 50;
     /// 4 bits, non-linear.
     IQ4_NL = 20, block 32 x 18;
-    /// 3.44 bits an element, from a grid.
+    /// 3.44 bits per element, from a grid.
     IQ3_S = 21, block 256 x 110;
-    /// 2.56 bits an element, from a grid.
+    /// 2.56 bits per element, from a grid.
     IQ2_S = 22, block 256 x 82;
     /// 4 bits, non-linear super-block.
     IQ4_XS = 23, block 256 x 136;
@@ -123,13 +123,13 @@ ggml_types! {
     I64 = 27, block 1 x 8;
     /// IEEE double.
     F64 = 28, block 1 x 8;
-    /// 1.75 bits an element, from a grid.
+    /// 1.75 bits per element, from a grid.
     IQ1_M = 29, block 256 x 56;
     /// The upper half of an IEEE single. Plain numbers without blocks.
     BF16 = 30, block 1 x 2;
-    /// Ternary, 1.69 bits an element.
+    /// Ternary, 1.69 bits per element.
     TQ1_0 = 34, block 256 x 54;
-    /// Ternary, 2.06 bits an element.
+    /// Ternary, 2.06 bits per element.
     TQ2_0 = 35, block 256 x 66;
     /// Microscaling 4-bit float, one exponent for 32 elements.
     MXFP4 = 39, block 32 x 17;
