@@ -81,6 +81,24 @@ pub struct CopyOp {
     pub floats: Option<FloatFormat>,
 }
 
+impl CopyOp {
+    /// Moves `bytes` bytes of the first source to the first lane as they are, in the first unit.
+    #[must_use]
+    pub const fn copy(source_offset: u64, bytes: u64, dest_offset: u64) -> Self {
+        Self {
+            source: 0,
+            lane: 0,
+            source_offset,
+            source_bytes: bytes,
+            dest_offset,
+            dest_bytes: bytes,
+            conversion: Conversion::Copy,
+            unit: 0,
+            floats: None,
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<CopyOp>() == 64 && align_of::<CopyOp>() == 8);
     assert!(offset_of!(CopyOp, source) == 0);

@@ -143,6 +143,14 @@ pub struct Request<'a> {
     pub timeline: bool,
 }
 
+impl<'a> Request<'a> {
+    /// A request without digests and without times.
+    #[must_use]
+    pub const fn new(sources: &'a [Source<'a>], io: Io, ops: &'a [CopyOp], units: u32) -> Self {
+        Self { sources, io, ops, units, digest: false, timeline: false }
+    }
+}
+
 /// Executes copy operations. The staging ring and the queues are kept between calls.
 ///
 /// Each byte is read once and moved to the lane of its operation. A lane is a device and, during a call, a

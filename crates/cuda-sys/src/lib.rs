@@ -8,7 +8,7 @@
 //! error is [`ErrorCode::DeviceUnavailable`].
 //!
 //! ```
-//! use cuda_sys::{Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing};
+//! use cuda_sys::{CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing};
 //! use std::io::Write;
 //! use std::ops::ControlFlow;
 //! use std::os::fd::AsFd;
@@ -28,24 +28,12 @@
 //! let mut engine = Engine::new(&device, ring)?;
 //! let mut buffer = device.allocate(17)?;
 //! engine.execute(
-//!     Request {
-//!         sources: &[SourceFile { file: file.as_fd(), bytes: 17 }.into()],
-//!         io: Io::Read,
-//!         ops: &[CopyOp {
-//!             source: 0,
-//!             lane: 0,
-//!             source_offset: 0,
-//!             source_bytes: 17,
-//!             dest_offset: 0,
-//!             dest_bytes: 17,
-//!             conversion: Conversion::Copy,
-//!             unit: 0,
-//!             floats: None,
-//!         }],
-//!         units: 1,
-//!         digest: false,
-//!         timeline: false,
-//!     },
+//!     Request::new(
+//!         &[SourceFile { file: file.as_fd(), bytes: 17 }.into()],
+//!         Io::Read,
+//!         &[CopyOp::copy(0, 17, 0)],
+//!         1,
+//!     ),
 //!     &mut buffer,
 //!     &mut |_| ControlFlow::Continue(()),
 //! )?;

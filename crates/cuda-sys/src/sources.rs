@@ -227,8 +227,8 @@ impl<'a> SourceReaders<'a> {
 #[cfg(test)]
 mod tests {
     use crate::{
-        Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, ErrorCode, Io,
-        PositionedRead, Request, Source, StagingRing, Stop,
+        CopyOp, Device, DeviceKind, Engine, EngineConfig, Error, ErrorCode, Io, PositionedRead,
+        Request, Source, StagingRing, Stop,
     };
     use std::error::Error as _;
     use std::fmt;
@@ -264,26 +264,8 @@ mod tests {
         let device = Device::open(DeviceKind::Host).unwrap();
         let ring = StagingRing::new(EngineConfig::new(2, 2, 4096, 4096)).unwrap();
         let mut engine = Engine::new(&device, ring).unwrap();
-        let op = CopyOp {
-            source: 0,
-            lane: 0,
-            source_offset: 0,
-            source_bytes: 64,
-            dest_offset: 0,
-            dest_bytes: 64,
-            conversion: Conversion::Copy,
-            unit: 0,
-            floats: None,
-        };
-        let (sources, ops) = ([Source::Reader(reader)], [op]);
-        let request = Request {
-            sources: &sources,
-            io: Io::Read,
-            ops: &ops,
-            units: 1,
-            digest: false,
-            timeline: false,
-        };
+        let (sources, ops) = ([Source::Reader(reader)], [CopyOp::copy(0, 64, 0)]);
+        let request = Request::new(&sources, Io::Read, &ops, 1);
         let mut buffer = device.allocate(64).unwrap();
         engine.execute(request, &mut buffer, &mut |_| ControlFlow::Continue(())).unwrap_err()
     }

@@ -174,14 +174,7 @@ impl<'a> Comparison<'a> {
             })
             .collect();
         let done = self.engine.execute(
-            Request {
-                sources: &self.source.files(),
-                io: Io::Read,
-                ops: &ops,
-                units: 1,
-                digest: false,
-                timeline: false,
-            },
+            Request::new(&self.source.files(), Io::Read, &ops, 1),
             &mut self.reproduced,
             &mut |_| token.flow(),
         );

@@ -202,9 +202,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cuda_sys::{
-        Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, StagingRing,
-    };
+    use cuda_sys::{CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, StagingRing};
     use gguf_format::write::GgufWriter;
     use std::ops::ControlFlow;
 
@@ -250,19 +248,8 @@ mod tests {
         let config = EngineConfig::new(1, 1, 4096, 4096);
         let host = Device::open(DeviceKind::Host).unwrap();
         let mut engine = Engine::new(&host, StagingRing::new(config).unwrap()).unwrap();
-        let op = CopyOp {
-            source: no - 1,
-            lane: 0,
-            source_offset: 0,
-            source_bytes: bytes,
-            dest_offset: 0,
-            dest_bytes: bytes,
-            conversion: Conversion::Copy,
-            unit: 0,
-            floats: None,
-        };
-        let (io, digest, timeline) = (Io::Read, false, false);
-        let request = Request { sources, io, ops: &[op], units: 1, digest, timeline };
+        let ops = [CopyOp { source: no - 1, ..CopyOp::copy(0, bytes, 0) }];
+        let request = Request::new(sources, Io::Read, &ops, 1);
         let mut dest = host.allocate(bytes).unwrap();
         engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap_err()
     }

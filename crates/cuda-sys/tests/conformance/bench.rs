@@ -3,7 +3,7 @@
 use super::Setup;
 use cuda_sys::{
     Conversion, CopyOp, Decoder, Device, DeviceBuffer, Engine, EngineConfig, Error, FloatFormat,
-    Io, Progress, Request, SourceFile, StagingRing, Stats, decoders,
+    Io, Progress, Request, Source, SourceFile, StagingRing, Stats, decoders,
 };
 use std::fs::File;
 use std::io::Write;
@@ -54,10 +54,9 @@ impl Bench {
         observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let ops = self.in_turn(ops);
-        let sources =
-            [SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() }.into()];
+        let sources = [whole(file)];
         let request =
-            Request { sources: &sources, io, ops: &ops, units, digest: true, timeline: true };
+            Request { digest: true, timeline: true, ..Request::new(&sources, io, &ops, units) };
         self.execute(request, arena, observe)
     }
 
@@ -77,10 +76,9 @@ impl Bench {
         let mut arena = self.arena(dest_bytes);
         let units = ops.iter().map(|op| op.unit + 1).max().unwrap_or(0);
         let ops: Vec<_> = ops.iter().flat_map(|op| pieces(op, self.lanes)).collect();
-        let sources =
-            [SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() }.into()];
+        let sources = [whole(file)];
         let request =
-            Request { sources: &sources, io, ops: &ops, units, digest: true, timeline: true };
+            Request { digest: true, timeline: true, ..Request::new(&sources, io, &ops, units) };
         let stats = self.execute(request, &mut arena, &mut |_| ControlFlow::Continue(()))?;
         for (op, report) in ops.iter().zip(&stats.operations) {
             assert_eq!(report.source, report.device, "{op:?}");
@@ -180,18 +178,13 @@ pub(super) fn noise(len: usize) -> Vec<u8> {
     .collect()
 }
 
+/// The file as a source, with its present length.
+fn whole(file: &File) -> Source<'_> {
+    SourceFile { file: file.as_fd(), bytes: file.metadata().unwrap().len() }.into()
+}
+
 pub(super) fn copy(source_offset: u64, bytes: u64, dest_offset: u64, unit: u32) -> CopyOp {
-    CopyOp {
-        source: 0,
-        lane: 0,
-        source_offset,
-        source_bytes: bytes,
-        dest_offset,
-        dest_bytes: bytes,
-        conversion: Conversion::Copy,
-        unit,
-        floats: None,
-    }
+    CopyOp { unit, ..CopyOp::copy(source_offset, bytes, dest_offset) }
 }
 
 pub(super) fn decode(

@@ -198,14 +198,8 @@ pub(crate) fn operations_of_zeros_alone_are_found(setup: Setup) {
             let mut bench = Bench::new(setup, config);
             let mut dest = bench.arena(ops.len() as u64 * 2 * BYTES);
             let file = SourceFile { file: file.as_fd(), bytes: source.len() as u64 };
-            let request = Request {
-                sources: &[file.into()],
-                io,
-                ops: &ops,
-                units: 1,
-                digest,
-                timeline: false,
-            };
+            let sources = [file.into()];
+            let request = Request { digest, ..Request::new(&sources, io, &ops, 1) };
             let stats =
                 bench.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
             let found: Vec<_> = stats.operations.iter().map(|report| report.all_zero).collect();

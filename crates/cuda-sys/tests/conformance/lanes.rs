@@ -175,14 +175,7 @@ pub(crate) fn destinations_must_match_the_lanes(setup: Setup) {
 
     let last = setup.lanes - 1;
     let ops = [CopyOp { lane: last, ..copy(0, 4096, 0, 0) }];
-    let request = Request {
-        sources: &sources,
-        io: Io::Read,
-        ops: &ops,
-        units: 1,
-        digest: true,
-        timeline: false,
-    };
+    let request = Request { digest: true, ..Request::new(&sources, Io::Read, &ops, 1) };
     let observe = &mut |_: Progress| ControlFlow::Continue(());
     for count in (0..setup.lanes + 3).filter(|count| *count != setup.lanes) {
         let mut buffers: Vec<_> = (0..count).map(|_| device.allocate(4096).unwrap()).collect();

@@ -21,14 +21,7 @@ pub(crate) fn a_truncated_file_is_noticed(setup: Setup) {
         file.set_len(60_000).unwrap();
         let error = bench
             .execute(
-                Request {
-                    sources: &sources,
-                    io,
-                    ops: &[copy(0, 100_000, 0, 0)],
-                    units: 1,
-                    digest: false,
-                    timeline: false,
-                },
+                Request::new(&sources, io, &[copy(0, 100_000, 0, 0)], 1),
                 &mut dest,
                 &mut |_| ControlFlow::Continue(()),
             )
@@ -45,18 +38,9 @@ pub(crate) fn a_failing_read_carries_errno(setup: Setup) {
     let mut dest = bench.arena(16);
     let sources = [SourceFile { file: directory.as_fd(), bytes: 16 }.into()];
     let error = bench
-        .execute(
-            Request {
-                sources: &sources,
-                io: Io::Read,
-                ops: &[copy(0, 16, 0, 0)],
-                units: 1,
-                digest: false,
-                timeline: false,
-            },
-            &mut dest,
-            &mut |_| ControlFlow::Continue(()),
-        )
+        .execute(Request::new(&sources, Io::Read, &[copy(0, 16, 0, 0)], 1), &mut dest, &mut |_| {
+            ControlFlow::Continue(())
+        })
         .unwrap_err();
     let eisdir = 21;
     assert_eq!((error.code(), error.status()), (ErrorCode::Io, eisdir));
@@ -97,8 +81,7 @@ pub(crate) fn bad_operations_are_refused(setup: Setup) {
         let operation = ops.len() as u32;
         let ops = [&[copy(0, 0, 0, 0)], ops.as_slice()].concat();
         let mut dest = bench.arena(4096);
-        let (io, units, digest, timeline) = (Io::Read, 1, true, false);
-        let request = Request { sources: &sources, io, ops: &ops, units, digest, timeline };
+        let request = Request { digest: true, ..Request::new(&sources, Io::Read, &ops, 1) };
         let error =
             bench.execute(request, &mut dest, &mut |_| ControlFlow::Continue(())).expect_err(name);
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{name}: {error}");

@@ -3,9 +3,7 @@
 use super::document::{SmallTensors, Spread};
 use crate::args::Bench;
 use crate::failure::Failure;
-use cuda_sys::{
-    Conversion, CopyOp, Device, DeviceBuffer, Engine, Io, Request, SourceFile, StagingRing,
-};
+use cuda_sys::{CopyOp, Device, DeviceBuffer, Engine, Io, Request, SourceFile, StagingRing};
 use loader::measure::engine_config;
 use loader::{CancelToken, Error};
 use std::fs::File;
@@ -32,7 +30,9 @@ pub(super) fn measure(
     let mut engine = Engine::new(device, ring).map_err(Error::from)?;
     let mut dest = device.allocate(bytes).map_err(Error::from)?;
     let many: Vec<_> = (0..tensors)
-        .map(|index| copy(index * TENSOR_BYTES, TENSOR_BYTES, (tensors - 1 - index) * TENSOR_BYTES))
+        .map(|index| {
+            CopyOp::copy(index * TENSOR_BYTES, TENSOR_BYTES, (tensors - 1 - index) * TENSOR_BYTES)
+        })
         .collect();
     let mut transfer = |ops: &[CopyOp]| -> Result<Spread, Error> {
         let source = SourceFile { file: file.as_fd(), bytes };
@@ -47,22 +47,8 @@ pub(super) fn measure(
         tensors,
         tensor_bytes: TENSOR_BYTES,
         seconds: transfer(&many)?,
-        seconds_as_one: transfer(&[copy(0, bytes, 0)])?,
+        seconds_as_one: transfer(&[CopyOp::copy(0, bytes, 0)])?,
     })
-}
-
-fn copy(source_offset: u64, bytes: u64, dest_offset: u64) -> CopyOp {
-    CopyOp {
-        source: 0,
-        lane: 0,
-        source_offset,
-        source_bytes: bytes,
-        dest_offset,
-        dest_bytes: bytes,
-        conversion: Conversion::Copy,
-        unit: 0,
-        floats: None,
-    }
 }
 
 fn run(
@@ -72,17 +58,9 @@ fn run(
     dest: &mut DeviceBuffer,
     token: &CancelToken,
 ) -> Result<f64, Error> {
-    let stats = engine.execute(
-        Request {
-            sources: &[source.into()],
-            io: Io::Read,
-            ops,
-            units: 1,
-            digest: false,
-            timeline: false,
-        },
-        dest,
-        &mut |_| token.flow(),
-    )?;
+    let stats =
+        engine.execute(Request::new(&[source.into()], Io::Read, ops, 1), dest, &mut |_| {
+            token.flow()
+        })?;
     Ok(stats.seconds)
 }

@@ -3,8 +3,7 @@
 use crate::common::{go_on, model_path};
 use crate::small_model::{TENSORS, phi3_keys};
 use cuda_sys::{
-    Conversion, CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile,
-    StagingRing,
+    CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing,
 };
 use gguf_format::write::{GgufWriter, Layout};
 use gguf_format::{GgmlType, Gguf, Limits};
@@ -522,25 +521,9 @@ fn read_by_engine(dir: &Path, bytes: u64) -> Result<(), Error> {
     let config = EngineConfig::new(1, 1, 4096, 4096);
     let device = Device::open(DeviceKind::Host)?;
     let mut engine = Engine::new(&device, StagingRing::new(config)?)?;
-    let op = CopyOp {
-        source: 0,
-        lane: 0,
-        source_offset: 0,
-        source_bytes: bytes,
-        dest_offset: 0,
-        dest_bytes: bytes,
-        conversion: Conversion::Copy,
-        unit: 0,
-        floats: None,
-    };
-    let request = Request {
-        sources: &[SourceFile { file: source.as_fd(), bytes: 1 }.into()],
-        io: Io::Read,
-        ops: &[op],
-        units: 1,
-        digest: false,
-        timeline: false,
-    };
+    let sources = [SourceFile { file: source.as_fd(), bytes: 1 }.into()];
+    let ops = [CopyOp::copy(0, bytes, 0)];
+    let request = Request::new(&sources, Io::Read, &ops, 1);
     let mut dest = device.allocate(bytes)?;
     engine.execute(request, &mut dest, &mut |_| ControlFlow::Continue(()))?;
     Ok(())
