@@ -40,7 +40,7 @@ impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
     }
 }
 
-/// A regular file, open for reading.
+/// A regular file that is open for reading.
 #[derive(Debug)]
 pub struct OpenFile {
     path: PathBuf,
@@ -58,15 +58,23 @@ impl OpenFile {
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         // Check this before opening, because opening a pipe blocks until its other end is opened.
-        if !std::fs::metadata(&path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-        }
-        let file = File::open(&path)?;
-        let opened_as = file.metadata()?;
-        Ok(Self { path, file, opened_as })
+        check_regular(&std::fs::metadata(&path)?)?;
+        Self::from_file(File::open(&path)?, path)
     }
 
-    /// Returns the path with which the file was opened.
+    /// Takes a file that is already open for reading. `path` is its name in messages, and the place where the
+    /// other shards of a split model are looked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_file(file: File, path: impl Into<PathBuf>) -> io::Result<Self> {
+        let opened_as = file.metadata()?;
+        check_regular(&opened_as)?;
+        Ok(Self { path: path.into(), file, opened_as })
+    }
+
+    /// Returns the path with which the file was opened, or that was given with it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -84,6 +92,13 @@ impl OpenFile {
     pub const fn opened_as(&self) -> &Metadata {
         &self.opened_as
     }
+}
+
+fn check_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
 impl ByteSource for OpenFile {

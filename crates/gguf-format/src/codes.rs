@@ -68,8 +68,9 @@ const CONVERTED_WRONGLY: &str = "the file is damaged or from an unknown converte
 
 codes! {
     IO: Io, "GGUF_IO",
-        "The system cannot open or read the file.",
-        "check the path and the permissions; if both are right, check the disk";
+        "The system cannot open or read the file, for another reason than those of FILE_NOT_FOUND and \
+         FILE_PERMISSION.",
+        "check that the path is that of a regular file; if it is, check the disk or the file server";
     TRUNCATED: Malformed, "GGUF_TRUNCATED",
         "The file is shorter than its header says.",
         "the download is probably incomplete: compare the file's size with the publisher's and \
@@ -166,4 +167,10 @@ codes! {
     OUT_OF_MEMORY: Memory, "GGUF_OUT_OF_MEMORY",
         "The host has too little memory for the lists of keys and tensors of a header.",
         "free host memory, or raise the memory limit of the process";
+    FILE_NOT_FOUND: Io, "FILE_NOT_FOUND",
+        "There is no file at the path.",
+        "check the path, and that the file system is mounted";
+    FILE_PERMISSION: Io, "FILE_PERMISSION",
+        "The process is not allowed to read the file.",
+        "give the user of this process permission to read the file and to enter its folders";
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::codes::{self, CodeFacts, ErrorClass};
 use crate::escape::{path_text, quoted};
 use crate::ggml_type::GgmlType;
+use crate::io_error::IoError;
 use crate::part_name::is_part_name;
 
 /// The reason why a file was refused, or why a metadata query failed.
@@ -21,7 +22,7 @@ use crate::part_name::is_part_name;
 /// A message is complete: it contains the message of its cause. Print it alone, without the messages
 /// of the chain. [`source`](std::error::Error::source) returns the cause for programs, which find the
 /// [`io::Error`] with its kind and its number at the end of the chain.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system could not read the file.
@@ -30,7 +31,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The error of the operating system.
-        source: io::Error,
+        source: IoError,
     },
 
     /// The file ends inside an item that its header announces.
@@ -518,7 +519,12 @@ impl Error {
     #[must_use]
     pub fn facts(&self) -> CodeFacts {
         match self {
-            Self::Io { .. } => codes::IO,
+            Self::Io { source, .. } => match source.kind() {
+                // `NotADirectory`: a part of the path that should be a folder is a file.
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => codes::FILE_NOT_FOUND,
+                io::ErrorKind::PermissionDenied => codes::FILE_PERMISSION,
+                _ => codes::IO,
+            },
             Self::Truncated { .. } => codes::TRUNCATED,
             Self::Incomplete { .. } => codes::HEADER_INCOMPLETE,
             Self::Malformed { kind, .. } => match kind {
@@ -690,6 +696,8 @@ mod tests {
         };
         vec![
             Error::Io { path: "a.gguf".into(), source: io::ErrorKind::NotFound.into() },
+            Error::Io { path: "a.gguf".into(), source: io::ErrorKind::PermissionDenied.into() },
+            Error::Io { path: "a.gguf".into(), source: io::ErrorKind::UnexpectedEof.into() },
             Error::Truncated { item: item(), offset: 1, needed: 2, available: 1 },
             Error::Incomplete { needed: 3 },
             malformed(MalformedKind::BadMagic {
@@ -743,7 +751,8 @@ mod tests {
         let listed: BTreeSet<_> = Error::ALL_CODES.iter().map(|facts| facts.code).collect();
         assert_eq!(listed.len(), Error::ALL_CODES.len());
         assert_eq!(all().iter().map(Error::code).collect::<BTreeSet<_>>(), listed);
-        assert!(listed.iter().all(|code| code.starts_with("GGUF_")));
+        let prefixes = ["GGUF_", "FILE_"];
+        assert!(listed.iter().all(|code| prefixes.iter().any(|prefix| code.starts_with(prefix))));
     }
 
     #[test]
@@ -788,7 +797,10 @@ mod tests {
     #[test]
     fn the_chain_of_an_io_error_ends_with_the_io_error() {
         const EIO: i32 = 5;
-        let io = || Error::Io { path: "a.gguf".into(), source: io::Error::from_raw_os_error(EIO) };
+        let io = || Error::Io {
+            path: "a.gguf".into(),
+            source: io::Error::from_raw_os_error(EIO).into(),
+        };
         let in_file = Error::InFile { path: "a.gguf".into(), error: Box::new(io()) };
         for error in [io(), in_file] {
             let cause: &io::Error = root(&error).downcast_ref().unwrap();

@@ -1,5 +1,6 @@
 //! A model on disk: one file, or all the files of a split model, under one catalogue.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -10,7 +11,7 @@ use self_cell::self_cell;
 use crate::byte_source::{ByteSource, OpenFile};
 use crate::error::{Error, ShardKind};
 use crate::gguf::Gguf;
-use crate::header::OwnedGguf;
+use crate::header::{GgufHeader, OwnedGguf};
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::metadata::Metadata;
@@ -26,8 +27,8 @@ const FIRST_READ: u64 = 256 << 10;
 
 /// The headers of all shards under one catalogue.
 enum Catalogue<'a> {
-    One(&'a Gguf<'a>),
-    Split { first: &'a Gguf<'a>, tensors: Vec<TensorInfo<'a>>, index: NameIndex<'a> },
+    One(&'a Arc<OwnedGguf>),
+    Split { first: &'a Arc<OwnedGguf>, tensors: Vec<TensorInfo<'a>>, index: NameIndex<'a> },
 }
 
 self_cell! {
@@ -93,6 +94,18 @@ impl GgufFile {
     /// [`Error::Shard`] if shards of a split model are missing or do not match.
     pub fn open_with(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
         Self::open_from(path, limits, |path| OpenFile::open(path))
+    }
+
+    /// Opens a model whose file is already open. If the file is a shard, the other shards are opened by the
+    /// names that follow from its path.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_with`](Self::open_with).
+    pub fn open_file(file: OpenFile, limits: &Limits) -> Result<Self, Error> {
+        let path = file.path().to_owned();
+        let given = Cell::new(Some(file));
+        Self::open_from(&path, limits, |path| given.take().map_or_else(|| OpenFile::open(path), Ok))
     }
 }
 
@@ -182,7 +195,7 @@ impl<S: ByteSource> GgufFile<S> {
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo<'_>] {
         match self.catalogue.borrow_dependent() {
-            Catalogue::One(gguf) => gguf.tensors(),
+            Catalogue::One(header) => header.gguf().tensors(),
             Catalogue::Split { tensors, .. } => tensors,
         }
     }
@@ -191,7 +204,7 @@ impl<S: ByteSource> GgufFile<S> {
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo<'_>> {
         match self.catalogue.borrow_dependent() {
-            Catalogue::One(gguf) => gguf.tensor(name),
+            Catalogue::One(header) => header.gguf().tensor(name),
             Catalogue::Split { tensors, index, .. } => tensors.get(index.get(name)?),
         }
     }
@@ -200,6 +213,12 @@ impl<S: ByteSource> GgufFile<S> {
     #[must_use]
     pub fn metadata(&self) -> &Metadata<'_> {
         self.first().metadata()
+    }
+
+    /// Returns the header of the first shard. It stays valid when the file is closed.
+    #[must_use]
+    pub fn header(&self) -> GgufHeader {
+        GgufHeader::new(Arc::clone(self.first_header()))
     }
 
     /// Returns the version of the format in the first shard.
@@ -228,6 +247,10 @@ impl<S: ByteSource> GgufFile<S> {
     }
 
     fn first(&self) -> &Gguf<'_> {
+        self.first_header().gguf()
+    }
+
+    fn first_header(&self) -> &Arc<OwnedGguf> {
         match self.catalogue.borrow_dependent() {
             Catalogue::One(first) | Catalogue::Split { first, .. } => first,
         }
@@ -257,8 +280,8 @@ fn join<'a, 'n>(
             let kind = ShardKind::Missing { no: 1, count: 1 };
             return Err(Error::Shard { path: name.to_owned(), kind });
         }
-        [only] => return Ok(Catalogue::One(only.gguf())),
-        [first, ..] => first.gguf(),
+        [only] => return Ok(Catalogue::One(only)),
+        [first, ..] => first,
     };
     let shards = names.zip(headers.iter().map(|header| header.gguf()));
     split::same_model(shards.clone())?;

@@ -1,7 +1,9 @@
 //! The header of one source, together with the bytes that it borrows from.
 
+use std::fmt;
 use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use self_cell::self_cell;
 
@@ -43,6 +45,41 @@ self_cell! {
         owner: HeaderBytes,
         #[covariant]
         dependent: Gguf,
+    }
+}
+
+/// The header of one file in memory, without the file. Clones share it.
+///
+/// For programs that close the file and still need its metadata, such as the tokens of a model.
+#[derive(Clone)]
+pub struct GgufHeader(Arc<OwnedGguf>);
+
+impl GgufHeader {
+    pub(crate) fn new(header: Arc<OwnedGguf>) -> Self {
+        Self(header)
+    }
+
+    /// Returns the header. It contains no tensor data, unless the file was
+    /// [mapped](crate::GgufFile::map).
+    #[must_use]
+    pub fn gguf(&self) -> &Gguf<'_> {
+        self.0.gguf()
+    }
+
+    /// Returns the bytes of memory that the header takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes()
+    }
+}
+
+impl fmt::Debug for GgufHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gguf = self.gguf();
+        f.debug_struct("GgufHeader")
+            .field("metadata", &gguf.metadata().len())
+            .field("tensors", &gguf.tensors().len())
+            .finish_non_exhaustive()
     }
 }
 

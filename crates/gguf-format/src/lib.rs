@@ -68,6 +68,7 @@
 //! | you have | use |
 //! |---|---|
 //! | a path | [`GgufFile::open`]: one file or all shards; other processes may change the file |
+//! | an open file | [`GgufFile::open_file`] |
 //! | a path of files that do not change | [`GgufFile::map`], unsafe: data without copying |
 //! | a model in a store or in memory | [`GgufFile::open_from`], with a [`ByteSource`] |
 //! | the bytes of a file | [`Gguf::parse`] |
@@ -118,6 +119,7 @@ mod file;
 mod ggml_type;
 mod gguf;
 mod header;
+mod io_error;
 mod limits;
 mod magic;
 #[allow(
@@ -150,6 +152,8 @@ pub use escape::{Escaped, escape, is_unprintable, path_text};
 pub use file::GgufFile;
 pub use ggml_type::{GgmlType, UnknownGgmlType};
 pub use gguf::Gguf;
+pub use header::GgufHeader;
+pub use io_error::IoError;
 pub use limits::Limits;
 pub use metadata::{FromValue, Metadata};
 pub use shape::Shape;

@@ -18,7 +18,8 @@ impl GgufFile {
     ///
     /// # Safety
     ///
-    /// While the value lives, no process may change or truncate a file of the model. Rust assumes that the
+    /// While the value or a [header](Self::header) of it lives, no process may change or truncate a file of the
+    /// model. Rust assumes that the
     /// mapped bytes are immutable; if they change, the checks of the parser no longer hold. If a file is
     /// truncated, an access beyond its new end raises `SIGBUS`, which ends the process. The system does not
     /// enforce this. [`open`](Self::open) has no such requirement.
@@ -28,9 +29,9 @@ impl GgufFile {
     /// Those of [`open_with`](Self::open_with).
     pub unsafe fn map(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, Error> {
         let parse = |source: &OpenFile, limits: &Limits, _| {
-            // SAFETY: `open_by` passes only files of the model at `path`, and keeps the result only in
-            // the value that it returns. The caller guarantees that these files are not changed or
-            // truncated while that value lives.
+            // SAFETY: `open_by` passes only files of the model at `path`. Only the value that it returns, and
+            // headers of that value, keep the result. The caller guarantees that these files are not changed or
+            // truncated while they live.
             unsafe { map_header(source, limits) }
         };
         let opener = Opener { open: &|path| OpenFile::open(path), parse: &parse };

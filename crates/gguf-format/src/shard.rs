@@ -40,10 +40,10 @@ impl<S: ByteSource> Opener<'_, S> {
         limits: &Limits,
         first_read: u64,
     ) -> Result<Shard<S>, Error> {
-        let unread = |source| Error::Io { path: name.to_owned(), source };
+        let unread = |error: io::Error| Error::Io { path: name.to_owned(), source: error.into() };
         let source = (self.open)(name).map_err(unread)?;
         let name = source.name();
-        let unread = |source| Error::Io { path: name.to_owned(), source };
+        let unread = |error: io::Error| Error::Io { path: name.to_owned(), source: error.into() };
         let header = (self.parse)(&source, limits, first_read).map_err(|error| match error {
             HeaderError::Io(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                 let bytes = source.byte_len().min(limits.max_header_bytes);
@@ -119,7 +119,7 @@ impl<S: ByteSource> Shard<S> {
             }
             let path = || self.path().to_owned();
             let read = self.source.read_exact_at(&mut magic, at);
-            read.map_err(|source| Error::Io { path: path(), source })?;
+            read.map_err(|error| Error::Io { path: path(), source: error.into() })?;
             if magic == magic::MAGIC {
                 let no = keys.no.saturating_add(1);
                 let kind = ShardKind::Joined { no, count: keys.count, at };

@@ -232,11 +232,19 @@ fn a_file_that_is_not_regular_is_refused_without_blocking() {
     let pipe = folder.path().join("pipe.gguf");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let nowhere = folder.path().join("nowhere.gguf");
-    for path in [folder.path().to_owned(), nowhere, "/dev/null".into(), pipe] {
+    let below_a_file = folder.path().join("file/model.gguf");
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    for (path, code) in [
+        (folder.path().to_owned(), "GGUF_IO"),
+        ("/dev/null".into(), "GGUF_IO"),
+        (pipe, "GGUF_IO"),
+        (nowhere, "FILE_NOT_FOUND"),
+        (below_a_file, "FILE_NOT_FOUND"),
+    ] {
         let opened = path.clone();
         let error = in_time(move || GgufFile::open(opened).unwrap_err());
         assert!(matches!(&error, Error::Io { path: named, .. } if *named == path), "{error:?}");
-        assert_eq!((error.class(), error.code()), (ErrorClass::Io, "GGUF_IO"));
+        assert_eq!((error.class(), error.code()), (ErrorClass::Io, code));
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gguf_format::write::GgufWriter;
 use gguf_format::{
-    ByteSource, Error, ErrorClass, GgmlType, GgufFile, Limits, OpenFile, ShardKind, TensorInfo,
+    ByteSource, Error, ErrorClass, GgmlType, GgufFile, IoError, Limits, OpenFile, ShardKind,
+    TensorInfo,
 };
 
 const EIO: i32 = 5;
@@ -113,14 +114,48 @@ fn memory_and_file_give_the_same_catalogue() {
 }
 
 #[test]
+fn an_open_file_is_read_without_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let bytes = GgufWriter::new().kv("general.name", "open").to_bytes(|_, _| ()).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let model =
+        GgufFile::open_file(OpenFile::from_file(file, &path).unwrap(), &Limits::default()).unwrap();
+    assert_eq!(model.shards()[0].path(), path);
+
+    let header = model.header();
+    drop(model);
+    assert_eq!(header.gguf().metadata().require::<&str>("general.name").unwrap(), "open");
+    assert!(header.memory_bytes() >= bytes.len() as u64);
+    let folder = std::fs::File::open(folder.path()).unwrap();
+    let refused = OpenFile::from_file(folder, "folder").unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn the_other_shards_of_an_open_file_are_opened_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in three_shards() {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let path = folder.path().join(shard_name(2));
+    let file = OpenFile::from_file(std::fs::File::open(&path).unwrap(), path).unwrap();
+    let model = GgufFile::open_file(file, &Limits::default()).unwrap();
+    assert_eq!(model.tensors().len(), 3);
+    assert_eq!(model.shards()[2].path(), folder.path().join(shard_name(3)));
+}
+
+#[test]
 fn a_source_that_cannot_be_read_is_named() {
     let open = |name: &Path| Ok(Unreadable(name.to_owned()));
     let error = GgufFile::open_from("store:m.gguf", &Limits::default(), open).unwrap_err();
     assert_eq!((error.code(), error.class()), ("GGUF_IO", ErrorClass::Io));
     assert_eq!(error.path(), Some(Path::new("store:m.gguf")));
     assert!(error.to_string().starts_with("cannot read store:m.gguf: "), "{error}");
-    let cause = std::error::Error::source(&error).unwrap();
-    assert_eq!(cause.downcast_ref::<io::Error>().unwrap().raw_os_error(), Some(EIO));
+    let cause: &IoError = std::error::Error::source(&error).unwrap().downcast_ref().unwrap();
+    assert_eq!(cause.raw_os_error(), Some(EIO));
 }
 
 /// Returns the error of the model without the source of the third shard, or with another one in its place.
@@ -144,7 +179,7 @@ fn errors_name_the_faulty_shard() {
     let missing = with_third(|| Err(io::ErrorKind::NotFound.into()));
     for (error, code) in [
         (&unreadable, "GGUF_IO"),
-        (&denied, "GGUF_IO"),
+        (&denied, "FILE_PERMISSION"),
         (&truncated, "GGUF_TRUNCATED"),
         (&missing, "GGUF_SHARD_MISSING"),
     ] {

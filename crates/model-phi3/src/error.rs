@@ -12,7 +12,7 @@ use crate::shown::shown;
 /// numbers, and usually advice: [`help`](Self::help). Text from the file is escaped. A message is
 /// complete: it contains the message of its cause, which [`source`](std::error::Error::source) returns
 /// for programs.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A key is missing, has the wrong type, or is an integer out of range. This crate returns only such
