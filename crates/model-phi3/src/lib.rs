@@ -49,6 +49,7 @@ mod codes;
 mod config;
 mod conversion;
 mod error;
+mod fused;
 mod keys;
 mod kv_cache;
 mod names;
@@ -68,6 +69,7 @@ pub use choice_text::ParseChoiceError;
 pub use config::{Architecture, Phi3Config};
 pub use conversion::Conversion;
 pub use error::Error;
+pub use fused::{Fused, FusedSlot};
 // Configuration, binding and errors refer to its types.
 pub use gguf_format;
 pub use gguf_format::{CodeFacts, ErrorClass};

@@ -5,6 +5,7 @@ mod binding;
 mod bit_flips;
 mod config;
 mod error;
+mod fused;
 mod kv_cache;
 mod plan;
 mod preset;

@@ -284,7 +284,7 @@ fn storage_names_round_trip() {
 }
 
 /// Types that weights can have and whose blocks divide every row of a generated model.
-fn any_type() -> impl Strategy<Value = GgmlType> {
+pub(crate) fn any_type() -> impl Strategy<Value = GgmlType> {
     let integers = [GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64];
     proptest::sample::select(GgmlType::ALL)
         .prop_filter("no integer", move |t| !integers.contains(t))
@@ -434,7 +434,9 @@ fn any_model(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Valu
 }
 
 /// Returns a valid file with random dimensions, layouts, types and order of tensors.
-fn any_file(tensor_type: impl Strategy<Value = GgmlType>) -> impl Strategy<Value = TestFile> {
+pub(crate) fn any_file(
+    tensor_type: impl Strategy<Value = GgmlType>,
+) -> impl Strategy<Value = TestFile> {
     (any_model(tensor_type), any::<u64>()).prop_map(|(model, seed)| {
         let mut file = model.file();
         let count = file.tensors.len();
