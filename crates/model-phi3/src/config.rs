@@ -10,11 +10,12 @@ use crate::keys::{
     ARCHITECTURE, ATTN_FACTOR, BLOCK_COUNT, CONTEXT_LENGTH, EMBEDDING_LENGTH, EXPERT_COUNT,
     FEED_FORWARD_LENGTH, FILE_TYPE, HEAD_COUNT, HEAD_COUNT_KV, KEY_LENGTH, NAME, ORIGINAL_CONTEXT,
     RMS_EPSILON, ROPE_DIMENSION_COUNT, ROPE_FREQ_BASE, SCALE_LINEAR, SCALING_FACTOR, SCALING_TYPE,
-    SLIDING_WINDOW, TOKEN_MERGES, TOKEN_SCORES, TOKEN_TYPE, TOKENS, TYPE, VALUE_LENGTH, VOCAB_SIZE,
+    SLIDING_WINDOW, TOKEN_MERGES, TOKEN_SCORES, TOKENS, TYPE, VALUE_LENGTH, VOCAB_SIZE,
 };
 use crate::names::{self, OUTPUT, TOKEN_EMBEDDING};
 use crate::problems::Problem;
 use crate::rope::{Rope, RopeScaling, RopeStyle};
+use crate::tokenizer::TokenTypes;
 
 /// The base of RoPE frequencies if the file does not state it, as in llama.cpp.
 const DEFAULT_FREQ_BASE: f32 = 10_000.0;
@@ -562,15 +563,12 @@ impl<'a> Keys<'_, 'a> {
         Ok(scaling)
     }
 
-    /// Checks the types of the tokenizer's keys. This crate does not use the tokenizer, but wrong types are a
+    /// Checks the types of the tokenizer's arrays. The configuration does not need them, but wrong types are a
     /// sign of a damaged file.
     fn check_tokenizer(&self) -> Result<(), Error> {
         self.metadata.optional::<Strings<'_>>(TOKEN_MERGES)?;
         self.metadata.optional::<Elements<'_, f32>>(TOKEN_SCORES)?;
-        // llama.cpp writes signed integers. Other writers use unsigned integers.
-        if self.metadata.optional::<Elements<'_, u32>>(TOKEN_TYPE).is_err() {
-            self.metadata.optional::<Elements<'_, i32>>(TOKEN_TYPE)?;
-        }
+        TokenTypes::from_metadata(self.metadata)?;
         Ok(())
     }
 

@@ -8,10 +8,21 @@ pub(crate) const TYPE: &str = "general.type";
 pub(crate) const NAME: &str = "general.name";
 /// llama.cpp's number of the mix of tensor types.
 pub(crate) const FILE_TYPE: &str = "general.file_type";
+pub(crate) const TOKENIZER_MODEL: &str = "tokenizer.ggml.model";
+pub(crate) const TOKENIZER_PRE: &str = "tokenizer.ggml.pre";
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 pub(crate) const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 pub(crate) const TOKEN_SCORES: &str = "tokenizer.ggml.scores";
 pub(crate) const TOKEN_MERGES: &str = "tokenizer.ggml.merges";
+pub(crate) const BOS_ID: &str = "tokenizer.ggml.bos_token_id";
+pub(crate) const EOS_ID: &str = "tokenizer.ggml.eos_token_id";
+pub(crate) const EOT_ID: &str = "tokenizer.ggml.eot_token_id";
+pub(crate) const UNKNOWN_ID: &str = "tokenizer.ggml.unknown_token_id";
+pub(crate) const PADDING_ID: &str = "tokenizer.ggml.padding_token_id";
+pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(crate) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+pub(crate) const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 // The keys below follow the prefix of the architecture.
 pub(crate) const BLOCK_COUNT: &str = "block_count";

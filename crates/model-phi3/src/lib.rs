@@ -60,6 +60,7 @@ mod problems;
 mod rope;
 mod shown;
 mod slot;
+mod tokenizer;
 mod warning;
 mod weights;
 
@@ -78,5 +79,6 @@ pub use plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 pub use problems::{Misfit, Problem, Problems};
 pub use rope::{Rope, RopeScaling, RopeStyle};
 pub use slot::{Matrix, ParseSlotError, Slot};
+pub use tokenizer::{TokenType, TokenTypes, Tokenizer};
 pub use warning::Warning;
 pub use weights::{LayerWeights, Phi3Weights};

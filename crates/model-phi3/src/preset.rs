@@ -263,7 +263,7 @@ fn metadata(model: &Model, layout: Layout, mix: TypeMix) -> Vec<(String, WriteVa
     }
     // For llama.cpp, `none` means that there is no tokenizer. It then requires the size of the vocabulary.
     key(keys::VOCAB_SIZE, model.vocab.into());
-    pairs.push(("tokenizer.ggml.model".to_owned(), "none".into()));
+    pairs.push((keys::TOKENIZER_MODEL.to_owned(), "none".into()));
     pairs
 }
 

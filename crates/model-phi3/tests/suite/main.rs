@@ -10,3 +10,4 @@ mod kv_cache;
 mod plan;
 mod preset;
 mod support;
+mod tokenizer;
