@@ -5,31 +5,61 @@
 //! in device memory, with its conversion. This crate does no I/O and needs no device, so any machine can
 //! check a model and compute its memory.
 //!
-//! The steps, each with its own type:
+//! ```
+//! use model_phi3::gguf_format::GgufFile;
+//! use model_phi3::{Fused, KvDtype, LoadPlan, Slot, Storage, Tokenizer};
+//!
+//! # use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("tiny.gguf");
+//! # let mut writer = Blueprint::new(Preset::Tiny, Layout::Fused, TypeMix::Q4_K_M).writer();
+//! # writer.kv("tokenizer.ggml.tokens", vec!["<s>".to_owned(), "</s>".to_owned()]);
+//! # writer.kv("tokenizer.ggml.eos_token_id", 1_u32);
+//! # std::fs::write(&path, writer.to_bytes(|_, _| ())?)?;
+//! // The headers of one file, or of all shards of a split model.
+//! let gguf = GgufFile::open(&path)?;
+//! let (config, plan) = LoadPlan::from_gguf(gguf.metadata(), gguf.tensors(), Storage::F16)?;
+//!
+//! // Device memory for the weights, and for keys and values of 2 sequences of 4096 tokens.
+//! let weights = plan.device_bytes();
+//! let cache = config.kv_cache_bytes(4096, 2, KvDtype::F16);
+//! println!("{} layers: {weights} bytes and {cache:?} bytes", config.layers);
+//!
+//! // The place of every weight in the arena, and the bytes of the file that fill it.
+//! for slot in plan.slots() {
+//!     let op = &plan.ops()[slot.op];
+//!     let file = gguf.shards()[op.source.shard].path();
+//!     println!("{} {:?} {:?}: {:?}", slot.slot, slot.shape, slot.format, slot.dest);
+//!     println!("    from {} at {:?}, {:?}", file.display(), op.source.range, op.conversion);
+//! }
+//! let q = plan.slot(Slot::AttnQ(0)).expect("every model has Q in layer 0");
+//! assert_eq!(q.shape, [256, 256]);
+//!
+//! // Q, K and V as one matrix, if they are one in the arena.
+//! let qkv = plan.fused(Fused::AttnQkv(0)).expect("this file has a fused tensor");
+//! assert_eq!((qkv.dest.start, qkv.shape), (q.dest.start, [512, 256]));
+//!
+//! // The tokenizer is in the same header.
+//! let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
+//! assert_eq!(tokenizer.eos_id, Some(1));
+//! # assert_eq!((weights % 256, weights > 0, cache), (0, true, Some(2 * 3 * 2 * 64 * 4096 * 2 * 2)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`LoadPlan::from_gguf`] takes these steps, each with its own type:
 //!
 //! 1. [`Phi3Config::from_gguf`] reads the dimensions and checks them against each other.
 //! 2. [`TensorMap::bind`] finds the tensors of every [`Slot`], fused or split, and reports all missing,
 //!    unexpected and misshapen tensors together.
 //! 3. [`LoadPlan::new`] lays them out in one arena, decoded to half precision or as stored.
-//! 4. [`LoadPlan::weights`] returns a [`Phi3Weights`] with a pointer, a view or any other value for
-//!    each weight.
 //!
-//! ```
-//! use model_phi3::gguf_format::GgufFile;
-//! use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
+//! [`LoadPlan::weights`] returns a [`Phi3Weights`] with a pointer, a view or any other value for each weight.
+//! [`Phi3Config::warnings`] returns what may be wrong with a model that can be loaded.
 //!
-//! /// Returns the bytes of device memory for the weights of the model in this file. Reads only its header.
-//! fn memory_of(path: &str) -> Result<u64, model_phi3::Error> {
-//!     let gguf = GgufFile::open(path)?;
-//!     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
-//!     let tensors = TensorMap::bind(&config, gguf.tensors())?;
-//!     let plan = LoadPlan::new(&config, &tensors, Storage::F16)?;
-//!     Ok(plan.device_bytes())
-//! }
-//! ```
+//! # Features
 //!
-//! With the feature `preset`, the module `preset` describes the published models of the
-//! family, for synthetic files of real shape.
+//! - `preset`: the module `preset` describes the published models of the family, for synthetic files of real
+//!   shape.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),

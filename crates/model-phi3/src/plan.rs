@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use gguf_format::GgmlType;
+use gguf_format::{GgmlType, Metadata, TensorInfo};
 
 use crate::binding::{BoundScale, BoundTensor, SlotRows, SourceRange, TensorMap};
 use crate::choice_words;
@@ -153,6 +153,24 @@ pub struct LoadPlan {
 }
 
 impl LoadPlan {
+    /// Reads the configuration of a model and makes its plan, in one call.
+    ///
+    /// The arguments are those of [`Gguf`](gguf_format::Gguf) and of [`GgufFile`](gguf_format::GgufFile): a
+    /// header in memory, a file, or all files of a split model.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Phi3Config::from_gguf`], [`TensorMap::bind`] and [`new`](Self::new).
+    pub fn from_gguf(
+        metadata: &Metadata<'_>,
+        tensors: &[TensorInfo<'_>],
+        storage: Storage,
+    ) -> Result<(Phi3Config, Self), Error> {
+        let config = Phi3Config::from_gguf(metadata, tensors)?;
+        let plan = Self::new(&config, &TensorMap::bind(&config, tensors)?, storage)?;
+        Ok((config, plan))
+    }
+
     /// Lays out the model.
     ///
     /// # Errors

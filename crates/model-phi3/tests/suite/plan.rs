@@ -186,6 +186,32 @@ fn plans_of_all_presets_pass_the_checks() {
 }
 
 #[test]
+fn one_call_does_what_the_steps_do() {
+    for (file, storage) in
+        [(TestFile::tiny(), Storage::F16), (TestFile::tiny_split(), Storage::Native)]
+    {
+        let in_one = |file: &TestFile| {
+            file.with_parsed(|g| LoadPlan::from_gguf(g.metadata(), g.tensors(), storage))
+        };
+        let (config, plan) = in_one(&file).unwrap();
+        assert_eq!((config, plan), (file.config().unwrap(), file.plan(storage).unwrap()));
+
+        let mut broken = file.clone();
+        broken.remove("output_norm.weight");
+        assert_eq!(in_one(&broken).unwrap_err().code(), "PHI3_TENSOR_MISMATCH");
+        broken.set("general.architecture", "qwen2");
+        assert_eq!(in_one(&broken).unwrap_err().code(), "PHI3_UNSUPPORTED_ARCHITECTURE");
+        let mut undecodable = file.clone();
+        undecodable.tensor("output.weight").ggml_type = GgmlType::Q8_K;
+        let result = in_one(&undecodable).map_err(|error| error.code());
+        match storage {
+            Storage::F16 => assert_eq!(result, Err("PHI3_NO_CONVERSION")),
+            _ => assert_eq!(result.unwrap().1.storage(), storage),
+        }
+    }
+}
+
+#[test]
 fn mini_takes_7_64_gb_of_halves() {
     let file = TestFile::new(Preset::Mini4k, Layout::Fused, TypeMix::Q4_K_M);
     let plan = file.plan(Storage::F16).unwrap();
