@@ -1,6 +1,6 @@
 //! The shape of the attention block.
 
-use std::fmt;
+use crate::choice_words;
 
 /// The way in which query heads share key heads and value heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,16 +13,8 @@ pub enum AttentionKind {
     MultiQuery,
 }
 
-/// `multi-head`, `grouped-query`, `multi-query`.
-impl fmt::Display for AttentionKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::MultiHead => "multi-head",
-            Self::GroupedQuery => "grouped-query",
-            Self::MultiQuery => "multi-query",
-        })
-    }
-}
+choice_words!(AttentionKind: MultiHead = "multi-head", GroupedQuery = "grouped-query",
+    MultiQuery = "multi-query");
 
 /// The figures that an attention kernel needs in addition to the weights.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,4 +1,4 @@
-//! Text forms of choices, for command lines and configuration files.
+//! Text forms of choices, for command lines, files and messages.
 
 use crate::shown::shown;
 
@@ -34,7 +34,7 @@ macro_rules! choice_words {
             /// Every choice, in the order of help texts.
             pub const ALL: &'static [Self] = &[$( Self::$variant ),+];
 
-            /// Returns the word for this choice on a command line.
+            /// Returns the word for this choice.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $word ),+ }

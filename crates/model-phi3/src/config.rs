@@ -5,6 +5,7 @@ use std::fmt;
 use gguf_format::{Elements, FromValue, Metadata, Strings, TensorInfo, Text};
 
 use crate::attention::AttentionShape;
+use crate::choice_words;
 use crate::error::Error;
 use crate::keys::{
     ARCHITECTURE, ATTN_FACTOR, BLOCK_COUNT, CONTEXT_LENGTH, EMBEDDING_LENGTH, EXPERT_COUNT,
@@ -33,7 +34,7 @@ const MAX_HEAD_DIM: u64 = 65_536;
 /// The largest number of bytes that are copied of a text. A single string can be most of a header.
 const MAX_TEXT: usize = 4096;
 
-/// The architecture of a file. It is the prefix of most keys.
+/// The architecture of a file. Its name is the value of `general.architecture` and the prefix of most keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -45,16 +46,9 @@ pub enum Architecture {
     Llama,
 }
 
-impl Architecture {
-    /// Returns the name in `general.architecture`, and the prefix of keys.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Phi3 => "phi3",
-            Self::Llama => "llama",
-        }
-    }
+choice_words!(Architecture: Phi3 = "phi3", Llama = "llama");
 
+impl Architecture {
     /// Order of the elements that RoPE rotates together, in files of this architecture.
     #[must_use]
     pub const fn rope_style(self) -> RopeStyle {
@@ -72,12 +66,6 @@ impl Architecture {
                 found: found.map(|name| excerpt(name).to_owned()),
             }),
         }
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 
@@ -555,7 +543,7 @@ impl<'a> Keys<'_, 'a> {
 
     fn rope_scaling(&mut self) -> Result<Option<RopeScaling>, Error> {
         let Some(name) = self.optional::<&str>(SCALING_TYPE)? else { return Ok(None) };
-        let scaling = RopeScaling::from_name(name);
+        let scaling = RopeScaling::ALL.iter().copied().find(|scaling| scaling.name() == name);
         if scaling.is_none() {
             let known = "supported are none, linear, yarn and longrope";
             self.refuse(SCALING_TYPE, format!("\"{}\"", excerpt(name)), known);

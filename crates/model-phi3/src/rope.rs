@@ -1,6 +1,6 @@
 //! Rotary position embedding: the figures that the forward pass needs in addition to the weights.
 
-use std::fmt;
+use crate::choice_words;
 
 /// The elements of a head that are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,14 +12,7 @@ pub enum RopeStyle {
     Adjacent,
 }
 
-impl fmt::Display for RopeStyle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Neox => "neox",
-            Self::Adjacent => "adjacent",
-        })
-    }
-}
+choice_words!(RopeStyle: Neox = "neox", Adjacent = "adjacent");
 
 /// The mapping of positions beyond the original context: `rope.scaling.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,28 +28,7 @@ pub enum RopeScaling {
     LongRope,
 }
 
-impl RopeScaling {
-    const ALL: [Self; 4] = [Self::None, Self::Linear, Self::Yarn, Self::LongRope];
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scaling| scaling.name() == name)
-    }
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Linear => "linear",
-            Self::Yarn => "yarn",
-            Self::LongRope => "longrope",
-        }
-    }
-}
-
-impl fmt::Display for RopeScaling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+choice_words!(RopeScaling: None = "none", Linear = "linear", Yarn = "yarn", LongRope = "longrope");
 
 /// The rotary position embedding of a model.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,7 +3,8 @@ use gguf_format::write::{WriteArray, WriteValue};
 use gguf_format::{GgmlType, Gguf};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{
-    Architecture, AttentionKind, Error, ErrorClass, Phi3Config, RopeScaling, RopeStyle,
+    Architecture, AttentionKind, Error, ErrorClass, ParseChoiceError, Phi3Config, RopeScaling,
+    RopeStyle,
 };
 
 /// Returns the configuration of `TestFile::tiny` with one key changed.
@@ -83,6 +84,26 @@ fn llama_files_have_their_own_prefix_and_rope_style() {
     assert_eq!(config.rope.scaling, Some(RopeScaling::LongRope));
     let missing = TestFile::tiny_split().unset("llama.block_count").config().unwrap_err();
     assert!(missing.to_string().contains("llama.block_count"), "{missing}");
+}
+
+/// Checks that each choice prints as its word, and that the word parses.
+fn assert_words<T>(choices: &[T], words: &[&str])
+where
+    T: Copy + PartialEq + std::fmt::Debug + ToString + std::str::FromStr<Err = ParseChoiceError>,
+{
+    assert_eq!(choices.iter().map(ToString::to_string).collect::<Vec<_>>(), words);
+    for choice in choices {
+        assert_eq!(choice.to_string().parse(), Ok(*choice));
+    }
+    assert!("PHI3".parse::<T>().is_err());
+}
+
+#[test]
+fn words_of_the_configuration_round_trip() {
+    assert_words(Architecture::ALL, &["phi3", "llama"]);
+    assert_words(AttentionKind::ALL, &["multi-head", "grouped-query", "multi-query"]);
+    assert_words(RopeStyle::ALL, &["neox", "adjacent"]);
+    assert_words(RopeScaling::ALL, &["none", "linear", "yarn", "longrope"]);
 }
 
 #[test]
