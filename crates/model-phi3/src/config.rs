@@ -70,6 +70,10 @@ impl Architecture {
 }
 
 /// The dimensions of a Phi-3 model. All of them come from the file.
+///
+/// With the feature `serde` it can be serialised and deserialised. A deserialised configuration is not checked:
+/// it is as trustworthy as its source. [`TensorMap::bind`](crate::TensorMap::bind) compares it with the tensors of
+/// a file before anything is planned.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Phi3Config {

@@ -60,6 +60,10 @@
 //!
 //! - `preset`: the module `preset` describes the published models of the family, for synthetic files of real
 //!   shape.
+//! - `serde`: configuration, warnings, plan and weights can be serialised. Fields have the names that
+//!   `phi3-loader --json` gives them; `docs/json.md` describes its output. [`Phi3Config`] and the types that are
+//!   printed as one word or name, such as [`Storage`], [`KvDtype`] and [`Slot`], can also be deserialised. A
+//!   [`LoadPlan`] cannot.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -88,6 +92,8 @@ mod plan;
 pub mod preset;
 mod problems;
 mod rope;
+#[cfg(feature = "serde")]
+mod serialize;
 mod shown;
 mod slot;
 mod tokenizer;

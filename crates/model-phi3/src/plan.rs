@@ -141,6 +141,10 @@ impl fmt::Display for Unit {
 ///
 /// All weights are in one arena of [`device_bytes`](Self::device_bytes). Transfers are ordered by unit
 /// of progress, then by position in the files. Their destinations have the same order.
+///
+/// A plan is proven when it is made: see [`verify`](Self::verify). Therefore, with the feature `serde`, it can be
+/// serialised and not deserialised. A process that needs the plan of another makes it from the file.
+/// Serialised, units of transfers count from 1, as reports of progress do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
     storage: Storage,

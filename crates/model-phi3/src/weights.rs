@@ -6,6 +6,7 @@ use crate::slot::Slot;
 ///
 /// Build one with [`LoadPlan::weights`](crate::LoadPlan::weights) or [`try_from_fn`](Self::try_from_fn).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Phi3Weights<P> {
     /// [`Slot::TokenEmbedding`], `[vocab, hidden]`.
     pub token_embedding: P,
@@ -23,6 +24,7 @@ pub struct Phi3Weights<P> {
 
 /// The weights of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LayerWeights<P> {
     /// [`Slot::AttnNorm`], `[hidden]`.
     pub attn_norm: P,

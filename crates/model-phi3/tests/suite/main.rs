@@ -9,5 +9,6 @@ mod fused;
 mod kv_cache;
 mod plan;
 mod preset;
+mod serialize;
 mod support;
 mod tokenizer;
