@@ -128,7 +128,7 @@ fn compile_cpp(
             build.flag("-isystem").flag(folder);
         }
     }
-    build.compile("transfer");
+    build.compile("phi3_transfer");
 }
 
 fn compile_kernels(
@@ -177,7 +177,7 @@ fn compile_kernels(
         })
     })?;
 
-    cc::Build::new().objects(&objects).compile("transfer_kernels");
+    cc::Build::new().objects(&objects).compile("phi3_transfer_kernels");
     Ok(())
 }
 

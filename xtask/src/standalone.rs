@@ -13,23 +13,36 @@ use tempfile::TempDir;
 use crate::process;
 use crate::workspace::{self, cargo};
 
-/// A program that has one git dependency.
+/// A program whose dependencies come from git.
 struct Consumer {
     of: &'static str,
     main: &'static str,
-    needs_cpp: bool,
+    /// The crates whose C and C++ headers its build script uses. Empty if it must build without a C++ compiler.
+    headers: &'static [Header],
 }
+
+/// A header for C or C++ consumers. Cargo gives the folder to the build scripts of direct dependents.
+struct Header {
+    of: &'static str,
+    variable: &'static str,
+    file: &'static str,
+}
+
+const HEADERS: [Header; 2] = [
+    Header { of: "loader", variable: "DEP_PHI3_LOADER_INCLUDE", file: "phi3_weights.h" },
+    Header { of: "cuda-sys", variable: "DEP_PHI3_TRANSFER_INCLUDE", file: "transfer/device.hpp" },
+];
 
 const CONSUMERS: [Consumer; 3] = [
     Consumer {
         of: "gguf-format",
         main: "fn main() { println!(\"{:?}\", gguf_format::Limits::default()); }\n",
-        needs_cpp: false,
+        headers: &[],
     },
     Consumer {
         of: "model-phi3",
         main: "fn main() { println!(\"{:?}\", model_phi3::Storage::F16); }\n",
-        needs_cpp: false,
+        headers: &[],
     },
     Consumer {
         of: "loader",
@@ -38,7 +51,7 @@ const CONSUMERS: [Consumer; 3] = [
                \x20   let planned = loader.plan(std::env::args_os().nth(1).unwrap()).unwrap();\n\
                \x20   println!(\"{}\", planned.plan.device_bytes());\n\
                }\n",
-        needs_cpp: true,
+        headers: &HEADERS,
     },
 ];
 
@@ -120,7 +133,7 @@ impl Consumer {
 
         let mut build = in_home(&["build", "--offline", "--locked", "--target-dir"]);
         build.arg(&target);
-        if !self.needs_cpp {
+        if self.headers.is_empty() {
             without_cpp(&mut build, folder)?;
         }
         process::run(&mut build)?;
@@ -130,15 +143,30 @@ impl Consumer {
         process::run(Command::new(program).arg(model))
     }
 
+    /// Returns a build script that fails if a header is not where cargo's variable says.
+    fn build_script(&self) -> String {
+        let checks = self.headers.iter().map(|Header { variable, file, .. }| {
+            format!(
+                "    let folder = std::env::var_os(\"{variable}\").expect(\"{variable}\");\n\
+                 \x20   let header = std::path::Path::new(&folder).join(\"{file}\");\n\
+                 \x20   assert!(header.is_file(), \"{{}}\", header.display());\n"
+            )
+        });
+        format!("fn main() {{\n{}}}\n", checks.collect::<String>())
+    }
+
     fn write(&self, home: &Path, origin: &str) -> Result<()> {
-        let manifest = format!(
-            "[package]\nname = \"consumer\"\nedition = \"2024\"\n\n\
-             [dependencies]\n{} = {{ git = \"{origin}\" }}\n",
-            self.of
-        );
+        let crates: BTreeSet<_> =
+            self.headers.iter().map(|header| header.of).chain([self.of]).collect();
+        let mut manifest =
+            "[package]\nname = \"consumer\"\nedition = \"2024\"\n\n[dependencies]\n".to_owned();
+        for name in crates {
+            manifest.push_str(&format!("{name} = {{ git = \"{origin}\" }}\n"));
+        }
         fs::create_dir_all(home.join("src"))?;
         fs::write(home.join("Cargo.toml"), manifest)?;
         fs::write(home.join("src/main.rs"), self.main)?;
+        fs::write(home.join("build.rs"), self.build_script())?;
         // Use the versions that this workspace is tested with.
         fs::copy(workspace::root().join("Cargo.lock"), home.join("Cargo.lock"))?;
         // Give the consumer a folder `cuda`, to check that no crate uses it instead of its own.

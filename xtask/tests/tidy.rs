@@ -136,6 +136,26 @@ fn every_crate_has_complete_package_metadata() {
     }
 }
 
+/// Cargo refuses two packages with the same `links`, and a linker mixes up static libraries of the same name.
+/// The prefix of the project keeps them apart from those of other packages.
+#[test]
+fn names_that_native_code_is_linked_by_start_with_the_project() {
+    const PREFIX: &str = "phi3_";
+    let packages = packages();
+    let links: Vec<_> = packages.iter().filter_map(|package| package["links"].as_str()).collect();
+    assert!(links.contains(&"phi3_loader"), "`links` of crate loader is a public name: {links:?}");
+
+    let mut libraries = Vec::new();
+    for (_, text) in sources().iter().filter(|(file, _)| file.ends_with("/build.rs")) {
+        let calls = text.split(".compile(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        libraries.extend(calls.map(str::to_owned));
+    }
+    assert!(!libraries.is_empty(), "no build script makes a library");
+    for name in links.into_iter().chain(libraries.iter().map(String::as_str)) {
+        assert!(name.starts_with(PREFIX), "`{name}` should start with {PREFIX}");
+    }
+}
+
 #[test]
 fn libraries_forbid_or_deny_unsafe_code() {
     let libraries = ["gguf-format", "model-phi3", "loader"];
