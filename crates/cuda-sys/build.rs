@@ -6,6 +6,8 @@
 //! The nvcc recipe is here, not in xtask, so that path and git dependencies on this crate build without
 //! further steps. An error says what was looked for, where, and what to set.
 
+#[path = "build/architectures.rs"]
+mod architectures;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 #[path = "build/sources.rs"]
@@ -21,10 +23,11 @@ use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 use std::sync::Mutex;
 use std::thread;
 
+use architectures::Request;
 use nvcc::Recipe;
 use sources::Sources;
 use toolkit::{Search, Toolkit};
@@ -143,15 +146,15 @@ fn compile_kernels(
     if version.is_untried() {
         println!("cargo::warning=nvcc {version} is newer than those this build was tried with");
     }
-    let requested = variable("CUDA_SYS_ARCHS").map(|list| list.to_string_lossy().into_owned());
     let known = output_of(&toolkit.nvcc, "--list-gpu-arch")?;
-    let architectures = nvcc::architectures(requested.as_deref(), &known)?;
+    let request = Request::choose(variable);
+    let targets = architectures::targets(request.as_ref(), &known, || dry_run(toolkit, kernels))?;
 
     let out = required_path("OUT_DIR")?;
     let jobs: usize = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
     let workers = jobs.min(kernels.len()).max(1);
     let recipe = Recipe {
-        architectures: &architectures,
+        targets: &targets,
         include: &tree.join("include"),
         host_compiler: &host_compiler(),
         warnings_are_errors,
@@ -200,43 +203,48 @@ fn host_compiler() -> PathBuf {
 
 /// Runs `program`. Reports its output as warnings, or as the error if it fails.
 fn run(program: &Path, arguments: &[OsString]) -> Result<(), String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let output = printed_by(program, arguments)?;
     let printed = [output.stdout, output.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed);
-    if !output.status.success() {
-        let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
-        return Err(format!(
-            "{} {} failed ({})\n{printed}",
-            program.display(),
-            words.join(" "),
-            output.status
-        ));
-    }
-    for line in printed.lines() {
+    for line in String::from_utf8_lossy(&printed).lines() {
         println!("cargo::warning={line}");
     }
     Ok(())
 }
 
+/// Returns what nvcc would run to compile a kernel for the GPUs of this machine. This shows their architectures,
+/// and works with every nvcc, even if it is a script that calls the real one.
+fn dry_run(toolkit: &Toolkit, kernels: &[PathBuf]) -> Result<String, String> {
+    let kernel = kernels.first().ok_or("there are no kernels")?;
+    let arguments = ["-arch=native", "--dryrun", "-c"].map(OsString::from);
+    let arguments: Vec<_> = arguments.into_iter().chain([kernel.clone().into()]).collect();
+    let output = printed_by(&toolkit.nvcc, &arguments)?;
+    // nvcc prints both the commands and the warning to standard error.
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 fn output_of(program: &Path, argument: &str) -> Result<String, String> {
+    let output = printed_by(program, &[argument.into()])?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs `program`, which must succeed, and returns what it printed.
+fn printed_by(program: &Path, arguments: &[OsString]) -> Result<Output, String> {
     let output = Command::new(program)
-        .arg(argument)
+        .args(arguments)
         .output()
         .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        Ok(printed)
-    } else {
-        Err(format!(
-            "{} {argument} failed ({})\n{printed}{}",
-            program.display(),
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        ))
+        return Ok(output);
     }
+    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    Err(format!(
+        "{} {} failed ({})\n{}{}",
+        program.display(),
+        words.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
 }
 
 /// Reads a variable that users set. The script runs again when it changes.

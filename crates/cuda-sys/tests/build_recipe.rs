@@ -1,6 +1,8 @@
 //! Tests of the build script's decisions: the toolkit, the accepted releases of nvcc, the architectures and
 //! the source files.
 
+#[path = "../build/architectures.rs"]
+mod architectures;
 #[path = "../build/nvcc.rs"]
 mod nvcc;
 #[path = "../build/sources.rs"]
@@ -12,11 +14,13 @@ mod version;
 #[path = "../build/watched.rs"]
 mod watched;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use architectures::{Request, Targets};
 use nvcc::Recipe;
 use sources::Sources;
 use toolkit::{NotFound, Search, Toolkit};
@@ -152,35 +156,157 @@ fn releases_from_12_2_are_accepted() {
     assert!(Version::accept("no compiler at all").unwrap_err().contains("no compiler at all"));
 }
 
-fn names(requested: Option<&str>, known: &str) -> Result<String, String> {
-    let list = nvcc::architectures(requested, known)?;
-    Ok(list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+/// The output of `nvcc -arch=native --dryrun` on a machine with GPUs, and on one without, shortened.
+const DRY_RUN_GPUS: &str = "#$ _NVVM_BRANCH_=nvvm\n\
+    #$ gcc -D__CUDA_ARCH_LIST__=860,900 -E -x c++ \"a.cu\" -o \"a.ii\"\n\
+    #$ gcc -D__CUDA_ARCH__=860 -D__CUDA_ARCH_LIST__=860,900 -E -x c++ \"a.cu\"\n";
+const DRY_RUN_NO_GPU: &str = "nvcc warning : Cannot find valid GPU for '-arch=native', default arch is used\n\
+    #$ gcc -D__CUDA_ARCH_LIST__=750 -E -x c++ \"a.cu\" -o \"a.ii\"\n";
+
+/// Returns the targets for the variables that are set.
+fn targets_of(variables: &[(&str, &str)], known: &str, dry_run: &str) -> Result<Targets, String> {
+    let request = Request::choose(|name| {
+        let (_, value) = variables.iter().find(|(set, _)| *set == name)?;
+        Some(OsString::from(value))
+    });
+    architectures::targets(request.as_ref(), known, || Ok(dry_run.to_owned()))
+}
+
+/// Shortens flags: `sm_90` for machine code, `compute_90` for PTX.
+fn codes(targets: &Targets) -> String {
+    let code = |flag: &String| flag.split_once(",code=").expect("a code").1.to_owned();
+    targets.flags().iter().map(code).collect::<Vec<_>>().join(" ")
+}
+
+fn codes_of(value: &str) -> Result<String, String> {
+    targets_of(&[("CUDAARCHS", value)], KNOWN_13_0, DRY_RUN_GPUS).map(|targets| codes(&targets))
 }
 
 #[test]
 fn default_architectures_that_nvcc_does_not_know_are_left_out() {
-    assert_eq!(names(None, KNOWN_13_0).unwrap(), "75 80 86 89 90 100 120");
-    assert_eq!(names(None, KNOWN_12_2).unwrap(), "75 80 86 89 90");
-    assert_eq!(names(Some(""), KNOWN_12_2).unwrap(), "75 80 86 89 90");
-    assert!(names(None, "").is_err());
+    let default = |known| targets_of(&[], known, "").map(|targets| codes(&targets));
+    let newest = "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120 compute_120";
+    assert_eq!(default(KNOWN_13_0).unwrap(), newest);
+    assert_eq!(default(KNOWN_12_2).unwrap(), "sm_75 sm_80 sm_86 sm_89 sm_90 compute_90");
+    assert!(default("").unwrap_err().contains("knows none"));
 }
 
 #[test]
-fn requested_architectures_are_all_accepted_or_refused() {
-    assert_eq!(names(Some("90"), KNOWN_13_0).unwrap(), "90");
-    assert_eq!(names(Some("90;80"), KNOWN_13_0).unwrap(), "80 90");
-    assert_eq!(names(Some("80, 90a,80"), KNOWN_13_0).unwrap(), "80 90a");
-    for wrong in ["52", "80;130", "native", "sm_90", "8.9", ";"] {
-        let error = names(Some(wrong), KNOWN_13_0).unwrap_err();
-        assert!(error.contains("CUDA_SYS_ARCHS"), "{wrong}: {error}");
+fn each_spelling_of_an_architecture_is_understood() {
+    for (value, want) in [
+        ("90", "sm_90 compute_90"),
+        ("sm_90", "sm_90 compute_90"),
+        ("9.0", "sm_90 compute_90"),
+        ("8.9", "sm_89 compute_89"),
+        ("12.1", "sm_121 compute_121"),
+        ("90;80", "sm_80 sm_90 compute_90"),
+        ("80, 90,80", "sm_80 sm_90 compute_90"),
+        ("8.6 sm_90;;100\n", "sm_86 sm_90 sm_100 compute_100"),
+        // Machine code only, and PTX only.
+        ("90-real", "sm_90"),
+        ("90-virtual", "compute_90"),
+        ("80-real;90-virtual", "sm_80 compute_90"),
+        ("80;90-real", "sm_80 sm_90 compute_80"),
+        ("80-virtual;90", "sm_90 compute_80 compute_90"),
+        // PTX with extensions of one GPU runs on no later GPU.
+        ("90a", "sm_90a"),
+        ("80;90a", "sm_80 sm_90a compute_80"),
+        ("sm_90a-real;100f", "sm_90a sm_100f"),
+        ("90a-virtual", "compute_90a"),
+    ] {
+        assert_eq!(codes_of(value).as_deref(), Ok(want), "{value}");
     }
 }
 
 #[test]
-fn each_architecture_gets_machine_code_and_the_newest_ptx() {
-    let list = nvcc::architectures(Some("80;120"), KNOWN_13_0).unwrap();
+fn all_and_all_major_start_with_turing() {
+    let all = |value, known| {
+        targets_of(&[("CUDAARCHS", value)], known, "").map(|targets| codes(&targets)).unwrap()
+    };
     assert_eq!(
-        nvcc::code_generation(&list),
+        all("all", KNOWN_13_0),
+        "sm_75 sm_80 sm_86 sm_87 sm_88 sm_89 sm_90 sm_100 sm_103 sm_110 sm_120 sm_121 compute_120"
+    );
+    assert_eq!(all("all", KNOWN_12_2), "sm_75 sm_80 sm_86 sm_87 sm_89 sm_90 compute_90");
+    assert_eq!(all("all-major", KNOWN_13_0), "sm_75 sm_80 sm_90 sm_100 sm_110 sm_120 compute_120");
+}
+
+#[test]
+fn native_means_the_gpus_of_this_machine() {
+    assert_eq!(codes_of("native").unwrap(), "sm_86 sm_90 compute_90");
+
+    let native = |known, dry_run| targets_of(&[("CUDAARCHS", "native")], known, dry_run);
+    for nothing in [DRY_RUN_NO_GPU, ""] {
+        let error = native(KNOWN_13_0, nothing).unwrap_err();
+        assert!(error.contains("CUDAARCHS=native") && error.contains("no GPU"), "{error}");
+    }
+    let newer = DRY_RUN_GPUS.replace("900", "1300");
+    let error = native(KNOWN_13_0, &newer).unwrap_err();
+    assert!(error.contains("does not know the architecture 130"), "{error}");
+
+    // Without `native`, nvcc is not asked.
+    let request = Request::choose(|name| (name == "CUDAARCHS").then(|| "90".into()));
+    let not_asked = || panic!("nvcc was asked for GPUs");
+    assert!(architectures::targets(request.as_ref(), KNOWN_13_0, not_asked).is_ok());
+}
+
+#[test]
+fn a_wrong_value_is_an_error_that_names_the_variable_and_shows_a_right_one() {
+    for (value, problem) in [
+        (";", "names no architecture"),
+        ("52", "does not know the architecture 52; it knows 75, 80"),
+        ("80;130", "does not know the architecture 130"),
+        ("12.10", "`12.10` is no architecture"),
+        ("sm_9.0", "`sm_9.0` is no architecture"),
+        ("+90", "`+90` is no architecture"),
+        ("90b", "`90b` is no architecture"),
+        ("-real", "`-real` is no architecture"),
+        ("90-real-virtual", "`90-real-virtual` is no architecture"),
+        ("9.0+PTX", "`9.0+PTX` is no architecture"),
+        ("compute_90", "`compute_90` is no architecture"),
+        ("OFF", "`OFF` is no architecture"),
+        ("99999999999", "`99999999999` is no architecture"),
+        ("4294967295.9", "`4294967295.9` is no architecture"),
+        ("80;native", "`native` must be alone"),
+        ("all;all-major", "`all` must be alone"),
+    ] {
+        for variable in architectures::VARIABLES {
+            let error = targets_of(&[(variable, value)], KNOWN_13_0, DRY_RUN_GPUS).unwrap_err();
+            assert!(error.starts_with(&format!("{variable}={value}: ")), "{error}");
+            assert!(error.contains(problem), "{value}: {error}");
+            assert!(error.contains("80;90"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_first_variable_that_is_not_empty_counts_and_all_are_read() {
+    let [own, cmake, capability] = architectures::VARIABLES;
+    for (variables, want) in [
+        (&[(own, "80"), (cmake, "86"), (capability, "90")] as &[_], "sm_80 compute_80"),
+        (&[(own, ""), (cmake, "86"), (capability, "90")], "sm_86 compute_86"),
+        (&[(own, " "), (cmake, ""), (capability, "9.0")], "sm_90 compute_90"),
+        // A wrong value of a variable that does not count is no error.
+        (&[(own, "80"), (cmake, "OFF")], "sm_80 compute_80"),
+    ] {
+        let targets = targets_of(variables, KNOWN_13_0, "").unwrap();
+        assert_eq!(codes(&targets), want, "{variables:?}");
+    }
+
+    // Cargo runs the build script again only for variables that it has read.
+    let read = RefCell::new(Vec::new());
+    Request::choose(|name| {
+        read.borrow_mut().push(name.to_owned());
+        Some("80".into())
+    });
+    assert_eq!(*read.borrow(), architectures::VARIABLES);
+}
+
+#[test]
+fn flags_name_the_virtual_and_the_real_architecture() {
+    let targets = targets_of(&[("CUDA_SYS_ARCHS", "80;120")], KNOWN_13_0, "").unwrap();
+    assert_eq!(
+        targets.flags(),
         [
             "-gencode=arch=compute_80,code=sm_80",
             "-gencode=arch=compute_120,code=sm_120",
@@ -191,9 +317,9 @@ fn each_architecture_gets_machine_code_and_the_newest_ptx() {
 
 #[test]
 fn kernels_round_like_the_host_and_are_not_debug_builds() {
-    let architectures = nvcc::architectures(Some("90"), KNOWN_13_0).unwrap();
+    let targets = targets_of(&[("CUDA_SYS_ARCHS", "90")], KNOWN_13_0, "").unwrap();
     let mut recipe = Recipe {
-        architectures: &architectures,
+        targets: &targets,
         include: Path::new("cuda/include"),
         host_compiler: Path::new("clang++"),
         warnings_are_errors: false,
