@@ -181,8 +181,8 @@ std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal) {
   const int count = device_count();
   if (ordinal < 0 || ordinal >= count) {
     throw Error(Code::kDeviceUnavailable, 0,
-                "CUDA device " + std::to_string(ordinal) +
-                    " does not exist: " + std::to_string(count) + " visible");
+                "CUDA device " + std::to_string(ordinal) + " does not exist: " +
+                    (count == 0 ? "no GPU is visible" : std::to_string(count) + " visible"));
   }
   return std::make_shared<const CudaDevice>(ordinal);
 }

@@ -27,6 +27,9 @@ pub(super) fn check() -> Result<()> {
     let tests = ["test", "--no-run", "--test", "gpu*", "--example", "gpu*"];
     let tests = [&tests[..], &CUDA_PACKAGES].concat();
     process::run(&mut cuda_cargo(&tests))?;
+    // These tests bring drivers without GPUs.
+    let driver = [&["test", "--test", "driver"], &CUDA_PACKAGES[..]].concat();
+    process::run(&mut cuda_cargo(&driver))?;
     let build = [&["build", "--bin", "phi3-loader"], &CUDA_PACKAGES[..]].concat();
     let loader = loader_binary::executable(&mut cuda_cargo(&build))?;
 
