@@ -35,11 +35,11 @@ HEADER = """\
 #include "transfer/decode/host_device.hpp"
 
 // clang-format off
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 """
 
 FOOTER = """
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode
 // clang-format on
 """
 

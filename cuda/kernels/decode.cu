@@ -8,7 +8,7 @@
 #include "transfer/half.hpp"
 #include "transfer/kernels.hpp"
 
-namespace transfer::kernels {
+namespace phi3::transfer::kernels {
 namespace {
 
 using decode::TypeList;
@@ -166,4 +166,4 @@ int load_decoder(std::uint32_t ggml_type_id) noexcept {
 
 int load_copy() noexcept { return load(move_tile<Copy>); }
 
-}  // namespace transfer::kernels
+}  // namespace phi3::transfer::kernels

@@ -6,7 +6,7 @@
 #include "tiles.cuh"
 #include "transfer/kernels.hpp"
 
-namespace transfer::kernels {
+namespace phi3::transfer::kernels {
 namespace {
 
 constexpr std::uint32_t kBytesPerUnit = 16;
@@ -190,4 +190,4 @@ int load_counter(FloatFormat format) noexcept {
 
 int load_digest() noexcept { return load(digest_tile); }
 
-}  // namespace transfer::kernels
+}  // namespace phi3::transfer::kernels

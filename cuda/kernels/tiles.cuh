@@ -9,7 +9,7 @@
 
 #include "transfer/kernels.hpp"
 
-namespace transfer::kernels {
+namespace phi3::transfer::kernels {
 
 // A thread handles 16 bytes at a time, so that a warp accesses 512 consecutive bytes. A tile begins
 // at a block boundary of every type.
@@ -91,4 +91,4 @@ int launch_tiles(void (*kernel)(TiledBatch<Item>), const LaunchBatch<Item>& batc
   return cudaLaunchKernelEx(&config, kernel, tiled);
 }
 
-}  // namespace transfer::kernels
+}  // namespace phi3::transfer::kernels

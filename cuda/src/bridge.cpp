@@ -18,7 +18,7 @@
 #include "transfer/cuda_device.hpp"
 #endif
 
-namespace transfer::bridge {
+namespace phi3::transfer::bridge {
 namespace {
 
 // Made in advance: when it is thrown, there may be no memory for its text.
@@ -324,4 +324,4 @@ std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<
   });
 }
 
-}  // namespace transfer::bridge
+}  // namespace phi3::transfer::bridge

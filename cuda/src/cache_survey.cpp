@@ -10,7 +10,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The first page of each part represents the whole part. A query takes a microsecond, and all
@@ -90,4 +90,4 @@ bool CacheSurvey::part_is_cached(std::uint64_t part) noexcept {
   return found == Part::kCached;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

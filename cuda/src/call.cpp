@@ -5,7 +5,7 @@
 #include "transfer/brief_wait.hpp"
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The bytes of a segment in a share, from the start of the chunk.
@@ -162,4 +162,4 @@ void Call::finish(std::uint32_t reader) {
   drained_ = true;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

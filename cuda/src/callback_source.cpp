@@ -6,7 +6,7 @@
 #include "transfer/error.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 class CallbackSource final : public Source {
@@ -50,4 +50,4 @@ std::unique_ptr<Source> make_callback_source(ReadCallback read, const CallbackHi
   return std::make_unique<CallbackSource>(std::move(read), hints, index);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -15,7 +15,7 @@
 #define TRANSFER_TARGET_AVX2 __attribute__((target("avx2,f16c")))
 #endif
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 namespace {
 
 using DecodeFn = void (*)(const std::uint8_t* src, half_bits* dst, std::uint64_t elements,
@@ -173,4 +173,4 @@ bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src,
   return entry != nullptr;
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -2,7 +2,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 void check_inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size) {
   if (bytes > size || offset > size - bytes) {
@@ -16,4 +16,4 @@ void check_digest_start(std::uint64_t offset) {
   }
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

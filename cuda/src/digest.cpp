@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 struct State {
@@ -173,4 +173,4 @@ std::vector<Digest> digest_with_each_instruction_set(const std::uint8_t* data, s
   return out;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -7,7 +7,7 @@
 #include "transfer/rounding.hpp"
 #include "transfer/source.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Digests are of whole words. Therefore a chunk can be digested in shares only if every share
@@ -85,4 +85,4 @@ Division divide(const Schedule& schedule, const DivisionRules& rules) {
   return division;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

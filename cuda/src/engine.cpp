@@ -11,7 +11,7 @@
 #include "transfer/rounding.hpp"
 #include "transfer/schedule.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Larger values would only cost memory: no machine copies faster with them.
@@ -220,4 +220,4 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
   };
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -2,7 +2,7 @@
 
 #include <system_error>
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The unit separator. No number and no message of this library contains it.
@@ -48,4 +48,4 @@ Error io_error(int error_number, const std::string& context, const ErrorSite& si
                site);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

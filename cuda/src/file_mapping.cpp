@@ -8,7 +8,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 FileMapping::FileMapping(const OpenFile& file) : bytes_(file.bytes) {
   if (bytes_ == 0) return;
@@ -34,4 +34,4 @@ FileMapping::FileMapping(FileMapping&& other) noexcept : data_(other.data_), byt
   other.data_ = nullptr;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -18,7 +18,7 @@
 #include "transfer/guarded_copy.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Copies from a mapping check `stop` after every piece of this size.
@@ -237,4 +237,4 @@ std::unique_ptr<Source> open_file_source(Io io, const OpenFile& file, std::size_
   return std::make_unique<BufferedSource>(file, io == Io::kDirect);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

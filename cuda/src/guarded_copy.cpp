@@ -10,7 +10,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The copy that a thread currently makes.
@@ -78,4 +78,4 @@ bool guarded_copy(std::byte* to, const std::byte* from, std::size_t bytes) {
   return true;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -11,7 +11,7 @@
 #include "transfer/error.hpp"
 #include "transfer/host_memory.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // New memory comes in pages of 2 MiB. The kernel clears a page on first touch. If several readers
@@ -176,4 +176,4 @@ class HostDevice final : public Device {
 
 std::shared_ptr<const Device> open_host_device() { return std::make_shared<const HostDevice>(); }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -6,7 +6,7 @@
 #include "transfer/memory_cgroups.hpp"
 #include "transfer/text_file.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 constexpr std::uint64_t kKib = 1024;
@@ -95,4 +95,4 @@ void check_host_memory(std::uint64_t bytes, Code code, const std::string& what) 
                   text_of(memory->bound));
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

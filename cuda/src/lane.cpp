@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace transfer {
+namespace phi3::transfer {
 
 Lane::Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone, StagingRing& ring,
            const QueueShape& shape)
@@ -13,4 +13,4 @@ Lane::Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone
       ring_pin_(device_, ring),
       queue_(device_->make_queue(shape)) {}
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -1,6 +1,6 @@
 #include "transfer/lane_call.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 LaneCall::~LaneCall() {
   settle();
@@ -94,4 +94,4 @@ std::vector<OpTally> LaneCall::tallies(std::size_t operations) {
   return lane_.with_queue([&](Queue& queue) { return queue.read_tallies(operations); });
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

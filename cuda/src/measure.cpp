@@ -7,7 +7,7 @@
 #include "transfer/decode_host.hpp"
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // A multiple of every type's block length.
@@ -84,4 +84,4 @@ WorkBytes bytes_of(const WorkShape& shape) {
   return {measured_bytes(shape.elements / type->block_len, type->block_bytes), halves};
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

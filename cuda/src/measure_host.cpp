@@ -15,7 +15,7 @@
 #include "transfer/non_finite.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Uses results, so that the compiler cannot remove the work.
@@ -143,4 +143,4 @@ Rate measure_host_work(const Device& device, const WorkShape& shape, std::uint32
   });
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

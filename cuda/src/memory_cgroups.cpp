@@ -8,7 +8,7 @@
 
 #include "transfer/text_file.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Names of files and fields in one version of cgroups.
@@ -185,4 +185,4 @@ std::vector<CgroupMemory> memory_cgroups(const std::string& root) {
   return found;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

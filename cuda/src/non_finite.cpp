@@ -10,7 +10,7 @@
 #define TRANSFER_VECTOR_CLONES
 #endif
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 template <class Word>
@@ -79,4 +79,4 @@ NonFinite count_non_finite(FloatFormat format, const std::byte* data,
   return {0, 0};
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Whether any of these bytes is not zero. There is at least one.
@@ -31,4 +31,4 @@ Digest OpFindings::digest(std::size_t op) const {
   return {digests_[op].sum.load(), digests_[op].mix.load()};
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -5,7 +5,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The longest delay until a cancellation is noticed, if no unit finishes.
@@ -88,4 +88,4 @@ void ProgressBoard::rethrow() const {
   if (cancelled_) throw Error(Code::kCancelled, 0, "the observer asked to stop");
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

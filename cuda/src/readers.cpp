@@ -5,7 +5,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 Readers::Readers(std::uint32_t count, const std::function<void()>& warm_up) {
   threads_.reserve(count);
@@ -66,4 +66,4 @@ void Readers::join() {
   }
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

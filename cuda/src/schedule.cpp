@@ -10,7 +10,7 @@
 #include "transfer/error.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Padding between neighbours up to this size is cheaper to read than to skip.
@@ -269,4 +269,4 @@ Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) 
   return cutter.finish();
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // More separate copies than this take longer than one copy and a scatter on the device.
@@ -31,4 +31,4 @@ bool lands_directly(const Segment* segments, std::uint32_t count) {
   return copies <= kMaxDirectCopies;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

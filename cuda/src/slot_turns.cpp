@@ -4,7 +4,7 @@
 
 #include "transfer/brief_wait.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 SlotTurns::SlotTurns(std::uint32_t slots, const Division& division, const std::atomic<bool>& stop,
                      Retire retire)
@@ -92,4 +92,4 @@ void SlotTurns::advance_to(Slot& slot, std::size_t turn) {
   }
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -13,7 +13,7 @@
 #include "transfer/host_memory.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
@@ -67,4 +67,4 @@ StagingRing::~StagingRing() {
   if (data_ != nullptr) munmap(data_, size_);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

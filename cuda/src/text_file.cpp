@@ -8,7 +8,7 @@
 
 #include "transfer/descriptor.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 std::optional<std::string> read_text(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -42,4 +42,4 @@ std::optional<std::uint64_t> number_of(std::string_view text, std::string_view n
   return found ? first_number(*found) : std::nullopt;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -9,7 +9,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // The status of a failing call.
@@ -137,4 +137,4 @@ std::uint64_t fake_calls(const Device& device) noexcept {
 }
 
 }  // namespace bridge
-}  // namespace transfer
+}  // namespace phi3::transfer

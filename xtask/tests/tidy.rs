@@ -156,6 +156,25 @@ fn names_that_native_code_is_linked_by_start_with_the_project() {
     }
 }
 
+/// If two libraries define one C++ name, a linker takes either definition without a message.
+#[test]
+fn cpp_names_are_in_the_namespace_of_the_project() {
+    let mut files = sources();
+    files.retain(|file, _| file.starts_with("cuda/"));
+    let outer = |text: &str| {
+        let found = text.lines().find(|line| line.starts_with("namespace "));
+        found.map(str::to_owned)
+    };
+    let namespaces: BTreeMap<_, _> =
+        files.iter().filter_map(|(file, text)| Some((file, outer(text)?))).collect();
+    assert!(namespaces.len() > 50, "few C++ files were found: {namespaces:?}");
+    for (file, namespace) in namespaces {
+        assert!(namespace.starts_with("namespace phi3::transfer"), "{file}: {namespace}");
+    }
+    let without = files.iter().find(|(file, text)| file.ends_with(".cpp") && outer(text).is_none());
+    assert!(without.is_none(), "no namespace in {without:?}");
+}
+
 #[test]
 fn libraries_forbid_or_deny_unsafe_code() {
     let libraries = ["gguf-format", "model-phi3", "loader"];

@@ -13,7 +13,7 @@ use crate::lanes::{Destinations, LaneDevices};
 use crate::observer::ObserverShim;
 use crate::sources::SourceReaders;
 
-#[cxx::bridge(namespace = "transfer::bridge")]
+#[cxx::bridge(namespace = "phi3::transfer::bridge")]
 pub(crate) mod ffi {
     struct ByteRange {
         offset: u64,
@@ -164,7 +164,7 @@ pub(crate) mod ffi {
     unsafe extern "C++" {
         include!("transfer/bridge.hpp");
 
-        #[namespace = "transfer"]
+        #[namespace = "phi3::transfer"]
         type CopyOp = crate::copy_op::CopyOp;
 
         type Buffer;

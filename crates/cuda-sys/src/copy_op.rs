@@ -120,6 +120,6 @@ const _: () = {
 // Rust type is one of the C++ type: the fields of a `Conversion` that C++ reads are those that its
 // kind has.
 unsafe impl cxx::ExternType for CopyOp {
-    type Id = cxx::type_id!("transfer::CopyOp");
+    type Id = cxx::type_id!("phi3::transfer::CopyOp");
     type Kind = cxx::kind::Trivial;
 }

@@ -9,7 +9,7 @@
 use crate::device::Device;
 use crate::error::Error;
 
-#[cxx::bridge(namespace = "transfer::bridge")]
+#[cxx::bridge(namespace = "phi3::transfer::bridge")]
 mod ffi {
     unsafe extern "C++" {
         include!("transfer/fake_device.hpp");

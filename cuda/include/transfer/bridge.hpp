@@ -12,7 +12,7 @@
 #include "transfer/engine.hpp"
 #include "transfer/staging_ring.hpp"
 
-namespace transfer::bridge {
+namespace phi3::transfer::bridge {
 
 // Shared types, defined by the Rust side of the bridge.
 struct ByteRange;
@@ -130,4 +130,4 @@ std::unique_ptr<Ring> make_ring(const RingShape& shape);
 std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<Ring> ring,
                                     const RingShape& shape);
 
-}  // namespace transfer::bridge
+}  // namespace phi3::transfer::bridge

@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Longer than the copy of a chunk, and short compared with a load.
 constexpr std::chrono::microseconds kLongestSpin{500};
@@ -31,4 +31,4 @@ void wait_briefly(const Done& done) {
   }
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -10,7 +10,7 @@
 #include "transfer/file_mapping.hpp"
 #include "transfer/open_file.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Records which parts were cached before the first read. When a cached range is read, the kernel
 // may read ahead. Those new pages must not count as cached: otherwise one cached end of a file
@@ -47,4 +47,4 @@ class CacheSurvey {
   std::atomic<std::uint64_t> next_{0};
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

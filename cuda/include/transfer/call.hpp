@@ -17,7 +17,7 @@
 #include "transfer/source.hpp"
 #include "transfer/timeline.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // A staging ring, divided into slots.
 struct Staging {
@@ -74,4 +74,4 @@ class Call {
   std::atomic<bool> drained_{false};
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

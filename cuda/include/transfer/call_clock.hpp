@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Measures the seconds since the start of a call.
 class CallClock {
@@ -19,4 +19,4 @@ class CallClock {
   std::chrono::steady_clock::time_point origin_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -7,7 +7,7 @@
 
 #include "transfer/source.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Fills a buffer with the bytes from `offset` on. Several reader threads call it at once. Throws
 // Error{kIo, kFileTruncated, kInternal}. Soon after `stop` is set, it returns or throws anything.
@@ -26,4 +26,4 @@ struct CallbackHints {
 std::unique_ptr<Source> make_callback_source(ReadCallback read, const CallbackHints& hints,
                                              std::uint32_t index);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -7,7 +7,7 @@
 
 #include "transfer/non_finite.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The types below match those of crates/cuda-sys/src/copy_op.rs field by field, because both
 // languages use the same memory.
@@ -53,4 +53,4 @@ static_assert(offsetof(Conversion, ggml_type) == 4);
 static_assert(offsetof(Conversion, scale) == 8);
 static_assert(sizeof(FloatFormat) == 4);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -8,7 +8,7 @@
 
 #include "transfer/device.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 struct CudaDeviceInfo {
   std::int32_t ordinal;
@@ -27,4 +27,4 @@ std::vector<CudaDeviceInfo> list_cuda_devices();
 // Error{kDeviceUnavailable}.
 std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct TypeInfo {
   std::uint32_t id;  // ggml's number
@@ -33,4 +33,4 @@ bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uin
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                             std::uint64_t elements, float scale) noexcept;
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

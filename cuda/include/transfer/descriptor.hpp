@@ -3,7 +3,7 @@
 
 #include <unistd.h>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // A file descriptor that it owns; negative if the file could not be opened.
 class Descriptor {
@@ -23,4 +23,4 @@ class Descriptor {
   int value_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -15,7 +15,7 @@
 #include "transfer/segment.hpp"
 #include "transfer/timeline.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 class StagingRing;
 
@@ -213,4 +213,4 @@ class Device {
 // Opens the host's own memory as a device. It is always available.
 std::shared_ptr<const Device> open_host_device();
 
-}  // namespace transfer
+}  // namespace phi3::transfer

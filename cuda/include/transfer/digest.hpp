@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace transfer {
+namespace phi3::transfer {
 
 struct Digest {
   std::uint64_t sum;
@@ -44,4 +44,4 @@ Digest digest_piece(const std::uint8_t* data, std::uint64_t bytes, std::uint64_t
 std::vector<Digest> digest_with_each_instruction_set(const std::uint8_t* data, std::uint64_t bytes,
                                                      std::uint64_t offset);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -7,7 +7,7 @@
 
 #include "transfer/schedule.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // One read: a chunk, or a part of it.
 struct Share {
@@ -44,4 +44,4 @@ struct DivisionRules {
 
 Division divide(const Schedule& schedule, const DivisionRules& rules);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -14,7 +14,7 @@
 #include "transfer/timeline.hpp"
 #include "transfer/view.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 struct EngineConfig {
   std::uint32_t readers;          // reader threads, which fill chunks together; at least 1
@@ -101,4 +101,4 @@ class Engine {
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

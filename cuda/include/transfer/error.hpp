@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Stable numbers, which the Rust side decodes. Append only.
 enum class Code : int {
@@ -64,4 +64,4 @@ decltype(auto) with_site(const Site& site, Step&& step) {
   }
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

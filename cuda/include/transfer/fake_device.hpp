@@ -6,7 +6,7 @@
 
 #include "transfer/bridge.hpp"
 
-namespace transfer::bridge {
+namespace phi3::transfer::bridge {
 
 // Opens host memory that behaves like a GPU: submitted work is done only when it is waited for, and
 // calls can fail. The function `failing` of the device or its queue fails at call number `nth`,
@@ -16,4 +16,4 @@ std::unique_ptr<Device> open_fake(rust::Str failing, std::uint64_t nth);
 // Returns the number of calls of `failing` on a device of open_fake().
 std::uint64_t fake_calls(const Device& device) noexcept;
 
-}  // namespace transfer::bridge
+}  // namespace phi3::transfer::bridge

@@ -6,7 +6,7 @@
 
 #include "transfer/open_file.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // A shared mapping for reading. If another process truncates the file, access to a lost page raises
 // SIGBUS.
@@ -28,4 +28,4 @@ class FileMapping {
   std::uint64_t bytes_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

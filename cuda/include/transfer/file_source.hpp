@@ -7,7 +7,7 @@
 #include "transfer/open_file.hpp"
 #include "transfer/source.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 enum class Io : std::uint32_t {
   kRead = 0,    // positioned reads through the page cache
@@ -21,4 +21,4 @@ enum class Io : std::uint32_t {
 // in a single file. Throws Error{kIo, kHostOutOfMemory} if a mapping cannot be made.
 std::unique_ptr<Source> open_file_source(Io io, const OpenFile& file, std::size_t files);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

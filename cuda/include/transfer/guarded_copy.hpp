@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // memcpy from a shared file mapping. Returns false if some of the bytes cannot be read, which the
 // kernel reports by SIGBUS: the file has become shorter, or a page of it cannot be read. The number
@@ -13,4 +13,4 @@ namespace transfer {
 // faulting thread copies here, and passes all others to the previous handler.
 bool guarded_copy(std::byte* to, const std::byte* from, std::size_t bytes);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -10,7 +10,7 @@
 #include <cuda_fp16.h>
 #endif
 
-namespace transfer {
+namespace phi3::transfer {
 
 using half_bits = std::uint16_t;
 
@@ -103,4 +103,4 @@ TRANSFER_HD half_bits half_from_computed(float value) {
       detail::select(is_nan, kCanonicalNan, detail::round_to_half(value)));
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -11,7 +11,7 @@
 #include "transfer/device.hpp"
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Returns the smallest free and the smallest total memory of all limits. Empty if none of them can
 // be read, for example without /proc. Takes about 100 us, because it reads a few small files.
@@ -31,4 +31,4 @@ std::optional<MemoryInfo> host_memory(const std::string& root, const ProcessLimi
 // below 1 MiB. The message starts with `what`.
 void check_host_memory(std::uint64_t bytes, Code code, const std::string& what);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -6,7 +6,7 @@
 
 #include "transfer/non_finite.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The kernels that a call launches on one lane.
 struct KernelUse {
@@ -16,4 +16,4 @@ struct KernelUse {
   bool digest = false;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

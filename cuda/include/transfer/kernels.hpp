@@ -13,7 +13,7 @@
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 
-namespace transfer::kernels {
+namespace phi3::transfer::kernels {
 
 inline constexpr int kMaxBatch = 64;
 
@@ -77,4 +77,4 @@ int load_copy() noexcept;
 int load_counter(FloatFormat format) noexcept;
 int load_digest() noexcept;
 
-}  // namespace transfer::kernels
+}  // namespace phi3::transfer::kernels

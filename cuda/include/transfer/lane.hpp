@@ -9,7 +9,7 @@
 #include "transfer/ring_pin.hpp"
 #include "transfer/staging_ring.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 class Lane {
  public:
@@ -53,4 +53,4 @@ class Lane {
   std::unique_ptr<Queue> queue_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

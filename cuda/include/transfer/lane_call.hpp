@@ -12,7 +12,7 @@
 #include "transfer/schedule.hpp"
 #include "transfer/view.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 class LaneCall {
  public:
@@ -68,4 +68,4 @@ class LaneCall {
   std::vector<std::vector<Floats>> unit_floats_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

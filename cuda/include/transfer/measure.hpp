@@ -9,7 +9,7 @@
 
 #include "transfer/device.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The rates of all repetitions of one measurement.
 struct Rate {
@@ -79,4 +79,4 @@ struct WorkBytes {
 };
 WorkBytes bytes_of(const WorkShape& shape);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace transfer {
+namespace phi3::transfer {
 
 struct CgroupMemory {
   std::uint64_t limit;
@@ -18,4 +18,4 @@ struct CgroupMemory {
 // outermost visible one. File paths start with `root`, which is empty except in tests.
 std::vector<CgroupMemory> memory_cgroups(const std::string& root);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // A format of floats. Stable numbers, which the Rust side sends.
 enum class FloatFormat : std::uint32_t { kNone = 0, kF16 = 1, kBf16 = 2, kF32 = 3, kF64 = 4 };
@@ -60,4 +60,4 @@ struct NonFinite {
 // float. Returns zeros for kNone.
 NonFinite count_non_finite(FloatFormat format, const std::byte* data, std::uint64_t count) noexcept;
 
-}  // namespace transfer
+}  // namespace phi3::transfer

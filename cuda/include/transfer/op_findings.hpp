@@ -9,7 +9,7 @@
 #include "transfer/digest.hpp"
 #include "transfer/segment.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 class OpFindings {
  public:
@@ -37,4 +37,4 @@ class OpFindings {
   std::vector<SharedDigest> digests_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Not owned. Stays open for the call.
 struct OpenFile {
@@ -12,4 +12,4 @@ struct OpenFile {
   std::uint32_t index;  // position among the sources of the call
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

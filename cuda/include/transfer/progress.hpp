@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 
-namespace transfer {
+namespace phi3::transfer {
 
 struct Progress {
   std::uint32_t units_done;  // units 0 to units_done - 1 have landed
@@ -14,4 +14,4 @@ struct Progress {
 // Called on the thread that called execute(), never concurrently. Returns false to cancel.
 using Observer = std::function<bool(const Progress&)>;
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -12,7 +12,7 @@
 #include "transfer/segment.hpp"
 #include "transfer/view.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 class ProgressBoard {
  public:
@@ -45,4 +45,4 @@ class ProgressBoard {
   std::atomic<bool> stop_{false};
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

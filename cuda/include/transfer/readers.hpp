@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Starting threads takes as long as many reads. Therefore they start while a call is still being
 // prepared, and wait for its work.
@@ -55,4 +55,4 @@ class Readers {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -7,7 +7,7 @@
 #include "transfer/device.hpp"
 #include "transfer/staging_ring.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Pins a staging ring for a device, if possible, and unpins it in the destructor.
 class RingPin {
@@ -26,4 +26,4 @@ class RingPin {
   bool pinned_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 constexpr std::uint64_t round_down(std::uint64_t value, std::uint64_t to) noexcept {
   return value / to * to;
@@ -13,4 +13,4 @@ constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) noexcept
   return round_down(value + to - 1, to);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

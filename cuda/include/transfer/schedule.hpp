@@ -9,7 +9,7 @@
 #include "transfer/segment.hpp"
 #include "transfer/view.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The segments of a chunk that go to one lane.
 struct Part {
@@ -75,4 +75,4 @@ struct Bounds {
 // cost no read each. Throws Error{kInvalidArgument} with the operation that breaks a rule.
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

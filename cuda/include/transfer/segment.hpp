@@ -5,7 +5,7 @@
 
 #include "transfer/non_finite.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The value of `Segment::decoder` for bytes that are copied unchanged.
 constexpr std::uint32_t kCopyBytes = UINT32_MAX;
@@ -44,4 +44,4 @@ const Segment* end_of_copy(const Segment* first, const Segment* end);
 // device.
 bool lands_directly(const Segment* segments, std::uint32_t count);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -11,7 +11,7 @@
 
 #include "transfer/division.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The chunks of run n pass through slot n modulo the number of slots. Readers enter a chunk when
 // its slot is free, and fill it together. The last of them submits it. The first reader that then
@@ -72,4 +72,4 @@ class SlotTurns {
   Retire retire_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

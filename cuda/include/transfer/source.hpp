@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // The alignment of direct reads, in bytes. It is enough for all known file systems. If a file
 // system refuses the first read, the file is read through the page cache.
@@ -48,4 +48,4 @@ class Source {
                     const std::atomic<bool>& stop) = 0;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Page-aligned anonymous memory. All its pages exist when the constructor returns, so that pinning
 // it later causes no page faults. The destructor frees it.
@@ -28,4 +28,4 @@ class StagingRing {
   std::uint64_t size_ = 0;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

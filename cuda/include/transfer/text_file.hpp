@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Returns the file's text; empty if it cannot be read.
 std::optional<std::string> read_text(const std::string& path);
@@ -30,4 +30,4 @@ std::optional<std::uint64_t> first_number(std::string_view text);
 // final separator, a blank or a colon.
 std::optional<std::uint64_t> number_of(std::string_view text, std::string_view name);
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace transfer {
+namespace phi3::transfer {
 
 enum class SpanKind : std::uint32_t {
   kWait = 0,   // a reader waits for a free slot in the ring
@@ -25,4 +25,4 @@ struct Span {
   double end;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

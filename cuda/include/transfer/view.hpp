@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-namespace transfer {
+namespace phi3::transfer {
 
 template <class Item>
 struct View {
@@ -16,4 +16,4 @@ struct View {
   std::size_t size() const { return count; }
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -5,7 +5,7 @@
 
 #include "transfer/kernels.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Collects items and launches them in batches that a kernel accepts. After the last add(), the
 // caller must call flush().
@@ -35,4 +35,4 @@ Batcher<Item, Launch> batcher(Launch launch) {
   return Batcher<Item, Launch>(std::move(launch));
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <system_error>
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 Code code_of(cudaError_t status) {
@@ -77,4 +77,4 @@ void fail(cudaError_t status, const char* call, const std::string& context) {
   throw Error(code_of(status), static_cast<int>(status), text);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

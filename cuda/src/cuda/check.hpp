@@ -7,7 +7,7 @@
 
 #include "transfer/error.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Throws the error of a failed call. The message names the error, the call and its purpose. If the
 // driver is missing or too old, the message starts with that.
@@ -18,4 +18,4 @@ inline void check(cudaError_t status, const char* call, const std::string& conte
   if (status != cudaSuccess) fail(status, call, context);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

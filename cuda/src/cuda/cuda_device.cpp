@@ -11,7 +11,7 @@
 #include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 class CudaBuffer final : public DeviceBuffer {
@@ -187,4 +187,4 @@ std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal) {
   return std::make_shared<const CudaDevice>(ordinal);
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -13,7 +13,7 @@
 #include "transfer/kernels.hpp"
 #include "transfer/rounding.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Kernels load 16 bytes at a time. Segments with less alignment in the file are copied separately.
@@ -270,4 +270,4 @@ std::uint64_t cuda_queue_conversion_bytes(const QueueShape& shape) noexcept {
   return device_slot_bytes(shape) * shape.slots;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

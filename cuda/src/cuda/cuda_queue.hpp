@@ -7,10 +7,10 @@
 
 #include "transfer/device.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 std::unique_ptr<Queue> make_cuda_queue(int ordinal, const QueueShape& shape);
 
 std::uint64_t cuda_queue_conversion_bytes(const QueueShape& shape) noexcept;
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -9,7 +9,7 @@
 
 #include "check.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Plain values in the memory of the device that is current in reserve(). The same device must be
 // current in the destructor. Before either call, the caller must wait for queued work on the
@@ -45,4 +45,4 @@ class DeviceArray {
   std::size_t capacity_ = 0;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -9,7 +9,7 @@
 
 #include "check.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 // Driver functions without an equivalent in the runtime. The runtime looks them up, so that nothing
@@ -99,4 +99,4 @@ QuietDeviceGuard::~QuietDeviceGuard() {
   if (current_) leave();
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

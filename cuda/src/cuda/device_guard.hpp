@@ -1,7 +1,7 @@
 // Makes a device current for a scope.
 #pragma once
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Makes a device's primary context current for a scope, and then restores the context before it,
 // even if there was none. Restoring with cudaSetDevice() would create a context on the previous
@@ -29,4 +29,4 @@ class QuietDeviceGuard {
   bool current_ = false;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -10,7 +10,7 @@
 #include "transfer/call_clock.hpp"
 #include "transfer/timeline.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Records with events when the device works on each chunk. Makes all events in advance, because
 // making one takes longer than a small copy.
@@ -68,4 +68,4 @@ class DeviceTimeline {
   std::vector<ChunkEvents> chunks_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -4,7 +4,7 @@
 #include "check.hpp"
 #include "transfer/kernels.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 std::vector<Digest> Digester::digests(const std::byte* data, const std::vector<ByteRange>& ranges) {
   results_.reserve(ranges.size(), "digests");
@@ -28,4 +28,4 @@ std::vector<Digest> Digester::digests(const std::byte* data, const std::vector<B
   return out;
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

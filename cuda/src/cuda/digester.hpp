@@ -8,7 +8,7 @@
 #include "stream.hpp"
 #include "transfer/device.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Belongs to the device that is current when it is made. The same device must be current for every
 // use, including the destructor. Works in a stream of the lowest priority, and keeps its memory
@@ -29,4 +29,4 @@ class Digester {
   Stream stream_;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -11,7 +11,7 @@
 #include "transfer/measure.hpp"
 #include "transfer/staging_ring.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 namespace {
 
 class PinnedRing {
@@ -146,4 +146,4 @@ Rate measure_cuda_work(const Device& device, const WorkShape& shape, std::uint32
   });
 }
 
-}  // namespace transfer
+}  // namespace phi3::transfer

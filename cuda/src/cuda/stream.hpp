@@ -5,7 +5,7 @@
 
 #include "check.hpp"
 
-namespace transfer {
+namespace phi3::transfer {
 
 // Returns the lowest priority: such streams yield to all others. Throws Error{kDeviceFailure}.
 inline int lowest_stream_priority() {
@@ -63,4 +63,4 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-}  // namespace transfer
+}  // namespace phi3::transfer

@@ -3,7 +3,7 @@
 
 #include "transfer/decode/host_device.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 // Returns twice the value of a code, which is an integer: 0, 1, 2, 3, 4, 6, 8, 12 or a negative of
 // these. As in ggml, the code of negative zero gives zero. Ignores bits above the lowest four.
@@ -14,4 +14,4 @@ TRANSFER_HD int doubled_e2m1(int code) {
   return (code & 8) != 0 ? -value : value;
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -7,7 +7,7 @@
 #include "transfer/decode/iq_tables.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 TRANSFER_HD void iq1_elements(float dl, std::uint32_t grid, bool shift_down, float (&out)[8]) {
   const float delta = shift_down ? -0.125f : 0.125f;
@@ -69,4 +69,4 @@ struct IQ1_M {
   static constexpr int kScales = 48;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

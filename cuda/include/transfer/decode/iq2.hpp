@@ -8,7 +8,7 @@
 #include "transfer/decode/iq_tables.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 // Scales eight grid elements, which have one of three magnitudes.
 TRANSFER_HD void iq2_elements(float d, std::uint32_t scale, std::uint32_t grid, std::uint32_t signs,
@@ -87,4 +87,4 @@ struct IQ2_S {
   static constexpr int kScales = 74;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

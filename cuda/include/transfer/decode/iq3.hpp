@@ -8,7 +8,7 @@
 #include "transfer/decode/iq_tables.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct IQ3_XXS {
   static constexpr std::uint32_t kTypeId = 18;
@@ -69,4 +69,4 @@ struct IQ3_S {
   static constexpr int kScales = 106;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

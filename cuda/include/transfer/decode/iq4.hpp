@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 TRANSFER_HD float iq4_value(std::uint32_t index) {
   static constexpr float kValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -62,4 +62,4 @@ struct IQ4_XS {
   static constexpr int kQuants = 8;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

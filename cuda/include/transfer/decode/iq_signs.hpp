@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/half.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 // Seven bits are stored; the eighth makes the number of negative elements even.
 TRANSFER_HD std::uint32_t complete_signs(std::uint32_t seven) {
@@ -20,4 +20,4 @@ TRANSFER_HD float apply_sign(float value, std::uint32_t signs, int i) {
   return float_from_bits(bits_from_float(value) ^ ((signs << (31 - i)) & 0x80000000u));
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -9,7 +9,7 @@
 #include "transfer/decode/host_device.hpp"
 
 // clang-format off
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 TRANSFER_HD std::uint32_t iq2_xxs_grid(std::uint32_t index) {
   static constexpr std::uint16_t kGrid[256] = {
@@ -434,5 +434,5 @@ TRANSFER_HD std::uint32_t iq1_grid(std::uint32_t index) {
   return kGrid[index];
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode
 // clang-format on

@@ -7,7 +7,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct ScaleAndMin {
   float scale;
@@ -33,4 +33,4 @@ TRANSFER_HD ScaleAndMin load_k_scales(const std::uint8_t* block, int sub) {
           dmin * static_cast<float>(static_cast<int>(min))};
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

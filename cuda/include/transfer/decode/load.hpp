@@ -14,7 +14,7 @@
 #error "the blocks are little endian and are read as they are"
 #endif
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 // Returns the alignment of a field at `offset` in blocks of `block_bytes`.
 TRANSFER_HD constexpr int field_alignment(int block_bytes, int offset) {
@@ -114,4 +114,4 @@ TRANSFER_HD Quad load_quad(const std::uint8_t* p) {
            load_u32<Align>(p + 12)}};
 }
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

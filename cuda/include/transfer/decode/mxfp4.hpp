@@ -8,7 +8,7 @@
 #include "transfer/decode/load.hpp"
 #include "transfer/half.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct MXFP4 {
   static constexpr std::uint32_t kTypeId = 39;
@@ -35,4 +35,4 @@ struct MXFP4 {
   }
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -9,7 +9,7 @@
 #include "transfer/decode/load.hpp"
 #include "transfer/half.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct NVFP4 {
   static constexpr std::uint32_t kTypeId = 40;
@@ -44,4 +44,4 @@ struct NVFP4 {
   }
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q2_0 {
   static constexpr std::uint32_t kTypeId = 42;
@@ -28,4 +28,4 @@ struct Q2_0 {
   static constexpr int kQuants = 2;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

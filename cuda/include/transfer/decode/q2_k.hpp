@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q2_K {
   static constexpr std::uint32_t kTypeId = 10;
@@ -36,4 +36,4 @@ struct Q2_K {
   static constexpr int kD = 80;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q3_K {
   static constexpr std::uint32_t kTypeId = 11;
@@ -44,4 +44,4 @@ struct Q3_K {
   }
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -7,7 +7,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q4_0 {
   static constexpr std::uint32_t kTypeId = 2;
@@ -51,4 +51,4 @@ struct Q4_1 {
   static constexpr int kQuants = 4;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -7,7 +7,7 @@
 #include "transfer/decode/k_scales.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q4_K {
   static constexpr std::uint32_t kTypeId = 12;
@@ -31,4 +31,4 @@ struct Q4_K {
   static constexpr int kQuants = 16;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

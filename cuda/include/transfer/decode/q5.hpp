@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q5_0 {
   static constexpr std::uint32_t kTypeId = 6;
@@ -56,4 +56,4 @@ struct Q5_1 {
   static constexpr int kLow = 8;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

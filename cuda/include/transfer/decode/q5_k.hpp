@@ -7,7 +7,7 @@
 #include "transfer/decode/k_scales.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q5_K {
   static constexpr std::uint32_t kTypeId = 13;
@@ -34,4 +34,4 @@ struct Q5_K {
   static constexpr int kLow = 48;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct Q6_K {
   static constexpr std::uint32_t kTypeId = 14;
@@ -41,4 +41,4 @@ struct Q6_K {
   static constexpr int kD = 208;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -35,7 +35,7 @@
 #include "transfer/decode/scalar.hpp"
 #include "transfer/decode/ternary.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 template <class... Types>
 struct TypeList {};
@@ -67,4 +67,4 @@ constexpr bool has_unique_ids(TypeList<Types...>) {
 }
 static_assert(has_unique_ids(Decoders{}));
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/half.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 struct F32 {
   static constexpr std::uint32_t kTypeId = 0;
@@ -40,4 +40,4 @@ struct BF16 {
   }
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode

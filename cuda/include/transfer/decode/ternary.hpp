@@ -6,7 +6,7 @@
 #include "transfer/decode/host_device.hpp"
 #include "transfer/decode/load.hpp"
 
-namespace transfer::decode {
+namespace phi3::transfer::decode {
 
 // Each byte holds five trits, as the fraction of 256 that they make in base 3. The last four of the
 // 52 bytes hold four trits each.
@@ -80,4 +80,4 @@ struct TQ2_0 {
   static constexpr int kD = 64;
 };
 
-}  // namespace transfer::decode
+}  // namespace phi3::transfer::decode
