@@ -263,6 +263,21 @@ impl DeviceBuffer {
         Ok(self.inner.pin_mut().write(offset, bytes)?)
     }
 
+    /// Returns the bytes of a buffer in host memory; `None` for a buffer on a GPU.
+    pub fn host_bytes(&self) -> Option<&[u8]> {
+        let address =
+            std::ptr::with_exposed_provenance::<u8>(usize::try_from(self.address()).ok()?);
+        match (self.device, usize::try_from(self.len()).ok()?) {
+            (DeviceKind::Cuda(_), _) => None,
+            (DeviceKind::Host, 0) => Some(&[]),
+            // SAFETY: the host device allocates `len` bytes at `address` as one anonymous mapping, which the
+            // kernel fills with zeros. It is unmapped only when this buffer is dropped, and the result
+            // borrows the buffer. Safe code writes to the memory only through `&mut self`. Code that writes to it
+            // through the bare address is unsafe and must not do so while anyone may read it.
+            (DeviceKind::Host, len) => Some(unsafe { std::slice::from_raw_parts(address, len) }),
+        }
+    }
+
     /// Computes digests of byte ranges on the device. Only the digests are copied to the host.
     ///
     /// # Errors
@@ -322,6 +337,17 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(error.context().ends_with(&format!(": {number}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_buffer_in_host_memory_is_a_slice() {
+        let host = Device::open(DeviceKind::Host).unwrap();
+        let mut buffer = host.allocate(5).unwrap();
+        buffer.write(1, b"abc").unwrap();
+        let bytes = buffer.host_bytes().unwrap();
+        assert_eq!(bytes, b"\0abc\0");
+        assert_eq!(bytes.as_ptr() as u64, buffer.address());
+        assert_eq!(host.allocate(0).unwrap().host_bytes(), Some(&[][..]));
     }
 
     #[test]

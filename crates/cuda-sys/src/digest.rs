@@ -25,6 +25,26 @@ impl fmt::Display for Digest {
     }
 }
 
+/// A text that is not a [`Digest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 32 lower-case hexadecimal digits")]
+pub struct ParseDigestError;
+
+/// Parses the text that [`Display`](fmt::Display) writes.
+impl std::str::FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 32 || !text.bytes().all(is_digit) {
+            return Err(ParseDigestError);
+        }
+        let (sum, mix) = text.split_at(16);
+        let word = |digits| u64::from_str_radix(digits, 16).map_err(|_| ParseDigestError);
+        Ok(Self { sum: word(sum)?, mix: word(mix)? })
+    }
+}
+
 #[cfg(test)]
 #[path = "../tests/conformance/digest_definition.rs"]
 mod digest_definition;
@@ -32,8 +52,20 @@ mod digest_definition;
 #[cfg(test)]
 mod tests {
     use super::digest_definition::by_definition;
+    use super::{Digest, ParseDigestError};
     use crate::bridge::ffi;
     use crate::error::{Error, ErrorCode};
+
+    #[test]
+    fn a_digest_is_parsed_from_its_own_text_only() {
+        let digest = Digest { sum: 0x0123_4567_89ab_cdef, mix: 7 };
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        let text = digest.to_string();
+        let upper = text.to_uppercase();
+        for wrong in ["", &text[1..], &format!("{text}0"), &upper, &text.replacen('0', "+", 1)] {
+            assert_eq!(wrong.parse::<Digest>(), Err(ParseDigestError), "{wrong}");
+        }
+    }
 
     /// The digest of a range is the sum of the digests of its pieces, so each piece must be right by itself.
     #[test]

@@ -70,7 +70,7 @@ pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
     cuda_compiled, cuda_devices,
 };
-pub use digest::Digest;
+pub use digest::{Digest, ParseDigestError};
 pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats};
 pub use error::{Error, ErrorCode};
 pub use io::{Io, ParseIoError};
