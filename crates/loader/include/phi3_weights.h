@@ -1,8 +1,15 @@
 /* The weights of a loaded Phi-3 model, for C and C++ consumers.
  *
  * Build scripts of crates that depend on `loader` find this file's folder in the environment variable
- * DEP_PHI3_LOADER_INCLUDE. `LoadedModel::c_weights()` fills the structs. Their data pointers point into
- * the one device allocation of the model. They are valid until the model is dropped.
+ * DEP_PHI3_LOADER_INCLUDE. `LoadedModel::c_weights()` and `shared_c_weights()` fill the structs. Their data
+ * pointers point into the one device allocation of the model.
+ *
+ * Lifetime: pointers are valid until the model is dropped. `shared_c_weights()` keeps the model.
+ * Context: on a GPU, the memory belongs to the device's primary context, which the CUDA runtime uses as well.
+ * Order: when the load returns, all bytes have arrived for every stream. No event or synchronisation is needed.
+ * Alignment: weights start on multiples of 256 bytes, except parts of a tensor that the file has fused: K, V and
+ * up, for example, start on a row, thus on a multiple of row_bytes after the start of the first part.
+ * Access: the weights are shared and must not be written to.
  *
  * A consumer must first compare abi_version with its own PHI3_WEIGHTS_ABI. The number changes when fields
  * move or change their meaning. It does not change when a later loader adds fields at the ends of
@@ -60,6 +67,10 @@ typedef struct Phi3LayerWeights {
   Phi3Tensor ffn_gate;    /* [ffn, hidden] */
   Phi3Tensor ffn_up;      /* [ffn, hidden] */
   Phi3Tensor ffn_down;    /* [hidden, ffn] */
+  /* Several of the tensors above as one matrix, if they are one matrix in memory; otherwise data is
+     null. */
+  Phi3Tensor attn_qkv;    /* [(q_heads + 2 * kv_heads) * head_dim, hidden]: Q, K, V */
+  Phi3Tensor ffn_gate_up; /* [2 * ffn, hidden]: gate, up */
 } Phi3LayerWeights;
 
 typedef struct Phi3Weights {

@@ -1,10 +1,11 @@
 //! The structs of `include/phi3_weights.h`, filled with the weights of a loaded model.
+#![allow(unsafe_code, reason = "structs of pointers are not `Send` by themselves")]
 
-use crate::model::LoadedModel;
-use crate::model::view;
+use crate::model::{LoadedModel, TensorView};
 use cuda_sys::DeviceKind;
-use model_phi3::{PlannedSlot, RopeScaling, RopeStyle, Slot};
+use model_phi3::{Fused, RopeScaling, RopeStyle, Slot};
 use std::ffi::c_void;
+use std::sync::Arc;
 
 /// `PHI3_WEIGHTS_ABI` of the C header.
 pub const ABI_VERSION: u32 = 1;
@@ -51,6 +52,8 @@ pub struct CLayerWeights {
     pub ffn_gate: CTensor,
     pub ffn_up: CTensor,
     pub ffn_down: CTensor,
+    pub attn_qkv: CTensor,
+    pub ffn_gate_up: CTensor,
 }
 
 /// `Phi3Weights` of the C header.
@@ -85,16 +88,28 @@ pub struct CModelWeights {
     pub rms_epsilon: f32,
 }
 
-/// A [`CModelWeights`] and the layers that it points to. Borrows the model, because dropping the model frees
-/// the weights.
+/// A [`CModelWeights`], the layers that it points to, and the model whose weights they are: `&LoadedModel` or
+/// `Arc<LoadedModel>`.
 #[derive(Debug)]
-pub struct CWeights<'a> {
+pub struct CWeights<M> {
     layers: Vec<CLayerWeights>,
     weights: CModelWeights,
-    model: std::marker::PhantomData<&'a LoadedModel>,
+    model: M,
 }
 
-impl CWeights<'_> {
+// SAFETY: the pointers in the structs lead to `layers`, which is never changed, and to weights, which stay where
+// they are as long as `model`. No method reads or writes through them. So threads can share and move them if they
+// can share and move `model`.
+unsafe impl<M: Send> Send for CWeights<M> {}
+// SAFETY: the same.
+unsafe impl<M: Sync> Sync for CWeights<M> {}
+
+impl<M> CWeights<M> {
+    /// Returns the model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
     /// Returns the pointer for a C function that takes `const Phi3Weights*`. It is valid as long as `self`.
     pub fn as_ptr(&self) -> *const CModelWeights {
         &raw const self.weights
@@ -113,10 +128,23 @@ impl CWeights<'_> {
 
 impl LoadedModel {
     /// Returns the weights for C and C++ consumers. See `include/phi3_weights.h`.
-    pub fn c_weights(&self) -> CWeights<'_> {
-        let tensor = |slot| self.plan().slot(slot).map_or(ABSENT, |planned| self.c_tensor(planned));
+    pub fn c_weights(&self) -> CWeights<&Self> {
+        let (layers, weights) = self.c_structs();
+        CWeights { layers, weights, model: self }
+    }
+
+    /// Returns the weights for C and C++ consumers together with the model, which they keep in memory. For a
+    /// program that stores them.
+    pub fn shared_c_weights(self: &Arc<Self>) -> CWeights<Arc<Self>> {
+        let (layers, weights) = self.c_structs();
+        CWeights { layers, weights, model: Arc::clone(self) }
+    }
+
+    fn c_structs(&self) -> (Vec<CLayerWeights>, CModelWeights) {
+        let tensor = |slot| self.slot(slot).map_or(ABSENT, |view| c_tensor(&view));
+        let fused = |fused| self.fused(fused).map_or(ABSENT, |view| c_tensor(&view));
         let layers: Vec<_> =
-            (0..self.plan().layers()).map(|layer| c_layer(layer, &tensor)).collect();
+            (0..self.plan().layers()).map(|layer| c_layer(layer, &tensor, &fused)).collect();
         let config = self.config();
         let attention = config.attention();
         let weights = CModelWeights {
@@ -129,7 +157,7 @@ impl LoadedModel {
             output: tensor(Slot::Output),
             rope_factors_long: tensor(Slot::RopeFactorsLong),
             rope_factors_short: tensor(Slot::RopeFactorsShort),
-            // Moving the vector into the result does not move its heap memory.
+            // Moving the vector does not move its heap memory.
             layers: layers.as_ptr(),
             cuda_ordinal: match self.device() {
                 DeviceKind::Host => -1,
@@ -158,35 +186,37 @@ impl LoadedModel {
             sliding_window: config.sliding_window.unwrap_or(0),
             rms_epsilon: config.rms_epsilon,
         };
-        CWeights { layers, weights, model: std::marker::PhantomData }
-    }
-
-    fn c_tensor(&self, planned: &PlannedSlot) -> CTensor {
-        let (rows, cols) = match planned.shape[..] {
-            [rows, cols] => (rows, cols),
-            _ => (1, planned.shape.iter().product()),
-        };
-        let view = view(&self.plan, &self.buffer, planned);
-        // Device addresses. This code never dereferences them.
-        let scale = |address: Option<u64>| {
-            address
-                .map_or(std::ptr::null(), |address| std::ptr::without_provenance(address as usize))
-        };
-        CTensor {
-            data: std::ptr::without_provenance(view.address as usize),
-            scale: scale(view.scale),
-            input_scale: scale(view.input_scale),
-            bytes: view.bytes,
-            rows,
-            cols,
-            row_bytes: planned.row_bytes,
-            ggml_type: planned.format.ggml_type().id(),
-            reserved: 0,
-        }
+        (layers, weights)
     }
 }
 
-fn c_layer(layer: u32, tensor: &impl Fn(Slot) -> CTensor) -> CLayerWeights {
+fn c_tensor(view: &TensorView) -> CTensor {
+    let (rows, cols) = match view.shape[..] {
+        [rows, cols] => (rows, cols),
+        _ => (1, view.shape.iter().product()),
+    };
+    // Device addresses. This code never dereferences them.
+    let scale = |address: Option<u64>| {
+        address.map_or(std::ptr::null(), |address| std::ptr::without_provenance(address as usize))
+    };
+    CTensor {
+        data: std::ptr::without_provenance(view.address as usize),
+        scale: scale(view.scale),
+        input_scale: scale(view.input_scale),
+        bytes: view.bytes,
+        rows,
+        cols,
+        row_bytes: view.bytes.checked_div(rows).unwrap_or(0),
+        ggml_type: view.format.ggml_type().id(),
+        reserved: 0,
+    }
+}
+
+fn c_layer(
+    layer: u32,
+    tensor: &impl Fn(Slot) -> CTensor,
+    fused: &impl Fn(Fused) -> CTensor,
+) -> CLayerWeights {
     CLayerWeights {
         attn_norm: tensor(Slot::AttnNorm(layer)),
         attn_q: tensor(Slot::AttnQ(layer)),
@@ -197,5 +227,7 @@ fn c_layer(layer: u32, tensor: &impl Fn(Slot) -> CTensor) -> CLayerWeights {
         ffn_gate: tensor(Slot::FfnGate(layer)),
         ffn_up: tensor(Slot::FfnUp(layer)),
         ffn_down: tensor(Slot::FfnDown(layer)),
+        attn_qkv: fused(Fused::AttnQkv(layer)),
+        ffn_gate_up: fused(Fused::FfnGateUp(layer)),
     }
 }

@@ -20,8 +20,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// std::thread::spawn(move || other.cancel()).join().unwrap();
 /// assert!(token.is_cancelled());
 /// ```
+///
+/// A flag that a program already has becomes a token with [`From`]: for example one that a signal handler of the
+/// crate `signal-hook` sets. A token of `tokio_util` is passed on by a task:
+/// `tokio::spawn(async move { theirs.cancelled().await; ours.cancel() })`.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
+
+/// The token is cancelled when the flag is true.
+impl From<Arc<AtomicBool>> for CancelToken {
+    fn from(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+}
 
 impl CancelToken {
     /// Returns a token that is not cancelled.

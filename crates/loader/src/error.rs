@@ -2,7 +2,7 @@
 
 use crate::codes::{self, FailureClass, FailureCode};
 use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
-use gguf_format::path_text;
+use gguf_format::{IoError, path_text};
 use model_phi3::SlotFormat;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,10 @@ pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
 /// A message is complete: it contains the message of its cause. Print it alone, without the messages
 /// of the chain. [`source`](std::error::Error::source) returns the cause for programs: the chain of
 /// every error of reading or writing ends with the [`std::io::Error`].
-#[derive(Debug, thiserror::Error)]
+///
+/// Errors can be cloned. With the feature `serde`, an error is serialised as an object with the fields `code`,
+/// `class`, `message`, `help`, `retriable` and `exit_code`.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file's header is malformed or cannot be read. The message names the file.
@@ -84,7 +87,7 @@ pub enum Error {
         what: String,
         /// The error of the operating system, if that shows the change: for example, the file no longer
         /// exists.
-        source: Option<std::io::Error>,
+        source: Option<IoError>,
     },
     /// Reading the file's data failed.
     #[error("{path}: {source}", path = path_text(path))]
@@ -102,7 +105,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The cause: the failed write.
-        source: std::io::Error,
+        source: IoError,
     },
     /// The weights do not fit into the device's memory.
     #[error("{0}")]
@@ -343,12 +346,12 @@ mod tests {
         const ENOSPC: i32 = 28;
         let path = || std::path::PathBuf::from("model.gguf");
         let io = || std::io::Error::from_raw_os_error(ENOSPC);
-        let gguf = || gguf_format::Error::Io { path: path(), source: io() };
+        let gguf = || gguf_format::Error::Io { path: path(), source: io().into() };
         let all = [
             Error::Gguf(gguf()),
             Error::Model { path: path(), source: gguf().into() },
-            Error::FileChanged { path: path(), what: io().to_string(), source: Some(io()) },
-            Error::Write { path: path(), source: io() },
+            Error::FileChanged { path: path(), what: io().to_string(), source: Some(io().into()) },
+            Error::Write { path: path(), source: io().into() },
         ];
         for error in &all {
             let cause: &std::io::Error = root(error).downcast_ref().unwrap();

@@ -5,11 +5,15 @@ use crate::stats::LoadStats;
 use crate::warning::Warning;
 use cuda_sys::DeviceKind;
 use model_phi3::{LoadPlan, Phi3Config};
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A step of a load. Steps come in the order of the variants, except that [`Transferred`](Self::Transferred)
 /// and [`Progress`](Self::Progress) alternate while bytes arrive.
+///
+/// Events of a load borrow what they report. [`into_owned`](Self::into_owned) makes an event that can be sent
+/// to another thread. With the feature `serde`, an event is serialised as a line of `phi3-loader load --json`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoadEvent<'a> {
@@ -17,21 +21,21 @@ pub enum LoadEvent<'a> {
     #[non_exhaustive]
     Opened {
         /// The file.
-        path: &'a Path,
+        path: Cow<'a, Path>,
         /// The configuration of its model.
-        config: &'a Phi3Config,
+        config: Cow<'a, Phi3Config>,
     },
     /// The file may be wrong. The load continues. One event for each warning.
     #[non_exhaustive]
     Warned {
         /// The warning.
-        warning: &'a Warning,
+        warning: Cow<'a, Warning>,
     },
     /// The plan is complete: it maps each byte range of the file to its place in device memory.
     #[non_exhaustive]
     Planned {
         /// The plan.
-        plan: &'a LoadPlan,
+        plan: Cow<'a, LoadPlan>,
     },
     /// The device memory for all weights is allocated.
     #[non_exhaustive]
@@ -39,7 +43,7 @@ pub enum LoadEvent<'a> {
         /// The device that holds it.
         device: DeviceKind,
         /// The device's name, such as `NVIDIA H100 80GB HBM3`.
-        device_name: &'a str,
+        device_name: Cow<'a, str>,
         /// Bytes allocated.
         bytes: u64,
     },
@@ -61,7 +65,7 @@ pub enum LoadEvent<'a> {
         /// The number of units.
         of: u32,
         /// `Embedding loaded`, `Layer 0 loaded`, ..., `Output weights loaded`.
-        label: &'a str,
+        label: Cow<'a, str>,
         /// Source bytes that have arrived so far.
         bytes: u64,
     },
@@ -69,14 +73,39 @@ pub enum LoadEvent<'a> {
     #[non_exhaustive]
     Verified {
         /// The result of the residency check.
-        residency: &'a Residency,
+        residency: Cow<'a, Residency>,
     },
     /// The load is complete.
     #[non_exhaustive]
     Finished {
         /// The statistics of the load.
-        stats: &'a LoadStats,
+        stats: Cow<'a, LoadStats>,
     },
+}
+
+impl LoadEvent<'_> {
+    /// Returns the same event without borrowed data, for a channel.
+    pub fn into_owned(self) -> LoadEvent<'static> {
+        fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
+            Cow::Owned(value.into_owned())
+        }
+        match self {
+            Self::Opened { path, config } => {
+                LoadEvent::Opened { path: owned(path), config: owned(config) }
+            }
+            Self::Warned { warning } => LoadEvent::Warned { warning: owned(warning) },
+            Self::Planned { plan } => LoadEvent::Planned { plan: owned(plan) },
+            Self::Allocated { device, device_name, bytes } => {
+                LoadEvent::Allocated { device, device_name: owned(device_name), bytes }
+            }
+            Self::Transferred { bytes, of_bytes } => LoadEvent::Transferred { bytes, of_bytes },
+            Self::Progress { unit, of, label, bytes } => {
+                LoadEvent::Progress { unit, of, label: owned(label), bytes }
+            }
+            Self::Verified { residency } => LoadEvent::Verified { residency: owned(residency) },
+            Self::Finished { stats } => LoadEvent::Finished { stats: owned(stats) },
+        }
+    }
 }
 
 /// Receives the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels the load.

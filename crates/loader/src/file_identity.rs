@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub(crate) struct FileIdentity {
     path: PathBuf,
+    /// Whether the path must still lead to this file.
+    by_path: bool,
     facts: Facts,
 }
 
@@ -39,6 +41,11 @@ impl Facts {
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::of)
     }
+
+    /// Returns the facts of an open file; `None` if they cannot be read.
+    pub(crate) fn of_file(file: &File) -> Option<Self> {
+        file.metadata().ok().as_ref().map(Self::of)
+    }
 }
 
 /// Twice the longest clock tick of a kernel, which is 10 ms. File times have the resolution of the tick.
@@ -59,9 +66,14 @@ fn unsettled_for((seconds, nanoseconds): (i64, i64), now: Duration) -> Option<Du
 }
 
 impl FileIdentity {
-    /// Stores the file's metadata.
+    /// Stores the metadata of a file that was opened by its path.
     pub(crate) fn new(path: &Path, opened: &Metadata) -> Self {
-        Self { path: path.to_owned(), facts: Facts::of(opened) }
+        Self { path: path.to_owned(), by_path: true, facts: Facts::of(opened) }
+    }
+
+    /// Stores the metadata of a file that the caller opened. Its path may lead to another file.
+    pub(crate) fn of_open_file(path: &Path, opened: &Metadata) -> Self {
+        Self { by_path: false, ..Self::new(path, opened) }
     }
 
     /// Returns how long to wait after `opening` until [`check`](Self::check) detects every change. `opening`
@@ -70,7 +82,7 @@ impl FileIdentity {
         unsettled_for(self.facts.changed, opening.duration_since(UNIX_EPOCH).ok()?)
     }
 
-    /// Fails if the open file has changed, or if the file at its path is another one.
+    /// Fails if the open file has changed or, if it was opened by its path, the file at that path is another one.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
         let open = file.metadata().map_err(|error| self.gone(error))?;
         let now = Facts::of(&open);
@@ -83,6 +95,9 @@ impl FileIdentity {
         }
         if now != self.facts {
             return Err(self.changed("its time of last change is different".to_owned()));
+        }
+        if !self.by_path {
+            return Ok(());
         }
         let at_path = std::fs::metadata(&self.path).map_err(|error| self.gone(error))?;
         if Facts::of(&at_path) != self.facts {
@@ -103,7 +118,7 @@ impl FileIdentity {
     /// Returns the error for a file whose metadata can no longer be read.
     fn gone(&self, error: std::io::Error) -> Error {
         let what = error.to_string();
-        Error::FileChanged { path: self.path.clone(), what, source: Some(error) }
+        Error::FileChanged { path: self.path.clone(), what, source: Some(error.into()) }
     }
 }
 
@@ -158,7 +173,7 @@ mod tests {
         let error = identity.check(&file).unwrap_err();
         assert_eq!(error.code(), "FILE_CHANGED");
         let cause = std::error::Error::source(&error).unwrap();
-        let cause: &std::io::Error = cause.downcast_ref().unwrap();
+        let cause: &gguf_format::IoError = cause.downcast_ref().unwrap();
         assert_eq!(cause.kind(), std::io::ErrorKind::NotFound);
         assert!(error.to_string().contains(&cause.to_string()), "{error}");
     }

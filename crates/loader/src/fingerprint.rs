@@ -11,6 +11,9 @@ use std::ops::Range;
 const PIECE_BYTES: u64 = 16 << 20;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
+///
+/// With the feature `serde`, it can be stored: an object with the fields `version`, `piece_bytes` and `digests`
+/// (32 hexadecimal digits each). Another version or another size of pieces is refused when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Digest>);
 
@@ -68,6 +71,52 @@ impl Fingerprint {
         let pieces: Vec<_> = pieces(plan).collect();
         self.check_piece_count(pieces.len())?;
         self.check(0, &pieces, buffer)
+    }
+}
+
+#[cfg(feature = "serde")]
+mod stored {
+    //! The form in which a fingerprint is stored.
+
+    use super::{Fingerprint, PIECE_BYTES};
+    use cuda_sys::Digest;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::borrow::Cow;
+
+    /// The version of this form and of the digests.
+    const VERSION: u32 = 1;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename = "Fingerprint")]
+    struct Stored<'a> {
+        version: u32,
+        piece_bytes: u64,
+        digests: Vec<Cow<'a, str>>,
+    }
+
+    impl Serialize for Fingerprint {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let digests = self.0.iter().map(|digest| digest.to_string().into()).collect();
+            Stored { version: VERSION, piece_bytes: PIECE_BYTES, digests }.serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Fingerprint {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let Stored { version, piece_bytes, digests } = Stored::deserialize(deserializer)?;
+            if (version, piece_bytes) != (VERSION, PIECE_BYTES) {
+                return Err(D::Error::custom(format!(
+                    "a fingerprint of version {version} with pieces of {piece_bytes} bytes: this \
+                     version reads version {VERSION} with pieces of {PIECE_BYTES} bytes"
+                )));
+            }
+            let digest = |text: &Cow<'_, str>| {
+                let wrong = || D::Error::custom(format!("{text:?} is no digest of 32 digits"));
+                text.parse::<Digest>().map_err(|_| wrong())
+            };
+            Ok(Self(digests.iter().map(digest).collect::<Result<_, _>>()?))
+        }
     }
 }
 

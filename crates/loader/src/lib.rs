@@ -1,24 +1,100 @@
 //! Loads Phi-3 models from GGUF files into device memory, and verifies that all bytes arrived.
 //!
 //! ```
-//! use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader};
+//! use loader::{CancelToken, DeviceChoice, Fused, LoadEvent, LoadOptions, Loader, Rehash, Slot};
 //! use std::ops::ControlFlow;
+//! use std::sync::Arc;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
 //! let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Auto));
-//! let model = loader.load(path, &mut |event: &LoadEvent<'_>| {
+//!
+//! // Optional: creating the context of a GPU takes most of the time of a process. Start it early.
+//! loader.start_preparing();
+//!
+//! // Optional: the memory that the model needs, without loading it.
+//! let fit = loader.fits(path)?;
+//! println!("{} bytes required on {}, {} bytes missing", fit.required, fit.device, fit.short_by);
+//!
+//! // Another thread can cancel the load with a clone of the token. The observer cancels with `Break`.
+//! let token = CancelToken::new();
+//! let mut observer = |event: &LoadEvent<'_>| {
 //!     if let LoadEvent::Progress { unit, of, label, .. } = event {
 //!         println!("{unit} of {of}: {label}");
 //!     }
 //!     ControlFlow::Continue(())
-//! })?;
+//! };
+//! let model = Arc::new(loader.load_cancellable(path, &mut observer, &token)?);
 //! println!("{} bytes on {}", model.vram_bytes(), model.device());
+//!
+//! // The weights: addresses on the device.
 //! let q = &model.weights().layers[0].attn_q;
 //! println!("layer 0: Q {:?} at {:#x}", q.shape, q.address);
+//! if let Some(qkv) = model.fused(Fused::AttnQkv(0)) {
+//!     println!("Q, K and V are one matrix {:?} at {:#x}", qkv.shape, qkv.address);
+//! }
+//!
+//! // The tokenizer, from the same header.
+//! println!("end of text: {:?}", model.tokenizer()?.eos_id);
+//!
+//! // A weight that keeps the model in memory, for code that stores the address.
+//! let norm = model.share(Slot::OutputNorm).ok_or("every model has this norm")?;
+//!
+//! // Later: are the weights where they were, and are they what they were?
+//! let mut rehash = Rehash::new(model.fingerprint()?);
+//! model.verify_residency()?;
+//! rehash.step(&model, 64 << 20)?;
+//! # drop(norm);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! `examples/worker` in the repository is a daemon that does this: it loads, reports progress and health over HTTP,
+//! and can be cancelled.
+//!
+//! | you want to | use |
+//! |---|---|
+//! | know whether a model fits | [`Loader::fits`]; [`Loader::plan`] needs no device |
+//! | open the device early | [`Loader::prepare`], [`Loader::start_preparing`] |
+//! | choose a GPU | [`cuda_devices`], [`DeviceChoice`] |
+//! | load a file that is already open | [`Loader::load_file`]; every method takes an [`Input`] |
+//! | cancel | [`CancelToken`], or [`ControlFlow::Break`](std::ops::ControlFlow::Break) from the observer |
+//! | send events to another thread | [`LoadEvent::into_owned`] |
+//! | act on an error | [`Error::code`], [`Error::class`], [`Error::retriable`], [`Error::help`] |
+//! | read weights in host memory | [`LoadedModel::host_slice`], [`LoadedModel::host_bytes`] |
+//! | copy weights from any device | [`LoadedModel::read_slot`] |
+//! | store addresses of weights | [`LoadedModel::share`], [`LoadedModel::share_fused`] |
+//! | pass weights to C or C++ | [`LoadedModel::c_weights`], [`LoadedModel::shared_c_weights`] and `include/phi3_weights.h` |
+//! | pass weights to PyTorch and others | `SharedTensor::to_dlpack` (feature `dlpack`) |
+//! | read tokens and chat template | [`LoadedModel::tokenizer`], [`LoadedModel::metadata`] |
+//! | check the weights later | [`LoadedModel::verify_residency`], [`Rehash`], [`LoadedModel::verify_fingerprint`] |
+//!
+//! # Weights in memory
+//!
+//! All weights are in one allocation. It is freed when the model is dropped: when the last [`Arc`](std::sync::Arc),
+//! [`SharedTensor`] or DLPack tensor of it is dropped. On a GPU the memory belongs to the primary context of
+//! the device, which the CUDA runtime, PyTorch and cudarc use as well. When a load returns, the weights are
+//! complete for every stream. They start on multiples of 256 bytes, except parts of a tensor that the file has
+//! fused: K, V and up, for example, start on a row. Do not write to them: other code may read them at the same time.
+//!
+//! # Logs
+//!
+//! The crate logs through `tracing`. It never installs a subscriber, prints or exits.
+//!
+//! All events of a load are in one span `load`, with the fields `path`, `storage`, `verify` and, when it is known,
+//! `device`. The span has the level ERROR, so that warnings and errors always have these fields. The event of a failed
+//! load has the target `loader::failure`: a program that prints the returned error itself can filter that out.
+//!
+//! | level | event | fields |
+//! |---|---|---|
+//! | ERROR | `load failed: ...` | `code`, `class`, `retriable` |
+//! | WARN | a possible fault of the file | `code` |
+//! | INFO | `loading model` | `layers`, `hidden`, `vocab`, `attention`, `q_heads`, `kv_heads`, `vram_bytes` |
+//! | INFO | `device open` | `device`, `name`, `readers`, `storage_readers`, `depth`, `chunk_bytes`, `read_bytes` |
+//! | INFO | `loading`, at most three times in a load | `unit`, `of`, `bytes`, `of_bytes` |
+//! | INFO | `model resident` | `vram_bytes`, `seconds`, `transfer_seconds`, `gb_per_s` |
+//! | INFO | `load cancelled` | `code`, `class` |
+//! | DEBUG | `Layer 0 loaded` and so on, one for each unit | `unit`, `of`, `bytes` |
 //!
 //! # Threads
 //!
@@ -33,19 +109,20 @@
 //! and `cuda_sys` moves the bytes. Types of these crates that appear in this crate's signatures are
 //! re-exported here. The first two crates are also re-exported as [`gguf_format`] and [`model_phi3`].
 //!
-//! The crate logs through `tracing`. It never installs a subscriber, prints or exits. The program
-//! `phi3-loader` is a separate crate above this one.
+//! The program `phi3-loader` is a separate crate above this one.
 //!
 //! # Features
 //!
 //! No feature is on by default.
 //!
 //! - `cuda`: support for NVIDIA GPUs. The build needs `nvcc`.
-//! - `serde`: [`LoadStats`] can be serialised.
+//! - `serde`: configurations, plans, events, statistics, fingerprints and errors can be serialised. Events
+//!   are lines of `phi3-loader load --json`. A [`Phi3Config`] and a [`Fingerprint`] can also be read back.
+//! - `dlpack`: module `dlpack`, weights as tensors for PyTorch, NumPy and others, without a copy.
 //! - `output`: `OutputFile`, which replaces a file only when the new one is complete.
 //! - `synth`: module `synth`, which writes files with the real shapes of a model and random weights.
 //! - `measure`: module `measure`, for programs that measure loads.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod background;
 pub mod c_weights;
@@ -54,12 +131,18 @@ mod checks;
 mod choice_text;
 pub mod codes;
 mod device_choice;
+mod devices;
+#[cfg(feature = "dlpack")]
+pub mod dlpack;
 mod engine_config;
 mod error;
 mod event;
 mod file_identity;
 mod fingerprint;
+mod fit;
 pub mod host_memory;
+mod host_view;
+mod input;
 mod loader;
 #[cfg(feature = "measure")]
 pub mod measure;
@@ -75,6 +158,7 @@ mod scales;
 #[cfg(feature = "serde")]
 mod serialize;
 mod session;
+mod shared_tensor;
 mod source;
 mod stats;
 #[cfg(feature = "synth")]
@@ -93,9 +177,13 @@ mod readme {}
 pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
 pub use crate::codes::{FailureClass, FailureCode};
+pub use crate::devices::cuda_devices;
 pub use crate::error::{Error, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
+pub use crate::fit::Fit;
+pub use crate::host_view::WeightElement;
+pub use crate::input::Input;
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
 pub use crate::model::{LoadedModel, TensorView};
@@ -103,19 +191,22 @@ pub use crate::options::{DeviceChoice, LoadOptions, Verify};
 #[cfg(feature = "output")]
 pub use crate::output_file::OutputFile;
 pub use crate::residency::Residency;
+#[cfg(feature = "serde")]
+pub use crate::serialize::FileName;
+pub use crate::shared_tensor::SharedTensor;
 pub use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
 pub use crate::warning::Warning;
 pub use cuda_sys::{
-    DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io, MemoryBound, MemoryInfo,
-    Span, SpanKind,
+    CudaDeviceInfo, DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io,
+    MemoryBound, MemoryInfo, Span, SpanKind, cuda_compiled,
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{
-    Error as ModelError, KvDtype, LayerWeights, LoadPlan, Matrix, ParseChoiceError, Phi3Config,
-    Phi3Weights, Slot, SlotFormat, Storage,
+    Error as ModelError, Fused, KvDtype, LayerWeights, LoadPlan, Matrix, ParseChoiceError,
+    Phi3Config, Phi3Weights, Slot, SlotFormat, Storage, Tokenizer,
 };
-// A header, a configuration or a plan refers to more types of these crates.
-pub use {gguf_format, model_phi3};
+// A header, a configuration, a plan or weights refer to more types of these crates.
+pub use {gguf_format, half, model_phi3};
 
 const _: () = {
     const fn sent<T: Send>() {}
@@ -124,6 +215,9 @@ const _: () = {
     shared::<LoadOptions>();
     shared::<LoadedModel>();
     shared::<LoadStats>();
+    shared::<SharedTensor>();
+    shared::<c_weights::CWeights<std::sync::Arc<LoadedModel>>>();
+    shared::<LoadEvent<'static>>();
     shared::<CancelToken>();
     shared::<Fingerprint>();
     shared::<Rehash>();

@@ -3,6 +3,8 @@
 use crate::cancel::{CancelToken, Cancellable};
 use crate::error::{Error, NonFiniteTensor};
 use crate::event::{LoadEvent, Observer};
+use crate::fit::Fit;
+use crate::input::Input;
 use crate::memory_needs::MemoryNeeds;
 use crate::model::{LoadedModel, view};
 use crate::options::{LoadOptions, Verify};
@@ -14,10 +16,11 @@ use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
 use crate::transfer::TransferOptions;
 use crate::warning::Warning;
 use crate::{checks, readback, residency, transfer};
-use cuda_sys::{DeviceBuffer, EngineConfig, Stats};
-use gguf_format::{GgufFile, path_text};
-use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
-use std::path::Path;
+use cuda_sys::{DeviceBuffer, DeviceKind, EngineConfig, Stats};
+use gguf_format::GgufFile;
+use model_phi3::{LoadPlan, Phi3Config, Storage};
+use std::borrow::Cow;
+use std::fs::File;
 use std::time::Instant;
 
 /// Loads models. Keeps its device and its staging memory between loads.
@@ -49,13 +52,31 @@ impl Loader {
         Self { options, sessions: Sessions::default() }
     }
 
+    /// Opens the device and makes the staging memory, so that the first load need not. Creating the context of
+    /// a GPU takes several hundred milliseconds. Returns the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] if the device cannot be opened, [`Error::HostMemory`].
+    pub fn prepare(&mut self) -> Result<DeviceKind, Error> {
+        let (session, _) =
+            self.sessions.get(&self.options, Wanted::UNKNOWN, &CancelToken::new())?;
+        Ok(session.device.kind())
+    }
+
+    /// Starts to open the device, as [`prepare`](Self::prepare) does, and returns at once. The next load waits
+    /// for the rest. If the device cannot be opened, the next load tries again and returns the error.
+    pub fn start_preparing(&mut self) {
+        self.sessions.start_opening(&self.options, Wanted::UNKNOWN);
+    }
+
     /// Opens a GGUF file of any model and checks its header.
     ///
     /// # Errors
     ///
     /// [`Error::Gguf`], [`Error::FileChanged`], [`Error::HostMemory`].
-    pub fn inspect(&self, path: impl AsRef<Path>) -> Result<GgufFile, Error> {
-        Ok(Source::open(path.as_ref(), &self.options.limits)?.into_gguf())
+    pub fn inspect(&self, input: impl Into<Input>) -> Result<GgufFile, Error> {
+        Ok(Source::open(&input.into(), &self.options.limits)?.into_gguf())
     }
 
     /// Returns the plan of a load. Needs no device.
@@ -63,9 +84,26 @@ impl Loader {
     /// # Errors
     ///
     /// [`Error::Gguf`] or [`Error::Model`].
-    pub fn plan(&self, path: impl AsRef<Path>) -> Result<Planned, Error> {
-        let source = Source::open(path.as_ref(), &self.options.limits)?;
+    pub fn plan(&self, input: impl Into<Input>) -> Result<Planned, Error> {
+        let source = Source::open(&input.into(), &self.options.limits)?;
         plan(&source, self.options.storage)
+    }
+
+    /// Compares the memory that a load of the model needs with the free memory of the device. Reads only the
+    /// header of the file. Opens the device as [`prepare`](Self::prepare) does, because a GPU reports its free
+    /// memory only then.
+    ///
+    /// A model that does not fit is no error: see [`Fit::short_by`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`plan`](Self::plan) and [`prepare`](Self::prepare).
+    pub fn fits(&mut self, input: impl Into<Input>) -> Result<Fit, Error> {
+        let planned = self.plan(input)?;
+        let wanted = Wanted { device_bytes: None, ..Wanted::by(&planned.plan) };
+        let (session, _) = self.sessions.get(&self.options, wanted, &CancelToken::new())?;
+        let needs = session.needs(&planned.plan, &self.options);
+        Ok(Fit::new(planned, &needs, session.device.memory()?))
     }
 
     /// Loads the model into device memory.
@@ -78,10 +116,25 @@ impl Loader {
     /// Every variant of [`Error`].
     pub fn load(
         &mut self,
-        path: impl AsRef<Path>,
+        input: impl Into<Input>,
         observer: &mut dyn Observer,
     ) -> Result<LoadedModel, Error> {
-        self.load_cancellable(path, observer, &CancelToken::new())
+        self.load_cancellable(input, observer, &CancelToken::new())
+    }
+
+    /// Loads the model of a file that is already open, as [`load`](Self::load) does. The position of the
+    /// file's cursor is not used. If the name of the file leads to another file in the meantime, that is no
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`Error`].
+    pub fn load_file(
+        &mut self,
+        file: File,
+        observer: &mut dyn Observer,
+    ) -> Result<LoadedModel, Error> {
+        self.load(file, observer)
     }
 
     /// Loads the model as [`load`](Self::load) does, until `token` is cancelled.
@@ -93,32 +146,46 @@ impl Loader {
     /// # Errors
     ///
     /// Every variant of [`Error`].
-    #[tracing::instrument(level = "info", skip_all, fields(path = %path_text(path.as_ref())))]
     pub fn load_cancellable(
         &mut self,
-        path: impl AsRef<Path>,
+        input: impl Into<Input>,
+        observer: &mut dyn Observer,
+        token: &CancelToken,
+    ) -> Result<LoadedModel, Error> {
+        self.load_input(&input.into(), observer, token)
+    }
+
+    #[tracing::instrument(name = "load", level = "error", skip_all, fields(
+        path = %input,
+        storage = %self.options.storage,
+        verify = %self.options.verify,
+        device = tracing::field::Empty,
+    ))]
+    fn load_input(
+        &mut self,
+        input: &Input,
         observer: &mut dyn Observer,
         token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
         let mut observer = Cancellable { observer, token };
-        let result = self.load_with_session(path.as_ref(), &mut observer, token);
+        let result = self.load_with_session(input, &mut observer, token);
         if let Err(Error::Engine(_) | Error::InsufficientMemory(_)) = &result {
             // The state of a failed device is unknown. If the device is full, closing the session frees
             // its memory.
             self.sessions.close();
         }
-        result
+        result.inspect_err(log_failure)
     }
 
     fn load_with_session(
         &mut self,
-        path: &Path,
+        input: &Input,
         observer: &mut dyn Observer,
         token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
         token.check()?;
         let start = Instant::now();
-        let source = Source::open_settled(path, &self.options.limits, token)?;
+        let source = Source::open_settled(input, &self.options.limits, token)?;
         let parse_seconds = start.elapsed().as_secs_f64();
         self.load_source(&source, observer, token, start, parse_seconds)
             .map_err(|error| source.explain(error))
@@ -142,7 +209,8 @@ impl Loader {
         let ((mut buffer, memory), allocate_seconds) = timed(|| session.allocate(&needs))?;
         let (device, device_name) = (session.device.kind(), session.name.as_str());
         let bytes = buffer.len();
-        emit(observer, &LoadEvent::Allocated { device, device_name, bytes })?;
+        tracing::Span::current().record("device", tracing::field::display(device));
+        emit(observer, &LoadEvent::Allocated { device, device_name: device_name.into(), bytes })?;
 
         let ((moved, scales), moving_seconds) =
             timed(|| transfer(session, source, options, &needs, &plan, &mut buffer, observer))?;
@@ -150,7 +218,7 @@ impl Loader {
         let suspects = SuspectWeights::among(&plan, &moved, &scales, options)?;
         // Must be the last check: it shows that all bytes were read from the file that was opened.
         source.check_unchanged()?;
-        emit(observer, &LoadEvent::Verified { residency: &residency })?;
+        emit(observer, &LoadEvent::Verified { residency: Cow::Borrowed(&residency) })?;
 
         let weights = plan
             .weights(|slot| Ok(view(&plan, &buffer, slot)))
@@ -177,8 +245,8 @@ impl Loader {
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
         log_stats(&stats);
-        emit(observer, &LoadEvent::Finished { stats: &stats })?;
-        Ok(LoadedModel { config, plan, weights, buffer, stats })
+        emit(observer, &LoadEvent::Finished { stats: Cow::Borrowed(&stats) })?;
+        Ok(LoadedModel { config, plan, weights, buffer, stats, header: source.gguf().header() })
     }
 }
 
@@ -191,27 +259,23 @@ fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> 
 
 fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
     let gguf = source.gguf();
-    let plan = || -> Result<_, model_phi3::Error> {
-        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors())?;
-        let map = TensorMap::bind(&config, gguf.tensors())?;
-        // This also checks the plan.
-        let plan = LoadPlan::new(&config, &map, storage)?;
-        let warnings = Warning::of(gguf, Some(&config));
-        Ok(Planned { config, plan, warnings })
-    };
-    plan().map_err(|error| Error::of_model(source.path(), error))
+    let (config, plan) = LoadPlan::from_gguf(gguf.metadata(), gguf.tensors(), storage)
+        .map_err(|error| Error::of_model(source.path(), error))?;
+    let warnings = Warning::of(gguf, Some(&config));
+    Ok(Planned { config, plan, warnings })
 }
 
 /// Reports the configuration, the warnings and the plan to the observer and the log.
 fn announce(source: &Source, planned: &Planned, observer: &mut dyn Observer) -> Result<(), Error> {
     let Planned { config, plan, warnings } = planned;
-    log_model(source.path(), config, plan);
-    emit(observer, &LoadEvent::Opened { path: source.path(), config })?;
+    log_model(config, plan);
+    let path = Cow::Borrowed(source.path());
+    emit(observer, &LoadEvent::Opened { path, config: Cow::Borrowed(config) })?;
     for warning in warnings {
         tracing::warn!(code = warning.code(), "{warning}");
-        emit(observer, &LoadEvent::Warned { warning })?;
+        emit(observer, &LoadEvent::Warned { warning: Cow::Borrowed(warning) })?;
     }
-    emit(observer, &LoadEvent::Planned { plan })
+    emit(observer, &LoadEvent::Planned { plan: Cow::Borrowed(plan) })
 }
 
 /// Moves all weights into the arena. Also returns the scale factors that were multiplied into them.
@@ -305,9 +369,8 @@ impl SuspectWeights {
     }
 }
 
-fn log_model(path: &Path, config: &Phi3Config, plan: &LoadPlan) {
+fn log_model(config: &Phi3Config, plan: &LoadPlan) {
     tracing::info!(
-        path = %path_text(path),
         layers = config.layers,
         hidden = config.hidden,
         vocab = config.vocab,
@@ -332,7 +395,20 @@ fn log_stats(stats: &LoadStats) {
         seconds = stats.phases.seconds,
         transfer_seconds = stats.phases.transfer_seconds,
         gb_per_s = stats.gb_per_s(),
-        device = %stats.device,
         "model resident"
     );
+}
+
+/// The target of the event of a failed load. A program that prints the returned error itself can filter it out.
+const FAILURE_TARGET: &str = "loader::failure";
+
+/// Logs a failed load. A cancelled load is no error.
+fn log_failure(error: &Error) {
+    let (code, class) = (error.code(), error.class().name());
+    if matches!(error, Error::Cancelled) {
+        tracing::info!(code, class, "load cancelled");
+    } else {
+        let retriable = error.retriable();
+        tracing::error!(target: FAILURE_TARGET, code, class, retriable, "load failed: {error}");
+    }
 }

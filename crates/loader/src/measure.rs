@@ -41,7 +41,7 @@ impl<'a> Transfer<'a> {
         device: &Device,
     ) -> Result<Self, Error> {
         Ok(Self {
-            source: Source::open(path, &options.limits)?,
+            source: Source::open(&path.into(), &options.limits)?,
             plan,
             options: TransferOptions::of_load(options),
             dest: device.allocate(plan.device_bytes())?,

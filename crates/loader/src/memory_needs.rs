@@ -53,7 +53,8 @@ impl MemoryNeeds {
         Error::InsufficientMemory(self.shortage(memory))
     }
 
-    fn required(&self) -> u64 {
+    /// Returns the bytes that the load allocates.
+    pub(crate) fn required(&self) -> u64 {
         self.arena.saturating_add(self.conversion).saturating_add(self.staging)
     }
 

@@ -6,7 +6,11 @@ use crate::host_memory;
 use crate::residency::{self, Residency};
 use crate::stats::LoadStats;
 use cuda_sys::{DeviceBuffer, DeviceKind};
-use model_phi3::{LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat};
+use gguf_format::{GgufHeader, Metadata};
+use model_phi3::{
+    Fused, FusedSlot, LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat,
+    Tokenizer,
+};
 
 /// One weight in device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub struct LoadedModel {
     pub(crate) weights: Phi3Weights<TensorView>,
     pub(crate) buffer: DeviceBuffer,
     pub(crate) stats: LoadStats,
+    pub(crate) header: GgufHeader,
 }
 
 impl LoadedModel {
@@ -57,6 +62,21 @@ impl LoadedModel {
         &self.stats
     }
 
+    /// Returns the metadata of the file, from the header that the load checked: tokens, chat template and more.
+    /// The file is no longer open. The header stays in host memory as long as the model.
+    pub fn metadata(&self) -> &Metadata<'_> {
+        self.header.gguf().metadata()
+    }
+
+    /// Returns the tokenizer's part of the [metadata](Self::metadata): tokens, special tokens, chat template.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`](crate::ModelError) if a key has a wrong type.
+    pub fn tokenizer(&self) -> Result<Tokenizer<'_>, model_phi3::Error> {
+        Tokenizer::from_metadata(self.metadata())
+    }
+
     /// Returns the device that holds the weights.
     pub fn device(&self) -> DeviceKind {
         self.buffer.device()
@@ -70,6 +90,25 @@ impl LoadedModel {
     /// Returns one weight; `None` if the model has no such slot.
     pub fn slot(&self, slot: Slot) -> Option<TensorView> {
         self.plan.slot(slot).map(|planned| view(&self.plan, &self.buffer, planned))
+    }
+
+    /// Returns several weights of a layer as one matrix, for example Q, K and V. `None` if they are not one
+    /// matrix in memory: see [`LoadPlan::fused`].
+    pub fn fused(&self, fused: Fused) -> Option<TensorView> {
+        Some(self.fused_view(&self.plan.fused(fused)?))
+    }
+
+    fn fused_view(&self, fused: &FusedSlot) -> TensorView {
+        // All parts have the same scales.
+        let first = fused.fused.slots().next().and_then(|slot| self.slot(slot));
+        TensorView {
+            address: self.buffer.address() + fused.dest.start,
+            bytes: fused.dest.end - fused.dest.start,
+            shape: fused.shape.to_vec(),
+            format: fused.format,
+            scale: first.as_ref().and_then(|first| first.scale),
+            input_scale: first.and_then(|first| first.input_scale),
+        }
     }
 
     /// Returns all weights, ordered as in the model.

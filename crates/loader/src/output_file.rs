@@ -237,7 +237,7 @@ fn refused(why: &str) -> io::Error {
 }
 
 fn write_error(path: &Path, source: io::Error) -> Error {
-    Error::Write { path: path.to_owned(), source }
+    Error::Write { path: path.to_owned(), source: source.into() }
 }
 
 #[cfg(test)]

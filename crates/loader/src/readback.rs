@@ -250,7 +250,7 @@ mod tests {
                 .with_extension("gguf");
             let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
             let mut model = loader.load(&path, &mut Unobserved).unwrap();
-            let source = Source::open(&path, &Limits::default()).unwrap();
+            let source = Source::open(&(&path).into(), &Limits::default()).unwrap();
             for window_bytes in [SMALL, WINDOW_BYTES] {
                 compared(&model, &source, window_bytes).unwrap();
             }

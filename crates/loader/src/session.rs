@@ -38,6 +38,13 @@ impl Sessions {
         Ok((self.open.insert(session), opening.last(waiting.elapsed().as_secs_f64())))
     }
 
+    /// Starts to open a session, unless one is open or being opened.
+    pub(crate) fn start_opening(&mut self, options: &LoadOptions, wanted: Wanted) {
+        if self.open.is_none() && self.opening.is_none() {
+            self.opening = Some(begin(options, wanted));
+        }
+    }
+
     /// Closes the session. The next load opens a new one.
     pub(crate) fn close(&mut self) {
         self.open = None;
@@ -58,24 +65,33 @@ impl Sessions {
                 return opened;
             }
         }
-        let (options, span) = (options.clone(), tracing::Span::current());
-        let begun = Background::start(move || span.in_scope(|| Session::open(&options, wanted)));
-        let opened = self.opening.insert(begun).wait(token).ok_or(Error::Cancelled)?;
+        let opened =
+            self.opening.insert(begin(options, wanted)).wait(token).ok_or(Error::Cancelled)?;
         self.opening = None;
         opened
     }
+}
+
+/// Opens a session on another thread.
+fn begin(options: &LoadOptions, wanted: Wanted) -> Background<Opened> {
+    let (options, span) = (options.clone(), tracing::Span::current());
+    Background::start(move || span.in_scope(|| Session::open(&options, wanted)))
 }
 
 /// Sizes of the model that a new session will load first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) source_bytes: u64,
-    pub(crate) device_bytes: u64,
+    /// `None` if the model is not known yet.
+    pub(crate) device_bytes: Option<u64>,
 }
 
 impl Wanted {
+    /// Returns the sizes for a session that is opened before its first model is known.
+    pub(crate) const UNKNOWN: Self = Self { source_bytes: u64::MAX, device_bytes: None };
+
     pub(crate) fn by(plan: &LoadPlan) -> Self {
-        Self { source_bytes: plan.source_bytes(), device_bytes: plan.device_bytes() }
+        Self { source_bytes: plan.source_bytes(), device_bytes: Some(plan.device_bytes()) }
     }
 }
 
@@ -110,11 +126,11 @@ impl Session {
         let start = Instant::now();
         let choice = options.device.resolve();
         let config = engine_config(options, choice, wanted.source_bytes);
-        if choice == DeviceKind::Host {
+        if let (DeviceKind::Host, Some(arena)) = (choice, wanted.device_bytes) {
             // The ring and the weights share the host's memory, so check both before making the ring.
             let needs = MemoryNeeds {
                 device: choice,
-                arena: wanted.device_bytes,
+                arena,
                 conversion: 0,
                 staging: config.ring_bytes(),
                 reserve: options.reserve,
@@ -227,7 +243,7 @@ mod tests {
     fn a_load_reports_only_the_part_of_an_earlier_opening_that_it_waited_for() {
         let options = LoadOptions::new().device(DeviceChoice::Host);
         let begun_by = options.clone();
-        let wanted = Wanted { source_bytes: 1, device_bytes: 1 };
+        let wanted = Wanted { source_bytes: 1, device_bytes: Some(1) };
         let begun = Background::start(move || {
             let (session, _) = Session::open(&begun_by, wanted)?;
             Ok((session, Opening { context_seconds: 1e6, pin_seconds: 1e6 }))

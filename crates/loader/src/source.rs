@@ -2,8 +2,9 @@
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
-use crate::file_identity::{Facts, FileIdentity};
+use crate::file_identity::FileIdentity;
 use crate::host_memory;
+use crate::input::Input;
 use cuda_sys::{ErrorCode, SourceFile};
 use gguf_format::{GgufFile, Limits, Shard};
 use model_phi3::SourceRange;
@@ -48,7 +49,7 @@ fn shorter_than_its_length(path: &Path) -> Option<Error> {
     (bytes == 0 && FileIdentity::new(path, &opened).check(&file).is_ok()).then(|| {
         let what = format!("it contains fewer bytes than its length of {} bytes", opened.len());
         let source = std::io::Error::new(ErrorKind::UnexpectedEof, what);
-        Error::Gguf(gguf_format::Error::Io { path: path.to_owned(), source })
+        Error::Gguf(gguf_format::Error::Io { path: path.to_owned(), source: source.into() })
     })
 }
 
@@ -57,23 +58,23 @@ impl Source {
     /// file was modified shortly before, waits and opens it again, because a further write in the same clock
     /// tick would not change its times.
     pub(crate) fn open_settled(
-        path: &Path,
+        input: &Input,
         limits: &Limits,
         token: &CancelToken,
     ) -> Result<Self, Error> {
-        Self::open_settled_by(SystemTime::now, path, limits, token)
+        Self::open_settled_by(SystemTime::now, input, limits, token)
     }
 
     fn open_settled_by(
         clock: impl Fn() -> SystemTime,
-        path: &Path,
+        input: &Input,
         limits: &Limits,
         token: &CancelToken,
     ) -> Result<Self, Error> {
         let mut attempts = 0;
         loop {
             let opening = clock();
-            let source = Self::open(path, limits)?;
+            let source = Self::open(input, limits)?;
             let waits = source.identities.iter().map(|identity| identity.unsettled_for(opening));
             let unsettled = source.identities.iter().zip(waits);
             let longest = unsettled
@@ -94,15 +95,16 @@ impl Source {
     }
 
     /// Opens the file and checks its header.
-    pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, Error> {
-        let before = Facts::at(path);
+    pub(crate) fn open(input: &Input, limits: &Limits) -> Result<Self, Error> {
+        let path = input.path();
+        let before = input.facts();
         let limits = host_memory::limits_for_headers(limits)?;
-        let gguf = GgufFile::open_with(path, &limits).map_err(|error| {
+        let gguf = input.open(&limits).map_err(|error| {
             if let Some(error) = host_memory::no_room_for_header(&error) {
                 return error;
             }
             let short = ended_early(&error);
-            if Facts::at(path) == before && short.is_none() {
+            if input.facts() == before && short.is_none() {
                 return Error::Gguf(error);
             }
             short.and_then(shorter_than_its_length).unwrap_or_else(|| Error::FileChanged {
@@ -114,12 +116,16 @@ impl Source {
         let identities = gguf
             .shards()
             .iter()
-            .map(|shard| FileIdentity::new(shard.path(), shard.opened_as()))
+            .map(|shard| {
+                let given = input.is_open_file() && shard.path() == path;
+                let identity = if given { FileIdentity::of_open_file } else { FileIdentity::new };
+                identity(shard.path(), shard.opened_as())
+            })
             .collect();
         Ok(Self { path: path.to_owned(), gguf, identities })
     }
 
-    /// Returns the path that the caller gave.
+    /// Returns the path of the file that the caller gave.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -154,10 +160,10 @@ impl Source {
         };
         match shard.file().read_exact_at(&mut bytes, range.range.start) {
             Ok(()) => Ok(bytes),
-            Err(source) => {
+            Err(error) => {
                 self.check_unchanged()?;
                 let path = shard.path().to_owned();
-                Err(Error::Gguf(gguf_format::Error::Io { path, source }))
+                Err(Error::Gguf(gguf_format::Error::Io { path, source: error.into() }))
             }
         }
     }
@@ -215,7 +221,7 @@ mod tests {
         // With this clock, the last write to the file is always 19 ms ago, which is too recent.
         let moment_later = || written + Duration::from_millis(19);
         let open = |clock: &dyn Fn() -> SystemTime, token: &CancelToken| {
-            Source::open_settled_by(clock, &path, &Limits::default(), token).map(drop)
+            Source::open_settled_by(clock, &Input::from(&path), &Limits::default(), token).map(drop)
         };
         let error = open(&moment_later, &CancelToken::new()).unwrap_err();
         assert_eq!((error.code(), error.exit_code()), ("FILE_CHANGED", 7));
@@ -240,7 +246,7 @@ mod tests {
             let bytes = writer.to_bytes(|_, _| ()).unwrap();
             std::fs::write(shard_path(folder, usize::from(no) + 1), bytes).unwrap();
         }
-        Source::open(&shard_path(folder, 1), &Limits::default()).unwrap()
+        Source::open(&shard_path(folder, 1).into(), &Limits::default()).unwrap()
     }
 
     /// Makes the engine read this number of bytes from a shard, and returns its error. Shards count from 1.
@@ -295,7 +301,7 @@ mod tests {
         assert_eq!(error.code(), "FILE_CHANGED", "{error}");
         assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");
 
-        let opened = Source::open(&shard_path(dir.path(), 1), &Limits::default());
+        let opened = Source::open(&shard_path(dir.path(), 1).into(), &Limits::default());
         let error = opened.map(drop).unwrap_err();
         assert_eq!(error.code(), "GGUF_TRUNCATED", "{error}");
         assert!(error.to_string().starts_with(&format!("{}: ", third.display())), "{error}");
@@ -313,7 +319,7 @@ mod tests {
         let files =
             ["/sys/kernel/uevent_seqnum", "/sys/class/net/lo/address", "/sys/kernel/profiling"];
         for path in files.map(Path::new).into_iter().filter(|path| path.exists()) {
-            let error = Source::open(path, &Limits::default()).map(drop).unwrap_err();
+            let error = Source::open(&path.into(), &Limits::default()).map(drop).unwrap_err();
             assert_eq!((error.code(), error.exit_code(), error.retriable()), ("GGUF_IO", 7, false));
             assert!(error.to_string().contains("its length of 4096 bytes"), "{error}");
         }

@@ -107,17 +107,14 @@ pub struct TransferFigures {
 #[non_exhaustive]
 pub struct Proof {
     /// Result of the residency check.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::residency"))]
     pub residency: Residency,
     /// The device's free memory before and after the allocation. `None` if it is unknown.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::memory"))]
     pub memory: Option<MemoryAccount>,
     /// Tensors with loaded weights that are infinite or NaN. Quantised blocks that native storage keeps are not
     /// decoded, so their weights are not counted.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::non_finite"))]
     pub non_finite: Vec<NonFiniteTensor>,
     /// Possible faults of the file.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::warnings"))]
     pub warnings: Vec<Warning>,
     /// Tensors whose bytes in the file are all zero, for example because a download reserved the space and did
     /// not write it.

@@ -100,6 +100,9 @@ pub(crate) fn run(
         .map_err(|error| source.engine_error(error))
 }
 
+/// The number of parts of a load after each of which its progress is logged.
+const QUARTERS: u32 = 4;
+
 /// Sends one event for each unit. The engine reports only the number of complete units.
 struct UnitReporter<'a> {
     plan: &'a LoadPlan,
@@ -116,13 +119,14 @@ impl UnitReporter<'_> {
             self.reported += 1;
             // Events count units from 1.
             let unit = self.reported;
-            tracing::info!(unit, of, bytes = progress.bytes_done, "{label}");
-            self.observer.event(&LoadEvent::Progress {
-                unit,
-                of,
-                label: &label,
-                bytes: progress.bytes_done,
-            })?;
+            let bytes = progress.bytes_done;
+            tracing::debug!(unit, of, bytes, "{label}");
+            // At each quarter. The end of the load has an event of its own.
+            if unit < of && unit * QUARTERS / of != (unit - 1) * QUARTERS / of {
+                tracing::info!(unit, of, bytes, of_bytes = self.plan.source_bytes(), "loading");
+            }
+            let label = label.into();
+            self.observer.event(&LoadEvent::Progress { unit, of, label, bytes })?;
         }
         self.observer.event(&LoadEvent::Transferred {
             bytes: progress.bytes_done,

@@ -2,18 +2,25 @@
 //! need no other crate.
 
 use loader::{
-    AllZeroTensor, CancelToken, DeviceChoice, DeviceKind, EngineError, EngineErrorCode, Error,
-    GgufError, GgufFile, InsufficientMemory, Io, LayerWeights, Limits, LoadEvent, LoadOptions,
-    LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount, MemoryBound, MemoryInfo, ModelError,
-    NonFiniteTensor, Observer, Phases, Phi3Config, Phi3Weights, Planned, Proof, Residency, Slot,
-    SlotFormat, Span, SpanKind, Storage, TensorView, TransferFigures,
+    AllZeroTensor, CancelToken, CudaDeviceInfo, DeviceChoice, DeviceKind, EngineError,
+    EngineErrorCode, Error, Fit, Fused, GgufError, GgufFile, InsufficientMemory, Io, LayerWeights,
+    Limits, LoadEvent, LoadOptions, LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount,
+    MemoryBound, MemoryInfo, ModelError, NonFiniteTensor, Observer, Phases, Phi3Config,
+    Phi3Weights, Planned, Proof, Residency, SharedTensor, Slot, SlotFormat, Span, SpanKind,
+    Storage, TensorView, Tokenizer, TransferFigures,
 };
-use loader::{gguf_format, model_phi3};
+use loader::{gguf_format, half, model_phi3};
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const _: fn(&Loader, PathBuf) -> Result<GgufFile, Error> = Loader::inspect;
 const _: fn(&Loader, PathBuf) -> Result<Planned, Error> = Loader::plan;
+const _: fn(&mut Loader, PathBuf) -> Result<Fit, Error> = Loader::fits;
+const _: fn(&mut Loader) -> Result<DeviceKind, Error> = Loader::prepare;
+const _: fn() -> Result<Vec<CudaDeviceInfo>, Error> = loader::cuda_devices;
 const _: fn(&mut Loader, PathBuf, &mut dyn Observer) -> Result<LoadedModel, Error> = Loader::load;
+const _: fn(&mut Loader, File, &mut dyn Observer) -> Result<LoadedModel, Error> = Loader::load_file;
 const _: fn(&mut Loader, PathBuf, &mut dyn Observer, &CancelToken) -> Result<LoadedModel, Error> =
     Loader::load_cancellable;
 
@@ -35,6 +42,11 @@ const _: fn(&Span) -> SpanKind = |span| span.kind;
 
 const _: fn(&LoadedModel) -> &Phi3Weights<TensorView> = LoadedModel::weights;
 const _: fn(&LoadedModel, Slot) -> Option<TensorView> = LoadedModel::slot;
+const _: fn(&LoadedModel, Fused) -> Option<TensorView> = LoadedModel::fused;
+const _: fn(&Arc<LoadedModel>, Slot) -> Option<SharedTensor> = LoadedModel::share;
+const _: for<'m> fn(&'m LoadedModel, Slot) -> Option<&'m [half::f16]> = LoadedModel::host_slice;
+const _: fn(&LoadedModel) -> Result<Tokenizer<'_>, ModelError> = LoadedModel::tokenizer;
+const _: fn(&LoadedModel) -> &gguf_format::Metadata<'_> = LoadedModel::metadata;
 const _: fn(&Phi3Weights<TensorView>) -> &[LayerWeights<TensorView>] = |weights| &weights.layers;
 const _: fn(&TensorView) -> &SlotFormat = |view| &view.format;
 
@@ -50,7 +62,7 @@ const _: fn(&Error) -> Option<&ModelError> =
 const _: fn(&Error) -> Option<&InsufficientMemory> =
     |error| if let Error::InsufficientMemory(memory) = error { Some(memory) } else { None };
 
-const _: for<'a> fn(&LoadEvent<'a>) -> Option<&'a LoadPlan> =
+const _: for<'e> fn(&'e LoadEvent<'_>) -> Option<&'e LoadPlan> =
     |event| if let LoadEvent::Planned { plan, .. } = event { Some(plan) } else { None };
 const _: fn(&LoadPlan) -> &[model_phi3::PlannedSlot] = LoadPlan::slots;
 const _: fn(&GgufFile) -> &[gguf_format::Shard] = GgufFile::shards;

@@ -1,6 +1,5 @@
-//! Reports of a model's configuration, as text and as JSON.
+//! The report of a model's configuration.
 
-use super::json::ConfigDocument;
 use model_phi3::{Phi3Config, Rope, RopeScaling};
 use std::io::Write;
 
@@ -46,34 +45,4 @@ fn scaling_text(rope: &Rope) -> String {
     parts.extend(rope.attn_factor.map(|factor| format!("attention factor {factor}")));
     parts.push(if rope.factors { "long and short factors" } else { "no factors" }.to_owned());
     parts.join(", ")
-}
-
-pub(super) fn config_document(config: &Phi3Config) -> ConfigDocument {
-    let attention = config.attention();
-    ConfigDocument {
-        architecture: config.architecture.to_string(),
-        name: config.name.clone(),
-        layers: config.layers,
-        hidden: config.hidden,
-        ffn: config.ffn,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        attention: attention.kind().to_string(),
-        attention_scale: attention.scale,
-        vocab: config.vocab,
-        context_length: config.context_length,
-        rms_epsilon: config.rms_epsilon,
-        rope_style: config.rope.style.to_string(),
-        rope_dim: config.rope.dimension_count,
-        rope_freq_base: config.rope.freq_base,
-        rope_original_context: config.rope.original_context,
-        rope_attn_factor: config.rope.attn_factor,
-        rope_scaling: config.rope.scaling.map(|scaling| scaling.to_string()),
-        rope_scaling_factor: config.rope.scaling_factor,
-        rope_factors: config.rope.factors,
-        sliding_window: config.sliding_window,
-        tied_output: config.tied_output,
-        file_type: config.file_type,
-    }
 }

@@ -1,15 +1,15 @@
 //! The command `inspect`.
 
 use super::args::Inspect;
-use super::config_report::{config_document, write_config};
+use super::config_report::write_config;
 use super::failure::Failure;
-use super::json::{self, FileName, FileNames, InspectDocument, TensorDocument, WarningDocument};
+use super::json::{self, FileNames, InspectDocument, TensorDocument};
 use super::outputs::{self, Named};
 use super::stdout;
 use super::text::write_warnings;
 use super::text::{bytes, shape};
 use gguf_format::{GgufFile, Metadata, TensorInfo, Text, Value, escape, path_text};
-use loader::{Error, LoadOptions, Loader, Warning};
+use loader::{Error, FileName, LoadOptions, Loader, Warning};
 use model_phi3::{Phi3Config, TensorMap};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::borrow::Cow;
@@ -72,7 +72,7 @@ fn document<'a>(
 ) -> InspectDocument<'a> {
     let warnings = Warning::of(gguf, model.as_ref().ok());
     let (config, model_note) = match model {
-        Ok(config) => (Some(config_document(&config)), None),
+        Ok(config) => (Some(config), None),
         Err(note) => (None, Some(note)),
     };
     InspectDocument {
@@ -86,7 +86,7 @@ fn document<'a>(
         architecture: architecture(gguf),
         config,
         model_note,
-        warnings: warnings.iter().map(WarningDocument::new).collect(),
+        warnings,
         tensor_count: gguf.tensors().len(),
         tensors: gguf.tensors(),
         metadata: gguf.metadata(),

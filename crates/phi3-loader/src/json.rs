@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use super::stdout;
-use gguf_format::{Metadata, TensorInfo, path_text};
-use loader::{LoadStats, Warning};
+use gguf_format::{Metadata, TensorInfo};
+use loader::{Error, FileName, LoadPlan, LoadStats, Phi3Config, Warning};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
@@ -53,20 +53,6 @@ impl Formatter for Printable {
     }
 }
 
-/// The path of a file. If it is not UTF-8, a JSON string cannot contain it, so its bytes are given as well.
-#[derive(Serialize)]
-pub(super) struct FileName {
-    file: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file_hex: Option<String>,
-}
-
-impl FileName {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { file: path_string(path), file_hex: path_hex(path) }
-    }
-}
-
 /// The paths of a model's files. If any of them is not UTF-8, all paths are also given as bytes.
 #[derive(Serialize)]
 pub(super) struct FileNames {
@@ -76,27 +62,19 @@ pub(super) struct FileNames {
 }
 
 impl FileNames {
-    pub(super) fn new<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Self {
-        let all_utf8 = paths.clone().all(|path| path.to_str().is_some());
-        Self {
-            shards: paths.clone().map(path_string).collect(),
-            shards_hex: (!all_utf8).then(|| paths.map(hex).collect()),
-        }
+    pub(super) fn new<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
+        let mut names: Vec<_> = paths.map(FileName::new).collect();
+        let all_utf8 = names.iter().all(|name| name.file_hex.is_none());
+        let hex = |name: &mut FileName| {
+            name.file_hex.take().unwrap_or_else(|| hex_digits(name.file.as_bytes()))
+        };
+        let shards_hex = (!all_utf8).then(|| names.iter_mut().map(hex).collect());
+        Self { shards: names.into_iter().map(|name| name.file).collect(), shards_hex }
     }
 }
 
-/// Returns the path. If it is not UTF-8, returns the escaped form that messages show.
-pub(super) fn path_string(path: &Path) -> String {
-    path.to_str().map_or_else(|| path_text(path).to_string(), str::to_owned)
-}
-
-/// Returns the bytes of a path that is not UTF-8, as two hexadecimal digits each. `None` for other paths.
-pub(super) fn path_hex(path: &Path) -> Option<String> {
-    path.to_str().is_none().then(|| hex(path))
-}
-
-fn hex(path: &Path) -> String {
-    path.as_os_str().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex_digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Serialize)]
@@ -112,9 +90,9 @@ pub(super) struct InspectDocument<'a> {
     pub(super) shards: FileNames,
     pub(super) architecture: Option<&'a str>,
     /// `None` if the file holds no Phi-3 model; `model_note` then gives the reason.
-    pub(super) config: Option<ConfigDocument>,
+    pub(super) config: Option<Phi3Config>,
     pub(super) model_note: Option<String>,
-    pub(super) warnings: Vec<WarningDocument>,
+    pub(super) warnings: Vec<Warning>,
     pub(super) tensor_count: usize,
     /// [`TensorDocument`]s.
     #[serde(serialize_with = "super::inspect::serialize_tensors")]
@@ -122,35 +100,6 @@ pub(super) struct InspectDocument<'a> {
     /// Tensors in file order.
     #[serde(serialize_with = "super::inspect::serialize_metadata")]
     pub(super) metadata: &'a Metadata<'a>,
-}
-
-#[derive(Serialize)]
-pub(super) struct ConfigDocument {
-    pub(super) architecture: String,
-    pub(super) name: Option<String>,
-    pub(super) layers: u32,
-    pub(super) hidden: u64,
-    pub(super) ffn: u64,
-    pub(super) heads: u32,
-    pub(super) kv_heads: u32,
-    pub(super) head_dim: u32,
-    pub(super) attention: String,
-    pub(super) attention_scale: f32,
-    pub(super) vocab: u64,
-    pub(super) context_length: u32,
-    pub(super) rms_epsilon: f32,
-    pub(super) rope_style: String,
-    pub(super) rope_dim: u32,
-    pub(super) rope_freq_base: f32,
-    pub(super) rope_original_context: Option<u32>,
-    pub(super) rope_attn_factor: Option<f32>,
-    pub(super) rope_scaling: Option<String>,
-    pub(super) rope_scaling_factor: Option<f32>,
-    /// Whether the file has long and short RoPE factors.
-    pub(super) rope_factors: bool,
-    pub(super) sliding_window: Option<u32>,
-    pub(super) tied_output: bool,
-    pub(super) file_type: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -170,35 +119,15 @@ pub(super) struct PlanDocument<'a> {
     pub(super) schema_version: u32,
     #[serde(flatten)]
     pub(super) file: FileName,
-    pub(super) storage: &'static str,
-    pub(super) vram_bytes: u64,
-    pub(super) source_bytes: u64,
-    pub(super) units: u32,
+    pub(super) config: &'a Phi3Config,
+    pub(super) warnings: &'a [Warning],
     pub(super) kv_cache: KvCacheDocument,
     /// Bytes that the user reserved for other uses.
     pub(super) reserve_bytes: u64,
     /// Bytes of weights, key-value cache and reserve; `None` if the sum does not fit into 64 bits.
     pub(super) total_bytes: Option<u64>,
-    pub(super) config: ConfigDocument,
-    pub(super) warnings: Vec<WarningDocument>,
-    pub(super) slots: Vec<SlotDocument>,
-    pub(super) operations: Vec<OperationDocument<'a>>,
-    /// Tensors of the file that are not loaded.
-    pub(super) left_out: Vec<&'a str>,
-}
-
-/// A possible fault of a file that can be loaded.
-#[derive(Serialize)]
-pub(super) struct WarningDocument {
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) help: &'static str,
-}
-
-impl WarningDocument {
-    pub(super) fn new(warning: &Warning) -> Self {
-        Self { code: warning.code(), message: warning.to_string(), help: warning.help() }
-    }
+    #[serde(flatten)]
+    pub(super) plan: &'a LoadPlan,
 }
 
 #[derive(Serialize)]
@@ -211,36 +140,6 @@ pub(super) struct KvCacheDocument {
     pub(super) dtype: &'static str,
     /// `None` if the size does not fit into 64 bits.
     pub(super) bytes: Option<u64>,
-}
-
-#[derive(Serialize)]
-pub(super) struct SlotDocument {
-    pub(super) slot: String,
-    pub(super) tensor: String,
-    pub(super) shape: Vec<u64>,
-    pub(super) format: String,
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
-    /// The distance between the starts of rows, in bytes. A row is whole blocks of `block_len` values in
-    /// `block_bytes`.
-    pub(super) row_bytes: u64,
-    pub(super) block_len: u64,
-    pub(super) block_bytes: u64,
-}
-
-#[derive(Serialize)]
-pub(super) struct OperationDocument<'a> {
-    pub(super) tensor: &'a str,
-    pub(super) shard: usize,
-    pub(super) source_offset: u64,
-    pub(super) source_bytes: u64,
-    pub(super) dest_offset: u64,
-    pub(super) dest_bytes: u64,
-    /// `copy`, or the tensor type that is decoded to f16.
-    pub(super) conversion: String,
-    /// The tensor that holds a factor for all decoded values.
-    pub(super) scale: Option<&'a str>,
-    pub(super) unit: u32,
 }
 
 #[derive(Serialize)]
@@ -265,52 +164,24 @@ pub(super) struct DeviceDocument {
     pub(super) compute_capability: Option<String>,
 }
 
-/// One line of `load --json`.
+/// One line of `load --json`: a [`LoadEvent`](loader::LoadEvent) or a [`LastEvent`].
 #[derive(Serialize)]
-pub(super) struct Event<'a> {
-    pub(super) schema_version: u32,
+pub(super) struct Event<'a, T> {
+    schema_version: u32,
     #[serde(flatten)]
-    pub(super) kind: EventKind<'a>,
+    event: &'a T,
 }
 
-impl<'a> Event<'a> {
-    pub(super) fn new(kind: EventKind<'a>) -> Self {
-        Self { schema_version: SCHEMA_VERSION, kind }
+impl<'a, T> Event<'a, T> {
+    pub(super) fn new(event: &'a T) -> Self {
+        Self { schema_version: SCHEMA_VERSION, event }
     }
 }
 
+/// The last line. It comes after the dump, thus later than the last event of the load.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum EventKind<'a> {
-    Opened {
-        #[serde(flatten)]
-        file: FileName,
-        config: ConfigDocument,
-    },
-    Warning {
-        #[serde(flatten)]
-        warning: WarningDocument,
-    },
-    Planned {
-        storage: &'static str,
-        vram_bytes: u64,
-        source_bytes: u64,
-    },
-    Allocated {
-        device: String,
-        device_name: &'a str,
-        bytes: u64,
-    },
-    Progress {
-        unit: u32,
-        of: u32,
-        label: &'a str,
-        bytes: u64,
-    },
-    Verified {
-        pointers_checked: u32,
-        ok: bool,
-    },
+pub(super) enum LastEvent<'a> {
     Finished {
         #[serde(flatten)]
         stats: &'a LoadStats,
@@ -324,6 +195,24 @@ pub(super) enum EventKind<'a> {
         help: Option<&'static str>,
         exit_code: u8,
     },
+}
+
+impl<'a> LastEvent<'a> {
+    pub(super) fn finished(stats: &'a LoadStats) -> Self {
+        Self::Finished { stats, gb_per_s: stats.gb_per_s() }
+    }
+
+    /// `exit_code` is that of the process, which depends on the signal if one cancelled the load.
+    pub(super) fn failed(error: &Error, exit_code: u8) -> Self {
+        Self::Failed {
+            code: error.code(),
+            class: error.class().name(),
+            message: error.to_string(),
+            retriable: error.retriable(),
+            help: error.help(),
+            exit_code,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -356,12 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_utf8_is_also_given_as_bytes() {
+    fn names_of_shards_that_are_not_utf8_are_also_given_as_bytes() {
         let path = |bytes: &'static [u8]| Path::new(OsStr::from_bytes(bytes));
-        let plain = written(&FileName::new(path(b"a\\xff.gguf")));
-        assert_eq!(plain, r#"{"file":"a\\xff.gguf"}"#);
-        let bytes = written(&FileName::new(path(b"a\xff.gguf")));
-        assert_eq!(bytes, r#"{"file":"a\\xff.gguf","file_hex":"61ff2e67677566"}"#);
+        let plain = written(&FileNames::new([path(b"a"), path(b"b")].into_iter()));
+        assert_eq!(plain, r#"{"shards":["a","b"]}"#);
         let shards = [path(b"a"), path(b"\xfe")];
         let shards = written(&FileNames::new(shards.into_iter()));
         assert_eq!(shards, r#"{"shards":["a","\\xfe"],"shards_hex":["61","fe"]}"#);

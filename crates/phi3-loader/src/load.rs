@@ -1,10 +1,9 @@
 //! The command `load`.
 
 use super::args::Load;
-use super::config_report::config_document;
 use super::dump;
 use super::failure::Failure;
-use super::json::{self, Event, EventKind, FileName, WarningDocument};
+use super::json::{self, Event, LastEvent};
 use super::out_of_memory;
 use super::outputs::{self, Output, Prints};
 use super::progress::LoadBar;
@@ -14,7 +13,8 @@ use super::text::{bytes, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
-use loader::{CancelToken, Error, LoadEvent, LoadStats, LoadedModel, Loader, codes};
+use loader::{CancelToken, LoadEvent, LoadedModel, Loader, codes};
+use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -30,14 +30,16 @@ pub(super) fn run(
     }
     let mut events = Events { printed: Ok(()), wanted: arguments.json };
     match load(arguments, quiet, bars, interrupt.token(), &mut events) {
-        Ok(Loaded { model, .. }) if arguments.json => events.print(finished(model.stats())),
+        Ok(Loaded { model, .. }) if arguments.json => {
+            events.print(&LastEvent::finished(model.stats()));
+        }
         Ok(Loaded { model, reports: true }) => {
             stdout::print(|out| write_report(out, &model, arguments))?;
         }
         Ok(_) => {}
         Err(failure) => {
             if let Failure::Load(error) = &failure {
-                events.print(failed(error, interrupt.exit_code(&failure)));
+                events.print(&LastEvent::failed(error, interrupt.exit_code(&failure)));
             }
             return Err(failure);
         }
@@ -53,9 +55,9 @@ struct Events {
 }
 
 impl Events {
-    fn print(&mut self, kind: EventKind<'_>) {
+    fn print(&mut self, event: &impl Serialize) {
         if self.wanted && self.printed.is_ok() {
-            self.printed = json::print(&Event::new(kind));
+            self.printed = json::print(&Event::new(event));
         }
     }
 }
@@ -86,8 +88,8 @@ fn load(
     let bar = LoadBar::new(bars, quiet || arguments.json);
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
-        if let Some(kind) = event_json(event) {
-            events.print(kind);
+        if is_printed(event) {
+            events.print(event);
         }
         ControlFlow::Continue(())
     };
@@ -103,47 +105,10 @@ fn load(
     Ok(Loaded { model, reports })
 }
 
-/// Returns the JSON event for a load event. `None` for events that only update a progress bar, and for the last
-/// event, which is printed after the dump.
-fn event_json<'a>(event: &LoadEvent<'a>) -> Option<EventKind<'a>> {
-    Some(match *event {
-        LoadEvent::Opened { path, config, .. } => {
-            EventKind::Opened { file: FileName::new(path), config: config_document(config) }
-        }
-        LoadEvent::Warned { warning, .. } => {
-            EventKind::Warning { warning: WarningDocument::new(warning) }
-        }
-        LoadEvent::Planned { plan, .. } => EventKind::Planned {
-            storage: plan.storage().name(),
-            vram_bytes: plan.device_bytes(),
-            source_bytes: plan.source_bytes(),
-        },
-        LoadEvent::Allocated { device, device_name, bytes, .. } => {
-            EventKind::Allocated { device: device.to_string(), device_name, bytes }
-        }
-        LoadEvent::Progress { unit, of, label, bytes, .. } => {
-            EventKind::Progress { unit, of, label, bytes }
-        }
-        LoadEvent::Verified { residency, .. } => {
-            EventKind::Verified { pointers_checked: residency.pointers_checked, ok: true }
-        }
-        _ => return None,
-    })
-}
-
-pub(super) fn finished(stats: &LoadStats) -> EventKind<'_> {
-    EventKind::Finished { stats, gb_per_s: stats.gb_per_s() }
-}
-
-fn failed(error: &Error, exit_code: u8) -> EventKind<'_> {
-    EventKind::Failed {
-        code: error.code(),
-        class: error.class().name(),
-        message: error.to_string(),
-        retriable: error.retriable(),
-        help: error.help(),
-        exit_code,
-    }
+/// Returns whether an event is printed when it occurs. The others only update a progress bar, or are printed after
+/// the dump.
+fn is_printed(event: &LoadEvent<'_>) -> bool {
+    !matches!(event, LoadEvent::Transferred { .. } | LoadEvent::Finished { .. })
 }
 
 /// The largest number of tensors of one kind that a report names.

@@ -45,7 +45,7 @@ fn error_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     formatted(text, format_args!("error[{code}]: {}\nhelp: {cure}\n", Message(bytes)))
 }
 
-/// Formats the event like [`EventKind::Failed`](super::json::EventKind::Failed). Its strings need no escaping.
+/// Formats the event like [`LastEvent::Failed`](super::json::LastEvent::Failed). Its strings need no escaping.
 fn event_text(text: &mut [u8; TEXT_BYTES], bytes: usize) -> &[u8] {
     let FailureCode { code, cure, retriable, exit_code, .. } = FACTS;
     let (class, message) = (FACTS.class().name(), Message(bytes));
@@ -83,21 +83,21 @@ fn print(to: BorrowedFd<'_>, mut text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::{Event, EventKind};
+    use crate::json::{Event, LastEvent};
 
     #[test]
     fn the_texts_have_the_format_of_other_failures() {
         for bytes in [0, 4096, usize::MAX] {
             let message = format!("the system refused {bytes} bytes of host memory");
-            let event = Event::new(EventKind::Failed {
+            let event = LastEvent::Failed {
                 code: FACTS.code,
                 class: FACTS.class().name(),
                 message: message.clone(),
                 retriable: FACTS.retriable,
                 help: Some(FACTS.cure),
                 exit_code: FACTS.exit_code,
-            });
-            let want = serde_json::to_string(&event).unwrap() + "\n";
+            };
+            let want = serde_json::to_string(&Event::new(&event)).unwrap() + "\n";
             let mut text = [0; TEXT_BYTES];
             assert_eq!(str::from_utf8(event_text(&mut text, bytes)).unwrap(), want);
             let want =

@@ -1,17 +1,14 @@
 //! The command `plan`.
 
 use super::args::Plan;
-use super::config_report::{config_document, write_config};
+use super::config_report::write_config;
 use super::failure::Failure;
-use super::json::{
-    self, FileName, KvCacheDocument, OperationDocument, PlanDocument, SlotDocument, WarningDocument,
-};
+use super::json::{self, KvCacheDocument, PlanDocument};
 use super::outputs;
 use super::stdout;
 use super::text::{bytes, shape, write_warnings};
 use gguf_format::path_text;
-use loader::{LoadOptions, Loader, Planned};
-use model_phi3::{Conversion, SlotFormat};
+use loader::{FileName, LoadOptions, Loader, Planned};
 use std::io::Write;
 use std::path::Path;
 
@@ -59,46 +56,12 @@ fn print_json(
     json::print(&PlanDocument {
         schema_version: json::SCHEMA_VERSION,
         file: FileName::new(file),
-        storage: plan.storage().name(),
-        vram_bytes: plan.device_bytes(),
-        source_bytes: plan.source_bytes(),
-        units: plan.units(),
+        config,
+        warnings,
         kv_cache: needs.kv_cache,
         reserve_bytes: needs.reserve,
         total_bytes: needs.total,
-        config: config_document(config),
-        warnings: warnings.iter().map(WarningDocument::new).collect(),
-        slots: plan
-            .slots()
-            .iter()
-            .map(|slot| SlotDocument {
-                slot: slot.slot.to_string(),
-                tensor: slot.tensor.to_string(),
-                shape: slot.shape.clone(),
-                format: format_name(slot.format).to_owned(),
-                offset: slot.dest.start,
-                bytes: slot.dest.end - slot.dest.start,
-                row_bytes: slot.row_bytes,
-                block_len: slot.format.ggml_type().block_len(),
-                block_bytes: slot.format.ggml_type().block_bytes(),
-            })
-            .collect(),
-        operations: plan
-            .ops()
-            .iter()
-            .map(|op| OperationDocument {
-                tensor: &op.tensor,
-                shard: op.source.shard,
-                source_offset: op.source.range.start,
-                source_bytes: op.source.range.end - op.source.range.start,
-                dest_offset: op.dest.start,
-                dest_bytes: op.dest.end - op.dest.start,
-                conversion: conversion_name(op.conversion).to_owned(),
-                scale: op.scale.as_ref().map(|scale| &*scale.name),
-                unit: op.unit + 1,
-            })
-            .collect(),
-        left_out: plan.left_out().iter().map(|name| &**name).collect(),
+        plan,
     })
 }
 
@@ -144,25 +107,10 @@ fn write_text(
             "{:>14} {:>12}  {:<8} {name:<width$} {:<18} {}",
             slot.dest.start,
             slot.dest.end - slot.dest.start,
-            format_name(slot.format),
+            slot.format.ggml_type().name(),
             shape(&slot.shape),
             gguf_format::escape(slot.tensor.as_ref())
         )?;
     }
     Ok(())
-}
-
-fn format_name(format: SlotFormat) -> &'static str {
-    match format {
-        SlotFormat::F16 => "F16",
-        SlotFormat::F32 => "F32",
-        SlotFormat::Blocks(ggml_type) => ggml_type.name(),
-    }
-}
-
-fn conversion_name(conversion: Conversion) -> &'static str {
-    match conversion {
-        Conversion::Copy => "copy",
-        Conversion::ToF16(ggml_type) => ggml_type.name(),
-    }
 }

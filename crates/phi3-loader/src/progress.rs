@@ -23,7 +23,7 @@ impl LoadBar {
         match event {
             LoadEvent::Planned { plan, .. } => self.bar.set_length(plan.source_bytes()),
             LoadEvent::Transferred { bytes, .. } => self.bar.set_position(*bytes),
-            LoadEvent::Progress { label, .. } => self.bar.set_message((*label).to_owned()),
+            LoadEvent::Progress { label, .. } => self.bar.set_message(label.to_string()),
             LoadEvent::Finished { .. } => self.bar.finish_and_clear(),
             _ => {}
         }

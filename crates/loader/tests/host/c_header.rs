@@ -29,7 +29,8 @@ fn c_and_rust_layouts_agree() {
             data, scale, input_scale, bytes, rows, cols, row_bytes, ggml_type, reserved
         }
         Phi3LayerWeights = CLayerWeights {
-            attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down
+            attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down,
+            attn_qkv, ffn_gate_up
         }
         Phi3Weights = CModelWeights {
             abi_version, struct_size, layer_size, layer_count, token_embedding, output_norm, output,

@@ -17,12 +17,16 @@ mod errors_document;
 mod forward;
 mod forward_pass;
 mod golden_models;
+mod handing_on;
+mod inputs;
 mod observing;
+mod preparing;
 #[path = "../../examples/logits/reference.rs"]
 mod reference;
 mod restricted;
 #[path = "../../examples/logits/rotation.rs"]
 mod rotation;
+mod serialising;
 mod shards;
 #[path = "../common/small_model.rs"]
 mod small_model;

@@ -32,7 +32,7 @@ fn events_arrive_in_order_with_one_progress_event_for_each_unit() {
         .load(model_path("fused-f16.gguf"), &mut |event: &LoadEvent<'_>| {
             match event {
                 LoadEvent::Progress { unit, of, label, bytes: done, .. } => {
-                    units.push((*unit, *of, (*label).to_owned()));
+                    units.push((*unit, *of, label.to_string()));
                     bytes.push(*done);
                 }
                 LoadEvent::Transferred { bytes: done, .. } => bytes.push(*done),

@@ -193,6 +193,16 @@ fn a_truncated_shard_is_named() {
 }
 
 #[test]
+fn the_other_shards_of_an_open_file_are_found_by_its_name() {
+    let files = Files::new();
+    let want = load(&files.shard(0), Storage::F16).unwrap();
+    let file = std::fs::File::open(files.shard(1)).unwrap();
+    let options = LoadOptions::new().device(DeviceChoice::Host);
+    let loaded = Loader::new(options).load_file(file, &mut go_on).unwrap();
+    assert_eq!(loaded.fingerprint().unwrap(), want.fingerprint().unwrap());
+}
+
+#[test]
 fn a_shard_that_cannot_be_read_is_named() {
     let files = Files::new();
     std::fs::remove_file(files.shard(1)).unwrap();
@@ -202,5 +212,5 @@ fn a_shard_that_cannot_be_read_is_named() {
     let name = files.shard(1);
     assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
     let cause = std::error::Error::source(&error).unwrap();
-    assert!(cause.downcast_ref::<std::io::Error>().is_some(), "{cause:?}");
+    assert!(cause.downcast_ref::<gguf_format::IoError>().is_some(), "{cause:?}");
 }

@@ -16,7 +16,7 @@ fn a_warning_is_reported_as_an_event_and_in_the_statistics() {
     let model = loader
         .load(&path, &mut |event: &LoadEvent<'_>| {
             if let LoadEvent::Warned { warning, .. } = event {
-                reported.push((*warning).clone());
+                reported.push(warning.clone().into_owned());
             }
             ControlFlow::Continue(())
         })

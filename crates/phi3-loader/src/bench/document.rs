@@ -1,10 +1,9 @@
 //! The JSON document of a run. Fields are append-only. Rates are in GB (1e9 bytes) per second.
 
 use crate::args::Bench;
-use crate::json;
 use cuda_sys::DeviceKind;
 use gguf_format::{GgufFile, Shard};
-use loader::LoadPlan;
+use loader::{FileName, LoadPlan};
 use serde::Serialize;
 use std::path::Path;
 
@@ -56,9 +55,10 @@ pub(super) struct FileFacts {
 
 impl FileFacts {
     pub(super) fn of(path: &Path, gguf: &GgufFile, plan: &LoadPlan) -> Self {
+        let FileName { file, file_hex, .. } = FileName::new(path);
         Self {
-            path: json::path_string(path),
-            path_hex: json::path_hex(path),
+            path: file,
+            path_hex: file_hex,
             file_bytes: gguf.shards().iter().map(Shard::len).sum(),
             source_bytes: plan.source_bytes(),
             vram_bytes: plan.device_bytes(),

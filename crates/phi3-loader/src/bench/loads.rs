@@ -6,8 +6,7 @@ use super::reading::Unread;
 use super::{child, load_command};
 use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
-use crate::json::Event;
-use crate::load::finished;
+use crate::json::{Event, LastEvent};
 use loader::{CancelToken, Error, Loader, Storage, Unobserved, Verify};
 use serde::Deserialize;
 use serde_json::Value;
@@ -129,7 +128,7 @@ pub(super) fn reused(
             samples.cached.extend(page_cache::cached_share(files, Moment::Before));
             std::thread::sleep(pause);
             let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
-            let event = serde_json::to_value(Event::new(finished(model.stats())))
+            let event = serde_json::to_value(Event::new(&LastEvent::finished(model.stats())))
                 .map_err(|error| broken_load(&error))?;
             samples.finished.push(finished_of(event)?);
         }

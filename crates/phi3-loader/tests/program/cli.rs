@@ -558,9 +558,11 @@ fn completions_contain_every_command() {
 fn logs_go_to_stderr_and_results_to_stdout() {
     let ran = load(&model_path("fused-f16.gguf"), &["-v"]);
     assert_eq!(ran.code(), 0);
-    for fact in ["layers=3", "hidden=32", "attention=multi-head", "Layer 2 loaded", "vram_bytes"] {
+    for fact in ["layers=3", "hidden=32", "attention=multi-head", "unit=4 of=5", "vram_bytes"] {
         assert!(ran.stderr().contains(fact), "{fact}: {}", ran.stderr());
     }
     assert!(!ran.stdout().contains("INFO"));
+    let ran = load(&model_path("fused-f16.gguf"), &["-vv"]);
+    assert!(ran.stderr().contains("Layer 2 loaded"), "{}", ran.stderr());
     assert_eq!(load(&model_path("fused-f16.gguf"), &[]).stderr(), "");
 }

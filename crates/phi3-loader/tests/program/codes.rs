@@ -6,7 +6,7 @@ use cuda_sys::{
     CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing,
 };
 use gguf_format::write::{GgufWriter, Layout};
-use gguf_format::{GgmlType, Gguf, Limits};
+use gguf_format::{GgmlType, Gguf, GgufFile, Limits, OpenFile};
 use loader::{
     CancelToken, DeviceChoice, Error, FailureCode, LoadEvent, LoadOptions, LoadedModel, Loader,
 };
@@ -14,6 +14,7 @@ use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -62,8 +63,24 @@ fn rows() -> Vec<Row> {
         row(
             "GGUF_IO",
             (7, "MODEL_LOAD_FAILED", false),
+            Load(|dir| file(dir.to_owned())),
+            &["not a regular file"],
+        ),
+        row(
+            "FILE_NOT_FOUND",
+            (7, "MODEL_LOAD_FAILED", false),
             Load(|dir| file(dir.join("absent.gguf"))),
             &["absent.gguf", "No such file"],
+        ),
+        row(
+            "FILE_PERMISSION",
+            (7, "MODEL_LOAD_FAILED", false),
+            // Root may read every file, so that no file provokes it where tests run as root.
+            Library(|_| {
+                let denied = |_: &Path| Err::<OpenFile, _>(ErrorKind::PermissionDenied.into());
+                GgufFile::open_from("secret.gguf", &Limits::default(), denied).unwrap_err().into()
+            }),
+            &["secret.gguf", "permission denied"],
         ),
         row(
             "GGUF_TRUNCATED",

@@ -115,7 +115,7 @@ fn a_load_does_not_depend_on_the_reader_of_its_output() {
         Ran::with_stdout(&mut load(&absent, &[]), full()),
     ] {
         assert_eq!(ran.code(), 7);
-        assert!(ran.stderr().starts_with("error[GGUF_IO]"), "{}", ran.stderr());
+        assert!(ran.stderr().starts_with("error[FILE_NOT_FOUND]"), "{}", ran.stderr());
     }
     let path = model_path("fused-f16.gguf");
     assert_eq!(

@@ -1,0 +1,79 @@
+//! Whether a model fits into the memory of a device, without loading it.
+
+use crate::loader::Planned;
+use crate::memory_needs::MemoryNeeds;
+use cuda_sys::{DeviceKind, MemoryInfo};
+use model_phi3::KvDtype;
+
+/// The memory that a load needs and that its device has, in bytes. [`Loader::fits`](crate::Loader::fits)
+/// returns it.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Fit {
+    /// The device.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::text"))]
+    pub device: DeviceKind,
+    /// Bytes that the load allocates on the device: the weights, and memory for converting them.
+    pub required: u64,
+    /// Bytes that must stay free in addition: `LoadOptions::reserve`.
+    pub reserve: u64,
+    /// Free bytes of the device now. `None` if the system does not report it; then the load is not refused.
+    pub free: Option<u64>,
+    /// All bytes of the device, free or not.
+    pub total: Option<u64>,
+    /// The caller's limit for the weights: `LoadOptions::vram_limit`.
+    pub limit: Option<u64>,
+    /// Missing bytes. 0 if the model fits.
+    pub short_by: u64,
+    /// Bytes of the key-value cache of one sequence of the model's whole context, in half precision. `None` if
+    /// the number exceeds 64 bits.
+    pub kv_cache: Option<u64>,
+    /// Bytes that stay free beside the weights and this cache. `None` if they do not fit together, or if `free`
+    /// is unknown. [`after_cache_of`](Self::after_cache_of) computes it for another context.
+    pub after_kv_cache: Option<u64>,
+    /// The configuration and the plan.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub planned: Planned,
+}
+
+impl Fit {
+    pub(crate) fn new(planned: Planned, needs: &MemoryNeeds, memory: Option<MemoryInfo>) -> Self {
+        let required = needs.required();
+        let over_limit = needs.limit.map_or(0, |limit| needs.arena.saturating_sub(limit));
+        let wanted = required.saturating_add(needs.reserve);
+        let missing = memory.map_or(0, |memory| wanted.saturating_sub(memory.free));
+        let fit = Self {
+            device: needs.device,
+            required,
+            reserve: needs.reserve,
+            free: memory.map(|memory| memory.free),
+            total: memory.map(|memory| memory.total),
+            limit: needs.limit,
+            short_by: missing.max(over_limit),
+            kv_cache: None,
+            after_kv_cache: None,
+            planned,
+        };
+        let context = u64::from(fit.planned.config.context_length);
+        let kv_cache = fit.planned.config.kv_cache_bytes(context, 1, KvDtype::F16);
+        Self { kv_cache, after_kv_cache: fit.after(kv_cache), ..fit }
+    }
+
+    /// Returns whether the load has enough memory now.
+    pub fn fits(&self) -> bool {
+        self.short_by == 0
+    }
+
+    /// Returns the bytes that stay free beside the weights and a key-value cache of this size
+    /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). `None` if they do not fit together,
+    /// or if [`free`](Self::free) is unknown. The reserve is not subtracted: it is meant for such a cache.
+    pub fn after_cache_of(&self, context: u64, batch: u64, dtype: KvDtype) -> Option<u64> {
+        self.after(self.planned.config.kv_cache_bytes(context, batch, dtype))
+    }
+
+    fn after(&self, kv_cache: Option<u64>) -> Option<u64> {
+        let within_limit = self.limit.is_none_or(|limit| self.planned.plan.device_bytes() <= limit);
+        self.free.filter(|_| within_limit)?.checked_sub(self.required)?.checked_sub(kv_cache?)
+    }
+}
