@@ -17,6 +17,8 @@ use crate::workspace::{self, cargo};
 struct Consumer {
     of: &'static str,
     main: &'static str,
+    /// Lines of its manifest for crates that are not of this repository.
+    others: &'static str,
     /// The crates whose C and C++ headers its build script uses. Empty if it must build without a C++ compiler.
     headers: &'static [Header],
 }
@@ -36,24 +38,26 @@ const HEADERS: [Header; 2] = [
 const CONSUMERS: [Consumer; 3] = [
     Consumer {
         of: "gguf-format",
-        main: "fn main() { println!(\"{:?}\", gguf_format::Limits::default()); }\n",
+        main: include_str!("../consumers/gguf-format.rs"),
+        others: "",
         headers: &[],
     },
     Consumer {
         of: "model-phi3",
-        main: "fn main() { println!(\"{:?}\", model_phi3::Storage::F16); }\n",
+        main: include_str!("../consumers/model-phi3.rs"),
+        others: "",
         headers: &[],
     },
     Consumer {
         of: "loader",
-        main: "fn main() {\n\
-               \x20   let loader = loader::Loader::new(loader::LoadOptions::new());\n\
-               \x20   let planned = loader.plan(std::env::args_os().nth(1).unwrap()).unwrap();\n\
-               \x20   println!(\"{}\", planned.plan.device_bytes());\n\
-               }\n",
+        main: include_str!("../consumers/loader.rs"),
+        others: "serde = \"1\"\n",
         headers: &HEADERS,
     },
 ];
+
+/// The address in the dependency lines of the README.
+const README_ADDRESS: &str = "URL of this repository";
 
 /// Files that every package must contain.
 const IN_EVERY_PACKAGE: [&str; 5] =
@@ -113,6 +117,7 @@ fn snapshot_of_workspace() -> Result<String> {
     };
     git(&["add", "--all"])?;
     git(&["commit", "--quiet", "--message", "snapshot"])?;
+    git(&["tag", concat!("v", env!("CARGO_PKG_VERSION"))])?;
     Ok(format!("file://{}", origin.display()))
 }
 
@@ -161,8 +166,10 @@ impl Consumer {
         let mut manifest =
             "[package]\nname = \"consumer\"\nedition = \"2024\"\n\n[dependencies]\n".to_owned();
         for name in crates {
-            manifest.push_str(&format!("{name} = {{ git = \"{origin}\" }}\n"));
+            manifest.push_str(&dependency_line(name)?.replace(README_ADDRESS, origin));
+            manifest.push('\n');
         }
+        manifest.push_str(self.others);
         fs::create_dir_all(home.join("src"))?;
         fs::write(home.join("Cargo.toml"), manifest)?;
         fs::write(home.join("src/main.rs"), self.main)?;
@@ -174,6 +181,14 @@ impl Consumer {
         fs::write(home.join("cuda/src/own.cpp"), "#error \"this file is the consumer's\"\n")?;
         Ok(())
     }
+}
+
+/// Returns the README's dependency line of a crate.
+fn dependency_line(name: &str) -> Result<String> {
+    let readme = fs::read_to_string(workspace::root().join("README.md"))?;
+    let start = format!("{name} = {{ git = \"{README_ADDRESS}\"");
+    let line = readme.lines().find(|line| line.starts_with(&start));
+    line.map(str::to_owned).with_context(|| format!("the README has no line `{start}`"))
 }
 
 /// Replaces every C++ compiler with one that fails. `cc` stays, because Rust links with it.
