@@ -99,8 +99,7 @@ codes! {
         "this is not a fault: run the command again if you need the result";
     ENGINE_CONTRACT: 1, false,
         "A request to the transfer engine is invalid.",
-        "this is a bug, or a program set an option outside its range: please report it with this \
-         message";
+        "this is a bug: please report it with this message";
     INTERNAL: 1, false,
         "The program reached a state that should be impossible.",
         "this is a bug: please report it with this message";
@@ -108,6 +107,9 @@ codes! {
         "Loaded weights are infinite or NaN, and `--deny-overflow` refuses them.",
         "if the file itself contains such weights, fetch it again; if weights are too large for f16, \
          load with native storage; without --deny-overflow they are loaded as they are";
+    INVALID_OPTION: 2, false,
+        "An option of a load is outside its range. The command line refuses such options itself, without a code.",
+        "use a value in the range that the message names";
 }
 
 impl FailureCode {

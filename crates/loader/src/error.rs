@@ -117,6 +117,9 @@ pub enum Error {
         /// The purpose of the memory, and the required and free bytes.
         what: String,
     },
+    /// An option is outside its range, for example 0 threads.
+    #[error("invalid option: {0}")]
+    InvalidOption(#[source] cuda_sys::Error),
     /// The device failed, or the engine refused the request.
     #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
@@ -190,6 +193,7 @@ impl Error {
             Self::Write { .. } => codes::WRITE_FAILED,
             Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
             Self::HostMemory { .. } => codes::INSUFFICIENT_HOST_MEMORY,
+            Self::InvalidOption(_) => codes::INVALID_OPTION,
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
@@ -330,6 +334,7 @@ mod tests {
             Error::Model { path: path(), source: model },
             Error::FileChanged { path: path(), what: "its length".to_owned(), source: None },
             Error::Read { path: path(), source: engine.clone() },
+            Error::InvalidOption(engine.clone()),
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },

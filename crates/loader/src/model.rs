@@ -11,6 +11,7 @@ use model_phi3::{
     Fused, FusedSlot, LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat,
     Tokenizer,
 };
+use std::fmt;
 
 /// One weight in device memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,6 @@ pub struct TensorView {
 ///
 /// Threads can share it and move it between them (`Send`, `Sync`). It stays valid after the
 /// [`Loader`](crate::Loader) that made it is dropped.
-#[derive(Debug)]
 pub struct LoadedModel {
     pub(crate) config: Phi3Config,
     pub(crate) plan: LoadPlan,
@@ -157,6 +157,17 @@ impl LoadedModel {
     /// [`Error::Verification`] with the name of the slot, or [`Error::Engine`] if the driver fails.
     pub fn verify_residency(&self) -> Result<Residency, Error> {
         residency::check(&self.plan, &self.buffer)
+    }
+}
+
+/// Writes what the model is and where. The plan and the addresses would fill pages.
+impl fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedModel")
+            .field("name", &self.config.name)
+            .field("storage", &self.plan.storage())
+            .field("buffer", &self.buffer)
+            .finish_non_exhaustive()
     }
 }
 

@@ -83,6 +83,21 @@ fn a_model_that_does_not_fit_says_how_many_bytes_are_missing() {
 }
 
 #[test]
+fn an_option_out_of_range_is_the_callers_error() {
+    for (options, range) in [
+        (host().threads(0), "from 1 to 256"),
+        (host().threads(257), "from 1 to 256"),
+        (host().depth(0), "from 1 to 1024"),
+        (host().depth(1025), "from 1 to 1024"),
+        (host().chunk_bytes((1 << 30) + 1), "at most 1073741824 bytes"),
+    ] {
+        let error = Loader::new(options).prepare().unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("INVALID_OPTION", 2), "{error}");
+        assert!(!error.retriable() && error.to_string().contains(range), "{error}");
+    }
+}
+
+#[test]
 fn gpus_are_listed_if_the_build_knows_them() {
     if !loader::cuda_compiled() {
         assert_eq!(loader::cuda_devices().unwrap(), []);

@@ -413,8 +413,8 @@ fn rows() -> Vec<Row> {
             &["cancelled"],
         ),
         row(
-            "ENGINE_CONTRACT",
-            BUG,
+            "INVALID_OPTION",
+            (2, "MODEL_LOAD_FAILED", false),
             Library(|_| load_error(&options().threads(257))),
             &["reader threads must be from 1 to 256"],
         ),
