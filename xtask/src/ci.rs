@@ -4,6 +4,7 @@ mod clang_format;
 mod conformance;
 mod cuda_build;
 mod deny;
+mod examples;
 mod features;
 mod readme;
 
@@ -20,7 +21,7 @@ type Step = (&'static str, fn() -> Result<()>);
 /// Duration of the fuzzing step, enough to find simple errors.
 const FUZZ_SECONDS: u64 = 30;
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     ("Rust formatting", || process::run(&mut cargo(["fmt", "--all", "--check"]))),
     ("C++ formatting", clang_format::check),
     ("dependencies, where cargo-deny is installed", deny::check),
@@ -42,6 +43,7 @@ const STEPS: [Step; 15] = [
     ("workspaces apart: libFuzzer's target, and other parsers", || {
         ["crates/gguf-format/fuzz", "benches/parsers"].into_iter().try_for_each(check_apart)
     }),
+    ("examples", examples::check),
     ("engine under AddressSanitizer and UndefinedBehaviorSanitizer", sanitize::engine),
     ("CUDA device: clippy, nvcc and link", cuda_build::check),
     ("fuzzing the parser", || fuzz::run(FUZZ_SECONDS)),

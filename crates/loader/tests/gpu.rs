@@ -5,7 +5,10 @@
 mod common;
 
 use common::{go_on, golden_models_load_exactly, model_path};
-use loader::{DeviceChoice, DeviceKind, Io, LoadOptions, Loader, Verify};
+use loader::dlpack::{DLDevice, READ_ONLY};
+use loader::half::f16;
+use loader::{DeviceChoice, DeviceKind, Fused, Io, LoadOptions, Loader, Slot, Verify};
+use std::sync::Arc;
 
 #[test]
 fn golden_models_load_exactly_on_the_gpu() {
@@ -39,6 +42,46 @@ fn weights_equal_the_file_for_every_read_method_thread_count_and_chunk_size() {
             }
         }
     }
+}
+
+#[test]
+fn a_prepared_loader_opens_no_device_and_knows_what_fits() {
+    let path = model_path("fused-f16.gguf");
+    let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Cuda(0)));
+    loader.start_preparing();
+    assert_eq!(loader.prepare().unwrap(), DeviceKind::Cuda(0));
+    assert!(loader::cuda_devices().unwrap().iter().any(|gpu| gpu.ordinal == 0));
+    let fit = loader.fits(&path).unwrap();
+    assert!(fit.fits());
+    // Memory for conversions is on the device, too.
+    assert!(fit.required > fit.planned.plan.device_bytes());
+    assert!(fit.free <= fit.total && fit.after_kv_cache < fit.free);
+    let phases = loader.load(&path, &mut go_on).unwrap().stats().phases;
+    assert_eq!((phases.context_seconds, phases.pin_seconds), (0.0, 0.0));
+}
+
+#[test]
+fn weights_on_the_gpu_are_handed_on_by_their_address() {
+    let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Cuda(0)));
+    let model = Arc::new(loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap());
+    let q = model.share(Slot::AttnQ(0)).unwrap();
+    assert_eq!((q.device(), q.host_bytes()), (DeviceKind::Cuda(0), None));
+    assert_eq!(model.host_slice::<f16>(Slot::AttnQ(0)), None);
+    assert_eq!(model.fused(Fused::AttnQkv(0)).unwrap().address, q.address);
+    assert_eq!(model.shared_c_weights().get().cuda_ordinal, 0);
+
+    let left = Arc::downgrade(&model);
+    let tensor = q.to_dlpack();
+    drop((model, q));
+    // SAFETY: the struct is valid as long as `tensor`.
+    let managed = unsafe { &*tensor.as_ptr() };
+    assert_eq!(managed.flags, READ_ONLY);
+    assert_eq!(managed.dl_tensor.device, DLDevice { device_type: 2, device_id: 0 });
+    let address = left.upgrade().unwrap().slot(Slot::AttnQ(0)).unwrap().address;
+    assert_eq!(managed.dl_tensor.data as u64, address);
+    // A thread without a GPU context can free the model.
+    std::thread::spawn(move || drop(tensor)).join().unwrap();
+    assert!(left.upgrade().is_none());
 }
 
 #[test]

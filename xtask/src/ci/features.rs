@@ -10,7 +10,8 @@ use crate::workspace::cargo;
 /// The CUDA feature has its own step, because it needs nvcc.
 const ELSEWHERE: [&str; 2] = ["cuda", "default"];
 
-/// Runs clippy on the libraries and programs, and the unit tests of the loader without features.
+/// Runs clippy on the libraries and programs, and the unit tests of the loader with only the features that these
+/// tests enable.
 pub(super) fn check() -> Result<()> {
     for (package, feature) in combinations()? {
         let mut clippy = cargo(["clippy", "--locked", "--no-default-features"]);
