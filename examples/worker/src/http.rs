@@ -1,9 +1,8 @@
 //! The HTTP interface.
 
 use crate::failure::Failure;
-use crate::health::Health;
 use crate::load::blocking;
-use crate::status::{Phase, Progress, Shared};
+use crate::status::{Phase, Shared};
 use crate::{metrics, progress};
 use axum::body::Body;
 use axum::extract::State;
@@ -12,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Serialize;
+use serde_json::json;
 use std::sync::Arc;
 
 pub(crate) fn router(status: Shared) -> Router {
@@ -23,28 +22,28 @@ pub(crate) fn router(status: Shared) -> Router {
         .with_state(status)
 }
 
-/// The answer of `/health` if nothing has failed.
-#[derive(Serialize)]
-#[serde(tag = "status", rename_all = "snake_case")]
-enum Alive {
-    Loading(Progress),
-    Ok(Health),
-}
-
 async fn health(State(shared): State<Shared>) -> Result<Response, Failure> {
     let resident = {
         let status = shared.borrow();
         match &status.phase {
             Phase::Loading => {
-                let progress = Json(Alive::Loading(status.progress.clone()));
-                return Ok((StatusCode::SERVICE_UNAVAILABLE, progress).into_response());
+                let loading = (StatusCode::SERVICE_UNAVAILABLE, Json(&status.progress));
+                return Ok(loading.into_response());
             }
             Phase::Failed(error) => return Err(Failure(error.clone())),
             Phase::Ready(resident) => Arc::clone(resident),
         }
     };
-    let health = blocking(move || resident.check(&shared)).await.map_err(Failure)?;
-    Ok(Json(Alive::Ok(health)).into_response())
+    let (device, status) = (resident.model.device().to_string(), shared.clone());
+    let residency = blocking(move || resident.check(&status)).await.map_err(Failure)?;
+    let ok = json!({
+        "status": "ok",
+        "device": device,
+        "vram_bytes": residency.vram_bytes,
+        "pointers_checked": residency.pointers_checked,
+        "rehash": shared.borrow().rehash,
+    });
+    Ok(Json(ok).into_response())
 }
 
 async fn progress(State(shared): State<Shared>) -> impl IntoResponse {

@@ -2,9 +2,7 @@
 
 use crate::health::Resident;
 use crate::status::{Phase, Shared};
-use loader::{
-    CancelToken, DeviceChoice, Error, LoadEvent, LoadOptions, LoadedModel, Loader, Verify,
-};
+use loader::{CancelToken, DeviceChoice, Error, LoadEvent, LoadOptions, Loader, Verify};
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -16,29 +14,23 @@ pub(crate) fn load(
     device: DeviceChoice,
     cancel: &CancelToken,
     status: &Shared,
-) -> Result<Arc<LoadedModel>, Error> {
-    // The rolling comparison finds changes after the load. `Checksum` finds errors of the load itself.
+) -> Result<Arc<Resident>, Error> {
+    // Digests find errors of the load itself. The checks of `Resident` find changes after the load.
     let options = LoadOptions::new().device(device).verify(Verify::Checksum);
     let mut observer = |event: &LoadEvent<'_>| {
         status.send_modify(|status| status.record(event));
         ControlFlow::Continue(())
     };
-    let loaded =
-        Loader::new(options).load_cancellable(path, &mut observer, cancel).and_then(|model| {
-            let resident = Resident::new(Arc::new(model))?;
-            // Taking the fingerprint cannot be cancelled.
-            cancel.check()?;
-            Ok(resident)
-        });
-    let (phase, result) = match loaded {
-        Ok(resident) => {
-            let model = resident.model();
-            (Phase::Ready(Arc::new(resident)), Ok(model))
+    let loaded = Loader::new(options)
+        .load_cancellable(path, &mut observer, cancel)
+        .and_then(|model| Ok(Arc::new(Resident::new(Arc::new(model))?)));
+    status.send_modify(|status| {
+        status.phase = match &loaded {
+            Ok(resident) => Phase::Ready(Arc::clone(resident)),
+            Err(error) => Phase::Failed(error.clone()),
         }
-        Err(error) => (Phase::Failed(error.clone()), Err(error)),
-    };
-    status.send_modify(|status| status.phase = phase);
-    result
+    });
+    loaded
 }
 
 /// Runs work on a thread that may block. Panics if the work panics.

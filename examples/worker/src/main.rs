@@ -75,15 +75,17 @@ async fn run(args: Args) -> io::Result<ExitCode> {
             (load.await, Some(code))
         }
     };
-    let code = match (loaded, signalled) {
-        // A worker would now serve requests with `model`.
-        (Ok(_model), None) => {
-            signal.await;
+    let code = match loaded {
+        Ok(resident) => {
+            // Here a real worker starts to serve requests with the model.
+            tracing::info!(device = %resident.model.device(), "the model is ready");
+            // A signal that came too late to cancel the load ends the worker now.
+            if signalled.is_none() {
+                signal.await;
+            }
             0
         }
-        // The signal came too late to cancel the load.
-        (Ok(_model), Some(_)) => 0,
-        (Err(error), signalled) => report(&error, signalled),
+        Err(error) => report(&error, signalled),
     };
     drop(stop);
     if tokio::time::timeout(SHUTDOWN_TIME, server).await.is_err() {

@@ -1,6 +1,6 @@
 //! The state of the worker. The load writes it, and the requests read it.
 
-use crate::health::{RehashTotals, Resident};
+use crate::health::Resident;
 use loader::{Error, LoadEvent};
 use serde::Serialize;
 use std::sync::Arc;
@@ -27,8 +27,16 @@ pub(crate) enum Phase {
     Failed(Error),
 }
 
-/// The figures of the events so far.
-#[derive(Clone, Default, Serialize)]
+/// The totals of all checks since the load.
+#[derive(Clone, Copy, Default, Serialize)]
+pub(crate) struct RehashTotals {
+    pub(crate) bytes: u64,
+    pub(crate) rounds: u64,
+}
+
+/// The figures of the events so far. Serialised as the answer of `/health` during the load.
+#[derive(Default, Serialize)]
+#[serde(tag = "status", rename = "loading")]
 pub(crate) struct Progress {
     pub(crate) unit: u32,
     pub(crate) of: u32,

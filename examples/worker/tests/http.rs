@@ -5,6 +5,7 @@
 use loader::gguf_format::GgufFile;
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -237,11 +238,8 @@ fn flip_bit(process: u32, bytes: &[u8]) {
             // A thread has unmapped it in the meantime.
             continue;
         }
-        // Every tensor starts at a multiple of 16 bytes.
-        for (offset, _) in
-            (0..).zip(mapping.chunks(16)).filter(|(n, _)| mapping[n * 16..].starts_with(bytes))
-        {
-            let at = offset * 16;
+        // Tensors start at multiples of 16 bytes.
+        for at in (0..mapping.len()).step_by(16).filter(|at| mapping[*at..].starts_with(bytes)) {
             memory.write_all_at(&[mapping[at] ^ 1], start + at as u64).unwrap();
             copies += 1;
         }
@@ -266,7 +264,7 @@ fn a_signal_during_the_load_cancels_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(dir.path());
     for (signal, exit_code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let mut worker = Worker::start(&path);
+        let mut worker = on_one_cpu(|| Worker::start(&path));
         let mut events = worker.events();
         events.find(|event| event["event"] == "progress").unwrap();
         let (status, health) = worker.health();
@@ -285,6 +283,18 @@ fn a_signal_during_the_load_cancels_it() {
         assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
         assert_eq!(error["code"], "CANCELLED");
     }
+}
+
+/// Runs `start` on one CPU only. Processes that it starts stay there, so that their loads are slow on every
+/// machine.
+fn on_one_cpu<T>(start: impl FnOnce() -> T) -> T {
+    let all = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+    sched_setaffinity(None, &one).unwrap();
+    let started = start();
+    sched_setaffinity(None, &all).unwrap();
+    started
 }
 
 /// Writes a model of zeros whose load takes seconds. It has the shapes of Phi-3-mini, but fewer layers, so that
