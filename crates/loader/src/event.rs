@@ -68,6 +68,8 @@ pub enum LoadEvent<'a> {
         label: Cow<'a, str>,
         /// Source bytes that have arrived so far.
         bytes: u64,
+        /// Source bytes of the whole load.
+        of_bytes: u64,
     },
     /// The load is verified, as far as `LoadOptions::verify` asks.
     #[non_exhaustive]
@@ -84,7 +86,20 @@ pub enum LoadEvent<'a> {
 }
 
 impl LoadEvent<'_> {
-    /// Returns the same event without borrowed data, for a channel.
+    /// Returns the same event without borrowed data, for a channel. In an observer, clone the event first:
+    ///
+    /// ```
+    /// # use loader::LoadEvent;
+    /// # use std::ops::ControlFlow;
+    /// # use std::sync::mpsc::channel;
+    /// let (sender, receiver) = channel::<LoadEvent<'static>>();
+    /// let observer = |event: &LoadEvent<'_>| match sender.send(event.clone().into_owned()) {
+    ///     Ok(()) => ControlFlow::Continue(()),
+    ///     Err(_) => ControlFlow::Break(()), // nobody receives any more
+    /// };
+    /// # let _: &dyn Fn(&LoadEvent<'_>) -> ControlFlow<()> = &observer;
+    /// # drop(receiver);
+    /// ```
     pub fn into_owned(self) -> LoadEvent<'static> {
         fn owned<T: ToOwned + ?Sized>(value: Cow<'_, T>) -> Cow<'static, T> {
             Cow::Owned(value.into_owned())
@@ -99,8 +114,8 @@ impl LoadEvent<'_> {
                 LoadEvent::Allocated { device, device_name: owned(device_name), bytes }
             }
             Self::Transferred { bytes, of_bytes } => LoadEvent::Transferred { bytes, of_bytes },
-            Self::Progress { unit, of, label, bytes } => {
-                LoadEvent::Progress { unit, of, label: owned(label), bytes }
+            Self::Progress { unit, of, label, bytes, of_bytes } => {
+                LoadEvent::Progress { unit, of, label: owned(label), bytes, of_bytes }
             }
             Self::Verified { residency } => LoadEvent::Verified { residency: owned(residency) },
             Self::Finished { stats } => LoadEvent::Finished { stats: owned(stats) },

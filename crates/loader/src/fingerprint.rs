@@ -143,6 +143,7 @@ pub struct Rehash {
 
 /// The result of a step of a [`Rehash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RehashStep {
     /// Bytes of device memory that this step read.

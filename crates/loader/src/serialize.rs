@@ -168,6 +168,7 @@ enum Line<'a> {
         of: u32,
         label: &'a str,
         bytes: u64,
+        of_bytes: u64,
     },
     Verified {
         #[serde(flatten)]
@@ -196,8 +197,8 @@ impl Serialize for LoadEvent<'_> {
             Self::Transferred { bytes, of_bytes } => {
                 Line::Transferred { bytes: *bytes, of_bytes: *of_bytes }
             }
-            Self::Progress { unit, of, label, bytes } => {
-                Line::Progress { unit: *unit, of: *of, label, bytes: *bytes }
+            Self::Progress { unit, of, label, bytes, of_bytes } => {
+                Line::Progress { unit: *unit, of: *of, label, bytes: *bytes, of_bytes: *of_bytes }
             }
             Self::Verified { residency } => Line::Verified { residency },
             Self::Finished { stats } => Line::Finished { stats, gb_per_s: stats.gb_per_s() },

@@ -112,7 +112,7 @@ struct UnitReporter<'a> {
 
 impl UnitReporter<'_> {
     fn report(&mut self, progress: Progress) -> ControlFlow<()> {
-        let of = self.plan.units();
+        let (of, of_bytes) = (self.plan.units(), self.plan.source_bytes());
         while self.reported < progress.units_done {
             let label = self.plan.unit(self.reported).map(|unit| unit.to_string());
             let label = label.unwrap_or_default();
@@ -123,14 +123,11 @@ impl UnitReporter<'_> {
             tracing::debug!(unit, of, bytes, "{label}");
             // At each quarter. The end of the load has an event of its own.
             if unit < of && unit * QUARTERS / of != (unit - 1) * QUARTERS / of {
-                tracing::info!(unit, of, bytes, of_bytes = self.plan.source_bytes(), "loading");
+                tracing::info!(unit, of, bytes, of_bytes, "loading");
             }
             let label = label.into();
-            self.observer.event(&LoadEvent::Progress { unit, of, label, bytes })?;
+            self.observer.event(&LoadEvent::Progress { unit, of, label, bytes, of_bytes })?;
         }
-        self.observer.event(&LoadEvent::Transferred {
-            bytes: progress.bytes_done,
-            of_bytes: self.plan.source_bytes(),
-        })
+        self.observer.event(&LoadEvent::Transferred { bytes: progress.bytes_done, of_bytes })
     }
 }

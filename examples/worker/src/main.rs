@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tracing_subscriber::EnvFilter;
 
 /// Loads a Phi-3 model from a GGUF file and reports its health over HTTP.
 #[derive(Parser)]
@@ -40,10 +41,10 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(io::stderr)
-        .init();
+    // The worker prints the error of a failed load itself.
+    let log = EnvFilter::from_default_env()
+        .add_directive("loader::failure=off".parse().expect("a directive"));
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(io::stderr).init();
     run(args).await.unwrap_or_else(|error| {
         tracing::error!("{error}");
         ExitCode::FAILURE

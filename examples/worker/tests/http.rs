@@ -32,7 +32,7 @@ impl Worker {
         let mut process = Command::new(env!("CARGO_BIN_EXE_worker"))
             .arg(model.as_ref())
             .args(["--listen", "127.0.0.1:0", "--device", "host"])
-            .env("RUST_LOG", "off")
+            .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

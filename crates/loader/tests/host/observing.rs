@@ -31,7 +31,8 @@ fn events_arrive_in_order_with_one_progress_event_for_each_unit() {
     let model = loader()
         .load(model_path("fused-f16.gguf"), &mut |event: &LoadEvent<'_>| {
             match event {
-                LoadEvent::Progress { unit, of, label, bytes: done, .. } => {
+                LoadEvent::Progress { unit, of, label, bytes: done, of_bytes, .. } => {
+                    assert!(done <= of_bytes);
                     units.push((*unit, *of, label.to_string()));
                     bytes.push(*done);
                 }

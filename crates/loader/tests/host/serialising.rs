@@ -79,6 +79,7 @@ fn events_are_serialised_as_lines_of_the_program() {
     assert_eq!((&first["unit"], &first["of"]), (&json!(1), &json!(5)));
     assert_eq!(first["label"], "Embedding loaded");
     assert!(first["bytes"].as_u64().unwrap() >= bytes);
+    assert_eq!(first["of_bytes"], json!(model.stats().source_bytes));
     let checked = model.stats().proof.residency.pointers_checked;
     assert_eq!(
         line("verified"),
