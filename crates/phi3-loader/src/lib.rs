@@ -1,6 +1,17 @@
 //! The program `phi3-loader`: it parses arguments, calls the crate `loader` and prints the results.
 //!
-//! It is a library so that tests can run the program with another allocator.
+//! ```sh
+//! phi3-loader devices                          # the devices that can be loaded to
+//! phi3-loader inspect MODEL.gguf               # header, configuration and tensors of any GGUF file
+//! phi3-loader plan MODEL.gguf                  # bytes of device memory for weights and cache; needs no GPU
+//! phi3-loader load MODEL.gguf --device cuda:0 --verify checksum --json    # loads, one event a line
+//! phi3-loader load MODEL.gguf --dump weights.safetensors                  # and writes the weights
+//! phi3-loader bench MODEL.gguf                 # loads beside the limits of the machine
+//! phi3-loader synth OUT.gguf --preset mini-4k  # a file with real shapes and random weights
+//! ```
+//!
+//! `--json` is described in `docs/json.md` of the repository, codes and exit codes in `docs/errors.md`. Programs use
+//! the crate `loader` instead. This crate is a library only so that tests can run the program with another allocator.
 
 mod args;
 mod bench;
