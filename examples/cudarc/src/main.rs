@@ -30,7 +30,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let (path, ordinal) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [path] => (path, 0),
-        [path, ordinal] => (path, ordinal.parse::<u16>()?),
+        [path, ordinal] => {
+            (path, ordinal.parse::<u16>().map_err(|error| format!("GPU {ordinal}: {error}"))?)
+        }
         _ => return Err("usage: cargo run -- MODEL.gguf [GPU]".into()),
     };
     // The load comes first: it says what is missing, if there is no driver or GPU. cudarc panics without a driver.
