@@ -30,6 +30,9 @@ fn run() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: cargo run -- MODEL.gguf [TOKEN-ID]".into()),
     };
     let model = load(Path::new(path))?;
+    if token as u64 >= model.config().vocab {
+        return Err(format!("token {token}: the model has {} tokens", model.config().vocab).into());
+    }
     let query = query(&model, token)?;
     let difference = largest_excess(&query, &model, token)?;
     println!("token {token}, layer 0: {} products of the embedding and Q", query.len());
@@ -55,8 +58,8 @@ fn query(model: &LoadedModel, token: usize) -> Result<Vec<f32>, Box<dyn Error>> 
     Ok(wide(&embedding)?.matmul(&wide(&q)?.t()?)?.squeeze(0)?.to_vec1()?)
 }
 
-/// Computes the same with a loop in f64. Returns the largest difference beyond what rounding explains, 0 if there is
-/// none.
+/// Computes the same with a loop in f64. Returns the largest difference beyond what rounding explains, 0 if
+/// there is none.
 fn largest_excess(query: &[f32], model: &LoadedModel, token: usize) -> Result<f64, Box<dyn Error>> {
     let slice = |slot| model.host_slice::<f16>(slot).ok_or_else(|| format!("{slot} is not f16"));
     let hidden = model.config().hidden as usize;
@@ -67,7 +70,8 @@ fn largest_excess(query: &[f32], model: &LoadedModel, token: usize) -> Result<f6
     if q.len() != query.len() * hidden {
         return Err(format!("{} products of {} weights", query.len(), q.len()).into());
     }
-    // The error of a sum of n products in f32 is at most about n * EPSILON of the sum of their magnitudes, in any order.
+    // The error of a sum of n products in f32 is at most about n * EPSILON of the sum of their magnitudes, in
+    // any order.
     let rounding = (hidden + 1) as f64 * f64::from(f32::EPSILON);
     let excess = q.chunks_exact(hidden).zip(query).map(|(row, &computed)| {
         let products = row.iter().zip(embedding).map(|(w, x)| w.to_f64() * x.to_f64());

@@ -8,8 +8,8 @@ use loader::{LoadedModel, Slot};
 
 /// Returns a weight as a tensor of candle, which may outlive the model.
 ///
-/// This copies the weight once. A copy is necessary: the storage of a CPU tensor of candle 0.11 is a `Vec` of its own, which
-/// cannot borrow memory.
+/// This copies the weight once. A copy is necessary: the storage of a CPU tensor of candle 0.11 is a `Vec` of
+/// its own, which cannot borrow memory.
 ///
 /// # Errors
 ///

@@ -35,7 +35,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         }
         _ => return Err("usage: cargo run -- MODEL.gguf [GPU]".into()),
     };
-    // The load comes first: it says what is missing, if there is no driver or GPU. cudarc panics without a driver.
+    // The load comes first: it says what is missing, if there is no driver or GPU. cudarc panics without a
+    // driver.
     let device = DeviceChoice::Cuda(ordinal.into());
     let mut loader = Loader::new(LoadOptions::new().device(device));
     let mut load = || loader.load(path, &mut Unobserved).map(Arc::new);
@@ -81,8 +82,8 @@ fn lend(model: &Arc<LoadedModel>, stream: &Arc<CudaStream>) -> Result<Lent<f16>,
     Lent::new(tensor, stream)
 }
 
-/// Copies the weight with cudarc, once to the host and once by way of memory that cudarc owns, and compares both with
-/// the loader's copy.
+/// Copies the weight with cudarc, once to the host and once by way of memory that cudarc owns, and compares
+/// both with the loader's copy.
 fn reads_the_same(
     lent: &Lent<f16>,
     model: &LoadedModel,

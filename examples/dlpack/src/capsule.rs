@@ -1,8 +1,9 @@
 //! The destructor of Python capsules.
 //!
-//! It must not be a Python function. Python destroys objects also while an exception is set, for example when NumPy
-//! refuses a tensor. A Python function that `ctypes` calls then fails with the foreign exception: the tensor leaks, and
-//! CPython 3.11 crashed. This library does not link to Python, so `weights.py` passes the two functions that are needed.
+//! It must not be a Python function. Python destroys objects also while an exception is set, for example when
+//! NumPy refuses a tensor. A Python function that `ctypes` calls then fails with the foreign exception: the
+//! tensor leaks, and CPython 3.11 crashed. This library does not link to Python, so `weights.py` passes the
+//! two functions that are needed.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -10,8 +11,8 @@ use std::sync::OnceLock;
 use crate::entry::entry;
 use crate::phi3_delete;
 
-/// The name of a capsule that no consumer has taken. A consumer renames it. A capsule stores only the address of its
-/// name, so the name must live as long as the process.
+/// The name of a capsule that no consumer has taken. A consumer renames it. A capsule stores only the address
+/// of its name, so the name must live as long as the process.
 #[unsafe(no_mangle)]
 pub static PHI3_CAPSULE_NAME: [u8; 19] = *b"dltensor_versioned\0";
 
@@ -22,8 +23,8 @@ type GetPointer = unsafe extern "C" fn(capsule: *mut c_void, name: *const c_char
 
 static PYTHON: OnceLock<(IsValid, GetPointer)> = OnceLock::new();
 
-/// Stores the functions that [`phi3_capsule_destructor`] calls. Only the first call has an effect: a process has
-/// one Python.
+/// Stores the functions that [`phi3_capsule_destructor`] calls. Only the first call has an effect: a process
+/// has one Python.
 ///
 /// # Safety
 ///
@@ -62,8 +63,8 @@ pub unsafe extern "C" fn phi3_capsule_destructor(capsule: *mut c_void) {
         }
         // SAFETY: the same. The capsule has this name, so that the function sets no exception.
         let tensor = unsafe { get_pointer(capsule, name) };
-        // SAFETY: the capsule still has its first name, so its pointer is the result of `phi3_dlpack`, whose deleter
-        // nothing has called.
+        // SAFETY: the capsule still has its first name, so its pointer is the result of `phi3_dlpack`, whose
+        // deleter nothing has called.
         unsafe { phi3_delete(tensor.cast()) };
         Ok(())
     });

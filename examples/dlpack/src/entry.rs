@@ -10,8 +10,8 @@ thread_local! {
 
 /// Runs the body of a C function. If it fails or panics, stores the reason and returns `failed`.
 pub(crate) fn entry<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T {
-    // After a panic only `failed` and the stored text are used, and the body has not seen them. A handle stays usable,
-    // because its lock is taken even if it is poisoned.
+    // After a panic only `failed` and the stored text are used, and the body has not seen them. A handle stays
+    // usable, because its lock is taken even if it is poisoned.
     let error = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => return value,
         Ok(Err(error)) => error,
@@ -22,7 +22,8 @@ pub(crate) fn entry<T>(failed: T, body: impl FnOnce() -> Result<T, String>) -> T
         }
     };
     let error = CString::new(error.replace('\0', "\\0")).ok();
-    // At the end of a thread its variables are gone. The text is then lost, but the call still reports a failure.
+    // At the end of a thread its variables are gone. The text is then lost, but the call still reports a
+    // failure.
     let _ = LAST_ERROR.try_with(|last| last.replace(error));
     failed
 }

@@ -1,8 +1,8 @@
 //! C functions that load a model and hand its weights out as DLPack tensors. `weights.py` calls them.
 //!
-//! A function that fails returns null or `false`, and [`phi3_last_error`] then returns the reason. No panic leaves
-//! a function. Several threads may call all functions at the same time; only [`phi3_free`] must be the last call for
-//! its model.
+//! A function that fails returns null or `false`, and [`phi3_last_error`] then returns the reason. No panic
+//! leaves a function. Several threads may call all functions at the same time; only [`phi3_free`] must be the
+//! last call for its model.
 
 mod capsule;
 mod entry;
@@ -111,8 +111,8 @@ fn with_help(error: &Error) -> String {
     }
 }
 
-/// Gives up this handle's reference to the model. Tensors keep the model in memory; the last one frees it. Names and
-/// geometry stay valid until [`phi3_free`].
+/// Gives up this handle's reference to the model. Tensors keep the model in memory; the last one frees it.
+/// Names and geometry stay valid until [`phi3_free`].
 ///
 /// # Safety
 ///
@@ -201,8 +201,8 @@ pub unsafe extern "C" fn phi3_slot(model: *const Model, index: usize, info: *mut
     })
 }
 
-/// Returns the number of references to the model: 1 for the open handle, and 1 for each tensor. 0 means that the model
-/// was freed.
+/// Returns the number of references to the model: 1 for the open handle, and 1 for each tensor. 0 means that
+/// the model was freed.
 ///
 /// # Safety
 ///
