@@ -77,6 +77,16 @@ pub struct DLManagedTensorVersioned {
     pub dl_tensor: DLTensor,
 }
 
+/// The number of a GPU is that in this process.
+impl From<DeviceKind> for DLDevice {
+    fn from(device: DeviceKind) -> Self {
+        match device {
+            DeviceKind::Host => Self { device_type: CPU, device_id: 0 },
+            DeviceKind::Cuda(ordinal) => Self { device_type: CUDA, device_id: ordinal },
+        }
+    }
+}
+
 const VERSION: DLPackVersion = DLPackVersion { major: 1, minor: 0 };
 
 /// `DLPACK_FLAG_BITMASK_READ_ONLY`.
@@ -112,13 +122,9 @@ impl SharedTensor {
     pub fn to_dlpack(&self) -> DlpackTensor {
         let (dtype, mut shape) = self.dlpack_elements();
         let mut strides = row_major(&shape);
-        let device = match self.device() {
-            DeviceKind::Host => DLDevice { device_type: CPU, device_id: 0 },
-            DeviceKind::Cuda(ordinal) => DLDevice { device_type: CUDA, device_id: ordinal },
-        };
         let dl_tensor = DLTensor {
             data: std::ptr::with_exposed_provenance_mut(self.address as usize),
-            device,
+            device: self.device().into(),
             ndim: shape.len() as i32,
             dtype,
             // Moving a vector does not move its heap memory.

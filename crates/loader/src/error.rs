@@ -118,8 +118,18 @@ pub enum Error {
         what: String,
     },
     /// An option is outside its range, for example 0 threads.
-    #[error("invalid option: {0}")]
-    InvalidOption(#[source] cuda_sys::Error),
+    #[error("invalid option: {option} is {value}, but must be from {least} to {most}")]
+    #[non_exhaustive]
+    InvalidOption {
+        /// The option: a field of [`LoadOptions`](crate::LoadOptions).
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// The smallest valid value.
+        least: u64,
+        /// The largest valid value.
+        most: u64,
+    },
     /// The device failed, or the engine refused the request.
     #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
@@ -193,7 +203,7 @@ impl Error {
             Self::Write { .. } => codes::WRITE_FAILED,
             Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
             Self::HostMemory { .. } => codes::INSUFFICIENT_HOST_MEMORY,
-            Self::InvalidOption(_) => codes::INVALID_OPTION,
+            Self::InvalidOption { .. } => codes::INVALID_OPTION,
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
@@ -334,7 +344,7 @@ mod tests {
             Error::Model { path: path(), source: model },
             Error::FileChanged { path: path(), what: "its length".to_owned(), source: None },
             Error::Read { path: path(), source: engine.clone() },
-            Error::InvalidOption(engine.clone()),
+            Error::InvalidOption { option: "threads", value: 0, least: 1, most: 256 },
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },

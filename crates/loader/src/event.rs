@@ -13,7 +13,8 @@ use std::path::Path;
 /// and [`Progress`](Self::Progress) alternate while bytes arrive.
 ///
 /// Events of a load borrow what they report. [`into_owned`](Self::into_owned) makes an event that can be sent
-/// to another thread. With the feature `serde`, an event is serialised as a line of `phi3-loader load --json`.
+/// to another thread. With the feature `serde`, an event is serialised as a line of `phi3-loader load --json`,
+/// without the field `schema_version`. The program does not print [`Transferred`](Self::Transferred).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoadEvent<'a> {

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub(crate) struct FileIdentity {
     path: PathBuf,
-    /// Whether the path must still lead to this file.
+    /// Whether the file was opened by its path, which must still lead to it. If not, the time of change does not
+    /// matter either: it also changes when a file is renamed or loses a name.
     by_path: bool,
     facts: Facts,
 }
@@ -71,7 +72,8 @@ impl FileIdentity {
         Self { path: path.to_owned(), by_path: true, facts: Facts::of(opened) }
     }
 
-    /// Stores the metadata of a file that the caller opened. Its path may lead to another file.
+    /// Stores the metadata of a file that the caller opened. Its path may lead to another file, now or later.
+    /// Not detected: a write after which a program restores the time of modification.
     pub(crate) fn of_open_file(path: &Path, opened: &Metadata) -> Self {
         Self { by_path: false, ..Self::new(path, opened) }
     }
@@ -79,13 +81,17 @@ impl FileIdentity {
     /// Returns how long to wait after `opening` until [`check`](Self::check) detects every change. `opening`
     /// is a moment before the file was opened. `None` if no wait is needed.
     pub(crate) fn unsettled_for(&self, opening: SystemTime) -> Option<Duration> {
-        unsettled_for(self.facts.changed, opening.duration_since(UNIX_EPOCH).ok()?)
+        let last = if self.by_path { self.facts.changed } else { self.facts.modified };
+        unsettled_for(last, opening.duration_since(UNIX_EPOCH).ok()?)
     }
 
     /// Fails if the open file has changed or, if it was opened by its path, the file at that path is another one.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
         let open = file.metadata().map_err(|error| self.gone(error))?;
-        let now = Facts::of(&open);
+        let mut now = Facts::of(&open);
+        if !self.by_path {
+            now.changed = self.facts.changed;
+        }
         if now.bytes != self.facts.bytes {
             let what = format!(
                 "it had {} bytes when it was opened, and has {} bytes now",

@@ -8,11 +8,18 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// The file to load: a path, or a file that is already open. If it is a shard of a split model, the other
-/// shards are opened by the names that follow from its name.
+/// The file to load: a path, or a file that is already open.
 ///
 /// Everything that is a path converts to an input, and so do [`File`] and [`OwnedFd`]. An open file is useful if
-/// a process may not open the path itself: it gets the file from another process or from a service manager.
+/// a process may not open the path itself: it gets the file from another process or from a service manager. It must
+/// be readable, and not opened with `O_DIRECT`.
+///
+/// If the file is a shard of a split model, the other shards are opened by the names that follow from its name.
+/// Then the name of an open file must still lead to it, and it is refused if it has none.
+///
+/// A load fails if the file changes. For a path, this includes the path itself: it must lead to the same file at
+/// the end. A file that was given open, and is the whole model, may be renamed, replaced at its name, or removed.
+/// Its length and time of modification must not change.
 ///
 /// ```
 /// # use loader::{LoadOptions, Loader};

@@ -89,6 +89,7 @@
 //! |---|---|---|
 //! | ERROR | `load failed: ...` | `code`, `class`, `retriable` |
 //! | WARN | a possible fault of the file | `code` |
+//! | WARN | a tensor that is all zero, or has infinite or NaN weights | |
 //! | INFO | `loading model` | `layers`, `hidden`, `vocab`, `attention`, `q_heads`, `kv_heads`, `vram_bytes` |
 //! | INFO | `device open` | `device`, `name`, `readers`, `storage_readers`, `depth`, `chunk_bytes`, `read_bytes` |
 //! | INFO | `loading`, at most three times in a load | `unit`, `of`, `bytes`, `of_bytes` |

@@ -57,8 +57,10 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] if the device cannot be opened, [`Error::HostMemory`].
+    /// [`Error::InvalidOption`]. [`Error::Engine`] if the device cannot be opened, or the host has too little
+    /// memory for staging.
     pub fn prepare(&mut self) -> Result<DeviceKind, Error> {
+        self.options.check()?;
         let (session, _) =
             self.sessions.get(&self.options, Wanted::UNKNOWN, &CancelToken::new())?;
         Ok(session.device.kind())
@@ -99,7 +101,10 @@ impl Loader {
     ///
     /// Those of [`plan`](Self::plan) and [`prepare`](Self::prepare).
     pub fn fits(&mut self, input: impl Into<Input>) -> Result<Fit, Error> {
-        let planned = self.plan(input)?;
+        self.options.check()?;
+        // The source stays open until the end: its header takes memory during a load, too.
+        let source = Source::open(&input.into(), &self.options.limits)?;
+        let planned = plan(&source, self.options.storage)?;
         let wanted = Wanted { device_bytes: None, ..Wanted::by(&planned.plan) };
         let (session, _) = self.sessions.get(&self.options, wanted, &CancelToken::new())?;
         let needs = session.needs(&planned.plan, &self.options);
@@ -123,8 +128,7 @@ impl Loader {
     }
 
     /// Loads the model of a file that is already open, as [`load`](Self::load) does. The position of the
-    /// file's cursor is not used. If the name of the file leads to another file in the meantime, that is no
-    /// error.
+    /// file's cursor is not used. See [`Input`] for how changes of the file are detected.
     ///
     /// # Errors
     ///
@@ -183,6 +187,7 @@ impl Loader {
         observer: &mut dyn Observer,
         token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
+        self.options.check()?;
         token.check()?;
         let start = Instant::now();
         let source = Source::open_settled(input, &self.options.limits, token)?;

@@ -1,6 +1,7 @@
 //! The options of a load.
 
-use cuda_sys::Io;
+use crate::error::Error;
+use cuda_sys::{EngineConfig, Io};
 use gguf_format::Limits;
 use model_phi3::Storage;
 
@@ -98,6 +99,19 @@ impl LoadOptions {
     /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Fails if an option is outside its range.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let in_range = |option, value: Option<u64>, least, most| match value {
+            Some(value) if !(least..=most).contains(&value) => {
+                Err(Error::InvalidOption { option, value, least, most })
+            }
+            _ => Ok(()),
+        };
+        in_range("threads", self.threads.map(u64::from), 1, EngineConfig::MAX_READERS.into())?;
+        in_range("depth", self.depth.map(u64::from), 1, EngineConfig::MAX_DEPTH.into())?;
+        in_range("chunk_bytes", self.chunk_bytes, 1, EngineConfig::MAX_CHUNK_BYTES)
     }
 
     /// Sets [`device`](Self::device).

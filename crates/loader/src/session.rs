@@ -155,12 +155,7 @@ impl Session {
         });
         let device = device?;
         let name = device.name()?;
-        let ring = ring.map_err(|error| match error.code() {
-            // The ring checks the settings of the engine.
-            ErrorCode::InvalidArgument => Error::InvalidOption(error),
-            _ => Error::Engine(error),
-        })?;
-        let engine = Engine::new(&device, ring)?;
+        let engine = Engine::new(&device, ring?)?;
         tracing::info!(
             device = %choice,
             name,

@@ -113,16 +113,16 @@ impl Source {
                 source: None,
             })
         })?;
-        let identities = gguf
-            .shards()
-            .iter()
-            .map(|shard| {
-                let given = input.is_open_file() && shard.path() == path;
-                let identity = if given { FileIdentity::of_open_file } else { FileIdentity::new };
-                identity(shard.path(), shard.opened_as())
-            })
-            .collect();
-        Ok(Self { path: path.to_owned(), gguf, identities })
+        // The other shards are found by the name of the given one, so that name must lead to it.
+        let only_given = input.is_open_file() && gguf.shards().len() == 1;
+        let identity = if only_given { FileIdentity::of_open_file } else { FileIdentity::new };
+        let identities =
+            gguf.shards().iter().map(|shard| identity(shard.path(), shard.opened_as())).collect();
+        let source = Self { path: path.to_owned(), gguf, identities };
+        if input.is_open_file() {
+            source.check_unchanged()?;
+        }
+        Ok(source)
     }
 
     /// Returns the path of the file that the caller gave.

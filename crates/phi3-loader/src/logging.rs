@@ -13,13 +13,13 @@ pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
         (false, 1) => "info",
         (false, _) => "debug",
     };
-    // The program prints the error of a failed load itself.
-    let directives = format!("{level},loader::failure=off");
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|value| !value.is_empty());
-    let filter = asked.and_then(|directives| EnvFilter::try_new(directives).ok());
+    // The program prints the error of a failed load itself. A later directive of the user takes precedence.
+    let without_failure = |directives: &str| format!("loader::failure=off,{directives}");
+    let filter = asked.and_then(|asked| EnvFilter::try_new(without_failure(&asked)).ok());
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(directives)))
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(without_failure(level))))
         .with_ansi(!no_color && std::io::stderr().is_terminal())
         .with_writer(BesideBars(bars.clone()))
         // By default, the subscriber reports a failed write to the same stream and then panics.

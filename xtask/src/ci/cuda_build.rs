@@ -33,6 +33,7 @@ pub(super) fn check() -> Result<()> {
     let build = [&["build", "--bin", "phi3-loader"], &CUDA_PACKAGES[..]].concat();
     let loader = loader_binary::executable(&mut cuda_cargo(&build))?;
 
+    super::examples::check_cuda(&cuda)?;
     process::run(Command::new(&loader).arg("devices"))?;
     let model = workspace::target().join("cuda-build.gguf");
     process::run(Command::new(&loader).arg("synth").arg(&model).args(["--preset", "tiny"]))?;

@@ -1,10 +1,12 @@
 //! Tests of the inputs of a load: paths and open files.
 
 use crate::common::{go_on, model_path};
-use loader::{DeviceChoice, Input, LoadOptions, LoadedModel, Loader};
+use loader::{DeviceChoice, Input, LoadEvent, LoadOptions, LoadedModel, Loader};
 use std::fs::File;
 use std::io::Seek;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 fn loader() -> Loader {
@@ -46,6 +48,57 @@ fn an_open_file_needs_no_path() {
     let error = loader.load(File::open(&path).unwrap(), &mut go_on).unwrap_err();
     assert_eq!(error.code(), "GGUF_BAD_MAGIC");
     assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+}
+
+/// Loads an open file, and changes something when its header has been read.
+fn load_while(path: &Path, change: impl Fn(&Path)) -> Result<LoadedModel, loader::Error> {
+    loader().load_file(File::open(path).unwrap(), &mut |event: &LoadEvent<'_>| {
+        if matches!(event, LoadEvent::Opened { .. }) {
+            change(path);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+#[test]
+fn the_names_of_an_open_file_may_change_during_the_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let other = folder.path().join("other");
+    let changes: [&dyn Fn(&Path); 4] = [
+        &|path| std::fs::remove_file(path).unwrap(),
+        &|path| std::fs::rename(path, &other).unwrap(),
+        &|path| std::fs::hard_link(path, folder.path().join("link")).unwrap(),
+        &|path| {
+            std::fs::write(&other, "another file").unwrap();
+            std::fs::rename(&other, path).unwrap();
+        },
+    ];
+    for change in changes {
+        std::fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
+        load_while(&path, change).unwrap();
+        std::fs::remove_file(&path).ok();
+    }
+}
+
+#[test]
+fn the_content_of_an_open_file_may_not_change_during_the_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let open = |path: &Path| File::options().write(true).open(path).unwrap();
+    let changes: [&dyn Fn(&Path); 3] = [
+        &|path| open(path).write_all_at(&[7], 5000).unwrap(),
+        &|path| open(path).set_len(5000).unwrap(),
+        &|path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        },
+    ];
+    for change in changes {
+        std::fs::copy(model_path("fused-f16.gguf"), &path).unwrap();
+        let error = load_while(&path, change).unwrap_err();
+        assert_eq!(error.code(), "FILE_CHANGED", "{error}");
+    }
 }
 
 #[test]

@@ -85,15 +85,22 @@ fn a_model_that_does_not_fit_says_how_many_bytes_are_missing() {
 #[test]
 fn an_option_out_of_range_is_the_callers_error() {
     for (options, range) in [
-        (host().threads(0), "from 1 to 256"),
-        (host().threads(257), "from 1 to 256"),
-        (host().depth(0), "from 1 to 1024"),
-        (host().depth(1025), "from 1 to 1024"),
-        (host().chunk_bytes((1 << 30) + 1), "at most 1073741824 bytes"),
+        (host().threads(0), "threads is 0, but must be from 1 to 256"),
+        (host().threads(257), "threads is 257, but must be from 1 to 256"),
+        (host().depth(0), "depth is 0, but must be from 1 to 1024"),
+        (host().depth(u32::MAX), "depth is 4294967295, but must be from 1 to 1024"),
+        (host().chunk_bytes(0), "chunk_bytes is 0, but must be from 1 to 1073741824"),
+        (host().chunk_bytes(u64::MAX), "but must be from 1 to 1073741824"),
     ] {
-        let error = Loader::new(options).prepare().unwrap_err();
-        assert_eq!((error.code(), error.exit_code()), ("INVALID_OPTION", 2), "{error}");
-        assert!(!error.retriable() && error.to_string().contains(range), "{error}");
+        let path = model_path("fused-f16.gguf");
+        for error in [
+            Loader::new(options.clone()).prepare().unwrap_err(),
+            Loader::new(options.clone()).fits(&path).unwrap_err(),
+            Loader::new(options.clone()).load(&path, &mut go_on).unwrap_err(),
+        ] {
+            assert_eq!((error.code(), error.exit_code()), ("INVALID_OPTION", 2), "{error}");
+            assert!(!error.retriable() && error.to_string().contains(range), "{error}");
+        }
     }
 }
 

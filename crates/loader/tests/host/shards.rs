@@ -4,7 +4,9 @@ use crate::common::go_on;
 use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{DeviceChoice, Error, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Storage};
+use loader::{
+    DeviceChoice, Error, Input, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Storage,
+};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::ops::ControlFlow;
@@ -200,6 +202,28 @@ fn the_other_shards_of_an_open_file_are_found_by_its_name() {
     let options = LoadOptions::new().device(DeviceChoice::Host);
     let loaded = Loader::new(options).load_file(file, &mut go_on).unwrap();
     assert_eq!(loaded.fingerprint().unwrap(), want.fingerprint().unwrap());
+}
+
+#[test]
+fn shards_of_two_models_are_not_mixed_if_the_name_of_an_open_file_leads_elsewhere() {
+    let files = Files::new();
+    let old = std::fs::File::open(files.shard(0)).unwrap();
+    let new = Files::new();
+    for no in 0..SHARDS {
+        std::fs::rename(new.shard(no), files.shard(no)).unwrap();
+    }
+    let loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
+    // The input takes the file's name after the replacement: it ends in " (deleted)".
+    let error = loader.plan(old).unwrap_err();
+    assert_eq!(error.code(), "GGUF_SHARD_NAME", "{error}");
+
+    let input = Input::from(std::fs::File::open(files.shard(0)).unwrap());
+    let newest = Files::new();
+    for no in 0..SHARDS {
+        std::fs::rename(newest.shard(no), files.shard(no)).unwrap();
+    }
+    let error = loader.plan(input).unwrap_err();
+    assert_eq!(error.code(), "FILE_CHANGED", "{error}");
 }
 
 #[test]

@@ -416,7 +416,7 @@ fn rows() -> Vec<Row> {
             "INVALID_OPTION",
             (2, "MODEL_LOAD_FAILED", false),
             Library(|_| load_error(&options().threads(257))),
-            &["reader threads must be from 1 to 256"],
+            &["threads is 257", "from 1 to 256"],
         ),
         row(
             "ENGINE_CONTRACT",
