@@ -1,4 +1,41 @@
 //! The structs of `include/phi3_weights.h`, filled with the weights of a loaded model.
+//!
+//! The header's comments are the documentation of the fields. A crate that depends on `loader` directly finds the
+//! header's folder in its build script:
+//!
+//! ```ignore
+//! // build.rs
+//! fn main() {
+//!     let include = std::env::var_os("DEP_PHI3_LOADER_INCLUDE").expect("loader is a dependency");
+//!     cc::Build::new().file("src/forward.c").include(include).compile("forward");
+//! }
+//! ```
+//!
+//! ```no_run
+//! use loader::LoadedModel;
+//! use loader::c_weights::{CModelWeights, CWeights};
+//! use std::sync::Arc;
+//!
+//! unsafe extern "C" {
+//!     // In C: void forward(const Phi3Weights *weights);
+//!     fn forward(weights: *const CModelWeights);
+//! }
+//!
+//! struct Engine {
+//!     weights: CWeights<Arc<LoadedModel>>,
+//! }
+//!
+//! impl Engine {
+//!     fn new(model: &Arc<LoadedModel>) -> Self {
+//!         Self { weights: model.shared_c_weights() }
+//!     }
+//!
+//!     fn run(&self) {
+//!         // SAFETY: the pointer is valid as long as `self.weights`, and `forward` only reads.
+//!         unsafe { forward(self.weights.as_ptr()) };
+//!     }
+//! }
+//! ```
 #![allow(unsafe_code, reason = "structs of pointers are not `Send` by themselves")]
 
 use crate::model::{LoadedModel, TensorView};

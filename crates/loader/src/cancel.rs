@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// A load checks its token between its steps, while it waits for a device to open, about 50 times a second
 /// during the transfer, and between windows of the readback. It returns within 100 ms of
-/// [`cancel`](Self::cancel), unless a single call of the system or the driver takes longer.
+/// [`cancel`](Self::cancel), unless a single call of the system, the driver or the observer takes longer.
 ///
 /// ```
 /// let token = loader::CancelToken::new();
@@ -22,8 +22,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// ```
 ///
 /// A flag that a program already has becomes a token with [`From`]: for example one that a signal handler of the
-/// crate `signal-hook` sets. A token of `tokio_util` is passed on by a task:
-/// `tokio::spawn(async move { theirs.cancelled().await; ours.cancel() })`.
+/// crate `signal-hook` sets. A token of `tokio_util` is passed on by a task, which ends with the load:
+///
+/// ```ignore
+/// let (theirs, ours) = (cancellation_token.clone(), cancel_token.clone());
+/// let watcher = tokio::spawn(async move {
+///     theirs.cancelled().await;
+///     ours.cancel();
+/// });
+/// let loaded = tokio::task::spawn_blocking(move || load(cancel_token)).await;
+/// watcher.abort();
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 

@@ -92,8 +92,9 @@ codes! {
         "load again; if it fails again, look for GPU errors (`Xid`) in the system log, reset the GPU \
          or choose another device";
     VERIFICATION_FAILED: 9, false,
-        "Weights on the device have a wrong address or wrong bytes.",
-        "do not use these weights; check the memory of the device and of the host before the next load";
+        "Weights on the device have a wrong address or wrong bytes, or differ from a fingerprint.",
+        "do not use these weights; check the memory of the device and of the host before the next load; if \
+         they were compared with a stored fingerprint, check that it is of this file and this storage";
     CANCELLED: 130, true,
         "The caller, Ctrl-C or SIGTERM cancelled the command.",
         "this is not a fault: run the command again if you need the result";

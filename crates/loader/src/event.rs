@@ -126,6 +126,9 @@ impl LoadEvent<'_> {
 
 /// Receives the events of a load, on the thread that called it. [`ControlFlow::Break`] cancels the load.
 ///
+/// An observer must not block: the load, and its cancellation, wait for it. Send to a bounded channel with
+/// `try_send`, or to a channel that keeps only the newest value, such as `tokio::sync::watch`.
+///
 /// Every `FnMut(&LoadEvent) -> ControlFlow<()>` is an observer.
 pub trait Observer {
     /// Receives one event.

@@ -12,6 +12,9 @@ const PIECE_BYTES: u64 = 16 << 20;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
 ///
+/// It can be compared with any load of the same file with the same storage: later, in another process, or on
+/// another device. It does not say which file that is, so store it under a name that does.
+///
 /// With the feature `serde`, it can be stored: an object with the fields `version`, `piece_bytes` and `digests`
 /// (32 hexadecimal digits each). Another version or another size of pieces is refused when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +54,8 @@ impl Fingerprint {
             None => Ok(()),
             Some((Piece { op, range }, (before, now))) => Err(Error::Verification {
                 what: format!(
-                    "tensor {} changed on {}: its bytes {:?} have digest {now}, expected {before}",
+                    "tensor {} on {} differs from the fingerprint: its bytes {:?} have digest {now}, \
+                     expected {before}",
                     gguf_format::escape(op.tensor.as_ref()),
                     buffer.device(),
                     range.start - op.dest.start..range.end - op.dest.start,

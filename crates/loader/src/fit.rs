@@ -66,10 +66,20 @@ impl Fit {
     }
 
     /// Returns the bytes that stay free beside the weights and a key-value cache of this size
-    /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). `None` if they do not fit together,
-    /// or if [`free`](Self::free) is unknown. The reserve is not subtracted: it is meant for such a cache.
+    /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). `None` if they do not fit together
+    /// ([`short_by_with_cache_of`](Self::short_by_with_cache_of) then gives the missing bytes), if the weights
+    /// exceed [`limit`](Self::limit), or if [`free`](Self::free) is unknown. The reserve is not subtracted: it is
+    /// meant for such a cache.
     pub fn after_cache_of(&self, context: u64, batch: u64, dtype: KvDtype) -> Option<u64> {
         self.after(self.planned.config.kv_cache_bytes(context, batch, dtype))
+    }
+
+    /// Returns the bytes that are missing for the weights and a key-value cache of this size, 0 if they fit together.
+    /// `None` if [`free`](Self::free) is unknown, or if the sum exceeds 64 bits. The limit and the reserve are not
+    /// considered.
+    pub fn short_by_with_cache_of(&self, context: u64, batch: u64, dtype: KvDtype) -> Option<u64> {
+        let cache = self.planned.config.kv_cache_bytes(context, batch, dtype)?;
+        Some(self.required.checked_add(cache)?.saturating_sub(self.free?))
     }
 
     fn after(&self, kv_cache: Option<u64>) -> Option<u64> {

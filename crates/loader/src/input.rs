@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 ///
 /// Everything that is a path converts to an input, and so do [`File`] and [`OwnedFd`]. An open file is useful if
 /// a process may not open the path itself: it gets the file from another process or from a service manager. It must
-/// be readable, and not opened with `O_DIRECT`.
+/// be readable, and not opened with `O_DIRECT`. An input is used once: for several calls, clone the file
+/// ([`File::try_clone`]).
 ///
 /// If the file is a shard of a split model, the other shards are opened by the names that follow from its name.
 /// Then the name of an open file must still lead to it, and it is refused if it has none.
@@ -79,7 +80,8 @@ impl From<OwnedFd> for Input {
 }
 
 impl Input {
-    /// Returns the path. For an open file, its name when it was given.
+    /// Returns the path. For an open file, its name when it was given; for one that has no name any more, the system
+    /// appends ` (deleted)`.
     pub fn path(&self) -> &Path {
         let (Kind::Path(path) | Kind::File { path, .. }) = &self.0;
         path

@@ -54,7 +54,8 @@
 //!
 //! | you want to | use |
 //! |---|---|
-//! | know whether a model fits | [`Loader::fits`]; [`Loader::plan`] needs no device |
+//! | know whether a model fits | [`Loader::fits`]; [`Loader::plan`] needs no device, and does not count the 34 MiB (by default) that a GPU needs for conversions |
+//! | keep memory free for a cache | [`LoadOptions::reserve`], [`Loader::set_reserve`] |
 //! | open the device early | [`Loader::prepare`], [`Loader::start_preparing`] |
 //! | choose a GPU | [`cuda_devices`], [`DeviceChoice`] |
 //! | load a file that is already open | [`Loader::load_file`]; every method takes an [`Input`] |
@@ -62,6 +63,7 @@
 //! | send events to another thread | [`LoadEvent::into_owned`] |
 //! | act on an error | [`Error::code`], [`Error::class`], [`Error::retriable`], [`Error::help`] |
 //! | read weights in host memory | [`LoadedModel::host_slice`], [`LoadedModel::host_bytes`] |
+//! | read Q, K and V as one matrix in host memory | [`LoadedModel::share_fused`], then [`SharedTensor::host_slice`] |
 //! | copy weights from any device | [`LoadedModel::read_slot`] |
 //! | store addresses of weights | [`LoadedModel::share`], [`LoadedModel::share_fused`] |
 //! | pass weights to C or C++ | [`LoadedModel::c_weights`], [`LoadedModel::shared_c_weights`] and `include/phi3_weights.h` |
@@ -81,8 +83,10 @@
 //!
 //! The crate logs through `tracing`. It never installs a subscriber, prints or exits.
 //!
-//! All events of a load are in one span `load`, with the fields `path`, `storage`, `verify` and, when it is known,
-//! `device`. The span has the level ERROR, so that warnings and errors always have these fields. The event of a failed
+//! Targets are the crate's modules, such as `loader::transfer`. The filter `loader=debug` shows everything. All events of
+//! a load are in one span `load` of the target `loader::loader`, with the fields `path`, `storage`, `verify` and, when it is known,
+//! `device`. Events of `prepare` and `fits` are outside of it. The span has the level ERROR, so that warnings and errors
+//! have these fields unless a filter excludes its target. The event of a failed
 //! load has the target `loader::failure`: a program that prints the returned error itself can filter that out.
 //!
 //! | level | event | fields |
@@ -90,17 +94,20 @@
 //! | ERROR | `load failed: ...` | `code`, `class`, `retriable` |
 //! | WARN | a possible fault of the file | `code` |
 //! | WARN | a tensor that is all zero, or has infinite or NaN weights | |
+//! | INFO | `auto chose ...` | `device` |
 //! | INFO | `loading model` | `layers`, `hidden`, `vocab`, `attention`, `q_heads`, `kv_heads`, `vram_bytes` |
 //! | INFO | `device open` | `device`, `name`, `readers`, `storage_readers`, `depth`, `chunk_bytes`, `read_bytes` |
 //! | INFO | `loading`, at most three times in a load | `unit`, `of`, `bytes`, `of_bytes` |
 //! | INFO | `model resident` | `vram_bytes`, `seconds`, `transfer_seconds`, `gb_per_s` |
 //! | INFO | `load cancelled` | `code`, `class` |
+//! | DEBUG | `memory allocated` | `free_before`, `free_after`, `total`, `arena` |
 //! | DEBUG | `Layer 0 loaded` and so on, one for each unit | `unit`, `of`, `bytes` |
 //!
 //! # Threads
 //!
 //! [`LoadOptions`], [`LoadedModel`], [`CancelToken`], [`Fingerprint`], [`Rehash`] and [`Error`] are
-//! `Send` and `Sync`. A [`Loader`] is `Send`. A load borrows its loader mutably; if several threads load
+//! `Send` and `Sync`. A [`Loader`] is `Send`. Methods that load, open a device or digest weights block: an async
+//! program calls them in `spawn_blocking`. A load borrows its loader mutably; if several threads load
 //! at the same time, each needs its own loader. Loads in one process share only the device and the page
 //! cache.
 //!
@@ -108,7 +115,7 @@
 //!
 //! This crate calls the lower layers in order: `gguf_format` checks the file, `model_phi3` makes the plan,
 //! and `cuda_sys` moves the bytes. Types of these crates that appear in this crate's signatures are
-//! re-exported here. The first two crates are also re-exported as [`gguf_format`] and [`model_phi3`].
+//! re-exported here. The first two crates are also re-exported, as `loader::gguf_format` and `loader::model_phi3`.
 //!
 //! The program `phi3-loader` is a separate crate above this one.
 //!

@@ -52,8 +52,14 @@ impl Loader {
         Self { options, sessions: Sessions::default() }
     }
 
+    /// Sets [`LoadOptions::reserve`] for the next loads. The memory of a key-value cache depends on the model, which
+    /// may be known only after the device was [prepared](Self::prepare).
+    pub fn set_reserve(&mut self, bytes: u64) {
+        self.options.reserve = bytes;
+    }
+
     /// Opens the device and makes the staging memory, so that the first load need not. Creating the context of
-    /// a GPU takes several hundred milliseconds. Returns the device.
+    /// a GPU takes several hundred milliseconds. Blocks until the device is open, and returns it.
     ///
     /// # Errors
     ///
@@ -93,7 +99,7 @@ impl Loader {
 
     /// Compares the memory that a load of the model needs with the free memory of the device. Reads only the
     /// header of the file. Opens the device as [`prepare`](Self::prepare) does, because a GPU reports its free
-    /// memory only then.
+    /// memory only then. Blocks; only the header of the file is read.
     ///
     /// A model that does not fit is no error: see [`Fit::short_by`].
     ///

@@ -63,6 +63,13 @@ fn a_model_that_fits_has_its_figures() {
         Some(free - fit.required - cache(7).unwrap())
     );
     assert_eq!(fit.after_cache_of(u64::MAX, 1, KvDtype::F16), None);
+    assert_eq!(fit.short_by_with_cache_of(u64::MAX, 1, KvDtype::F16), None);
+    assert_eq!(fit.short_by_with_cache_of(7, 1, KvDtype::F16), Some(0));
+    let large = 1 << 40;
+    assert_eq!(
+        fit.short_by_with_cache_of(large, 1, KvDtype::F16),
+        Some(fit.required + cache(large).unwrap() - free)
+    );
 }
 
 #[test]
@@ -78,8 +85,11 @@ fn a_model_that_does_not_fit_says_how_many_bytes_are_missing() {
     let reserved = Loader::new(host().reserve(most)).fits(&path).unwrap();
     assert!(!reserved.fits());
     assert_eq!(reserved.short_by, most + weights - reserved.free.unwrap());
-    let error = Loader::new(host().reserve(most)).load(&path, &mut go_on).unwrap_err();
+    let mut loader = Loader::new(host().reserve(most));
+    let error = loader.load(&path, &mut go_on).unwrap_err();
     assert_eq!(error.code(), "INSUFFICIENT_VRAM");
+    loader.set_reserve(0);
+    loader.load(&path, &mut go_on).unwrap();
 }
 
 #[test]

@@ -399,7 +399,7 @@ fn rows() -> Vec<Row> {
                 let before = filled(dir, 0).fingerprint().unwrap();
                 filled(dir, 0x11).verify_fingerprint(&before).unwrap_err()
             }),
-            &["tensor token_embd.weight changed on host"],
+            &["tensor token_embd.weight on host differs"],
         ),
         row(
             "CANCELLED",
