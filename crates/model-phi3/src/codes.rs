@@ -47,4 +47,9 @@ codes! {
         "The file does not contain the weights of a model. It may contain an adapter, an importance \
          matrix, a projector, or only a vocabulary.",
         "give the file that contains the model's weights; if you have an adapter, merge it into them first";
+    PLACEMENT: Unsupported, "PHI3_PLACEMENT",
+        "A tensor cannot be divided among this number of devices. The message names the tensor and the numbers \
+         that are possible.",
+        "choose a number of devices that the message names, another split mode such as layer, or f16 storage, \
+         which has smaller units";
 }

@@ -92,6 +92,24 @@ pub enum Error {
         /// The rule and the place.
         fault: String,
     },
+
+    /// The model cannot be divided among this number of devices.
+    #[error(
+        "tensor {} cannot be divided among {devices} devices: {reason}; {}",
+        shown(.tensor), possible_text(.possible)
+    )]
+    Placement {
+        /// The tensor that cannot be divided.
+        tensor: String,
+        /// The number of devices.
+        devices: usize,
+        /// Rows or columns of the tensor that stay together.
+        block: u64,
+        /// The reason.
+        reason: String,
+        /// The numbers of devices, up to 256, that are possible with this model and storage; in ascending order.
+        possible: Vec<usize>,
+    },
 }
 
 impl From<Problem> for Error {
@@ -122,6 +140,7 @@ impl Error {
             Self::NoConversion { .. } => codes::NO_CONVERSION,
             Self::TooLarge { .. } => codes::TOO_LARGE,
             Self::InvalidPlan { .. } => codes::INVALID_PLAN,
+            Self::Placement { .. } => codes::PLACEMENT,
         }
     }
 
@@ -166,4 +185,16 @@ fn not_a_model_text(found: Option<&str>) -> String {
                 .to_owned()
         }
     }
+}
+
+/// Returns the numbers in words; three or more consecutive numbers are a range.
+fn possible_text(possible: &[usize]) -> String {
+    let mut texts = Vec::new();
+    for run in possible.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        match run {
+            [first, .., last] if run.len() > 2 => texts.push(format!("{first} to {last}")),
+            _ => texts.extend(run.iter().map(usize::to_string)),
+        }
+    }
+    format!("these numbers of devices are possible: {}", texts.join(", "))
 }

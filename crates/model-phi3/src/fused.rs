@@ -83,7 +83,8 @@ impl FromStr for Fused {
     }
 }
 
-/// Several weights in the arena as one matrix: see [`LoadPlan::fused`].
+/// Several weights in the arena as one matrix: see [`LoadPlan::fused`] and
+/// [`PlacedPart::fused`](crate::PlacedPart::fused).
 ///
 /// Row `r` is the [`row_bytes`](Self::row_bytes) bytes from `dest.start + r * row_bytes`, as in a
 /// [`PlannedSlot`].
@@ -115,26 +116,37 @@ impl LoadPlan {
     /// order, the types and the sizes of the tensors, so it can differ between layers.
     #[must_use]
     pub fn fused(&self, fused: Fused) -> Option<FusedSlot> {
-        let mut parts = fused.slots().map(|slot| self.slot(slot));
-        let first = parts.next()??;
-        let mut whole = FusedSlot::of_first(fused, first)?;
-        for part in parts {
-            let part = part?;
-            if !self.shares_scales(first.slot, part.slot) {
-                return None;
-            }
-            whole.append(part)?;
-        }
-        Some(whole)
+        view(fused, |slot| self.slot(slot))
     }
+}
 
-    /// Returns whether both matrices have the same scales, or none.
-    fn shares_scales(&self, one: Slot, other: Slot) -> bool {
-        let dest =
-            |slot: Slot, scale: fn(Matrix) -> Slot| Some(&self.slot(scale(slot.matrix()?))?.dest);
-        let same = |scale| dest(one, scale) == dest(other, scale);
-        same(Slot::Scale) && same(Slot::InputScale)
+/// Returns the weights as one matrix if they are that in the arena that `slot` looks into.
+pub(crate) fn view<'a>(
+    fused: Fused,
+    slot: impl Fn(Slot) -> Option<&'a PlannedSlot>,
+) -> Option<FusedSlot> {
+    let mut parts = fused.slots().map(&slot);
+    let first = parts.next()??;
+    let mut whole = FusedSlot::of_first(fused, first)?;
+    for part in parts {
+        let part = part?;
+        if !share_scales(first.slot, part.slot, &slot) {
+            return None;
+        }
+        whole.append(part)?;
     }
+    Some(whole)
+}
+
+/// Returns whether both matrices have the same scales, or none.
+fn share_scales<'a>(
+    one: Slot,
+    other: Slot,
+    planned: impl Fn(Slot) -> Option<&'a PlannedSlot>,
+) -> bool {
+    let dest = |slot: Slot, scale: fn(Matrix) -> Slot| Some(&planned(scale(slot.matrix()?))?.dest);
+    let same = |scale| dest(one, scale) == dest(other, scale);
+    same(Slot::Scale) && same(Slot::InputScale)
 }
 
 impl FusedSlot {

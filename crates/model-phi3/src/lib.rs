@@ -87,6 +87,8 @@ mod fused;
 mod keys;
 mod kv_cache;
 mod names;
+mod placed_plan;
+mod placement;
 mod plan;
 #[cfg(feature = "preset")]
 pub mod preset;
@@ -111,6 +113,8 @@ pub use fused::{Fused, FusedSlot};
 pub use gguf_format;
 pub use gguf_format::{CodeFacts, ErrorClass};
 pub use kv_cache::KvDtype;
+pub use placed_plan::{HeadRange, PlacedOp, PlacedPart, PlacedPlan, PlacedSlot};
+pub use placement::{InvalidPlacement, Placement, Proposal, SplitMode};
 pub use plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 pub use problems::{Misfit, Problem, Problems};
 pub use rope::{Rope, RopeScaling, RopeStyle};

@@ -18,7 +18,7 @@ use crate::slot::Slot;
 use crate::weights::Phi3Weights;
 
 /// Alignment of tensors in the arena in bytes, equal to the alignment of `cudaMalloc`.
-const ALIGNMENT: u64 = 256;
+pub(crate) const ALIGNMENT: u64 = 256;
 
 /// The format of weights in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -296,24 +296,7 @@ impl LoadPlan {
     }
 
     fn place(&mut self, tensor: &BoundTensor) -> Result<(), Error> {
-        let is_factors = tensor.slots.iter().any(|part| part.slot.is_rope_factors());
-        let (conversion, format) = match self.storage {
-            Storage::F16 if !is_factors => {
-                let conversion =
-                    Conversion::to_f16(tensor.ggml_type).ok_or_else(|| Error::NoConversion {
-                        tensor: tensor.name.to_string(),
-                        ggml_type: tensor.ggml_type,
-                    })?;
-                (conversion, SlotFormat::F16)
-            }
-            Storage::F16 | Storage::Native => {
-                (Conversion::Copy, SlotFormat::native(tensor.ggml_type))
-            }
-        };
-        let scale = match conversion {
-            Conversion::ToF16(_) => tensor.scale.clone(),
-            Conversion::Copy => None,
-        };
+        let Form { conversion, format, scale } = Form::of(tensor, self.storage)?;
         let row_bytes = format.ggml_type().bytes_for(tensor.cols).ok_or(TOO_LARGE)?;
         let start = self.device_bytes;
         let dest = |rows: &Range<u64>| {
@@ -355,12 +338,43 @@ impl LoadPlan {
     }
 }
 
-const TOO_LARGE: Error = Error::TooLarge { what: "the model in device memory" };
+/// The form of a tensor's bytes in the arena, and how they become that.
+pub(crate) struct Form {
+    pub(crate) conversion: Conversion,
+    pub(crate) format: SlotFormat,
+    pub(crate) scale: Option<BoundScale>,
+}
 
-fn fault(fault: impl Into<String>) -> Error {
+impl Form {
+    pub(crate) fn of(tensor: &BoundTensor, storage: Storage) -> Result<Self, Error> {
+        let is_factors = tensor.slots.iter().any(|part| part.slot.is_rope_factors());
+        let (conversion, format) = match storage {
+            Storage::F16 if !is_factors => {
+                let conversion =
+                    Conversion::to_f16(tensor.ggml_type).ok_or_else(|| Error::NoConversion {
+                        tensor: tensor.name.to_string(),
+                        ggml_type: tensor.ggml_type,
+                    })?;
+                (conversion, SlotFormat::F16)
+            }
+            Storage::F16 | Storage::Native => {
+                (Conversion::Copy, SlotFormat::native(tensor.ggml_type))
+            }
+        };
+        let scale = match conversion {
+            Conversion::ToF16(_) => tensor.scale.clone(),
+            Conversion::Copy => None,
+        };
+        Ok(Self { conversion, format, scale })
+    }
+}
+
+pub(crate) const TOO_LARGE: Error = Error::TooLarge { what: "the model in device memory" };
+
+pub(crate) fn fault(fault: impl Into<String>) -> Error {
     Error::InvalidPlan { fault: fault.into() }
 }
 
-fn length(range: &Range<u64>) -> Option<u64> {
+pub(crate) fn length(range: &Range<u64>) -> Option<u64> {
     range.end.checked_sub(range.start)
 }

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use crate::support::TestFile;
 use gguf_format::GgmlType;
-use model_phi3::{Error, ErrorClass, LoadPlan, Storage};
+use model_phi3::{Error, ErrorClass, LoadPlan, Placement, SplitMode, Storage};
 
 /// Returns one error of each code, caused through the API.
 fn provoked() -> Vec<Error> {
@@ -24,6 +24,7 @@ fn provoked() -> Vec<Error> {
         Error::TooLarge { what: "the model" },
         other_layers.unwrap_err(),
         tiny().set("general.type", "adapter").config().unwrap_err(),
+        tiny().place(Storage::F16, &Placement::new(SplitMode::Tensor, 3).unwrap()).unwrap_err(),
     ]
 }
 
@@ -50,6 +51,7 @@ fn each_error_has_the_expected_class() {
             Unsupported,
             Malformed,
             Internal,
+            Unsupported,
             Unsupported
         ]
     );

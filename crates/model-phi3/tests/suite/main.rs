@@ -7,6 +7,8 @@ mod config;
 mod error;
 mod fused;
 mod kv_cache;
+mod placed_plan;
+mod placement;
 mod plan;
 mod preset;
 mod serialize;

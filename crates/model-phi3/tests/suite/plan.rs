@@ -321,32 +321,32 @@ fn convertible_type() -> impl Strategy<Value = GgmlType> {
 }
 
 #[derive(Debug, Clone)]
-struct Layer {
-    fused_qkv: bool,
-    fused_ffn: bool,
+pub(crate) struct Layer {
+    pub(crate) fused_qkv: bool,
+    pub(crate) fused_ffn: bool,
 }
 
 /// A valid model with random dimensions, layouts and types.
 #[derive(Debug)]
-struct AnyModel {
-    layers: Vec<Layer>,
-    llama: bool,
-    tied: bool,
-    factors: bool,
-    scales: bool,
-    input_scales: bool,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u64,
-    hidden: u64,
-    ffn: u64,
-    vocab: u64,
+pub(crate) struct AnyModel {
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) llama: bool,
+    pub(crate) tied: bool,
+    pub(crate) factors: bool,
+    pub(crate) scales: bool,
+    pub(crate) input_scales: bool,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) head_dim: u64,
+    pub(crate) hidden: u64,
+    pub(crate) ffn: u64,
+    pub(crate) vocab: u64,
     /// The types of the matrices, repeated as often as needed.
-    types: Vec<GgmlType>,
+    pub(crate) types: Vec<GgmlType>,
 }
 
 impl AnyModel {
-    fn file(&self) -> TestFile {
+    pub(crate) fn file(&self) -> TestFile {
         let mut file = TestFile::default();
         self.set_metadata(&mut file);
         self.add_matrices(&mut file);

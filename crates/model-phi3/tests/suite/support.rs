@@ -3,7 +3,7 @@
 use gguf_format::write::WriteValue;
 use gguf_format::{GgmlType, Gguf, Limits, write::GgufWriter};
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
-use model_phi3::{Error, LoadPlan, Phi3Config, Problem, Storage, TensorMap};
+use model_phi3::{Error, LoadPlan, Phi3Config, PlacedPlan, Placement, Problem, Storage, TensorMap};
 
 /// The keys and tensors of a file, which tests can change.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +98,14 @@ impl TestFile {
 
     pub(crate) fn plan(&self, storage: Storage) -> Result<LoadPlan, Error> {
         LoadPlan::new(&self.config()?, &self.bind()?, storage)
+    }
+
+    pub(crate) fn place(
+        &self,
+        storage: Storage,
+        placement: &Placement,
+    ) -> Result<PlacedPlan, Error> {
+        PlacedPlan::new(&self.config()?, &self.bind()?, storage, placement)
     }
 
     /// Returns the problems with the tensors, as text.

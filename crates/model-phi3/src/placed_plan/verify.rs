@@ -1,0 +1,445 @@
+//! Checks a plan for several devices without using the code that made it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use super::{DEST_ALIGNMENT, HeadRange, PlacedOp, PlacedPart, PlacedPlan, PlacedSlot, has_heads};
+use crate::conversion::Conversion;
+use crate::error::Error;
+use crate::placement::SplitMode;
+use crate::plan::{ALIGNMENT, LoadPlan, PlanOp, PlannedSlot, fault, length};
+use crate::slot::{Matrix, Slot};
+
+/// Columns are cut at multiples of this number.
+const COLUMN_STEP: u64 = 32;
+
+impl PlacedPlan {
+    /// Checks the plan again, so that a bug in its construction cannot corrupt the memory of a device or leave a
+    /// weight out. The [whole](Self::whole) plan is checked first; then the parts are compared with it:
+    ///
+    /// * the transfers to a device are ordered by unit; their destinations are in ascending order inside the
+    ///   arena, aligned and without overlap; the arena ends after the last of them;
+    /// * every transfer reads whole rows, or whole blocks of each row, inside its tensor, and writes the elements
+    ///   that it keeps of them; it has the conversion, the scale, the format and the unit of the whole plan;
+    /// * every weight of a device is where the transfer puts exactly its rows and columns, and the weights of a
+    ///   transfer cover its destination;
+    /// * every element of every weight has exactly the owners that the placement says: in the mode `none` device 0,
+    ///   in `layer` one device, in ascending order, in `tensor` one device for each part of a matrix, or as many as
+    ///   share a key-value head, and in `replicate` all devices. In `tensor`, norms, RoPE factors and scales are on
+    ///   all devices. In `layer`, RoPE factors are on those that have a layer;
+    /// * in the mode `tensor`, a device has the same heads and the same part of the feed-forward network in all
+    ///   layers, and the key-value heads that its query heads use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPlan`] with the first rule that is broken.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.whole.verify()?;
+        if self.parts.len() != self.placement.devices() {
+            return Err(fault(format!("{} parts for other devices", self.parts.len())));
+        }
+        let tensors = tensors(&self.whole)?;
+        let mut total = 0_u64;
+        for (device, part) in self.parts.iter().enumerate() {
+            let on_device = |error: Error| match error {
+                Error::InvalidPlan { fault } => {
+                    Error::InvalidPlan { fault: format!("device {device}: {fault}") }
+                }
+                other => other,
+            };
+            part.verify(&self.whole, &tensors).map_err(on_device)?;
+            total = total
+                .checked_add(part.device_bytes)
+                .ok_or(Error::TooLarge { what: "the model in the memory of all devices" })?;
+        }
+        let owners = self.owners();
+        match self.placement.mode() {
+            SplitMode::None | SplitMode::Replicate => self.verify_copies(&owners),
+            SplitMode::Layer => self.verify_layers(&owners),
+            SplitMode::Tensor => self.verify_shares(&owners),
+        }?;
+        self.verify_heads()
+    }
+
+    /// Returns every weight of the model with the devices that hold parts of it.
+    fn owners(&self) -> Vec<Owned<'_>> {
+        let parts = || self.parts.iter().enumerate();
+        let of_slot = |slot| parts().filter_map(move |(i, part)| Some((i, part.slot(slot)?)));
+        self.whole
+            .slots()
+            .iter()
+            .map(|whole| Owned { whole, parts: of_slot(whole.slot).collect() })
+            .collect()
+    }
+
+    fn verify_copies(&self, owners: &[Owned<'_>]) -> Result<(), Error> {
+        owners.iter().try_for_each(|owned| owned.is_on(0..self.parts.len()))
+    }
+
+    fn verify_layers(&self, owners: &[Owned<'_>]) -> Result<(), Error> {
+        let last = self.parts.len().saturating_sub(1);
+        let offloaded = self.placement.offloaded_layers();
+        let output = if offloaded == Some(0) { 0 } else { last };
+        let mut of_layers: Vec<usize> = Vec::new();
+        for layer in 0..self.layers() {
+            let norm = Slot::AttnNorm(layer);
+            let device = self.parts.iter().position(|part| part.slot(norm).is_some());
+            let first = offloaded.is_some_and(|n| layer < self.layers().saturating_sub(n));
+            let before = of_layers.last().copied();
+            match device {
+                Some(device)
+                    if before.is_none_or(|before| before <= device)
+                        && (offloaded.is_none() || first == (device == 0)) =>
+                {
+                    of_layers.push(device);
+                }
+                _ => return Err(fault(format!("layer {layer} is on {device:?}"))),
+            }
+        }
+        let with_layers: BTreeSet<usize> = of_layers.iter().copied().collect();
+        for owned in owners {
+            let slot = match owned.whole.slot {
+                Slot::Scale(matrix) | Slot::InputScale(matrix) => matrix.slot(),
+                slot => slot,
+            };
+            match slot.layer() {
+                Some(layer) => {
+                    let device = of_layers.get(usize::try_from(layer).unwrap_or(usize::MAX));
+                    owned.is_on(device.copied())
+                }
+                None if slot == Slot::TokenEmbedding => owned.is_on([0]),
+                None if slot.is_rope_factors() => owned.is_on(with_layers.iter().copied()),
+                None => owned.is_on([output]),
+            }?;
+        }
+        Ok(())
+    }
+
+    fn verify_shares(&self, owners: &[Owned<'_>]) -> Result<(), Error> {
+        for owned in owners {
+            let slot = owned.whole.slot;
+            match slot.matrix() {
+                None => owned.is_on(0..self.parts.len())?,
+                Some(matrix) => {
+                    let axis = match matrix {
+                        Matrix::AttnOutput(_) | Matrix::FfnDown(_) => Axis::Columns,
+                        _ => Axis::Rows,
+                    };
+                    let devices = self.parts.len();
+                    let repeats = match matrix {
+                        Matrix::AttnK(_) | Matrix::AttnV(_) => {
+                            usize::try_from(self.attention.kv_heads)
+                                .ok()
+                                .and_then(|kv_heads| devices.checked_div(kv_heads))
+                                .map_or(1, |repeats| repeats.max(1))
+                        }
+                        _ => 1,
+                    };
+                    owned.is_divided(axis, devices, repeats)?;
+                }
+            }
+        }
+        self.parts.iter().try_for_each(PlacedPart::verify_shares)
+    }
+
+    /// Checks the heads of every part against its rows and columns.
+    fn verify_heads(&self) -> Result<(), Error> {
+        let shape = &self.attention;
+        let group = shape.q_heads.checked_div(shape.kv_heads).unwrap_or(0);
+        let elements = |first: u32, count: u32| {
+            let dim = u64::from(shape.head_dim);
+            let first = u64::from(first).checked_mul(dim)?;
+            Some(first..u64::from(count).checked_mul(dim)?.checked_add(first)?)
+        };
+        for placed in self.parts.iter().flat_map(PlacedPart::slots) {
+            let slot = placed.planned.slot;
+            let wrong = || fault(format!("{slot} has the heads {:?}", placed.heads));
+            if !has_heads(slot) {
+                if placed.heads.is_some() {
+                    return Err(wrong());
+                }
+                continue;
+            }
+            let heads = placed.heads.ok_or_else(wrong)?;
+            let HeadRange { first_head, heads: count, first_kv_head, kv_heads } = heads;
+            let found = match slot {
+                Slot::AttnQ(_) => (&placed.rows, elements(first_head, count)),
+                Slot::AttnOutput(_) => (&placed.cols, elements(first_head, count)),
+                _ => (&placed.rows, elements(first_kv_head, kv_heads)),
+            };
+            // The first and the last query head use the first and the last key-value head.
+            let last_head = first_head.checked_add(count).and_then(|end| end.checked_sub(1));
+            let last_kv = first_kv_head.checked_add(kv_heads).and_then(|end| end.checked_sub(1));
+            if found.1.as_ref() != Some(found.0)
+                || first_head.checked_div(group) != Some(first_kv_head)
+                || last_head.and_then(|head| head.checked_div(group)) != last_kv
+            {
+                return Err(wrong());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The axis that a matrix is divided along.
+#[derive(Clone, Copy)]
+enum Axis {
+    Rows,
+    Columns,
+}
+
+/// A weight of the whole plan, and its parts with their devices, in the order of these.
+struct Owned<'a> {
+    whole: &'a PlannedSlot,
+    parts: Vec<(usize, &'a PlacedSlot)>,
+}
+
+impl Owned<'_> {
+    fn fault(&self, rule: &str) -> Error {
+        let devices: Vec<usize> = self.parts.iter().map(|(device, _)| *device).collect();
+        fault(format!("{} is on the devices {devices:?}, but {rule}", self.whole.slot))
+    }
+
+    /// Checks that exactly these devices hold the whole weight.
+    fn is_on(&self, devices: impl IntoIterator<Item = usize>) -> Result<(), Error> {
+        if !self.parts.iter().map(|(device, _)| *device).eq(devices) {
+            return Err(self.fault("the placement names others"));
+        }
+        let (rows, cols) = extent(self.whole)?;
+        let is_whole = |part: &PlacedSlot| part.rows == (0..rows) && part.cols == (0..cols);
+        if self.parts.iter().all(|(_, part)| is_whole(part)) {
+            return Ok(());
+        }
+        Err(self.fault("one has only a part of it"))
+    }
+
+    /// Checks that all devices hold a part, that groups of `repeats` devices hold the same part, and that the parts
+    /// of the groups follow each other and make up the whole.
+    fn is_divided(&self, axis: Axis, devices: usize, repeats: usize) -> Result<(), Error> {
+        if !self.parts.iter().map(|(device, _)| *device).eq(0..devices) {
+            return Err(self.fault("every device has a part"));
+        }
+        let (rows, cols) = extent(self.whole)?;
+        let (cut_to, other_to) = match axis {
+            Axis::Rows => (rows, cols),
+            Axis::Columns => (cols, rows),
+        };
+        let mut end = 0;
+        for group in self.parts.chunks(repeats) {
+            let mut cut: Option<Range<u64>> = None;
+            for (_, part) in group {
+                let (along, other) = match axis {
+                    Axis::Rows => (&part.rows, &part.cols),
+                    Axis::Columns => (&part.cols, &part.rows),
+                };
+                if *other != (0..other_to)
+                    || along.start != end
+                    || along.is_empty()
+                    || cut.as_ref().is_some_and(|cut| cut != along)
+                {
+                    return Err(self.fault("the parts do not make up the whole"));
+                }
+                cut = Some(along.clone());
+            }
+            end = cut.map_or(end, |cut| cut.end);
+        }
+        if end == cut_to { Ok(()) } else { Err(self.fault("the parts end before the whole")) }
+    }
+}
+
+/// Returns rows and columns of a weight. A vector has one row.
+fn extent(planned: &PlannedSlot) -> Result<(u64, u64), Error> {
+    match *planned.shape {
+        [cols] => Ok((1, cols)),
+        [rows, cols] => Ok((rows, cols)),
+        _ => Err(fault(format!("{} has the shape {:?}", planned.slot, planned.shape))),
+    }
+}
+
+/// A tensor of the file, as the whole plan describes it.
+struct WholeTensor<'a> {
+    op: &'a PlanOp,
+    /// One of its weights.
+    planned: &'a PlannedSlot,
+    rows: u64,
+    cols: u64,
+}
+
+fn tensors(whole: &LoadPlan) -> Result<HashMap<&str, WholeTensor<'_>>, Error> {
+    let mut tensors = HashMap::new();
+    for planned in whole.slots() {
+        let lost = || fault(format!("{} has no transfer", planned.slot));
+        let op = whole.ops().get(planned.op).ok_or_else(lost)?;
+        let rows = length(&op.dest).and_then(|bytes| bytes.checked_div(planned.row_bytes));
+        let (rows, cols) = (rows.ok_or_else(lost)?, extent(planned)?.1);
+        tensors.insert(&*planned.tensor, WholeTensor { op, planned, rows, cols });
+    }
+    Ok(tensors)
+}
+
+impl PlacedPart {
+    fn verify(
+        &self,
+        whole: &LoadPlan,
+        tensors: &HashMap<&str, WholeTensor<'_>>,
+    ) -> Result<(), Error> {
+        self.verify_arena(whole.units())?;
+        for op in &self.ops {
+            let tensor = tensors.get(&*op.tensor);
+            tensor
+                .and_then(|tensor| op.follows(tensor))
+                .ok_or_else(|| fault(format!("{} is not transferred as a whole is", op.tensor)))?;
+        }
+        if !self.slots.iter().map(|placed| placed.planned.slot).is_sorted_by(|a, b| a < b) {
+            return Err(fault("the weights are not in order"));
+        }
+        for placed in &self.slots {
+            self.is_filled(placed, whole)
+                .ok_or_else(|| fault(format!("{} is not where it is", placed.planned.slot)))?;
+        }
+        self.verify_tiling(whole)
+    }
+
+    fn verify_arena(&self, units: u32) -> Result<(), Error> {
+        let (mut end, mut unit, mut before) = (0, 0, None);
+        for op in &self.ops {
+            let PlacedOp { tensor, dest, .. } = op;
+            let alignment = if before == Some(tensor) { DEST_ALIGNMENT } else { ALIGNMENT };
+            if dest.start < end || !dest.start.is_multiple_of(alignment) || dest.is_empty() {
+                return Err(fault(format!("{tensor} goes to {dest:?} after byte {end}")));
+            }
+            if op.unit < unit || op.unit >= units {
+                return Err(fault(format!("{tensor} is in unit {} after {unit}", op.unit)));
+            }
+            (end, unit, before) = (dest.end, op.unit, Some(tensor));
+        }
+        if end.checked_next_multiple_of(ALIGNMENT) == Some(self.device_bytes) {
+            return Ok(());
+        }
+        let bytes = self.device_bytes;
+        Err(fault(format!("the arena has {bytes} bytes, but {end} bytes are used")))
+    }
+
+    /// Returns `None` if the transfer of this weight does not put exactly its rows and columns there.
+    fn is_filled(&self, placed: &PlacedSlot, whole: &LoadPlan) -> Option<()> {
+        let PlacedSlot { planned, rows, cols, .. } = placed;
+        let op = self.ops.get(planned.op)?;
+        let of_whole = whole.slot(planned.slot)?;
+        let (whole_rows, whole_cols) = extent(of_whole).ok()?;
+        let is_vector = of_whole.shape.len() == 1;
+        let (height, width) = (length(rows)?, length(cols)?);
+        let shape = if is_vector { vec![width] } else { vec![height, width] };
+        // The first row of the whole weight in its tensor.
+        let whole_op = whole.ops().get(of_whole.op)?;
+        let before = of_whole.dest.start.checked_sub(whole_op.dest.start)?;
+        let first_row = before.checked_div(of_whole.row_bytes)?;
+        let skipped_rows = first_row.checked_add(rows.start)?.checked_sub(op.rows.start)?;
+        let start = skipped_rows.checked_mul(op.dest_row_bytes)?.checked_add(op.dest.start)?;
+        let end = height.checked_mul(op.dest_row_bytes)?.checked_add(start)?;
+        let block = op.row_range.start.checked_div(planned.source_type.block_bytes())?;
+        let first_col = block.checked_mul(planned.source_type.block_len())?.checked_add(op.skip)?;
+        let matches = rows.end <= whole_rows
+            && cols.end <= whole_cols
+            && shape == planned.shape
+            && planned.dest == (start..end)
+            && end <= op.dest.end
+            && (first_col, op.keep) == (cols.start, width)
+            && planned.row_bytes == op.dest_row_bytes
+            && planned.tensor == op.tensor
+            && planned.tensor == of_whole.tensor
+            && (planned.source_type, planned.format) == (of_whole.source_type, of_whole.format);
+        matches.then_some(())
+    }
+
+    /// Checks that the weights of each transfer cover its destination. Weights that share their place in the whole
+    /// plan, such as a tied output, share it here.
+    fn verify_tiling(&self, whole: &LoadPlan) -> Result<(), Error> {
+        let mut parts: Vec<&PlannedSlot> =
+            self.slots.iter().map(|placed| &placed.planned).collect();
+        parts.sort_by_key(|planned| (planned.op, planned.dest.start));
+        let whole_dest = |slot| whole.slot(slot).map(|planned| &planned.dest);
+        let mut parts = parts.into_iter().peekable();
+        for (position, op) in self.ops.iter().enumerate() {
+            let mut end = op.dest.start;
+            while let Some(part) =
+                parts.next_if(|part| part.op == position && part.dest.start == end)
+            {
+                end = part.dest.end;
+                let shares = |next: &&PlannedSlot| {
+                    (next.op, &next.dest) == (part.op, &part.dest)
+                        && whole_dest(next.slot) == whole_dest(part.slot)
+                };
+                while parts.next_if(shares).is_some() {}
+            }
+            if end != op.dest.end {
+                return Err(fault(format!("the weights of {} do not fill it exactly", op.tensor)));
+            }
+        }
+        match parts.next() {
+            None => Ok(()),
+            Some(part) => Err(fault(format!("{} is outside its transfer", part.slot))),
+        }
+    }
+
+    /// Checks that matrices which are multiplied with each other are divided in the same way.
+    fn verify_shares(&self) -> Result<(), Error> {
+        let rows = |slot| self.slot(slot).map(|placed| &placed.rows);
+        let cols = |slot| self.slot(slot).map(|placed| &placed.cols);
+        let mut is_same = rows(Slot::TokenEmbedding) == rows(Slot::Output);
+        for layer in 0..self.layers {
+            let ffn = rows(Slot::FfnGate(layer));
+            is_same = is_same
+                && ffn == rows(Slot::FfnUp(layer))
+                && ffn == cols(Slot::FfnDown(layer))
+                && ffn == rows(Slot::FfnGate(0))
+                && rows(Slot::AttnQ(layer)) == cols(Slot::AttnOutput(layer))
+                && rows(Slot::AttnQ(layer)) == rows(Slot::AttnQ(0))
+                && rows(Slot::AttnK(layer)) == rows(Slot::AttnV(layer))
+                && rows(Slot::AttnK(layer)) == rows(Slot::AttnK(0));
+        }
+        if is_same { Ok(()) } else { Err(fault("matrices are divided in different ways")) }
+    }
+}
+
+impl PlacedOp {
+    /// Returns `None` if this is not a transfer of rows, or of whole blocks of rows, of this tensor.
+    fn follows(&self, tensor: &WholeTensor<'_>) -> Option<()> {
+        let WholeTensor { op, planned, rows, cols } = *tensor;
+        let ggml_type = planned.source_type;
+        let (block_len, block_bytes) = (ggml_type.block_len(), ggml_type.block_bytes());
+        let offset =
+            |row: u64| row.checked_mul(self.row_stride)?.checked_add(op.source.range.start);
+        let blocks = length(&self.row_range)?.checked_div(block_bytes)?;
+        let end = self.skip.checked_add(self.keep)?;
+        // No block is read in vain: the first and the last have an element of the part.
+        let is_needed = self.keep > 0
+            && self.skip < block_len
+            && end.div_ceil(block_len) == blocks
+            && self.row_range.start.is_multiple_of(block_bytes)
+            && self.row_range.end.is_multiple_of(block_bytes);
+        // Without conversion, blocks stay whole.
+        let is_kept = match self.conversion {
+            Conversion::Copy => self.skip == 0 && end.is_multiple_of(block_len),
+            Conversion::ToF16(_) => true,
+        };
+        let first_col = self.row_range.start.checked_div(block_bytes)?.checked_mul(block_len)?;
+        let is_stepped = first_col.checked_add(self.skip)?.is_multiple_of(COLUMN_STEP);
+        let dest_bytes = length(&self.rows)?.checked_mul(self.dest_row_bytes)?;
+        let matches = is_needed
+            && is_kept
+            && is_stepped
+            && ggml_type == self.source_type
+            && ggml_type.bytes_for(cols) == Some(self.row_stride)
+            && self.row_range.end <= self.row_stride
+            && first_col.checked_add(end)? <= cols
+            && self.rows.end <= rows
+            && self.source.shard == op.source.shard
+            && self.source.range == (offset(self.rows.start)?..offset(self.rows.end)?)
+            && self.source.range.end <= op.source.range.end
+            && self.format.ggml_type().bytes_for(self.keep) == Some(self.dest_row_bytes)
+            && length(&self.dest) == Some(dest_bytes)
+            && (self.conversion, &self.scale) == (op.conversion, &op.scale)
+            && (self.format, self.unit) == (op.format, op.unit);
+        matches.then_some(())
+    }
+}
