@@ -18,6 +18,8 @@ use crate::config::{Architecture, Phi3Config};
 use crate::conversion::Conversion;
 use crate::fused::{Fused, FusedSlot};
 use crate::kv_cache::KvDtype;
+use crate::placed_plan::{HeadRange, PlacedOp, PlacedPart, PlacedPlan, PlacedSlot};
+use crate::placement::{Placement, Proposal, SplitMode};
 use crate::plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 use crate::rope::{Rope, RopeScaling, RopeStyle};
 use crate::slot::{Matrix, Slot};
@@ -70,8 +72,29 @@ impl<T: FromStr<Err: Display>> Visitor<'_> for Parsed<T> {
     }
 }
 
-printed!(Architecture, AttentionKind, RopeStyle, RopeScaling, Storage, KvDtype, Slot, Fused, Unit);
-parsed!(Architecture, AttentionKind, RopeStyle, RopeScaling, Storage, KvDtype, Slot, Fused);
+printed!(
+    Architecture,
+    AttentionKind,
+    RopeStyle,
+    RopeScaling,
+    Storage,
+    SplitMode,
+    KvDtype,
+    Slot,
+    Fused,
+    Unit
+);
+parsed!(
+    Architecture,
+    AttentionKind,
+    RopeStyle,
+    RopeScaling,
+    Storage,
+    SplitMode,
+    KvDtype,
+    Slot,
+    Fused
+);
 
 impl Serialize for Matrix {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -104,6 +127,13 @@ objects! {
     PlanOp => OperationObject::new;
     PlannedSlot => SlotObject::new;
     FusedSlot => FusedObject::new;
+    Placement => PlacementObject::new;
+    Proposal => ProposalObject::new;
+    PlacedPlan => PlacedPlanObject::new;
+    PlacedPart => PartObject::new;
+    PlacedOp => PlacedOperationObject::new;
+    PlacedSlot => PlacedSlotObject::new;
+    HeadRange => HeadsObject::new;
     SourceRange => SourceObject::new;
     BoundScale => ScaleObject::new;
 }
@@ -424,5 +454,210 @@ impl<'a> ScaleObject<'a> {
     fn new(scale: &'a BoundScale) -> Self {
         let SourceObject { shard, offset, bytes } = SourceObject::new(&scale.source);
         Self { name: &scale.name, shard, offset, bytes }
+    }
+}
+
+/// The fields are named after the options of the command line.
+#[derive(serde::Serialize)]
+struct PlacementObject<'a> {
+    split_mode: SplitMode,
+    devices: usize,
+    /// Empty if the proportions are equal.
+    tensor_split: &'a [f64],
+    n_gpu_layers: Option<u32>,
+}
+
+impl<'a> PlacementObject<'a> {
+    fn new(placement: &'a Placement) -> Self {
+        Self {
+            split_mode: placement.mode(),
+            devices: placement.devices(),
+            tensor_split: placement.proportions(),
+            n_gpu_layers: placement.offloaded_layers(),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct ProposalObject<'a> {
+    placement: &'a Placement,
+    /// Positions in the list of free bytes.
+    devices: &'a [usize],
+    fits: bool,
+    short_by: u64,
+}
+
+impl<'a> ProposalObject<'a> {
+    fn new(proposal: &'a Proposal) -> Self {
+        Self {
+            placement: &proposal.placement,
+            devices: &proposal.devices,
+            fits: proposal.fits(),
+            short_by: proposal.short_by,
+        }
+    }
+}
+
+/// The fields of a plan. Slots and operations are those of each device.
+#[derive(serde::Serialize)]
+struct PlacedPlanObject<'a> {
+    storage: Storage,
+    placement: &'a Placement,
+    /// The bytes of all devices.
+    vram_bytes: u64,
+    source_bytes: u64,
+    units: u32,
+    /// In the order of the devices.
+    parts: &'a [PlacedPart],
+    left_out: Vec<&'a str>,
+    layers: u32,
+}
+
+impl<'a> PlacedPlanObject<'a> {
+    fn new(plan: &'a PlacedPlan) -> Self {
+        Self {
+            storage: plan.storage(),
+            placement: plan.placement(),
+            vram_bytes: plan.device_bytes(),
+            source_bytes: plan.source_bytes(),
+            units: plan.units(),
+            parts: plan.parts(),
+            left_out: plan.left_out().iter().map(|name| &**name).collect(),
+            layers: plan.layers(),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct PartObject<'a> {
+    vram_bytes: u64,
+    slots: &'a [PlacedSlot],
+    operations: &'a [PlacedOp],
+}
+
+impl<'a> PartObject<'a> {
+    fn new(part: &'a PlacedPart) -> Self {
+        Self { vram_bytes: part.device_bytes(), slots: part.slots(), operations: part.ops() }
+    }
+}
+
+/// The fields of an operation, and those that describe its rows and columns.
+#[derive(serde::Serialize)]
+struct PlacedOperationObject<'a> {
+    tensor: &'a str,
+    shard: usize,
+    /// Of the first row.
+    source_offset: u64,
+    /// Of all rows, including columns that are not needed.
+    source_bytes: u64,
+    dest_offset: u64,
+    dest_bytes: u64,
+    conversion: Conversion,
+    scale: Option<&'a str>,
+    /// From 1, as in reports of progress.
+    unit: u32,
+    format: SlotFormat,
+    scale_source: Option<&'a SourceRange>,
+    source_type: &'static str,
+    first_row: u64,
+    rows: u64,
+    /// Bytes from one row of the file to the next.
+    row_stride: u64,
+    /// Bytes from the start of a row to the first block that is needed.
+    row_offset: u64,
+    /// Bytes of the blocks that are needed of a row.
+    row_bytes: u64,
+    /// Elements.
+    skip: u64,
+    /// Elements.
+    keep: u64,
+    dest_row_bytes: u64,
+}
+
+impl<'a> PlacedOperationObject<'a> {
+    fn new(op: &'a PlacedOp) -> Self {
+        Self {
+            tensor: &op.tensor,
+            shard: op.source.shard,
+            source_offset: op.source.range.start,
+            source_bytes: length(&op.source.range),
+            dest_offset: op.dest.start,
+            dest_bytes: length(&op.dest),
+            conversion: op.conversion,
+            scale: op.scale.as_ref().map(|scale| &*scale.name),
+            unit: op.unit.saturating_add(1),
+            format: op.format,
+            scale_source: op.scale.as_ref().map(|scale| &scale.source),
+            source_type: op.source_type.name(),
+            first_row: op.rows.start,
+            rows: length(&op.rows),
+            row_stride: op.row_stride,
+            row_offset: op.row_range.start,
+            row_bytes: length(&op.row_range),
+            skip: op.skip,
+            keep: op.keep,
+            dest_row_bytes: op.dest_row_bytes,
+        }
+    }
+}
+
+/// The fields of a slot, and its range of the whole weight.
+#[derive(serde::Serialize)]
+struct PlacedSlotObject<'a> {
+    slot: Slot,
+    tensor: &'a str,
+    shape: &'a [u64],
+    format: SlotFormat,
+    offset: u64,
+    bytes: u64,
+    row_bytes: u64,
+    block_len: u64,
+    block_bytes: u64,
+    source_type: &'static str,
+    /// Position in the part's `operations`.
+    operation: usize,
+    first_row: u64,
+    rows: u64,
+    first_col: u64,
+    cols: u64,
+    heads: Option<HeadRange>,
+}
+
+impl<'a> PlacedSlotObject<'a> {
+    fn new(placed: &'a PlacedSlot) -> Self {
+        let of_plan = SlotObject::new(&placed.planned);
+        Self {
+            slot: of_plan.slot,
+            tensor: of_plan.tensor,
+            shape: of_plan.shape,
+            format: of_plan.format,
+            offset: of_plan.offset,
+            bytes: of_plan.bytes,
+            row_bytes: of_plan.row_bytes,
+            block_len: of_plan.block_len,
+            block_bytes: of_plan.block_bytes,
+            source_type: of_plan.source_type,
+            operation: of_plan.operation,
+            first_row: placed.rows.start,
+            rows: length(&placed.rows),
+            first_col: placed.cols.start,
+            cols: length(&placed.cols),
+            heads: placed.heads,
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct HeadsObject {
+    first_head: u32,
+    heads: u32,
+    first_kv_head: u32,
+    kv_heads: u32,
+}
+
+impl HeadsObject {
+    const fn new(range: &HeadRange) -> Self {
+        let HeadRange { first_head, heads, first_kv_head, kv_heads } = *range;
+        Self { first_head, heads, first_kv_head, kv_heads }
     }
 }

@@ -151,7 +151,11 @@ impl PlacedPlan {
             let first = u64::from(first).checked_mul(dim)?;
             Some(first..u64::from(count).checked_mul(dim)?.checked_add(first)?)
         };
-        for placed in self.parts.iter().flat_map(PlacedPart::slots) {
+        let slots = self.parts.iter().flat_map(|part| {
+            let heads = part.slots.iter().find_map(|placed| placed.heads);
+            part.slots.iter().map(move |placed| (placed, heads))
+        });
+        for (placed, of_part) in slots {
             let slot = placed.planned.slot;
             let wrong = || fault(format!("{slot} has the heads {:?}", placed.heads));
             if !has_heads(slot) {
@@ -160,7 +164,8 @@ impl PlacedPlan {
                 }
                 continue;
             }
-            let heads = placed.heads.ok_or_else(wrong)?;
+            // All layers of a device have the same heads.
+            let heads = placed.heads.filter(|_| placed.heads == of_part).ok_or_else(wrong)?;
             let HeadRange { first_head, heads: count, first_kv_head, kv_heads } = heads;
             let found = match slot {
                 Slot::AttnQ(_) => (&placed.rows, elements(first_head, count)),
@@ -441,5 +446,238 @@ impl PlacedOp {
             && (self.conversion, &self.scale) == (op.conversion, &op.scale)
             && (self.format, self.unit) == (op.format, op.unit);
         matches.then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::TensorMap;
+    use crate::config::Phi3Config;
+    use crate::placement::Placement;
+    use crate::plan::{SlotFormat, Storage};
+    use crate::preset::{Blueprint, Layout, Preset, TypeMix};
+    use gguf_format::{GgmlType, Gguf, Limits};
+
+    fn plan(preset: Preset, storage: Storage, placement: &Placement) -> PlacedPlan {
+        let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::Q8_0);
+        let layout = blueprint.writer().layout().unwrap();
+        let prefix = [layout.header(), &[0; 8]].concat();
+        let gguf = Gguf::parse_header(&prefix, layout.file_len(), &Limits::default()).unwrap();
+        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
+        let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
+        PlacedPlan::new(&config, &tensors, storage, placement).unwrap()
+    }
+
+    fn tiny(mode: SplitMode, devices: usize) -> PlacedPlan {
+        plan(Preset::Tiny, Storage::F16, &Placement::new(mode, devices).unwrap())
+    }
+
+    /// Returns the error of the plan for two devices that `spoil` has changed.
+    #[track_caller]
+    fn broken(mode: SplitMode, spoil: impl FnOnce(&mut PlacedPlan)) -> String {
+        let mut plan = tiny(mode, 2);
+        plan.verify().unwrap();
+        spoil(&mut plan);
+        plan.verify().unwrap_err().to_string()
+    }
+
+    fn position(part: &PlacedPart, slot: Slot) -> usize {
+        part.slots.iter().position(|placed| placed.planned.slot == slot).unwrap()
+    }
+
+    /// Returns the error after a change of the slot and of its transfer on device 1, in the mode `tensor`.
+    #[track_caller]
+    fn spoilt(slot: Slot, spoil: impl FnOnce(&mut PlacedSlot, &mut PlacedOp)) -> String {
+        broken(SplitMode::Tensor, |plan| {
+            let part = &mut plan.parts[1];
+            let placed = position(part, slot);
+            let op = part.slots[placed].planned.op;
+            spoil(&mut part.slots[placed], &mut part.ops[op]);
+        })
+    }
+
+    #[test]
+    fn destinations_out_of_place_are_found() {
+        let arena = |spoil: fn(&mut PlacedPart)| {
+            broken(SplitMode::Tensor, |plan| spoil(&mut plan.parts[1]))
+        };
+        for spoil in [
+            |part: &mut PlacedPart| part.ops[3].dest.start += 2,
+            |part: &mut PlacedPart| part.ops[3].dest.start -= 256,
+            |part: &mut PlacedPart| part.ops[3].dest.end = 0,
+            |part: &mut PlacedPart| part.ops.swap(2, 3),
+        ] {
+            assert!(arena(spoil).contains("device 1: "));
+            assert!(arena(spoil).contains(" goes to "));
+        }
+        assert!(arena(|part| part.device_bytes += 256).contains("the arena has"));
+        assert!(arena(|part| part.ops[0].unit = 3).contains("after 3"));
+        assert!(arena(|part| part.ops.last_mut().unwrap().unit = 5).contains("is in unit 5"));
+    }
+
+    #[test]
+    fn transfers_of_other_bytes_are_found() {
+        let wrong = "is not transferred as a whole is";
+        let down = |spoil: fn(&mut PlacedOp)| {
+            let error = spoilt(Slot::FfnDown(1), |_, op| spoil(op));
+            assert!(error.contains(wrong), "{error}");
+        };
+        down(|op| op.row_range.start -= 34);
+        down(|op| op.row_range = op.row_range.start + 1..op.row_range.end + 1);
+        down(|op| op.row_range = op.row_range.start + 34..op.row_range.end + 34);
+        down(|op| op.row_stride += 34);
+        down(|op| op.skip += 32);
+        down(|op| op.skip += 1);
+        down(|op| op.keep -= 32);
+        down(|op| op.dest_row_bytes += 2);
+        down(|op| op.rows.end += 1);
+        down(|op| op.source.range.start += 34);
+        down(|op| op.source.shard = 1);
+        down(|op| op.source_type = GgmlType::Q4_0);
+        down(|op| op.conversion = Conversion::Copy);
+        down(|op| op.format = SlotFormat::F32);
+        down(|op| op.tensor = "other".into());
+        let last = spoilt(Slot::Output, |_, op| {
+            let rows = length(&op.rows).unwrap();
+            op.rows = op.rows.start + 1..op.rows.start + 1 + rows;
+            let bytes = length(&op.source.range).unwrap();
+            let start = op.source.range.start + op.row_stride;
+            op.source.range = start..start + bytes;
+        });
+        assert!(last.contains(wrong), "the last row is outside the tensor: {last}");
+    }
+
+    #[test]
+    fn copies_of_broken_blocks_are_found() {
+        let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+        let mut plan = plan(Preset::Tiny, Storage::Native, &placement);
+        let part = &mut plan.parts[1];
+        let placed = position(part, Slot::FfnDown(0));
+        let op = part.slots[placed].planned.op;
+        (part.ops[op].skip, part.ops[op].keep) = (1, part.ops[op].keep - 1);
+        assert!(plan.verify().is_err());
+    }
+
+    #[test]
+    fn weights_that_are_not_where_they_should_be_are_found() {
+        for slot in [Slot::AttnK(1), Slot::AttnOutput(0), Slot::FfnDown(2), Slot::TokenEmbedding] {
+            for spoil in [
+                |placed: &mut PlacedSlot| placed.rows.start += 1,
+                |placed: &mut PlacedSlot| placed.rows.end += 1,
+                |placed: &mut PlacedSlot| placed.cols.start += 32,
+                |placed: &mut PlacedSlot| placed.cols.end += 32,
+                |placed: &mut PlacedSlot| placed.cols.end -= 32,
+                |placed: &mut PlacedSlot| placed.planned.dest.start += 2,
+                |placed: &mut PlacedSlot| placed.planned.row_bytes += 2,
+                |placed: &mut PlacedSlot| placed.planned.shape[0] -= 1,
+                |placed: &mut PlacedSlot| placed.planned.op += 1,
+                |placed: &mut PlacedSlot| placed.planned.tensor = "other".into(),
+                |placed: &mut PlacedSlot| placed.planned.format = SlotFormat::F32,
+                |placed: &mut PlacedSlot| placed.planned.source_type = GgmlType::F16,
+            ] {
+                let error = spoilt(slot, |placed, _| spoil(placed));
+                assert!(error.contains("is not where it is"), "{slot}: {error}");
+            }
+        }
+        let swapped = broken(SplitMode::Tensor, |plan| plan.parts[0].slots.swap(3, 4));
+        assert!(swapped.contains("not in order"));
+    }
+
+    #[test]
+    fn destinations_without_weights_are_found() {
+        for slot in [Slot::AttnV(1), Slot::OutputNorm, Slot::RopeFactorsLong] {
+            let error = broken(SplitMode::Replicate, |plan| {
+                let placed = position(&plan.parts[1], slot);
+                plan.parts[1].slots.remove(placed);
+            });
+            assert!(error.contains("do not fill it exactly"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_owners_than_those_of_the_placement_are_found() {
+        let empty = || PlacedPart { layers: 3, ops: vec![], slots: vec![], device_bytes: 0 };
+        let mode = |of: &mut PlacedPlan, mode| of.placement = Placement::new(mode, 2).unwrap();
+        use SplitMode::{Layer, Replicate, Tensor};
+
+        assert!(broken(Replicate, |plan| plan.parts[1] = empty()).contains("names others"));
+        assert!(broken(Replicate, |plan| mode(plan, Layer)).contains("on the devices [0, 1]"));
+        assert!(broken(Replicate, |plan| mode(plan, Tensor)).contains("do not make up the whole"));
+        assert!(broken(Replicate, |plan| plan.parts.truncate(1)).contains("other devices"));
+
+        assert!(broken(Layer, |plan| plan.parts[1] = empty()).contains("layer 2 is on None"));
+        assert!(broken(Layer, |plan| plan.parts.swap(0, 1)).contains("layer 2 is on Some(0)"));
+        assert!(broken(Layer, |plan| mode(plan, Replicate)).contains("names others"));
+        assert!(
+            broken(Layer, |plan| {
+                let copied = plan.parts[0].clone();
+                plan.parts[1] = copied;
+            })
+            .contains("layer 2")
+        );
+        let offloaded = broken(Layer, |plan| {
+            plan.placement = Placement::last_layers(2, 2).unwrap();
+        });
+        assert!(offloaded.contains("layer 1 is on Some(0)"), "{offloaded}");
+
+        assert!(broken(Tensor, |plan| plan.parts.swap(0, 1)).contains("do not make up the whole"));
+        assert!(broken(Tensor, |plan| plan.parts[1] = empty()).contains("every device has a part"));
+        assert!(broken(Tensor, |plan| mode(plan, Replicate)).contains("only a part"));
+        assert!(
+            broken(Tensor, |plan| {
+                let copied = plan.parts[0].clone();
+                plan.parts[1] = copied;
+            })
+            .contains("do not make up the whole")
+        );
+    }
+
+    #[test]
+    fn repeated_heads_in_another_order_are_found() {
+        // Two key-value heads, each on two devices.
+        let mut plan = tiny(SplitMode::Tensor, 4);
+        plan.verify().unwrap();
+        plan.parts.swap(1, 2);
+        assert!(plan.verify().is_err());
+    }
+
+    #[test]
+    fn heads_that_contradict_the_rows_are_found() {
+        for slot in [Slot::AttnQ(0), Slot::AttnK(1), Slot::AttnOutput(2)] {
+            for spoil in [
+                |heads: &mut HeadRange| heads.first_head += 1,
+                |heads: &mut HeadRange| heads.heads -= 1,
+                |heads: &mut HeadRange| heads.first_kv_head -= 1,
+                |heads: &mut HeadRange| heads.kv_heads += 1,
+            ] {
+                let error = spoilt(slot, |placed, _| spoil(placed.heads.as_mut().unwrap()));
+                assert!(error.contains("has the heads"), "{error}");
+            }
+            assert!(spoilt(slot, |placed, _| placed.heads = None).contains("has the heads None"));
+        }
+        let norm = broken(SplitMode::Replicate, |plan| {
+            let heads = plan.parts[0].slots.iter().find_map(|placed| placed.heads);
+            let norm = position(&plan.parts[0], Slot::OutputNorm);
+            plan.parts[0].slots[norm].heads = heads;
+        });
+        assert!(norm.contains("output_norm has the heads"), "{norm}");
+    }
+
+    #[test]
+    fn layers_that_are_divided_in_different_ways_are_found() {
+        let mut plan = tiny(SplitMode::Tensor, 2);
+        let part = &mut plan.parts[1];
+        let (gate, up) = (position(part, Slot::FfnGate(1)), position(part, Slot::FfnUp(1)));
+        part.slots[gate].rows.start += 1;
+        assert!(part.verify_shares().is_err());
+        part.slots[up].rows.start += 1;
+        let down = position(part, Slot::FfnDown(1));
+        part.slots[down].cols.start += 1;
+        assert!(part.verify_shares().is_err(), "layer 0 has another share");
+        part.slots[gate].rows.start -= 1;
+        part.slots[up].rows.start -= 1;
+        part.slots[down].cols.start -= 1;
+        part.verify_shares().unwrap();
     }
 }

@@ -7,7 +7,7 @@ use super::{MAX_DEVICES, Placement, SplitMode};
 use crate::binding::TensorMap;
 use crate::config::Phi3Config;
 use crate::error::Error;
-use crate::placed_plan::PlacedPlan;
+use crate::placed_plan::{PlacedPart, PlacedPlan};
 use crate::plan::{ALIGNMENT, LoadPlan, Storage, Unit, fault, length};
 
 /// A placement for devices of which the free memory is known: see [`Placement::fit`].
@@ -79,7 +79,7 @@ impl Placement {
         for counts in [sizes.in_proportion(&budgets), sizes.greedy(&budgets)] {
             let proposal = propose(&counts, &devices, &usable, |placement| {
                 let plan = PlacedPlan::new(config, tensors, storage, placement)?;
-                Ok(plan.parts().iter().map(|part| part.device_bytes()).collect())
+                Ok(plan.parts().iter().map(PlacedPart::device_bytes).collect())
             })?;
             if proposal.short_by < best.short_by {
                 best = proposal;

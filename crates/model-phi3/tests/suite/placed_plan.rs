@@ -339,8 +339,6 @@ fn any_placement() -> impl Strategy<Value = Placement> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn parts_of_any_model_make_up_the_whole(
         file in any_file(),

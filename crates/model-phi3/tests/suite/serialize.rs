@@ -4,7 +4,7 @@ use gguf_format::GgmlType;
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{
     Architecture, AttentionKind, Conversion, Error, Fused, KvDtype, LoadPlan, Matrix, Phi3Config,
-    RopeScaling, RopeStyle, Slot, SlotFormat, Storage, Unit,
+    Placement, RopeScaling, RopeStyle, Slot, SlotFormat, SplitMode, Storage, Unit,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -29,6 +29,7 @@ fn assert_text<T: Serialize + DeserializeOwned + Display + Debug + PartialEq>(of
 fn words_and_names_are_the_printed_ones() {
     assert_text(&Storage::F16, "f16");
     assert_text(&Storage::Native, "native");
+    assert_text(&SplitMode::Replicate, "replicate");
     assert_text(&KvDtype::Bf16, "bf16");
     assert_text(&Architecture::Llama, "llama");
     assert_text(&AttentionKind::GroupedQuery, "grouped-query");
@@ -361,6 +362,116 @@ fn check(plan: &LoadPlan) {
         let blocks = number("row_bytes") / number("block_bytes");
         assert_eq!(Some(&(blocks * number("block_len"))), planned.shape.last());
     }
+}
+
+#[test]
+fn a_plan_for_several_devices_has_slots_and_operations_for_each() {
+    let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+    let placement = placement.with_proportions(&[2.0, 1.0]).unwrap();
+    let plan = scaled().place(Storage::F16, &placement).unwrap();
+    let object = value(&plan);
+    let names: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = [
+        "layers",
+        "left_out",
+        "parts",
+        "placement",
+        "source_bytes",
+        "storage",
+        "units",
+        "vram_bytes",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(
+        object["placement"],
+        json!({
+            "split_mode": "tensor",
+            "devices": 2,
+            "tensor_split": [2.0, 1.0],
+            "n_gpu_layers": null,
+        })
+    );
+    assert_eq!(object["vram_bytes"], plan.device_bytes());
+    assert_eq!(object["source_bytes"], plan.source_bytes());
+    assert_eq!((&object["layers"], &object["units"]), (&json!(3), &json!(5)));
+    assert_eq!(object["left_out"], json!(["blk.0.attn_qkv.input_scale"]));
+
+    let part = &plan.parts()[1];
+    let of_part = &object["parts"][1];
+    assert_eq!(of_part["vram_bytes"], part.device_bytes());
+    assert_eq!(of_part.as_object().unwrap().len(), 3);
+    let down = part.slot(Slot::FfnDown(0)).unwrap();
+    let position = part.slots().iter().position(|placed| placed == down).unwrap();
+    assert_eq!(
+        of_part["slots"][position],
+        json!({
+            "slot": "layers.0.ffn_down",
+            "tensor": "blk.0.ffn_down.weight",
+            "shape": [256, 256],
+            "format": "F16",
+            "offset": down.planned.dest.start,
+            "bytes": 256 * 512,
+            "row_bytes": 512,
+            "block_len": 1,
+            "block_bytes": 2,
+            "source_type": "F16",
+            "operation": down.planned.op,
+            "first_row": 0,
+            "rows": 256,
+            "first_col": 512,
+            "cols": 256,
+            "heads": null,
+        })
+    );
+    let op = &part.ops()[down.planned.op];
+    assert_eq!(
+        of_part["operations"][down.planned.op],
+        json!({
+            "tensor": "blk.0.ffn_down.weight",
+            "shard": 0,
+            "source_offset": op.source.range.start,
+            "source_bytes": 768 * 256 * 2,
+            "dest_offset": op.dest.start,
+            "dest_bytes": 256 * 512,
+            "conversion": "copy",
+            "scale": null,
+            "unit": 2,
+            "format": "F16",
+            "scale_source": null,
+            "source_type": "F16",
+            "first_row": 0,
+            "rows": 256,
+            "row_stride": 1536,
+            "row_offset": 1024,
+            "row_bytes": 512,
+            "skip": 0,
+            "keep": 256,
+            "dest_row_bytes": 512,
+        })
+    );
+    let v = part.slot(Slot::AttnV(0)).unwrap();
+    assert_eq!(
+        value(v)["heads"],
+        json!({ "first_head": 2, "heads": 2, "first_kv_head": 1, "kv_heads": 1 })
+    );
+    let op = value(&part.ops()[v.planned.op]);
+    assert_eq!((&op["first_row"], &op["rows"]), (&json!(448), &json!(64)));
+    assert_eq!(op["scale"], "blk.0.attn_qkv.scale");
+}
+
+#[test]
+fn a_proposal_says_whether_the_model_fits() {
+    let file = TestFile::tiny();
+    let (config, tensors) = (file.config().unwrap(), file.bind().unwrap());
+    let proposal = Placement::fit(&config, &tensors, Storage::F16, &[1, 1 << 30], 0).unwrap();
+    let placement =
+        json!({ "split_mode": "none", "devices": 1, "tensor_split": [], "n_gpu_layers": null });
+    assert_eq!(
+        value(&proposal),
+        json!({ "placement": placement, "devices": [1], "fits": true, "short_by": 0 })
+    );
+    let offloaded = Placement::last_layers(20, 2).unwrap();
+    assert_eq!(value(&offloaded)["n_gpu_layers"], 20);
 }
 
 proptest! {
