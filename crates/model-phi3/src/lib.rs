@@ -53,6 +53,10 @@
 //!    unexpected and misshapen tensors together.
 //! 3. [`LoadPlan::new`] lays them out in one arena, decoded to half precision or as stored.
 //!
+//! For several devices, a [`Placement`] says which device holds which part, and [`PlacedPlan::new`] replaces the
+//! third step: it makes an arena with slots and transfers for each device. [`Placement::fit`] proposes a placement
+//! for devices of which the free memory is known.
+//!
 //! [`LoadPlan::weights`] returns a [`Phi3Weights`] with a pointer, a view or any other value for each weight.
 //! [`Phi3Config::warnings`] returns what may be wrong with a model that can be loaded.
 //!
@@ -60,10 +64,10 @@
 //!
 //! - `preset`: the module `preset` describes the published models of the family, for synthetic files of real
 //!   shape.
-//! - `serde`: configuration, warnings, plan and weights can be serialised. Fields have the names that
+//! - `serde`: configuration, warnings, plans, placements and weights can be serialised. Fields have the names that
 //!   `phi3-loader --json` gives them; `docs/json.md` describes its output. [`Phi3Config`] and the types that are
 //!   printed as one word or name, such as [`Storage`], [`KvDtype`] and [`Slot`], can also be deserialised. A
-//!   [`LoadPlan`] cannot.
+//!   [`LoadPlan`] or [`PlacedPlan`] cannot.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),

@@ -24,7 +24,12 @@ pub enum SplitMode {
     /// Each device holds consecutive layers. The first device also holds the token embedding, the last device
     /// the last norm and the output.
     Layer,
-    /// Each device holds a part of every matrix, and all norms.
+    /// Each device holds a part of every matrix, and all norms, RoPE factors and scales.
+    ///
+    /// Q, K, V, gate and up are divided by rows: a device has whole heads, with the key-value heads that they use,
+    /// and the same rows of gate and up. The attention output and down are divided by the matching columns, so that
+    /// the results of all devices have to be added up. Token embedding and output are divided by rows of the
+    /// vocabulary.
     Tensor,
     /// Each device holds everything.
     Replicate,
@@ -153,8 +158,10 @@ impl Placement {
     /// Replaces the equal proportions by these: one for each device or, after [`last_layers`](Self::last_layers),
     /// one for each device after device 0. Only their ratio counts.
     ///
-    /// Layers and units are dealt out whole, so a part can differ from its proportion by less than one of them.
-    /// In the mode `layer`, a device of proportion 0 gets no layers.
+    /// In the mode `layer`, whole layers are dealt out. A device of proportion 0 gets none. In the mode `tensor`,
+    /// whole key-value heads with their query heads are dealt out first, and then the feed-forward network in such
+    /// a way that each device has its proportion of the weights of a layer, as near as units allow. If there are
+    /// more devices than key-value heads, each device has equally many heads.
     ///
     /// # Errors
     ///

@@ -233,7 +233,8 @@ impl Units {
         let (heads, kv_heads) = self.heads(devices, &weights);
         let fewest_heads =
             |device: usize| heads.get(device).map_or(0, |heads| u64::from(length(heads)));
-        let ffn = deal_to_all(self.ffn_units(), &weights, fewest_heads);
+        let balancing = self.ffn_weights(&weights, &heads, &kv_heads);
+        let ffn = deal_to_all(self.ffn_units(), &balancing, fewest_heads);
         let ffn = ranges(&ffn, self.ffn_down.block, self.ffn);
         let vocab = ranges(&deal_to_all(self.vocab, &weights, |_| 0), 1, self.vocab);
         let parts = heads.into_iter().zip(kv_heads).zip(ffn.into_iter().zip(vocab));
@@ -263,6 +264,31 @@ impl Units {
                 (head(kv.start)..head(kv.end), kv)
             })
             .unzip()
+    }
+
+    /// Returns the weights of the devices for the feed-forward network: what their share of all weights of a layer
+    /// leaves beside their heads. Thus devices with fewer heads get more of it.
+    #[allow(clippy::cast_precision_loss, reason = "proportions are approximate")]
+    fn ffn_weights(
+        &self,
+        weights: &[f64],
+        heads: &[Range<u32>],
+        kv_heads: &[Range<u32>],
+    ) -> Vec<f64> {
+        // Rows and columns of `hidden` elements: Q and the output, K and V.
+        let of_heads: Vec<f64> = heads
+            .iter()
+            .zip(kv_heads)
+            .map(|(heads, kv)| 2.0 * f64::from(length(heads).saturating_add(length(kv))))
+            .map(|heads| heads * self.head_dim as f64)
+            .collect();
+        // Gate, up and down.
+        let layer = 3.0 * self.ffn as f64 + of_heads.iter().sum::<f64>();
+        let total: f64 = weights.iter().sum();
+        let shares = weights.iter().zip(of_heads);
+        let left: Vec<f64> =
+            shares.map(|(weight, heads)| (layer * weight / total - heads).max(0.0)).collect();
+        if left.iter().all(|left| *left == 0.0) { weights.to_vec() } else { left }
     }
 
     /// Returns how often each key-value head is repeated and the query heads of each device, if there are more

@@ -301,14 +301,14 @@ fn any_file() -> impl Strategy<Value = TestFile> {
     );
     let long = (
         proptest::sample::select(vec![
-            (2_u32, 2_u32, 64_u64),
-            (4, 1, 64),
-            (10, 4, 32),
+            (4_u32, 4_u32, 64_u64),
+            (6, 1, 128),
+            (5, 2, 128),
             (3, 1, 256),
             (8, 1, 96),
             (1, 8, 64),
         ]),
-        (Just(256_u64), (1..5_u64).prop_map(|n| n * 256), 1..50_u64),
+        (Just(256_u64), (2..5_u64).prop_map(|n| n * 256), 9..50_u64),
         flags(),
         types(LONG),
     );
@@ -316,9 +316,11 @@ fn any_file() -> impl Strategy<Value = TestFile> {
     prop_oneof![plain.prop_map(build), short.prop_map(build), long.prop_map(build)]
 }
 
+/// Placements of all modes but `tensor`.
 fn any_placement() -> impl Strategy<Value = Placement> {
     let proportions = proptest::option::of(proptest::collection::vec(0.1..9.0_f64, 9));
-    (proptest::sample::select(SplitMode::ALL), 1..10_usize, proportions, 0..4_u32).prop_map(
+    let modes = vec![SplitMode::None, SplitMode::Replicate, SplitMode::Layer, SplitMode::Layer];
+    (proptest::sample::select(modes), 1..10_usize, proportions, 0..6_u32).prop_map(
         |(mode, devices, proportions, layers)| {
             let with = |placement: Placement, count: usize| match &proportions {
                 Some(all) => placement.with_proportions(&all[..count]).unwrap(),
@@ -329,50 +331,77 @@ fn any_placement() -> impl Strategy<Value = Placement> {
                 SplitMode::Layer if layers < 3 && devices > 1 => {
                     with(Placement::last_layers(layers, devices).unwrap(), devices - 1)
                 }
-                SplitMode::Layer | SplitMode::Tensor => {
-                    with(Placement::new(mode, devices).unwrap(), devices)
-                }
-                _ => Placement::new(mode, devices).unwrap(),
+                SplitMode::Layer => with(Placement::new(mode, devices).unwrap(), devices),
+                _ => Placement::new(mode, devices.min(4)).unwrap(),
             }
         },
     )
 }
 
+fn tensor(devices: usize) -> Placement {
+    Placement::new(SplitMode::Tensor, devices).unwrap()
+}
+
+/// Returns all numbers of devices that the model can be divided among.
+fn possible(file: &TestFile, storage: Storage) -> Vec<usize> {
+    // No generated model has as many heads as this prime number, so it is refused.
+    match file.place(storage, &tensor(251)).unwrap_err() {
+        Error::Placement { possible, .. } => possible,
+        other => panic!("{other}"),
+    }
+}
+
+fn any_storage() -> impl Strategy<Value = Storage> {
+    proptest::sample::select(Storage::ALL)
+}
+
+/// A part of the usual number of cases, because every case loads a file.
+fn part_of_cases(divisor: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.div_ceil(divisor), ..usual }
+}
+
 proptest! {
+    #![proptest_config(part_of_cases(2))]
+
     #[test]
-    fn parts_of_any_model_make_up_the_whole(
+    fn parts_of_matrices_make_up_the_whole(
         file in any_file(),
-        placement in any_placement(),
-        native: bool,
+        storage in any_storage(),
+        degree: prop::sample::Index,
+        proportions in proptest::option::of(proptest::collection::vec(0.1..9.0_f64, 256)),
     ) {
-        let storage = if native { Storage::Native } else { Storage::F16 };
-        match file.place(storage, &placement) {
-            Ok(plan) => check(&file, &plan),
-            Err(Error::Placement { possible, devices, .. }) => {
-                prop_assert_eq!(placement.mode(), SplitMode::Tensor);
-                prop_assert!(!possible.contains(&devices) && possible[0] == 1);
-                // The largest possible number is possible.
-                let largest = Placement::new(SplitMode::Tensor, *possible.last().unwrap());
-                check(&file, &file.place(storage, &largest.unwrap()).unwrap());
-            }
-            Err(error) => prop_assert!(false, "{error}"),
-        }
+        let possible = possible(&file, storage);
+        let devices = if possible.len() == 1 { 1 } else { *degree.get(&possible[1..]) };
+        let placement = match proportions {
+            Some(all) => tensor(devices).with_proportions(&all[..devices]).unwrap(),
+            None => tensor(devices),
+        };
+        check(&file, &file.place(storage, &placement).unwrap());
     }
 
     #[test]
     fn a_number_of_devices_is_possible_exactly_if_a_refusal_names_it(
         file in any_file(),
-        native: bool,
+        storage in any_storage(),
     ) {
-        let storage = if native { Storage::Native } else { Storage::F16 };
-        let place = |devices| {
-            file.place(storage, &Placement::new(SplitMode::Tensor, devices).unwrap())
-        };
-        let Err(Error::Placement { possible, .. }) = place(251) else {
-            panic!("251 is a prime number larger than all numbers of heads");
-        };
+        let possible = possible(&file, storage);
         for devices in 1..10 {
-            prop_assert_eq!(place(devices).is_ok(), possible.contains(&devices), "{}", devices);
+            let plan = file.place(storage, &tensor(devices));
+            prop_assert_eq!(plan.is_ok(), possible.contains(&devices), "{}", devices);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(part_of_cases(6))]
+
+    #[test]
+    fn layers_and_copies_make_up_the_whole(
+        file in any_file(),
+        storage in any_storage(),
+        placement in any_placement(),
+    ) {
+        check(&file, &file.place(storage, &placement).unwrap());
     }
 }
