@@ -266,18 +266,16 @@ struct WholeTensor<'a> {
     op: &'a PlanOp,
     /// One of its weights.
     planned: &'a PlannedSlot,
-    rows: u64,
     cols: u64,
 }
 
 fn tensors(whole: &LoadPlan) -> Result<HashMap<&str, WholeTensor<'_>>, Error> {
     let mut tensors = HashMap::new();
     for planned in whole.slots() {
-        let lost = || fault(format!("{} has no transfer", planned.slot));
-        let op = whole.ops().get(planned.op).ok_or_else(lost)?;
-        let rows = length(&op.dest).and_then(|bytes| bytes.checked_div(planned.row_bytes));
-        let (rows, cols) = (rows.ok_or_else(lost)?, extent(planned)?.1);
-        tensors.insert(&*planned.tensor, WholeTensor { op, planned, rows, cols });
+        let op = whole.ops().get(planned.op);
+        let op = op.ok_or_else(|| fault(format!("{} has no transfer", planned.slot)))?;
+        let cols = extent(planned)?.1;
+        tensors.insert(&*planned.tensor, WholeTensor { op, planned, cols });
     }
     Ok(tensors)
 }
@@ -409,7 +407,7 @@ impl PlacedPart {
 impl PlacedOp {
     /// Returns `None` if this is not a transfer of rows, or of whole blocks of rows, of this tensor.
     fn follows(&self, tensor: &WholeTensor<'_>) -> Option<()> {
-        let WholeTensor { op, planned, rows, cols } = *tensor;
+        let WholeTensor { op, planned, cols } = *tensor;
         let ggml_type = planned.source_type;
         let (block_len, block_bytes) = (ggml_type.block_len(), ggml_type.block_bytes());
         let offset =
@@ -436,8 +434,6 @@ impl PlacedOp {
             && ggml_type == self.source_type
             && ggml_type.bytes_for(cols) == Some(self.row_stride)
             && self.row_range.end <= self.row_stride
-            && first_col.checked_add(end)? <= cols
-            && self.rows.end <= rows
             && self.source.shard == op.source.shard
             && self.source.range == (offset(self.rows.start)?..offset(self.rows.end)?)
             && self.source.range.end <= op.source.range.end
@@ -459,8 +455,8 @@ mod tests {
     use crate::preset::{Blueprint, Layout, Preset, TypeMix};
     use gguf_format::{GgmlType, Gguf, Limits};
 
-    fn plan(preset: Preset, storage: Storage, placement: &Placement) -> PlacedPlan {
-        let blueprint = Blueprint::new(preset, Layout::Fused, TypeMix::Q8_0);
+    fn plan(mix: TypeMix, storage: Storage, placement: &Placement) -> PlacedPlan {
+        let blueprint = Blueprint::new(Preset::Tiny, Layout::Fused, mix);
         let layout = blueprint.writer().layout().unwrap();
         let prefix = [layout.header(), &[0; 8]].concat();
         let gguf = Gguf::parse_header(&prefix, layout.file_len(), &Limits::default()).unwrap();
@@ -470,7 +466,7 @@ mod tests {
     }
 
     fn tiny(mode: SplitMode, devices: usize) -> PlacedPlan {
-        plan(Preset::Tiny, Storage::F16, &Placement::new(mode, devices).unwrap())
+        plan(TypeMix::Q8_0, Storage::F16, &Placement::new(mode, devices).unwrap())
     }
 
     /// Returns the error of the plan for two devices that `spoil` has changed.
@@ -484,6 +480,21 @@ mod tests {
 
     fn position(part: &PlacedPart, slot: Slot) -> usize {
         part.slots.iter().position(|placed| placed.planned.slot == slot).unwrap()
+    }
+
+    /// Returns the error of the owners alone, in the mode `tensor`, after a change of parts that other checks would
+    /// find, too.
+    #[track_caller]
+    fn unowned(devices: usize, spoil: impl FnOnce(&mut PlacedPlan)) -> String {
+        let mut plan = tiny(SplitMode::Tensor, devices);
+        plan.verify_shares(&plan.owners()).unwrap();
+        spoil(&mut plan);
+        plan.verify_shares(&plan.owners()).unwrap_err().to_string()
+    }
+
+    fn placed(part: &mut PlacedPart, slot: Slot) -> &mut PlacedSlot {
+        let position = position(part, slot);
+        &mut part.slots[position]
     }
 
     /// Returns the error after a change of the slot and of its transfer on device 1, in the mode `tensor`.
@@ -548,15 +559,35 @@ mod tests {
         assert!(last.contains(wrong), "the last row is outside the tensor: {last}");
     }
 
+    /// Moves the columns of a transfer inside the blocks that it reads; everything else is consistent with that.
+    fn moved_columns(mix: TypeMix, storage: Storage, skip: u64, keep: u64) -> String {
+        let placement = Placement::single();
+        let mut plan = plan(mix, storage, &placement);
+        plan.verify().unwrap();
+        let part = &mut plan.parts[0];
+        let placed = position(part, Slot::FfnDown(0));
+        let op = &mut part.ops[part.slots[placed].planned.op];
+        op.skip = skip;
+        op.keep = keep;
+        op.dest_row_bytes = op.format.ggml_type().bytes_for(keep).unwrap();
+        op.dest.end = op.dest.start + length(&op.rows).unwrap() * op.dest_row_bytes;
+        plan.verify().unwrap_err().to_string()
+    }
+
     #[test]
     fn copies_of_broken_blocks_are_found() {
-        let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
-        let mut plan = plan(Preset::Tiny, Storage::Native, &placement);
-        let part = &mut plan.parts[1];
-        let placed = position(part, Slot::FfnDown(0));
-        let op = part.slots[placed].planned.op;
-        (part.ops[op].skip, part.ops[op].keep) = (1, part.ops[op].keep - 1);
-        assert!(plan.verify().is_err());
+        let wrong = "is not transferred as a whole is";
+        // Rows of 3 blocks of 256 columns.
+        assert!(moved_columns(TypeMix::Q4_K_M, Storage::Native, 64, 512).contains(wrong));
+    }
+
+    #[test]
+    fn columns_cut_beside_a_multiple_of_32_are_found() {
+        let wrong = "is not transferred as a whole is";
+        assert!(moved_columns(TypeMix::Q8_0, Storage::F16, 8, 760).contains(wrong));
+        // The transfer would be possible, but it is not the one of the weight.
+        let moved = moved_columns(TypeMix::Q4_K_M, Storage::F16, 64, 704);
+        assert!(moved.contains("layers.0.ffn_down is not where it is"), "{moved}");
     }
 
     #[test]
@@ -665,19 +696,83 @@ mod tests {
     }
 
     #[test]
-    fn layers_that_are_divided_in_different_ways_are_found() {
-        let mut plan = tiny(SplitMode::Tensor, 2);
-        let part = &mut plan.parts[1];
-        let (gate, up) = (position(part, Slot::FfnGate(1)), position(part, Slot::FfnUp(1)));
-        part.slots[gate].rows.start += 1;
-        assert!(part.verify_shares().is_err());
-        part.slots[up].rows.start += 1;
-        let down = position(part, Slot::FfnDown(1));
-        part.slots[down].cols.start += 1;
-        assert!(part.verify_shares().is_err(), "layer 0 has another share");
-        part.slots[gate].rows.start -= 1;
-        part.slots[up].rows.start -= 1;
-        part.slots[down].cols.start -= 1;
-        part.verify_shares().unwrap();
+    fn elements_without_owners_or_with_too_many_are_found() {
+        for slot in [Slot::Output, Slot::AttnQ(1), Slot::AttnV(0), Slot::FfnUp(2)] {
+            let short = unowned(2, |plan| placed(&mut plan.parts[1], slot).rows.end -= 1);
+            assert!(short.contains("the parts end before the whole"), "{short}");
+            for spoil in [
+                |rows: &mut Range<u64>| rows.start += 1,
+                |rows: &mut Range<u64>| rows.start -= 1,
+                |rows: &mut Range<u64>| rows.end = rows.start,
+            ] {
+                let gap = unowned(2, |plan| spoil(&mut placed(&mut plan.parts[1], slot).rows));
+                assert!(gap.contains("do not make up the whole"), "{gap}");
+            }
+            let narrow = unowned(2, |plan| placed(&mut plan.parts[0], slot).cols.end -= 32);
+            assert!(narrow.contains("do not make up the whole"), "{narrow}");
+        }
+        let short = unowned(2, |plan| placed(&mut plan.parts[1], Slot::FfnDown(0)).cols.end -= 1);
+        assert!(short.contains("the parts end before the whole"), "{short}");
+    }
+
+    #[test]
+    fn repeated_heads_of_different_size_are_found() {
+        // Devices 0 and 1 share the first key-value head.
+        let error = unowned(4, |plan| placed(&mut plan.parts[0], Slot::AttnK(0)).rows.end -= 1);
+        assert!(error.contains("do not make up the whole"), "{error}");
+    }
+
+    /// The rows of the heads are those of the parts, but the query heads use other key-value heads.
+    #[test]
+    fn query_heads_without_their_key_value_heads_are_found() {
+        let mut plan = tiny(SplitMode::Tensor, 4);
+        plan.verify_heads().unwrap();
+        let (first, others) = plan.parts.split_at_mut(1);
+        for of_part in &mut others[2].slots {
+            let Some(heads) = &mut of_part.heads else { continue };
+            heads.first_kv_head = 0;
+            let slot = of_part.planned.slot;
+            if matches!(slot, Slot::AttnK(_) | Slot::AttnV(_)) {
+                of_part.rows = placed(&mut first[0], slot).rows.clone();
+            }
+        }
+        assert!(plan.verify_heads().unwrap_err().to_string().contains("has the heads"));
+    }
+
+    /// The parts of each matrix make up the whole, but a device has rows of one that do not match the other.
+    #[test]
+    fn matrices_that_are_divided_in_different_ways_are_found() {
+        let moved = |slots: &[Slot]| {
+            unowned(2, |plan| {
+                let (first, second) = plan.parts.split_at_mut(1);
+                for slot in slots {
+                    let (one, other) =
+                        (placed(&mut first[0], *slot), placed(&mut second[0], *slot));
+                    if matches!(slot, Slot::FfnDown(_) | Slot::AttnOutput(_)) {
+                        (one.cols.end, other.cols.start) =
+                            (one.cols.end + 32, other.cols.start + 32);
+                    } else {
+                        (one.rows.end, other.rows.start) =
+                            (one.rows.end + 32, other.rows.start + 32);
+                    }
+                }
+            })
+        };
+        for slots in [
+            vec![Slot::FfnGate(0)],
+            vec![Slot::FfnUp(1)],
+            vec![Slot::FfnDown(2)],
+            vec![Slot::AttnQ(0)],
+            vec![Slot::AttnK(1)],
+            vec![Slot::AttnV(2)],
+            vec![Slot::AttnOutput(0)],
+            vec![Slot::Output],
+            // Layer 1 differs from layer 0.
+            vec![Slot::FfnGate(1), Slot::FfnUp(1), Slot::FfnDown(1)],
+            vec![Slot::AttnQ(1), Slot::AttnOutput(1)],
+            vec![Slot::AttnK(1), Slot::AttnV(1)],
+        ] {
+            assert!(moved(&slots).contains("divided in different ways"), "{slots:?}");
+        }
     }
 }
