@@ -289,16 +289,17 @@ impl PlacedPart {
         self.verify_arena(whole.units())?;
         for op in &self.ops {
             let tensor = tensors.get(&*op.tensor);
-            tensor
-                .and_then(|tensor| op.follows(tensor))
-                .ok_or_else(|| fault(format!("{} is not transferred as a whole is", op.tensor)))?;
+            tensor.and_then(|tensor| op.follows(tensor)).ok_or_else(|| {
+                fault(format!("the transfer of {} does not match the tensor", op.tensor))
+            })?;
         }
         if !self.slots.iter().map(|placed| placed.planned.slot).is_sorted_by(|a, b| a < b) {
             return Err(fault("the weights are not in order"));
         }
         for placed in &self.slots {
-            self.is_filled(placed, whole)
-                .ok_or_else(|| fault(format!("{} is not where it is", placed.planned.slot)))?;
+            self.is_filled(placed, whole).ok_or_else(|| {
+                fault(format!("{} is not filled by its transfer", placed.planned.slot))
+            })?;
         }
         self.verify_tiling(whole)
     }
@@ -414,7 +415,7 @@ impl PlacedOp {
             |row: u64| row.checked_mul(self.row_stride)?.checked_add(op.source.range.start);
         let blocks = length(&self.row_range)?.checked_div(block_bytes)?;
         let end = self.skip.checked_add(self.keep)?;
-        // No block is read in vain: the first and the last have an element of the part.
+        // The first and the last block that are read have an element of the part.
         let is_needed = self.keep > 0
             && self.skip < block_len
             && end.div_ceil(block_len) == blocks
@@ -529,7 +530,7 @@ mod tests {
 
     #[test]
     fn transfers_of_other_bytes_are_found() {
-        let wrong = "is not transferred as a whole is";
+        let wrong = "does not match the tensor";
         let down = |spoil: fn(&mut PlacedOp)| {
             let error = spoilt(Slot::FfnDown(1), |_, op| spoil(op));
             assert!(error.contains(wrong), "{error}");
@@ -559,7 +560,8 @@ mod tests {
         assert!(last.contains(wrong), "the last row is outside the tensor: {last}");
     }
 
-    /// Moves the columns of a transfer inside the blocks that it reads; everything else is consistent with that.
+    /// Returns the error after a transfer has other columns of the blocks that it reads. Its other fields are changed
+    /// to match them.
     fn moved_columns(mix: TypeMix, storage: Storage, skip: u64, keep: u64) -> String {
         let placement = Placement::single();
         let mut plan = plan(mix, storage, &placement);
@@ -576,18 +578,18 @@ mod tests {
 
     #[test]
     fn copies_of_broken_blocks_are_found() {
-        let wrong = "is not transferred as a whole is";
+        let wrong = "does not match the tensor";
         // Rows of 3 blocks of 256 columns.
         assert!(moved_columns(TypeMix::Q4_K_M, Storage::Native, 64, 512).contains(wrong));
     }
 
     #[test]
     fn columns_cut_beside_a_multiple_of_32_are_found() {
-        let wrong = "is not transferred as a whole is";
+        let wrong = "does not match the tensor";
         assert!(moved_columns(TypeMix::Q8_0, Storage::F16, 8, 760).contains(wrong));
         // The transfer would be possible, but it is not the one of the weight.
         let moved = moved_columns(TypeMix::Q4_K_M, Storage::F16, 64, 704);
-        assert!(moved.contains("layers.0.ffn_down is not where it is"), "{moved}");
+        assert!(moved.contains("layers.0.ffn_down is not filled by its transfer"), "{moved}");
     }
 
     #[test]
@@ -608,7 +610,7 @@ mod tests {
                 |placed: &mut PlacedSlot| placed.planned.source_type = GgmlType::F16,
             ] {
                 let error = spoilt(slot, |placed, _| spoil(placed));
-                assert!(error.contains("is not where it is"), "{slot}: {error}");
+                assert!(error.contains("is not filled by its transfer"), "{slot}: {error}");
             }
         }
         let swapped = broken(SplitMode::Tensor, |plan| plan.parts[0].slots.swap(3, 4));
@@ -722,21 +724,21 @@ mod tests {
         assert!(error.contains("do not make up the whole"), "{error}");
     }
 
-    /// The rows of the heads are those of the parts, but the query heads use other key-value heads.
+    /// The heads match the rows, but the query heads 2 and 3 do not use exactly the key-value heads of the device.
     #[test]
     fn query_heads_without_their_key_value_heads_are_found() {
-        let mut plan = tiny(SplitMode::Tensor, 4);
-        plan.verify_heads().unwrap();
-        let (first, others) = plan.parts.split_at_mut(1);
-        for of_part in &mut others[2].slots {
-            let Some(heads) = &mut of_part.heads else { continue };
-            heads.first_kv_head = 0;
-            let slot = of_part.planned.slot;
-            if matches!(slot, Slot::AttnK(_) | Slot::AttnV(_)) {
-                of_part.rows = placed(&mut first[0], slot).rows.clone();
+        for (first_kv_head, kv_heads) in [(0, 1), (0, 2)] {
+            let mut plan = tiny(SplitMode::Tensor, 2);
+            plan.verify_heads().unwrap();
+            for of_part in &mut plan.parts[1].slots {
+                let Some(heads) = &mut of_part.heads else { continue };
+                (heads.first_kv_head, heads.kv_heads) = (first_kv_head, kv_heads);
+                if matches!(of_part.planned.slot, Slot::AttnK(_) | Slot::AttnV(_)) {
+                    of_part.rows = 0..64 * u64::from(kv_heads);
+                }
             }
+            assert!(plan.verify_heads().unwrap_err().to_string().contains("has the heads"));
         }
-        assert!(plan.verify_heads().unwrap_err().to_string().contains("has the heads"));
     }
 
     /// The parts of each matrix make up the whole, but a device has rows of one that do not match the other.

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::plan::{Storage, fault};
 use crate::slot::{Matrix, Slot};
 
-/// Columns are cut at multiples of this number, in both storages: blocks of every type are at most as long or a
-/// multiple of it, and 32 halves are 64 bytes.
+/// Columns are cut at multiples of this number in both storages. A block of any type has 1 element or a multiple of
+/// 32, and 32 halves are 64 bytes.
 const COLUMN_STEP: u64 = 32;
 
 /// The part of one weight: a rectangle of its elements.
@@ -266,8 +266,8 @@ impl Units {
             .unzip()
     }
 
-    /// Returns the weights of the devices for the feed-forward network: what their share of all weights of a layer
-    /// leaves beside their heads. Thus devices with fewer heads get more of it.
+    /// Returns the proportions of the feed-forward network: the device's proportion of all weights of a layer, less
+    /// the weights of its heads. Thus a device with fewer heads gets more of the network.
     #[allow(clippy::cast_precision_loss, reason = "proportions are approximate")]
     fn ffn_weights(
         &self,
