@@ -100,15 +100,15 @@ pub enum Error {
     )]
     Placement {
         /// The tensor that cannot be divided.
-        tensor: String,
+        tensor: Box<str>,
         /// The number of devices.
         devices: usize,
         /// Rows or columns of the tensor that stay together.
         block: u64,
         /// The reason.
-        reason: String,
+        reason: Box<str>,
         /// The numbers of devices, up to 256, that are possible with this model and storage; in ascending order.
-        possible: Vec<usize>,
+        possible: Box<[usize]>,
     },
 }
 

@@ -74,6 +74,16 @@ impl PlacedOp {
     }
 }
 
+impl PlacedOp {
+    /// Returns the bytes of the file that are needed: those of [`row_range`](Self::row_range) of all rows.
+    #[must_use]
+    pub fn source_bytes(&self) -> u64 {
+        let rows = self.rows.end.saturating_sub(self.rows.start);
+        // Less than the bytes of the tensor, which fit into 64 bits.
+        rows.saturating_mul(self.row_range.end.saturating_sub(self.row_range.start))
+    }
+}
+
 /// The attention heads of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -263,6 +273,12 @@ impl PlacedPart {
         }
         part.slots.sort_by_key(|placed| placed.planned.slot);
         Ok(part)
+    }
+
+    /// Returns the bytes of the file that this device takes. If several devices take the same bytes, each counts them.
+    #[must_use]
+    pub fn source_bytes(&self) -> u64 {
+        self.ops.iter().map(PlacedOp::source_bytes).fold(0, u64::saturating_add)
     }
 
     /// Returns the transfers to this device, in the best order for reading. Their destinations have the same order.

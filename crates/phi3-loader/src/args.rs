@@ -1,5 +1,6 @@
 //! The command line: commands, options and their values.
 
+use crate::device_list::DeviceList;
 use clap::builder::{
     FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
 };
@@ -10,7 +11,7 @@ use cuda_sys::EngineConfig;
 use gguf_format::escape;
 use loader::{DeviceChoice, Io, LoadOptions, Verify};
 use model_phi3::preset::{Layout, Preset, TypeMix};
-use model_phi3::{KvDtype, Storage};
+use model_phi3::{KvDtype, SplitMode, Storage};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -151,9 +152,34 @@ pub(super) struct Plan {
     /// Device memory to keep for other uses, such as 500MB; it is part of the total
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
+    #[command(flatten)]
+    pub(super) placement: PlacementArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Options that divide a model among devices.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PlacementArgs {
+    /// Devices to divide the model among, such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU, a number is a GPU
+    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str)]
+    pub(super) device: Option<DeviceList>,
+    /// How to divide the model [default: layer if there are several devices]
+    #[arg(long, value_name = "MODE", value_parser = word_of::<SplitMode>(SPLIT_MODES))]
+    pub(super) split_mode: Option<SplitMode>,
+    /// Proportions of the devices, such as 3,1
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',', allow_hyphen_values = true)]
+    pub(super) tensor_split: Vec<f64>,
+    /// Put the last N layers and the output on the GPUs, the rest into host memory
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(super) n_gpu_layers: Option<u32>,
+    /// Choose how to divide the model, by the free memory of the devices
+    #[arg(long, conflicts_with_all = ["split_mode", "tensor_split", "n_gpu_layers"])]
+    pub(super) fit: bool,
+    /// Memory of each device, such as 24GB,24GB, for devices that are not here
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_size)]
+    pub(super) memory: Vec<u64>,
 }
 
 /// Options of a load that `load` and `bench` share.
@@ -337,6 +363,12 @@ type Words = &'static [(&'static str, &'static str)];
 const STORAGES: Words = &[
     ("f16", "Decode everything to IEEE half precision"),
     ("native", "Keep blocks as they are in the file"),
+];
+const SPLIT_MODES: Words = &[
+    ("none", "One device holds everything"),
+    ("layer", "Each device holds consecutive layers"),
+    ("tensor", "Each device holds a part of every matrix"),
+    ("replicate", "Each device holds everything"),
 ];
 const IO_CHOICES: Words = &[
     ("auto", "Read cached data from the page cache, and bypass it for all other data"),

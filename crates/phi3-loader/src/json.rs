@@ -3,7 +3,8 @@
 use super::failure::Failure;
 use super::stdout;
 use gguf_format::{Metadata, TensorInfo};
-use loader::{Error, FileName, LoadPlan, LoadStats, Phi3Config, Warning};
+use loader::{Error, FileName, LoadStats, Phi3Config, Warning};
+use model_phi3::{PlacedPart, PlanOp, PlannedSlot};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
@@ -119,15 +120,47 @@ pub(super) struct PlanDocument<'a> {
     pub(super) schema_version: u32,
     #[serde(flatten)]
     pub(super) file: FileName,
+    pub(super) storage: &'static str,
+    /// The bytes of all devices.
+    pub(super) vram_bytes: u64,
+    /// Bytes of the file. Each counts once, whatever the number of devices that take it.
+    pub(super) source_bytes: u64,
+    pub(super) units: u32,
+    pub(super) layers: u32,
+    pub(super) split_mode: &'static str,
+    /// Whether each part and the reserve fit into the memory of their device; `None` if that is unknown.
+    pub(super) fits: Option<bool>,
+    /// Missing bytes of all devices.
+    pub(super) short_by: Option<u64>,
+    pub(super) kv_cache: KvCacheDocument,
+    /// Bytes that the user reserved for other uses, on each GPU.
+    pub(super) reserve_bytes: u64,
+    /// Bytes of weights, key-value cache and all reserves; `None` if the sum does not fit into 64 bits.
+    pub(super) total_bytes: Option<u64>,
     pub(super) config: &'a Phi3Config,
     pub(super) warnings: &'a [Warning],
-    pub(super) kv_cache: KvCacheDocument,
-    /// Bytes that the user reserved for other uses.
-    pub(super) reserve_bytes: u64,
-    /// Bytes of weights, key-value cache and reserve; `None` if the sum does not fit into 64 bits.
-    pub(super) total_bytes: Option<u64>,
+    /// The weights of the whole model, as they are on one device.
+    pub(super) slots: &'a [PlannedSlot],
+    pub(super) operations: &'a [PlanOp],
+    /// Tensors of the file that are not loaded.
+    pub(super) left_out: Vec<&'a str>,
+    /// One for each device.
+    pub(super) parts: Vec<PartDocument<'a>>,
+}
+
+/// The part of the model that one device holds.
+#[derive(Serialize)]
+pub(super) struct PartDocument<'a> {
+    /// The value for `--device`; `auto` if the user named no device.
+    pub(super) device: String,
+    /// The memory of the device, if it is known.
+    pub(super) memory_bytes: Option<u64>,
+    /// Bytes that are missing for the part and the reserve; `None` if the memory is unknown.
+    pub(super) short_by: Option<u64>,
+    /// Bytes of the file that the device takes.
+    pub(super) source_bytes: u64,
     #[serde(flatten)]
-    pub(super) plan: &'a LoadPlan,
+    pub(super) part: &'a PlacedPart,
 }
 
 #[derive(Serialize)]

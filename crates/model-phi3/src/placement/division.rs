@@ -222,10 +222,10 @@ impl Units {
         if let Some(obstacle) = self.obstacle(devices) {
             let possible = (1..=MAX_DEVICES).filter(|devices| self.obstacle(*devices).is_none());
             return Err(Error::Placement {
-                tensor: obstacle.tensor.to_string(),
+                tensor: obstacle.tensor.to_string().into(),
                 devices,
                 block: obstacle.block,
-                reason: obstacle.reason,
+                reason: obstacle.reason.into(),
                 possible: possible.collect(),
             });
         }

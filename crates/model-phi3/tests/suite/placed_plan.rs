@@ -346,7 +346,7 @@ fn tensor(devices: usize) -> Placement {
 fn possible(file: &TestFile, storage: Storage) -> Vec<usize> {
     // No generated model has as many heads as this prime number, so it is refused.
     match file.place(storage, &tensor(251)).unwrap_err() {
-        Error::Placement { possible, .. } => possible,
+        Error::Placement { possible, .. } => possible.into_vec(),
         other => panic!("{other}"),
     }
 }

@@ -299,7 +299,7 @@ fn refusals_name_tensor_degree_block_and_what_is_possible() {
     else {
         panic!("not refused");
     };
-    assert_eq!((block, devices, possible), (256, 8, vec![1, 2, 3, 4]));
+    assert_eq!((block, devices, &possible[..]), (256, 8, &[1, 2, 3, 4][..]));
 }
 
 #[test]

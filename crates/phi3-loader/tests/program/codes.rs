@@ -10,7 +10,7 @@ use gguf_format::{GgmlType, Gguf, GgufFile, Limits, OpenFile};
 use loader::{
     CancelToken, DeviceChoice, Error, FailureCode, LoadEvent, LoadOptions, LoadedModel, Loader,
 };
-use model_phi3::{LoadPlan, Phi3Config, Storage, TensorMap};
+use model_phi3::{LoadPlan, Phi3Config, PlacedPlan, Placement, SplitMode, Storage, TensorMap};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -332,6 +332,12 @@ fn rows() -> Vec<Row> {
             &["model.gguf", "blk.0.attn_output.weight", "F64"],
         ),
         row("PHI3_TOO_LARGE", MALFORMED, Model(larger_than_64_bits), &["2^64 - 1 bytes"]),
+        row(
+            "PHI3_PLACEMENT",
+            UNSUPPORTED,
+            Model(divided_among_three),
+            &["cannot be divided among 3 devices"],
+        ),
         row("PHI3_INVALID_PLAN", BUG, Model(plan_of_another_model), &["load plan"]),
         row(
             "PHI3_NOT_A_MODEL",
@@ -554,6 +560,14 @@ fn config_and_tensors(layout: &Layout) -> (Phi3Config, TensorMap) {
     let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).unwrap();
     let tensors = TensorMap::bind(&config, gguf.tensors()).unwrap();
     (config, tensors)
+}
+
+/// Divides a model of 2 key-value heads among 3 devices.
+fn divided_among_three() -> model_phi3::Error {
+    let gguf = GgufFile::open(model_path("fused-f16.gguf")).unwrap();
+    let placement = Placement::new(SplitMode::Tensor, 3).unwrap();
+    let (metadata, tensors) = (gguf.metadata(), gguf.tensors());
+    PlacedPlan::from_gguf(metadata, tensors, Storage::F16, &placement).unwrap_err()
 }
 
 /// Plans a model whose vocabulary fits into 64 bits as blocks of 8-bit values, but not as f16 values.

@@ -20,6 +20,7 @@ mod limit_runs;
 mod limited;
 mod limits;
 mod outputs;
+mod placement;
 mod program;
 mod restricted;
 mod shown;

@@ -1,0 +1,178 @@
+//! Tests of `plan` for several devices.
+
+use crate::common::model_path;
+use serde_json::{Value, json};
+use std::process::{Command, Output};
+
+/// Runs `plan` on a golden model of 3 layers.
+fn plan(arguments: &[&str]) -> Output {
+    plan_of("fused-f16.gguf", arguments)
+}
+
+fn plan_of(model: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
+        .arg("plan")
+        .arg(model_path(model))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+fn document(arguments: &[&str]) -> Value {
+    document_of("fused-f16.gguf", arguments)
+}
+
+#[track_caller]
+fn document_of(model: &str, arguments: &[&str]) -> Value {
+    let output = plan_of(model, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], exit_code: i32, words: &[&str]) {
+    let output = plan(arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(exit_code), "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+}
+
+fn parts(document: &Value) -> &[Value] {
+    document["parts"].as_array().unwrap()
+}
+
+/// Returns the devices, and the names of the weights that each of them holds.
+fn held(document: &Value) -> Vec<(String, Vec<String>)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let names = |part: &Value| {
+        part["slots"].as_array().unwrap().iter().map(|slot| text(&slot["slot"])).collect()
+    };
+    parts(document).iter().map(|part| (text(&part["device"]), names(part))).collect()
+}
+
+fn holds(slots: &[String], name: &str) -> bool {
+    slots.iter().any(|slot| slot == name)
+}
+
+#[test]
+fn one_device_has_one_part_that_is_the_plan() {
+    let document = document(&[]);
+    let [part] = parts(&document) else { panic!("one part") };
+    assert_eq!((&part["device"], &document["split_mode"]), (&json!("auto"), &json!("none")));
+    for field in ["vram_bytes", "source_bytes"] {
+        assert_eq!(part[field], document[field], "{field}");
+    }
+    assert_eq!((&document["fits"], &document["short_by"]), (&Value::Null, &Value::Null));
+    let slots = |of: &Value| of["slots"].as_array().unwrap().len();
+    assert_eq!(slots(part), slots(&document));
+}
+
+#[test]
+fn several_devices_are_divided_by_layers_unless_the_user_says_otherwise() {
+    let document = document(&["--device", "cuda:1,0,host"]);
+    assert_eq!(document["split_mode"], "layer");
+    let held = held(&document);
+    let devices: Vec<_> = held.iter().map(|(device, _)| device.as_str()).collect();
+    assert_eq!(devices, ["cuda:1", "cuda:0", "host"]);
+    for (layer, (_, slots)) in held.iter().enumerate() {
+        let own = format!("layers.{layer}.");
+        assert!(slots.iter().any(|slot| slot.starts_with(&own)), "{slots:?}");
+        assert!(slots.iter().all(|slot| slot.starts_with(&own) || !slot.starts_with("layers.")));
+    }
+    assert!(holds(&held[0].1, "token_embedding") && holds(&held[2].1, "output"));
+    let sum: u64 = parts(&document).iter().map(|part| part["vram_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(document["vram_bytes"], sum);
+}
+
+#[test]
+fn a_tensor_split_gives_each_device_its_rows_and_columns() {
+    // 2 heads of 64 elements each, and 128 rows in the feed-forward network.
+    let model = "one-and-two-bits.gguf";
+    let document = document_of(model, &["--device", "host,host", "--split-mode", "tensor"]);
+    let slot = |device: usize, name: &str| {
+        let slots = parts(&document)[device]["slots"].as_array().unwrap();
+        slots.iter().find(|slot| slot["slot"] == name).unwrap().clone()
+    };
+    for device in 0..2 {
+        let q = slot(device, "layers.0.attn_q");
+        assert_eq!((&q["first_row"], &q["rows"]), (&json!(64 * device), &json!(64)));
+        let heads = json!({
+            "first_head": device, "heads": 1, "first_kv_head": device, "kv_heads": 1
+        });
+        assert_eq!(q["heads"], heads);
+        let down = slot(device, "layers.0.ffn_down");
+        assert_eq!((&down["first_col"], &down["cols"]), (&json!(64 * device), &json!(64)));
+    }
+    assert_eq!(document["source_bytes"], document_of(model, &[])["source_bytes"]);
+}
+
+#[test]
+fn the_last_layers_are_on_the_gpus_and_the_rest_on_the_host() {
+    for arguments in [&["--n-gpu-layers", "1"][..], &["--n-gpu-layers=1", "--device=host,cuda:0"]] {
+        let document = document(arguments);
+        let held = held(&document);
+        let [(first, host), (second, gpu)] = &held[..] else { panic!("{held:?}") };
+        assert_eq!((first.as_str(), second.as_str()), ("host", "cuda:0"));
+        assert!(holds(host, "layers.1.attn_q") && holds(gpu, "layers.2.attn_q"));
+        assert!(holds(host, "token_embedding") && holds(gpu, "output"));
+    }
+}
+
+#[test]
+fn memory_that_is_too_small_is_no_error() {
+    let whole = document(&[])["vram_bytes"].as_u64().unwrap();
+    let memory = |bytes: u64| document(&["--memory", &bytes.to_string(), "--reserve=10B"]);
+    let exact = memory(whole + 10);
+    assert_eq!((&exact["fits"], &exact["short_by"]), (&json!(true), &json!(0)));
+    assert_eq!(parts(&exact)[0]["device"], "cuda:0");
+    let small = memory(whole + 3);
+    assert_eq!((&small["fits"], &small["short_by"]), (&json!(false), &json!(7)));
+    assert_eq!(parts(&small)[0]["short_by"], 7);
+    let text = String::from_utf8(plan(&["--memory", "1,1GB"]).stdout).unwrap();
+    assert!(text.contains("short by ") && text.contains("fits into 1.00 GB"), "{text}");
+}
+
+#[test]
+fn fit_chooses_by_the_memory_of_the_devices() {
+    let whole = document(&[])["vram_bytes"].as_u64().unwrap();
+    let one = document(&["--fit", "--memory", &format!("10,{whole}")]);
+    assert_eq!((&one["split_mode"], &one["fits"]), (&json!("none"), &json!(true)));
+    assert_eq!(parts(&one)[0]["device"], "cuda:1");
+    let half = (whole * 3 / 4).to_string();
+    let two = document(&["--fit", "--memory", &format!("{half},{half}")]);
+    assert_eq!((&two["split_mode"], &two["fits"]), (&json!("layer"), &json!(true)));
+    let host = document(&["--fit", "--device", "host"]);
+    assert_eq!((&host["fits"], &parts(&host)[0]["device"]), (&json!(true), &json!("host")));
+    assert!(parts(&host)[0]["memory_bytes"].as_u64().unwrap() > whole);
+}
+
+#[test]
+fn a_division_that_cannot_be_is_refused_with_its_code() {
+    refused(
+        &["--device", "host,host,host", "--split-mode", "tensor"],
+        4,
+        &["error[PHI3_PLACEMENT]", "cannot be divided among 3 devices", "help: "],
+    );
+}
+
+#[test]
+fn wrong_use_has_exit_code_2() {
+    refused(&["--device", "host,host", "--split-mode", "none"], 2, &["one device, not 2"]);
+    refused(&["--device", "host,host", "--tensor-split", "1,1,1"], 2, &["3 proportions"]);
+    refused(&["--device", "host,host", "--tensor-split", "1,-1"], 2, &["proportions 1,-1"]);
+    refused(&["--device", "gpu"], 2, &["is no device"]);
+    refused(&["--device", "host", "--memory", "1GB,1GB"], 2, &["2 entries for 1 devices"]);
+    refused(&["--n-gpu-layers", "1", "--split-mode", "tensor"], 2, &["divides by layers"]);
+    refused(&["--fit", "--split-mode", "layer"], 2, &["cannot be used with"]);
+    refused(&["--split-mode", "rows"], 2, &["none, layer, tensor, replicate"]);
+}
+
+#[test]
+fn all_gpus_need_a_gpu() {
+    if loader::cuda_devices().is_ok_and(|gpus| gpus.is_empty()) {
+        refused(&["--device", "cuda:all"], 5, &["error[DEVICE_UNAVAILABLE]"]);
+    }
+}
