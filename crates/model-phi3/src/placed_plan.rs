@@ -86,6 +86,7 @@ impl PlacedOp {
 
 /// The attention heads of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HeadRange {
     /// The first query head, counted in the whole model.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use serde::ser::{Serialize, Serializer};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::attention::{AttentionKind, AttentionShape};
 use crate::binding::{BoundScale, SourceRange};
@@ -18,7 +18,7 @@ use crate::config::{Architecture, Phi3Config};
 use crate::conversion::Conversion;
 use crate::fused::{Fused, FusedSlot};
 use crate::kv_cache::KvDtype;
-use crate::placed_plan::{HeadRange, PlacedOp, PlacedPart, PlacedPlan, PlacedSlot};
+use crate::placed_plan::{PlacedOp, PlacedPart, PlacedPlan, PlacedSlot};
 use crate::placement::{Placement, Proposal, SplitMode};
 use crate::plan::{LoadPlan, PlanOp, PlannedSlot, SlotFormat, Storage, Unit};
 use crate::rope::{Rope, RopeScaling, RopeStyle};
@@ -124,16 +124,11 @@ objects! {
     AttentionShape => AttentionObject::new;
     Warning => WarningObject::new;
     LoadPlan => PlanObject::new;
-    PlanOp => OperationObject::new;
-    PlannedSlot => SlotObject::new;
     FusedSlot => FusedObject::new;
     Placement => PlacementObject::new;
     Proposal => ProposalObject::new;
     PlacedPlan => PlacedPlanObject::new;
     PlacedPart => PartObject::new;
-    PlacedOp => PlacedOperationObject::new;
-    PlacedSlot => PlacedSlotObject::new;
-    HeadRange => HeadsObject::new;
     SourceRange => SourceObject::new;
     BoundScale => ScaleObject::new;
 }
@@ -328,74 +323,61 @@ impl<'a> PlanObject<'a> {
     }
 }
 
-#[derive(serde::Serialize)]
-struct OperationObject<'a> {
-    tensor: &'a str,
-    shard: usize,
-    source_offset: u64,
-    source_bytes: u64,
-    dest_offset: u64,
-    dest_bytes: u64,
-    conversion: Conversion,
-    /// The tensor that holds a factor for all decoded values.
-    scale: Option<&'a str>,
-    /// From 1, as in reports of progress.
-    unit: u32,
-    format: SlotFormat,
-    /// The bytes of `scale`.
-    scale_source: Option<&'a SourceRange>,
+/// Writes the fields that the operations of both plans have.
+macro_rules! operation_fields {
+    ($object:ident, $op:ident) => {
+        $object.serialize_field("tensor", &*$op.tensor)?;
+        $object.serialize_field("shard", &$op.source.shard)?;
+        // Of a placed operation: the first row, and all rows including columns that are not needed.
+        $object.serialize_field("source_offset", &$op.source.range.start)?;
+        $object.serialize_field("source_bytes", &length(&$op.source.range))?;
+        $object.serialize_field("dest_offset", &$op.dest.start)?;
+        $object.serialize_field("dest_bytes", &length(&$op.dest))?;
+        $object.serialize_field("conversion", &$op.conversion)?;
+        // The tensor that holds a factor for all decoded values.
+        $object.serialize_field("scale", &$op.scale.as_ref().map(|scale| &*scale.name))?;
+        // From 1, as in reports of progress.
+        $object.serialize_field("unit", &$op.unit.saturating_add(1))?;
+        $object.serialize_field("format", &$op.format)?;
+        // The bytes of `scale`.
+        $object.serialize_field("scale_source", &$op.scale.as_ref().map(|scale| &scale.source))?;
+    };
 }
 
-impl<'a> OperationObject<'a> {
-    fn new(op: &'a PlanOp) -> Self {
-        Self {
-            tensor: &op.tensor,
-            shard: op.source.shard,
-            source_offset: op.source.range.start,
-            source_bytes: length(&op.source.range),
-            dest_offset: op.dest.start,
-            dest_bytes: length(&op.dest),
-            conversion: op.conversion,
-            scale: op.scale.as_ref().map(|scale| &*scale.name),
-            unit: op.unit.saturating_add(1),
-            format: op.format,
-            scale_source: op.scale.as_ref().map(|scale| &scale.source),
-        }
+const OPERATION_FIELDS: usize = 11;
+
+impl Serialize for PlanOp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("PlanOp", OPERATION_FIELDS)?;
+        operation_fields!(object, self);
+        object.end()
     }
 }
 
-#[derive(serde::Serialize)]
-struct SlotObject<'a> {
-    slot: Slot,
-    tensor: &'a str,
-    shape: &'a [u64],
-    format: SlotFormat,
-    offset: u64,
-    bytes: u64,
-    row_bytes: u64,
-    block_len: u64,
-    block_bytes: u64,
-    source_type: &'static str,
-    /// Position in the plan's `operations`.
-    operation: usize,
+/// Writes the fields that the slots of both plans have.
+fn slot_fields<O: SerializeStruct>(object: &mut O, planned: &PlannedSlot) -> Result<(), O::Error> {
+    let ggml_type = planned.format.ggml_type();
+    object.serialize_field("slot", &planned.slot)?;
+    object.serialize_field("tensor", &*planned.tensor)?;
+    object.serialize_field("shape", &planned.shape)?;
+    object.serialize_field("format", &planned.format)?;
+    object.serialize_field("offset", &planned.dest.start)?;
+    object.serialize_field("bytes", &length(&planned.dest))?;
+    object.serialize_field("row_bytes", &planned.row_bytes)?;
+    object.serialize_field("block_len", &ggml_type.block_len())?;
+    object.serialize_field("block_bytes", &ggml_type.block_bytes())?;
+    object.serialize_field("source_type", planned.source_type.name())?;
+    // Position in the `operations` of the plan or of the part.
+    object.serialize_field("operation", &planned.op)
 }
 
-impl<'a> SlotObject<'a> {
-    fn new(planned: &'a PlannedSlot) -> Self {
-        let ggml_type = planned.format.ggml_type();
-        Self {
-            slot: planned.slot,
-            tensor: &planned.tensor,
-            shape: &planned.shape,
-            format: planned.format,
-            offset: planned.dest.start,
-            bytes: length(&planned.dest),
-            row_bytes: planned.row_bytes,
-            block_len: ggml_type.block_len(),
-            block_bytes: ggml_type.block_bytes(),
-            source_type: planned.source_type.name(),
-            operation: planned.op,
-        }
+const SLOT_FIELDS: usize = 11;
+
+impl Serialize for PlannedSlot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("PlannedSlot", SLOT_FIELDS)?;
+        slot_fields(&mut object, self)?;
+        object.end()
     }
 }
 
@@ -541,123 +523,38 @@ impl<'a> PartObject<'a> {
     }
 }
 
-/// The fields of an operation, and those that describe its rows and columns.
-#[derive(serde::Serialize)]
-struct PlacedOperationObject<'a> {
-    tensor: &'a str,
-    shard: usize,
-    /// Of the first row.
-    source_offset: u64,
-    /// Of all rows, including columns that are not needed.
-    source_bytes: u64,
-    dest_offset: u64,
-    dest_bytes: u64,
-    conversion: Conversion,
-    scale: Option<&'a str>,
-    /// From 1, as in reports of progress.
-    unit: u32,
-    format: SlotFormat,
-    scale_source: Option<&'a SourceRange>,
-    source_type: &'static str,
-    first_row: u64,
-    rows: u64,
-    /// Bytes from one row of the file to the next.
-    row_stride: u64,
-    /// Bytes from the start of a row to the first block that is needed.
-    row_offset: u64,
-    /// Bytes of the blocks that are needed of a row.
-    row_bytes: u64,
-    /// Elements.
-    skip: u64,
-    /// Elements.
-    keep: u64,
-    dest_row_bytes: u64,
-}
-
-impl<'a> PlacedOperationObject<'a> {
-    fn new(op: &'a PlacedOp) -> Self {
-        Self {
-            tensor: &op.tensor,
-            shard: op.source.shard,
-            source_offset: op.source.range.start,
-            source_bytes: length(&op.source.range),
-            dest_offset: op.dest.start,
-            dest_bytes: length(&op.dest),
-            conversion: op.conversion,
-            scale: op.scale.as_ref().map(|scale| &*scale.name),
-            unit: op.unit.saturating_add(1),
-            format: op.format,
-            scale_source: op.scale.as_ref().map(|scale| &scale.source),
-            source_type: op.source_type.name(),
-            first_row: op.rows.start,
-            rows: length(&op.rows),
-            row_stride: op.row_stride,
-            row_offset: op.row_range.start,
-            row_bytes: length(&op.row_range),
-            skip: op.skip,
-            keep: op.keep,
-            dest_row_bytes: op.dest_row_bytes,
-        }
+impl Serialize for PlacedOp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const FIELDS: usize = OPERATION_FIELDS + 9;
+        let mut object = serializer.serialize_struct("PlacedOp", FIELDS)?;
+        operation_fields!(object, self);
+        object.serialize_field("source_type", self.source_type.name())?;
+        object.serialize_field("first_row", &self.rows.start)?;
+        object.serialize_field("rows", &length(&self.rows))?;
+        // Bytes from one row of the file to the next.
+        object.serialize_field("row_stride", &self.row_stride)?;
+        // Bytes from the start of a row to the first block that is needed, and of all such blocks of a row.
+        object.serialize_field("row_offset", &self.row_range.start)?;
+        object.serialize_field("row_bytes", &length(&self.row_range))?;
+        // Elements.
+        object.serialize_field("skip", &self.skip)?;
+        object.serialize_field("keep", &self.keep)?;
+        object.serialize_field("dest_row_bytes", &self.dest_row_bytes)?;
+        object.end()
     }
 }
 
 /// The fields of a slot, and its range of the whole weight.
-#[derive(serde::Serialize)]
-struct PlacedSlotObject<'a> {
-    slot: Slot,
-    tensor: &'a str,
-    shape: &'a [u64],
-    format: SlotFormat,
-    offset: u64,
-    bytes: u64,
-    row_bytes: u64,
-    block_len: u64,
-    block_bytes: u64,
-    source_type: &'static str,
-    /// Position in the part's `operations`.
-    operation: usize,
-    first_row: u64,
-    rows: u64,
-    first_col: u64,
-    cols: u64,
-    heads: Option<HeadRange>,
-}
-
-impl<'a> PlacedSlotObject<'a> {
-    fn new(placed: &'a PlacedSlot) -> Self {
-        let of_plan = SlotObject::new(&placed.planned);
-        Self {
-            slot: of_plan.slot,
-            tensor: of_plan.tensor,
-            shape: of_plan.shape,
-            format: of_plan.format,
-            offset: of_plan.offset,
-            bytes: of_plan.bytes,
-            row_bytes: of_plan.row_bytes,
-            block_len: of_plan.block_len,
-            block_bytes: of_plan.block_bytes,
-            source_type: of_plan.source_type,
-            operation: of_plan.operation,
-            first_row: placed.rows.start,
-            rows: length(&placed.rows),
-            first_col: placed.cols.start,
-            cols: length(&placed.cols),
-            heads: placed.heads,
-        }
-    }
-}
-
-#[derive(serde::Serialize)]
-struct HeadsObject {
-    first_head: u32,
-    heads: u32,
-    first_kv_head: u32,
-    kv_heads: u32,
-}
-
-impl HeadsObject {
-    const fn new(range: &HeadRange) -> Self {
-        let HeadRange { first_head, heads, first_kv_head, kv_heads } = *range;
-        Self { first_head, heads, first_kv_head, kv_heads }
+impl Serialize for PlacedSlot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const FIELDS: usize = SLOT_FIELDS + 5;
+        let mut object = serializer.serialize_struct("PlacedSlot", FIELDS)?;
+        slot_fields(&mut object, &self.planned)?;
+        object.serialize_field("first_row", &self.rows.start)?;
+        object.serialize_field("rows", &length(&self.rows))?;
+        object.serialize_field("first_col", &self.cols.start)?;
+        object.serialize_field("cols", &length(&self.cols))?;
+        object.serialize_field("heads", &self.heads)?;
+        object.end()
     }
 }
