@@ -634,6 +634,12 @@ impl Error {
         }
     }
 
+    /// Returns the error for a file that the operating system could not open or read.
+    #[must_use]
+    pub fn of_io(path: &Path, error: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source: error.into() }
+    }
+
     /// Adds the name of the file, unless the error has one.
     pub(crate) fn in_file(self, path: &Path) -> Self {
         if self.path().is_some() {

@@ -40,10 +40,9 @@ impl<S: ByteSource> Opener<'_, S> {
         limits: &Limits,
         first_read: u64,
     ) -> Result<Shard<S>, Error> {
-        let unread = |error: io::Error| Error::Io { path: name.to_owned(), source: error.into() };
-        let source = (self.open)(name).map_err(unread)?;
+        let source = (self.open)(name).map_err(|error| Error::of_io(name, error))?;
         let name = source.name();
-        let unread = |error: io::Error| Error::Io { path: name.to_owned(), source: error.into() };
+        let unread = |error| Error::of_io(name, error);
         let header = (self.parse)(&source, limits, first_read).map_err(|error| match error {
             HeaderError::Io(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                 let bytes = source.byte_len().min(limits.max_header_bytes);
@@ -117,13 +116,12 @@ impl<S: ByteSource> Shard<S> {
             if at.saturating_add(magic.len() as u64) > self.len() {
                 continue;
             }
-            let path = || self.path().to_owned();
             let read = self.source.read_exact_at(&mut magic, at);
-            read.map_err(|error| Error::Io { path: path(), source: error.into() })?;
+            read.map_err(|error| Error::of_io(self.path(), error))?;
             if magic == magic::MAGIC {
                 let no = keys.no.saturating_add(1);
                 let kind = ShardKind::Joined { no, count: keys.count, at };
-                return Err(Error::Shard { path: path(), kind });
+                return Err(Error::Shard { path: self.path().to_owned(), kind });
             }
         }
         Ok(())

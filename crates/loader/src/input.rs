@@ -106,10 +106,7 @@ impl Input {
             Kind::Path(path) => GgufFile::open_with(path, limits),
             Kind::File { file, path } => {
                 let opened = file.try_clone().and_then(|file| OpenFile::from_file(file, path));
-                let unread = |error: std::io::Error| gguf_format::Error::Io {
-                    path: path.clone(),
-                    source: error.into(),
-                };
+                let unread = |error| gguf_format::Error::of_io(path, error);
                 GgufFile::open_file(opened.map_err(unread)?, limits)
             }
         }

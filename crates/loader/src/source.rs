@@ -49,7 +49,7 @@ fn shorter_than_its_length(path: &Path) -> Option<Error> {
     (bytes == 0 && FileIdentity::new(path, &opened).check(&file).is_ok()).then(|| {
         let what = format!("it contains fewer bytes than its length of {} bytes", opened.len());
         let source = std::io::Error::new(ErrorKind::UnexpectedEof, what);
-        Error::Gguf(gguf_format::Error::Io { path: path.to_owned(), source: source.into() })
+        Error::Gguf(gguf_format::Error::of_io(path, source))
     })
 }
 
@@ -162,8 +162,7 @@ impl Source {
             Ok(()) => Ok(bytes),
             Err(error) => {
                 self.check_unchanged()?;
-                let path = shard.path().to_owned();
-                Err(Error::Gguf(gguf_format::Error::Io { path, source: error.into() }))
+                Err(Error::Gguf(gguf_format::Error::of_io(shard.path(), error)))
             }
         }
     }
