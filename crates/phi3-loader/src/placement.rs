@@ -75,21 +75,25 @@ pub(super) fn place(
 ) -> Result<Placed, Failure> {
     let of_model = |error| Failure::from(Error::of_model(file, error));
     let devices = devices(arguments)?;
-    let (placement, devices) = if arguments.fit {
-        let devices = with_memory(&devices)?;
-        let free: Vec<_> = devices.iter().map(|device| device.memory.unwrap_or(u64::MAX)).collect();
-        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).map_err(of_model)?;
-        let tensors = TensorMap::bind(&config, gguf.tensors()).map_err(of_model)?;
-        let proposal =
-            Placement::fit(&config, &tensors, storage, &free, reserve).map_err(of_model)?;
-        let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned()).collect();
-        (proposal.placement, chosen)
+    let (asked, devices) = if arguments.fit {
+        (None, with_memory(&devices)?)
     } else {
-        (placement(arguments, &devices)?, devices)
+        (Some(placement(arguments, &devices)?), devices)
     };
-    let (config, plan) =
-        PlacedPlan::from_gguf(gguf.metadata(), gguf.tensors(), storage, &placement)
-            .map_err(of_model)?;
+    let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).map_err(of_model)?;
+    let tensors = TensorMap::bind(&config, gguf.tensors()).map_err(of_model)?;
+    let (placement, devices) = match asked {
+        Some(placement) => (placement, devices),
+        None => {
+            let free = devices.iter().map(|device| device.memory.unwrap_or(u64::MAX));
+            let free: Vec<_> = free.collect();
+            let proposal =
+                Placement::fit(&config, &tensors, storage, &free, reserve).map_err(of_model)?;
+            let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned());
+            (proposal.placement, chosen.collect())
+        }
+    };
+    let plan = PlacedPlan::new(&config, &tensors, storage, &placement).map_err(of_model)?;
     Ok(Placed { config, plan, devices })
 }
 
