@@ -75,10 +75,16 @@ pub(crate) fn run(full: bool) -> Result<()> {
 
 /// Checks a crate that is a workspace of its own.
 fn check_apart(folder: &str) -> Result<()> {
-    let manifest = workspace::root().join(folder).join("Cargo.toml");
-    let target = workspace::target().join("apart");
-    let mut check = cargo(["check", "--locked", "--manifest-path"]);
-    process::run(check.arg(manifest).arg("--target-dir").arg(target))
+    process::run(&mut apart(folder, &["check"]))
+}
+
+/// Returns a cargo command for a crate that is a workspace of its own.
+fn apart(folder: &str, command: &[&str]) -> Command {
+    let mut cargo = cargo(command);
+    cargo.args(["--locked", "--manifest-path"]);
+    cargo.arg(workspace::root().join(folder).join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(workspace::target().join("apart"));
+    cargo
 }
 
 /// Turns warnings of the C++ and CUDA compilers into errors. Every command that builds sets this, because

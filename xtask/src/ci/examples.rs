@@ -4,10 +4,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::strict;
+use super::{apart, strict};
 use crate::process;
 use crate::toolkit::Cuda;
-use crate::workspace::{self, cargo};
 
 /// The examples that need no CUDA.
 const WITHOUT_CUDA: [&str; 3] = ["worker", "dlpack", "candle"];
@@ -34,9 +33,5 @@ pub(super) fn check_cuda(cuda: &Cuda) -> Result<()> {
 }
 
 fn in_example(name: &str, command: &[&str]) -> Command {
-    let manifest = workspace::root().join("examples").join(name).join("Cargo.toml");
-    let mut cargo = cargo(command);
-    cargo.arg("--locked").arg("--manifest-path").arg(manifest);
-    cargo.arg("--target-dir").arg(workspace::target().join("examples"));
-    cargo
+    apart(&format!("examples/{name}"), command)
 }
