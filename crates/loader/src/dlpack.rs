@@ -189,7 +189,7 @@ unsafe extern "C" fn delete(managed: *mut DLManagedTensorVersioned) {
     let context = unsafe { (*managed).manager_ctx };
     // SAFETY: `to_dlpack` stored the pointer of a leaked box, and this is called once.
     let context = unsafe { Box::from_raw(context.cast::<Context>()) };
-    // A panic must not enter the consumer, and there is nobody to report it to.
+    // A panic must not enter the consumer. DLPack has no way to report it, so it is ignored.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(context)));
 }
 

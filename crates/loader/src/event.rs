@@ -96,7 +96,7 @@ impl LoadEvent<'_> {
     /// let (sender, receiver) = channel::<LoadEvent<'static>>();
     /// let observer = |event: &LoadEvent<'_>| match sender.send(event.clone().into_owned()) {
     ///     Ok(()) => ControlFlow::Continue(()),
-    ///     Err(_) => ControlFlow::Break(()), // nobody receives any more
+    ///     Err(_) => ControlFlow::Break(()), // the receiver was dropped
     /// };
     /// # let _: &dyn Fn(&LoadEvent<'_>) -> ControlFlow<()> = &observer;
     /// # drop(receiver);

@@ -99,7 +99,7 @@ impl Loader {
 
     /// Compares the memory that a load of the model needs with the free memory of the device. Reads only the
     /// header of the file. Opens the device as [`prepare`](Self::prepare) does, because a GPU reports its free
-    /// memory only then. Blocks; only the header of the file is read.
+    /// memory only then, and blocks until it is open.
     ///
     /// A model that does not fit is no error: see [`Fit::short_by`].
     ///

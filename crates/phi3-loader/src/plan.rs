@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     Ok(stdout::print(|out| report.write_text(out))?)
 }
 
-/// What the command prints.
+/// The content of the printed report.
 struct Report<'a> {
     file: &'a Path,
     needs: Needs,
