@@ -83,11 +83,12 @@
 //!
 //! The crate logs through `tracing`. It never installs a subscriber, prints or exits.
 //!
-//! Targets are the crate's modules, such as `loader::transfer`. The filter `loader=debug` shows everything. All events of
-//! a load are in one span `load` of the target `loader::loader`, with the fields `path`, `storage`, `verify` and, when it is known,
-//! `device`. Events of `prepare` and `fits` are outside of it. The span has the level ERROR, so that warnings and errors
-//! have these fields unless a filter excludes its target. The event of a failed
-//! load has the target `loader::failure`: a program that prints the returned error itself can filter that out.
+//! Targets are the crate's modules, such as `loader::transfer`. The filter `loader=debug` shows everything.
+//!
+//! All events of a load are in one span `load` of level INFO and target `loader::loader`, with the fields `path`,
+//! `storage`, `verify` and, when it is known, `device`. A filter that hides this level or target also hides the fields.
+//! Events of `prepare` and `fits` are outside of the span. The event of a failed load has the target `loader::failure`:
+//! a program that prints the returned error itself can filter that out.
 //!
 //! | level | event | fields |
 //! |---|---|---|

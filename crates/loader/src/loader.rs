@@ -165,7 +165,7 @@ impl Loader {
         self.load_input(&input.into(), observer, token)
     }
 
-    #[tracing::instrument(name = "load", level = "error", skip_all, fields(
+    #[tracing::instrument(name = "load", level = "info", skip_all, fields(
         path = %input,
         storage = %self.options.storage,
         verify = %self.options.verify,
