@@ -88,6 +88,7 @@ void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, con
   if (op.dest_bytes % float_bytes(op.floats) != 0) {
     refuse(index, "the destination size is not a multiple of the float size");
   }
+  if (op.columns.row_bytes != 0) refuse(index, "columns cannot be moved");
   // Kernels store 16 bytes at a time.
   if (op.dest_offset % kDestAlignment != 0)
     refuse(index, "the destination is not 16-byte aligned", op.lane);

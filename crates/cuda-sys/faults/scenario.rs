@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use cuda_sys::{
-    Conversion, CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error, FloatFormat,
-    HostIsa, Io, Request, SourceFile, StagingRing, Stats, cuda_devices, decode_to_f16, decoders,
+    Columns, Conversion, CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error,
+    FloatFormat, HostIsa, Io, Request, SourceFile, StagingRing, Stats, cuda_devices, decode_to_f16,
+    decoders,
 };
 
 use crate::calls::{self, Stage};
@@ -252,6 +253,7 @@ impl Builder {
             conversion,
             unit,
             floats,
+            columns: Columns::ALL,
         });
     }
 }

@@ -56,7 +56,37 @@ impl fmt::Debug for FloatFormat {
     }
 }
 
-/// One byte range to move. Ranges of different operations must not overlap at the destination.
+/// Some columns of a matrix: a range of bytes in each of its rows.
+///
+/// The source range of the operation then holds whole rows. Of each row, the bytes `begin..end` are moved, and rows
+/// lie one behind the other at the destination. If the operation converts, `begin..end` are whole blocks. Of their
+/// decoded elements, the first `skip` of each row are dropped, and the next `keep` are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Columns {
+    /// Bytes of a row in the source; 0 if the operation moves its whole source range.
+    pub row_bytes: u64,
+    /// The first byte of each row that is moved.
+    pub begin: u64,
+    /// The byte after the last one of each row that is moved.
+    pub end: u64,
+    /// Decoded elements of each row that are dropped before those that are kept: a multiple of 8. 0 if the operation
+    /// does not convert.
+    pub skip: u32,
+    /// Decoded elements of each row that are kept: a multiple of 8. 0 if the operation does not convert.
+    pub keep: u32,
+}
+
+impl Columns {
+    /// The whole source range, not divided into rows.
+    pub const ALL: Self = Self { row_bytes: 0, begin: 0, end: 0, skip: 0, keep: 0 };
+}
+
+/// One byte range to move, or some columns of it. Ranges of different operations must not overlap at the
+/// destination. They may overlap in the source: bytes that several lanes need are read once.
+///
+/// Operations whose source ranges overlap must follow each other, have the same blocks, and be whole blocks apart.
+/// If one of them moves columns, all of them have the same source range and row length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct CopyOp {
@@ -79,6 +109,8 @@ pub struct CopyOp {
     /// The format of the floats at the destination. Their infinities and NaNs are counted. `None` if the
     /// destination holds no floats, or nothing is to be counted.
     pub floats: Option<FloatFormat>,
+    /// The columns to move.
+    pub columns: Columns,
 }
 
 impl CopyOp {
@@ -95,12 +127,13 @@ impl CopyOp {
             conversion: Conversion::Copy,
             unit: 0,
             floats: None,
+            columns: Columns::ALL,
         }
     }
 }
 
 const _: () = {
-    assert!(size_of::<CopyOp>() == 64 && align_of::<CopyOp>() == 8);
+    assert!(size_of::<CopyOp>() == 96 && align_of::<CopyOp>() == 8);
     assert!(offset_of!(CopyOp, source) == 0);
     assert!(offset_of!(CopyOp, lane) == 4);
     assert!(offset_of!(CopyOp, source_offset) == 8);
@@ -110,6 +143,13 @@ const _: () = {
     assert!(offset_of!(CopyOp, conversion) == 40);
     assert!(offset_of!(CopyOp, unit) == 52);
     assert!(offset_of!(CopyOp, floats) == 56);
+    assert!(offset_of!(CopyOp, columns) == 64);
+    assert!(size_of::<Columns>() == 32 && align_of::<Columns>() == 8);
+    assert!(offset_of!(Columns, row_bytes) == 0);
+    assert!(offset_of!(Columns, begin) == 8);
+    assert!(offset_of!(Columns, end) == 16);
+    assert!(offset_of!(Columns, skip) == 24);
+    assert!(offset_of!(Columns, keep) == 28);
     // The tag comes first, then the fields of a variant in their order: `repr(u32)` guarantees that.
     assert!(size_of::<Conversion>() == 12 && align_of::<Conversion>() == 4);
     assert!(size_of::<Option<FloatFormat>>() == 4);

@@ -64,7 +64,7 @@ mod observer;
 mod sources;
 mod timeline;
 
-pub use copy_op::{Conversion, CopyOp, FloatFormat};
+pub use copy_op::{Columns, Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,

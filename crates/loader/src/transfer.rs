@@ -6,7 +6,7 @@ use crate::options::{LoadOptions, Verify};
 use crate::scales::Scales;
 use crate::source::Source;
 use cuda_sys::{
-    Conversion, CopyOp, DeviceBuffer, Engine, FloatFormat, Io, Progress, Request, Stats,
+    Columns, Conversion, CopyOp, DeviceBuffer, Engine, FloatFormat, Io, Progress, Request, Stats,
 };
 use gguf_format::GgmlType;
 use model_phi3::{LoadPlan, PlanOp, SlotFormat};
@@ -51,6 +51,7 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
         },
         unit: op.unit,
         floats,
+        columns: Columns::ALL,
     }
 }
 

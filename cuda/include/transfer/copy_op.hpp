@@ -24,6 +24,17 @@ struct Conversion {
   float scale;              // only for kScaledToF16
 };
 
+// The bytes [begin, end) of each row of the source range; rows lie one behind the other at the
+// destination. With a conversion they are whole blocks, of whose decoded elements the first `skip`
+// of each row are dropped and the next `keep` are stored.
+struct Columns {
+  std::uint64_t row_bytes;  // of the source; 0 if the operation moves its whole source range
+  std::uint64_t begin;
+  std::uint64_t end;
+  std::uint32_t skip;  // a multiple of 8; 0 without a conversion
+  std::uint32_t keep;  // a multiple of 8; 0 without a conversion
+};
+
 struct CopyOp {
   std::uint32_t source;         // index into the sources of the call
   std::uint32_t lane;           // index into the destinations of the call
@@ -34,10 +45,11 @@ struct CopyOp {
   Conversion conversion;
   std::uint32_t unit;  // progress unit, from 0; a unit is done when all its bytes have landed
   FloatFormat floats;  // at the destination; their infinities and NaNs are counted
+  Columns columns;
 };
 
 static_assert(std::is_trivially_copyable_v<CopyOp>);
-static_assert(sizeof(CopyOp) == 64 && alignof(CopyOp) == 8);
+static_assert(sizeof(CopyOp) == 96 && alignof(CopyOp) == 8);
 static_assert(offsetof(CopyOp, source) == 0);
 static_assert(offsetof(CopyOp, lane) == 4);
 static_assert(offsetof(CopyOp, source_offset) == 8);
@@ -47,6 +59,13 @@ static_assert(offsetof(CopyOp, dest_bytes) == 32);
 static_assert(offsetof(CopyOp, conversion) == 40);
 static_assert(offsetof(CopyOp, unit) == 52);
 static_assert(offsetof(CopyOp, floats) == 56);
+static_assert(offsetof(CopyOp, columns) == 64);
+static_assert(sizeof(Columns) == 32 && alignof(Columns) == 8);
+static_assert(offsetof(Columns, row_bytes) == 0);
+static_assert(offsetof(Columns, begin) == 8);
+static_assert(offsetof(Columns, end) == 16);
+static_assert(offsetof(Columns, skip) == 24);
+static_assert(offsetof(Columns, keep) == 28);
 static_assert(sizeof(Conversion) == 12 && alignof(Conversion) == 4);
 static_assert(offsetof(Conversion, kind) == 0);
 static_assert(offsetof(Conversion, ggml_type) == 4);

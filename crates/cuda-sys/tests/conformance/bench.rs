@@ -2,8 +2,8 @@
 
 use super::Setup;
 use cuda_sys::{
-    Conversion, CopyOp, Decoder, Device, DeviceBuffer, Engine, EngineConfig, Error, FloatFormat,
-    Io, Progress, Request, Source, SourceFile, StagingRing, Stats, decoders,
+    Columns, Conversion, CopyOp, Decoder, Device, DeviceBuffer, Engine, EngineConfig, Error,
+    FloatFormat, Io, Progress, Request, Source, SourceFile, StagingRing, Stats, decoders,
 };
 use std::fs::File;
 use std::io::Write;
@@ -203,6 +203,7 @@ pub(super) fn decode(
         conversion: Conversion::ToF16 { ggml_type: decoder.ggml_type },
         unit: 0,
         floats: Some(FloatFormat::F16),
+        columns: Columns::ALL,
     }
 }
 
