@@ -5,13 +5,15 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorCode};
 use cxx::UniquePtr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The device to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
     /// The host's own memory. It is always available.
     Host,
-    /// The NVIDIA GPU with this ordinal, as the CUDA runtime counts visible devices.
+    /// The NVIDIA GPU with this ordinal, as the CUDA runtime counts visible devices, unless
+    /// [`number_gpus_from`] says otherwise.
     Cuda(i32),
 }
 
@@ -20,7 +22,7 @@ impl DeviceKind {
     fn from_parts(kind: u32, ordinal: i32) -> Result<Self, Error> {
         match kind {
             0 => Ok(Self::Host),
-            1 => Ok(Self::Cuda(ordinal)),
+            1 => Ok(Self::Cuda(numbered(ordinal))),
             _ => Err(unknown("kind of device", kind)),
         }
     }
@@ -125,13 +127,30 @@ pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
     Ok(devices
         .into_iter()
         .map(|info| CudaDeviceInfo {
-            ordinal: info.ordinal,
+            ordinal: numbered(info.ordinal),
             name: info.name,
             pci_bus_id: info.pci_bus_id,
             compute_capability: (info.compute_major, info.compute_minor),
             total_bytes: info.total_bytes,
         })
         .collect())
+}
+
+/// The ordinal of the first visible GPU.
+static FIRST_GPU: AtomicI32 = AtomicI32::new(0);
+
+/// Makes `first` the ordinal of the first visible GPU in this process, instead of 0.
+///
+/// It is for a program that hides GPUs from the driver (`CUDA_VISIBLE_DEVICES`), and whose user counts them all: its
+/// messages then keep the user's ordinals. Call it before any device is opened. CUDA itself still counts from 0: a
+/// program that passes ordinals to other code must not call this.
+pub fn number_gpus_from(first: i32) {
+    FIRST_GPU.store(first, Ordering::Relaxed);
+}
+
+/// Returns the ordinal of a GPU for callers, given that of the CUDA runtime.
+fn numbered(ordinal: i32) -> i32 {
+    ordinal.wrapping_add(FIRST_GPU.load(Ordering::Relaxed))
 }
 
 /// An open device.
@@ -151,7 +170,9 @@ impl Device {
     pub fn open(kind: DeviceKind) -> Result<Self, Error> {
         let inner = match kind {
             DeviceKind::Host => ffi::open_host()?,
-            DeviceKind::Cuda(ordinal) => ffi::open_cuda(ordinal)?,
+            DeviceKind::Cuda(ordinal) => {
+                ffi::open_cuda(ordinal.wrapping_sub(FIRST_GPU.load(Ordering::Relaxed)))?
+            }
         };
         Self::from_ffi(inner)
     }

@@ -68,7 +68,7 @@ pub use copy_op::{Columns, Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
     CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
-    cuda_compiled, cuda_devices,
+    cuda_compiled, cuda_devices, number_gpus_from,
 };
 pub use digest::{Digest, ParseDigestError};
 pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats};

@@ -112,6 +112,13 @@
 //! at the same time, each needs its own loader. Loads in one process share only the device and the page
 //! cache.
 //!
+//! # Several GPUs in the machine
+//!
+//! When the CUDA driver starts, it starts every visible GPU. A process that uses only one saves time if the others are hidden: with
+//! two H100, creating a context takes 0.25 s instead of 0.455 s. Set `CUDA_VISIBLE_DEVICES` to the number or the UUID of the GPU, in the
+//! unit file of the service (`Environment=CUDA_VISIBLE_DEVICES=3`), or in `main` before there are threads. The GPU is then
+//! [`DeviceChoice::Cuda(0)`](DeviceChoice::Cuda).
+//!
 //! # Lower layers
 //!
 //! This crate calls the lower layers in order: `gguf_format` checks the file, `model_phi3` makes the plan,

@@ -122,6 +122,18 @@ impl Command {
             Self::Devices(_) | Self::Synth(_) | Self::Completions(_) => None,
         }
     }
+
+    /// Returns the ordinal of the GPU, if the command uses at most this one.
+    pub(super) fn only_gpu(&self) -> Option<i32> {
+        match self {
+            Self::Load(command) => match command.choices.device {
+                DeviceChoice::Auto => Some(0),
+                DeviceChoice::Cuda(ordinal) => Some(ordinal),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

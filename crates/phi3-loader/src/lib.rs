@@ -36,6 +36,7 @@ mod synth;
 mod text;
 mod thread_limits;
 mod timeline;
+mod visible_gpus;
 
 use args::Command;
 use failure::Failure;
@@ -55,7 +56,7 @@ pub struct Start {
 /// Runs the command line of this process and returns its exit code.
 ///
 /// Prints results to standard output and everything else to standard error. Installs a `tracing` subscriber and
-/// handlers of SIGINT, SIGTERM and SIGXFSZ, which only a program may do.
+/// handlers of SIGINT, SIGTERM and SIGXFSZ, and sets `CUDA_VISIBLE_DEVICES`, which only a program may do.
 pub fn main(start: Start) -> ExitCode {
     if !start.stdout_is_open {
         stdout::was_closed();
@@ -84,6 +85,9 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
             return interrupt.or_end(move || Ok(stdout::print_styled(&text)?));
         }
     };
+    if let Some(ordinal) = arguments.command.only_gpu() {
+        visible_gpus::hide_all_but(ordinal);
+    }
     if let Some(model) = arguments.command.model() {
         outputs::check_standard_error(model)?;
     }
