@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let held: SharedTensor = model.share(Slot::OutputNorm).ok_or("no norm")?;
     assert_eq!(held.host_slice::<f16>(), Some(norm));
     assert!(model.fused(Fused::AttnQkv(0)).is_some());
-    let c = model.shared_c_weights();
+    let c = model.shared_c_weights().ok_or("several devices share the model")?;
     assert_eq!(c.get().layer_count, model.config().layers);
     let tensor = held.to_dlpack();
     assert!(!tensor.as_ptr().is_null());

@@ -2,9 +2,15 @@
  *
  * Build scripts of crates that depend on `loader` find this file's folder in the environment variable
  * DEP_PHI3_LOADER_INCLUDE. `LoadedModel::c_weights()` and `shared_c_weights()` fill the structs. Their data
- * pointers point into the one device allocation of the model.
+ * pointers point into one device allocation.
  *
- * Lifetime: pointers are valid until the model is dropped. `shared_c_weights()` keeps the model.
+ * Several devices: the two functions return a model only if one device holds all of it. Otherwise
+ * `LoadedPart::c_weights()` and `LoadedModel::shared_c_weights_of_part()` fill one Phi3Weights for each device. A
+ * tensor of which the device holds nothing has a null pointer. A tensor of which it holds a part has the rows
+ * first_row to first_row + rows, and the columns first_col to first_col + cols, of whole_rows rows and
+ * whole_cols columns. With one device, each tensor is whole.
+ *
+ * Lifetime: pointers are valid until the model is dropped. The shared forms keep the model.
  * Context: on a GPU, the memory belongs to the device's primary context, which the CUDA runtime uses as well.
  * Order: when the load returns, all bytes have arrived for every stream. No event or synchronisation is needed.
  * Alignment: weights start on multiples of 256 bytes, except parts of a tensor that the file has fused: K, V and
@@ -25,7 +31,8 @@
 extern "C" {
 #endif
 
-#define PHI3_WEIGHTS_ABI 1u
+/* 2: Phi3Tensor has its range of the whole tensor, and Phi3Weights the number and the heads of the part. */
+#define PHI3_WEIGHTS_ABI 2u
 
 /* Order of the rows of Q and K for the rotary embedding. */
 enum {
@@ -41,7 +48,8 @@ enum {
   PHI3_ROPE_SCALING_LONGROPE = 3 /* frequencies are divided by the long or short factors */
 };
 
-/* A matrix [rows, cols] or, with one row, a vector; row-major. */
+/* A matrix [rows, cols] or, with one row, a vector; row-major. It may be a part of the tensor whose shape the
+   comments below give. */
 typedef struct Phi3Tensor {
   const void* data;   /* device address; null if the model has no such tensor */
   /* Each points to one float on the device. `scale` is the factor of all values of the tensor,
@@ -55,6 +63,11 @@ typedef struct Phi3Tensor {
   uint64_t row_bytes; /* rows are whole blocks of ggml_type */
   uint32_t ggml_type; /* ggml's number of the type: 0 is F32, 1 is F16 */
   uint32_t reserved;
+  /* The place in the whole tensor. */
+  uint64_t first_row;
+  uint64_t first_col;
+  uint64_t whole_rows;
+  uint64_t whole_cols;
 } Phi3Tensor;
 
 typedef struct Phi3LayerWeights {
@@ -68,7 +81,7 @@ typedef struct Phi3LayerWeights {
   Phi3Tensor ffn_up;      /* [ffn, hidden] */
   Phi3Tensor ffn_down;    /* [hidden, ffn] */
   /* Several of the tensors above as one matrix, if they are one matrix in memory; otherwise data is
-     null. */
+     null. If they are parts, first_row is 0: each of the tensors above has its own. */
   Phi3Tensor attn_qkv;    /* [(q_heads + 2 * kv_heads) * head_dim, hidden]: Q, K, V */
   Phi3Tensor ffn_gate_up; /* [2 * ffn, hidden]: gate, up */
 } Phi3LayerWeights;
@@ -103,6 +116,15 @@ typedef struct Phi3Weights {
      or has no such key. A model without the key may still need a window. */
   uint32_t sliding_window;
   float rms_epsilon;
+  /* The weights are those of this part, counted from 0, of a model in this number of parts. */
+  uint32_t part;
+  uint32_t parts;
+  /* Attention heads of the part. Their numbers count in the whole model. All are 0 if the part holds no Q, K, V
+     and attention output. */
+  uint32_t first_q_head;
+  uint32_t part_q_heads;
+  uint32_t first_kv_head;
+  uint32_t part_kv_heads;
 } Phi3Weights;
 
 #ifdef __cplusplus

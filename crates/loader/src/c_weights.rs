@@ -26,8 +26,9 @@
 //! }
 //!
 //! impl Engine {
-//!     fn new(model: &Arc<LoadedModel>) -> Self {
-//!         Self { weights: model.shared_c_weights() }
+//!     /// Returns `None` if several devices share the model.
+//!     fn new(model: &Arc<LoadedModel>) -> Option<Self> {
+//!         Some(Self { weights: model.shared_c_weights()? })
 //!     }
 //!
 //!     fn run(&self) {
@@ -38,14 +39,15 @@
 //! ```
 #![allow(unsafe_code, reason = "structs of pointers are not `Send` by themselves")]
 
-use crate::model::{LoadedModel, TensorView};
+use crate::model::LoadedModel;
+use crate::part::{LoadedPart, PartView, TensorView};
 use cuda_sys::DeviceKind;
 use model_phi3::{Fused, RopeScaling, RopeStyle, Slot};
 use std::ffi::c_void;
 use std::sync::Arc;
 
 /// `PHI3_WEIGHTS_ABI` of the C header.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// `Phi3Tensor` of the C header.
 #[repr(C)]
@@ -61,6 +63,10 @@ pub struct CTensor {
     pub row_bytes: u64,
     pub ggml_type: u32,
     pub reserved: u32,
+    pub first_row: u64,
+    pub first_col: u64,
+    pub whole_rows: u64,
+    pub whole_cols: u64,
 }
 
 const ABSENT: CTensor = CTensor {
@@ -73,6 +79,10 @@ const ABSENT: CTensor = CTensor {
     row_bytes: 0,
     ggml_type: 0,
     reserved: 0,
+    first_row: 0,
+    first_col: 0,
+    whole_rows: 0,
+    whole_cols: 0,
 };
 
 /// `Phi3LayerWeights` of the C header.
@@ -123,10 +133,16 @@ pub struct CModelWeights {
     pub context_length: u32,
     pub sliding_window: u32,
     pub rms_epsilon: f32,
+    pub part: u32,
+    pub parts: u32,
+    pub first_q_head: u32,
+    pub part_q_heads: u32,
+    pub first_kv_head: u32,
+    pub part_kv_heads: u32,
 }
 
-/// A [`CModelWeights`], the layers that it points to, and the model whose weights they are: `&LoadedModel` or
-/// `Arc<LoadedModel>`.
+/// A [`CModelWeights`], the layers that it points to, and the model whose weights they are: `&LoadedModel`,
+/// `&LoadedPart` or `Arc<LoadedModel>`.
 #[derive(Debug)]
 pub struct CWeights<M> {
     layers: Vec<CLayerWeights>,
@@ -164,26 +180,43 @@ impl<M> CWeights<M> {
 }
 
 impl LoadedModel {
-    /// Returns the weights for C and C++ consumers. See `include/phi3_weights.h`.
-    pub fn c_weights(&self) -> CWeights<&Self> {
-        let (layers, weights) = self.c_structs();
-        CWeights { layers, weights, model: self }
+    /// Returns the weights for C and C++ consumers: those of the first device that holds the whole model. See
+    /// `include/phi3_weights.h`. `None` in the cases of [`weights`](Self::weights); then
+    /// [`LoadedPart::c_weights`] returns those of each device.
+    pub fn c_weights(&self) -> Option<CWeights<&Self>> {
+        Some(self.whole_part()?.c_structs(self))
     }
 
-    /// Returns the weights for C and C++ consumers together with the model, which they keep in memory. For a
+    /// Returns the weights of [`c_weights`](Self::c_weights) together with the model, which they keep in memory. For a
     /// program that stores them.
-    pub fn shared_c_weights(self: &Arc<Self>) -> CWeights<Arc<Self>> {
-        let (layers, weights) = self.c_structs();
-        CWeights { layers, weights, model: Arc::clone(self) }
+    pub fn shared_c_weights(self: &Arc<Self>) -> Option<CWeights<Arc<Self>>> {
+        Some(self.whole_part()?.c_structs(Arc::clone(self)))
     }
 
-    fn c_structs(&self) -> (Vec<CLayerWeights>, CModelWeights) {
-        let tensor = |slot| self.slot(slot).map_or(ABSENT, |view| c_tensor(&view));
-        let fused = |fused| self.fused(fused).map_or(ABSENT, |view| c_tensor(&view));
+    /// Returns the weights of a [part](Self::parts) together with the model, which they keep in memory. `None` if there
+    /// is no such part.
+    pub fn shared_c_weights_of_part(self: &Arc<Self>, part: usize) -> Option<CWeights<Arc<Self>>> {
+        Some(self.parts().get(part)?.c_structs(Arc::clone(self)))
+    }
+}
+
+impl LoadedPart {
+    /// Returns the weights that this device holds, for C and C++ consumers. See `include/phi3_weights.h`.
+    pub fn c_weights(&self) -> CWeights<&Self> {
+        self.c_structs(self)
+    }
+
+    fn c_structs<M>(&self, model: M) -> CWeights<M> {
+        let tensor = |slot| self.slot(slot).map_or(ABSENT, |view| c_part(&view));
+        let fused = |fused: Fused| {
+            let view = self.fused(fused);
+            view.map_or(ABSENT, |view| c_tensor(&view, self.whole_rows(fused)))
+        };
         let layers: Vec<_> =
-            (0..self.plan().layers()).map(|layer| c_layer(layer, &tensor, &fused)).collect();
+            (0..self.of.plan.layers()).map(|layer| c_layer(layer, &tensor, &fused)).collect();
         let config = self.config();
         let attention = config.attention();
+        let of_heads = self.plan().slots().iter().find_map(|placed| placed.heads);
         let weights = CModelWeights {
             abi_version: ABI_VERSION,
             struct_size: size_of::<CModelWeights>() as u32,
@@ -222,16 +255,45 @@ impl LoadedModel {
             context_length: config.context_length,
             sliding_window: config.sliding_window.unwrap_or(0),
             rms_epsilon: config.rms_epsilon,
+            // A placement has at most 256 devices.
+            part: self.index() as u32,
+            parts: self.of.devices.len() as u32,
+            first_q_head: of_heads.map_or(0, |of| of.first_head),
+            part_q_heads: of_heads.map_or(0, |of| of.heads),
+            first_kv_head: of_heads.map_or(0, |of| of.first_kv_head),
+            part_kv_heads: of_heads.map_or(0, |of| of.kv_heads),
         };
-        (layers, weights)
+        CWeights { layers, weights, model }
+    }
+
+    /// Returns the rows of all whole weights together.
+    fn whole_rows(&self, fused: Fused) -> u64 {
+        let whole = |slot| self.of.plan.whole().slot(slot);
+        fused.slots().filter_map(whole).filter_map(|planned| planned.shape.first()).sum()
     }
 }
 
-fn c_tensor(view: &TensorView) -> CTensor {
-    let (rows, cols) = match view.shape[..] {
+/// Returns the rows and columns of a shape. A vector has one row.
+fn rows_and_cols(shape: &[u64]) -> (u64, u64) {
+    match *shape {
         [rows, cols] => (rows, cols),
-        _ => (1, view.shape.iter().product()),
-    };
+        _ => (1, shape.iter().product()),
+    }
+}
+
+fn c_part(view: &PartView) -> CTensor {
+    let (whole_rows, whole_cols) = rows_and_cols(&view.whole_shape);
+    CTensor {
+        first_row: view.rows.start,
+        first_col: view.cols.start,
+        whole_cols,
+        ..c_tensor(view, whole_rows)
+    }
+}
+
+/// Returns a tensor with whole rows, from row 0 on.
+fn c_tensor(view: &TensorView, whole_rows: u64) -> CTensor {
+    let (rows, cols) = rows_and_cols(&view.shape);
     // Device addresses. This code never dereferences them.
     let scale = |address: Option<u64>| {
         address.map_or(std::ptr::null(), |address| std::ptr::without_provenance(address as usize))
@@ -246,6 +308,10 @@ fn c_tensor(view: &TensorView) -> CTensor {
         row_bytes: view.bytes.checked_div(rows).unwrap_or(0),
         ggml_type: view.format.ggml_type().id(),
         reserved: 0,
+        first_row: 0,
+        first_col: 0,
+        whole_rows,
+        whole_cols: cols,
     }
 }
 

@@ -1,96 +1,115 @@
 //! Checks the engine's reports about the bytes that it moved.
 
+use crate::devices::Devices;
 use crate::error::{Error, NonFiniteTensor};
 use crate::scales::Scales;
 use crate::stats::AllZeroTensor;
+use crate::transfer::Move;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};
 
-/// Fails if the engine did not move exactly the number of bytes and tensors in the plan.
-pub(crate) fn all_moved(plan: &LoadPlan, bytes: u64, tensors: usize) -> Result<(), Error> {
-    let (all_bytes, all_tensors) = (plan.source_bytes(), plan.ops().len());
-    if (bytes, tensors) == (all_bytes, all_tensors) {
-        return Ok(());
-    }
-    Err(Error::Verification {
-        what: format!(
-            "{bytes} bytes of {tensors} tensors were moved, the plan has {all_bytes} of {all_tensors}"
-        ),
-    })
+/// The operations of a plan, with the engine's reports about them.
+pub(crate) struct Moved<'a> {
+    pub(crate) moves: &'a [Move<'a>],
+    pub(crate) reports: &'a [OpReport],
+    pub(crate) devices: &'a Devices,
 }
 
-/// Fails if the digest of a tensor on the device differs from the digest of the bytes that were read.
-pub(crate) fn digests_agree(plan: &LoadPlan, reports: &[OpReport]) -> Result<(), Error> {
-    let pairs = plan.ops().iter().zip(reports);
-    match pairs.clone().find(|(_, report)| report.source != report.device) {
-        None if pairs.len() == plan.ops().len() => Ok(()),
-        None => Err(Error::Verification { what: "some tensors have no digest".to_owned() }),
-        Some((op, report)) => Err(Error::Verification {
+impl Moved<'_> {
+    fn iter(&self) -> impl Iterator<Item = (&Move<'_>, &OpReport)> {
+        self.moves.iter().zip(self.reports)
+    }
+
+    /// Fails if the engine did not move exactly the number of bytes and the operations in the plan.
+    pub(crate) fn check_complete(&self, bytes: u64, all_bytes: u64) -> Result<(), Error> {
+        let (operations, all_operations) = (self.reports.len(), self.moves.len());
+        if (bytes, operations) == (all_bytes, all_operations) {
+            return Ok(());
+        }
+        Err(Error::Verification {
             what: format!(
-                "tensor {} has digest {} on the device, expected {}",
-                gguf_format::escape(op.tensor.as_ref()),
-                report.device,
-                report.source
+                "{bytes} bytes in {operations} operations were moved, the plan has {all_bytes} in \
+                 {all_operations}"
             ),
-        }),
-    }
-}
-
-/// Returns the tensors with infinite or NaN weights, in the order of the plan.
-pub(crate) fn non_finite(plan: &LoadPlan, reports: &[OpReport]) -> Vec<NonFiniteTensor> {
-    let reports = plan.ops().iter().zip(reports);
-    reports
-        .filter(|(_, report)| report.infinite != 0 || report.nan != 0)
-        .map(|(op, report)| NonFiniteTensor {
-            tensor: op.tensor.to_string(),
-            format: op.format,
-            infinite: report.infinite,
-            nan: report.nan,
         })
-        .collect()
-}
+    }
 
-/// Returns the tensors whose bytes in the file are all zero, in the order of the plan. A scale factor that is
-/// multiplied into the weights is also checked.
-pub(crate) fn all_zero(
-    plan: &LoadPlan,
-    reports: &[OpReport],
-    scales: &Scales,
-) -> Vec<AllZeroTensor> {
-    let tensor = |name: &str, source: &SourceRange| AllZeroTensor {
-        tensor: name.to_owned(),
-        bytes: source.range.end - source.range.start,
-    };
-    let mut found = Vec::new();
-    for ((op, report), factor) in plan.ops().iter().zip(reports).zip(scales.iter()) {
-        if report.all_zero {
-            found.push(tensor(&op.tensor, &op.source));
-        }
-        if factor.is_some_and(|factor| factor.to_bits() == 0) {
-            found.extend(op.scale.as_ref().map(|scale| tensor(&scale.name, &scale.source)));
+    /// Fails if the digest of a tensor on a device differs from the digest of the bytes that were read.
+    pub(crate) fn check_digests(&self) -> Result<(), Error> {
+        match self.iter().find(|(_, report)| report.source != report.device) {
+            None => Ok(()),
+            Some((of, report)) => Err(Error::Verification {
+                what: format!(
+                    "tensor {} has digest {} on {}, expected {}",
+                    gguf_format::escape(of.op.tensor.as_ref()),
+                    report.device,
+                    self.devices.name_of(of.part),
+                    report.source
+                ),
+            }),
         }
     }
-    found
+
+    /// Returns the tensors with infinite or NaN weights, in the order of the plan. A tensor is listed for each device
+    /// that has such weights of it.
+    pub(crate) fn non_finite(&self) -> Vec<NonFiniteTensor> {
+        let several = self.devices.single().is_none();
+        let wrong = self.iter().filter(|(_, report)| report.infinite != 0 || report.nan != 0);
+        wrong
+            .map(|(of, report)| NonFiniteTensor {
+                tensor: of.op.tensor.to_string(),
+                format: of.op.format,
+                infinite: report.infinite,
+                nan: report.nan,
+                device: self.devices.get(of.part).copied().filter(|_| several),
+            })
+            .collect()
+    }
+
+    /// Returns the tensors whose bytes in the file are all zero, in the order of the plan. A scale factor that is
+    /// multiplied into the weights is also checked.
+    pub(crate) fn all_zero(&self, whole: &LoadPlan, scales: &Scales) -> Vec<AllZeroTensor> {
+        let tensor = |name: &str, source: &SourceRange| AllZeroTensor {
+            tensor: name.to_owned(),
+            bytes: source.range.end - source.range.start,
+        };
+        let mut found = Vec::new();
+        for (position, op) in whole.ops().iter().enumerate() {
+            let start = self.moves.partition_point(|of| of.tensor < position);
+            let end = self.moves.partition_point(|of| of.tensor <= position);
+            let reports = self.reports.get(start..end).unwrap_or_default();
+            if !reports.is_empty() && reports.iter().all(|report| report.all_zero) {
+                found.push(tensor(&op.tensor, &op.source));
+            }
+            if scales.of(position).is_some_and(|factor| factor.to_bits() == 0) {
+                found.extend(op.scale.as_ref().map(|scale| tensor(&scale.name, &scale.source)));
+            }
+        }
+        found
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::test_plan;
+    use crate::transfer::moves;
+    use cuda_sys::DeviceKind;
 
     #[test]
     fn a_transfer_that_differs_from_the_plan_fails() {
         let plan = test_plan::tiny();
-        let (bytes, tensors) = (plan.source_bytes(), plan.ops().len());
-        all_moved(&plan, bytes, tensors).unwrap();
-        for (bytes, tensors) in [(bytes - 1, tensors), (bytes + 1, tensors), (bytes, tensors - 1)] {
-            let error = all_moved(&plan, bytes, tensors).unwrap_err();
+        let devices = Devices::new([DeviceKind::Host]);
+        let moved = Moved { moves: &moves(&plan), reports: &[], devices: &devices };
+        let error = moved.check_complete(9, 9).unwrap_err();
+        assert!(error.to_string().contains(" in 0 operations were moved"), "{error}");
+        let none = Moved { moves: &[], ..moved };
+        none.check_complete(9, 9).unwrap();
+        for bytes in [8, 10] {
+            let error = none.check_complete(bytes, 9).unwrap_err();
             assert_eq!(error.code(), "VERIFICATION_FAILED");
-            assert!(
-                error.to_string().starts_with(&format!(
-                    "verification failed: {bytes} bytes of {tensors} tensors"
-                ))
-            );
+            let text = format!("verification failed: {bytes} bytes in 0 operations were moved");
+            assert!(error.to_string().starts_with(&text), "{error}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::codes::{self, FailureClass, FailureCode};
 use cuda_sys::{DeviceKind, ErrorCode, MemoryInfo};
 use gguf_format::{IoError, path_text};
-use model_phi3::SlotFormat;
+use model_phi3::{InvalidPlacement, SlotFormat};
 use std::path::{Path, PathBuf};
 
 /// The required and the available memory of a load that does not fit.
@@ -130,6 +130,18 @@ pub enum Error {
         /// The largest valid value.
         most: u64,
     },
+    /// There are no devices, or too many.
+    #[error("invalid option: {0}")]
+    InvalidPlacement(#[from] InvalidPlacement),
+    /// The placement is for another number of devices than the options name.
+    #[error("invalid option: the placement is for {placement} devices, but {devices} are named")]
+    #[non_exhaustive]
+    DeviceCount {
+        /// The number of devices in [`LoadOptions::devices`](crate::LoadOptions::devices).
+        devices: usize,
+        /// The number of devices of the placement.
+        placement: usize,
+    },
     /// The device failed, or the engine refused the request.
     #[error(transparent)]
     Engine(#[from] cuda_sys::Error),
@@ -160,14 +172,17 @@ pub struct NonFiniteTensor {
     pub infinite: u64,
     /// The number of NaN weights.
     pub nan: u64,
+    /// The device of these weights; `None` if the load has one device.
+    pub device: Option<DeviceKind>,
 }
 
 impl std::fmt::Display for NonFiniteTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tensor, format, infinite, nan } = self;
+        let Self { tensor, format, infinite, nan, device } = self;
         let tensor = gguf_format::escape(tensor);
         let format = format.ggml_type().name().to_ascii_lowercase();
-        write!(f, "{tensor} has {infinite} infinite and {nan} NaN weights as {format}")
+        write!(f, "{tensor} has {infinite} infinite and {nan} NaN weights as {format}")?;
+        device.map_or(Ok(()), |device| write!(f, " on {device}"))
     }
 }
 
@@ -203,7 +218,9 @@ impl Error {
             Self::Write { .. } => codes::WRITE_FAILED,
             Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
             Self::HostMemory { .. } => codes::INSUFFICIENT_HOST_MEMORY,
-            Self::InvalidOption { .. } => codes::INVALID_OPTION,
+            Self::InvalidOption { .. } | Self::InvalidPlacement(_) | Self::DeviceCount { .. } => {
+                codes::INVALID_OPTION
+            }
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,

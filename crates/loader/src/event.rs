@@ -4,7 +4,7 @@ use crate::residency::Residency;
 use crate::stats::LoadStats;
 use crate::warning::Warning;
 use cuda_sys::DeviceKind;
-use model_phi3::{LoadPlan, Phi3Config};
+use model_phi3::{Phi3Config, PlacedPlan};
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -36,16 +36,16 @@ pub enum LoadEvent<'a> {
     #[non_exhaustive]
     Planned {
         /// The plan.
-        plan: Cow<'a, LoadPlan>,
+        plan: Cow<'a, PlacedPlan>,
     },
-    /// The device memory for all weights is allocated.
+    /// The device memory for all weights is allocated. One event for each device, in their order.
     #[non_exhaustive]
     Allocated {
-        /// The device that holds it.
+        /// The device.
         device: DeviceKind,
         /// The device's name, such as `NVIDIA H100 80GB HBM3`.
         device_name: Cow<'a, str>,
-        /// Bytes allocated.
+        /// Bytes allocated on this device.
         bytes: u64,
     },
     /// More bytes have arrived on the device, for a progress bar. Sent after each finished unit, and about 50

@@ -1,8 +1,9 @@
 //! Detects weights that have changed on a device after they were loaded.
 
 use crate::error::Error;
-use cuda_sys::{DeviceBuffer, Digest};
-use model_phi3::{LoadPlan, PlanOp};
+use crate::part::LoadedPart;
+use cuda_sys::Digest;
+use model_phi3::{PlacedOp, PlacedPart};
 use std::ops::Range;
 
 /// Each digest covers at most this many bytes. A [`Rehash`] step compares at least one such piece. An error
@@ -13,20 +14,21 @@ const PIECE_BYTES: u64 = 16 << 20;
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
 ///
 /// It can be compared with any load of the same file with the same storage: later, in another process, or on
-/// another device. It does not say which file that is, so store it under a name that does.
+/// another device. If several devices share the model, they must share it in the same way. A fingerprint does not say
+/// which file it is of, so store it under a name that does.
 ///
 /// With the feature `serde`, it can be stored: an object with the fields `version`, `piece_bytes` and `digests`
 /// (32 hexadecimal digits each). Another version or another size of pieces is refused when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Digest>);
 
-/// A part of a tensor's bytes in the arena.
+/// Some bytes of a tensor in an arena.
 struct Piece<'a> {
-    op: &'a PlanOp,
+    op: &'a PlacedOp,
     range: Range<u64>,
 }
 
-fn pieces(plan: &LoadPlan) -> impl Iterator<Item = Piece<'_>> {
+fn pieces(plan: &PlacedPart) -> impl Iterator<Item = Piece<'_>> {
     plan.ops().iter().flat_map(|op| {
         let Range { start, end } = op.dest;
         let starts = (start..end).step_by(PIECE_BYTES as usize);
@@ -34,30 +36,39 @@ fn pieces(plan: &LoadPlan) -> impl Iterator<Item = Piece<'_>> {
     })
 }
 
+/// Returns the pieces of all parts.
+fn all_pieces(parts: &[LoadedPart]) -> impl Iterator<Item = (&LoadedPart, Piece<'_>)> {
+    parts.iter().flat_map(|part| pieces(part.plan()).map(move |piece| (part, piece)))
+}
+
+/// Computes the digests of these pieces on their devices.
+fn digests(pieces: &[(&LoadedPart, Piece<'_>)]) -> Result<Vec<Digest>, Error> {
+    let mut digests = Vec::new();
+    for of_part in pieces.chunk_by(|(one, _), (other, _)| one.index() == other.index()) {
+        let ranges: Vec<_> = of_part.iter().map(|(_, piece)| piece.range.clone()).collect();
+        let Some((part, _)) = of_part.first() else { continue };
+        digests.extend(part.buffer.digests(&ranges)?);
+    }
+    Ok(digests)
+}
+
 impl Fingerprint {
-    pub(crate) fn take(plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<Self, Error> {
-        let ranges: Vec<_> = pieces(plan).map(|piece| piece.range).collect();
-        Ok(Self(buffer.digests(&ranges)?))
+    pub(crate) fn take(parts: &[LoadedPart]) -> Result<Self, Error> {
+        Ok(Self(digests(&all_pieces(parts).collect::<Vec<_>>())?))
     }
 
     /// Digests the pieces again and compares them with the digests from index `first` on.
-    fn check(
-        &self,
-        first: usize,
-        pieces: &[Piece<'_>],
-        buffer: &DeviceBuffer,
-    ) -> Result<(), Error> {
-        let ranges: Vec<_> = pieces.iter().map(|piece| piece.range.clone()).collect();
-        let now = buffer.digests(&ranges)?;
+    fn check(&self, first: usize, pieces: &[(&LoadedPart, Piece<'_>)]) -> Result<(), Error> {
+        let now = digests(pieces)?;
         let before = self.0.iter().skip(first);
         match pieces.iter().zip(before.zip(now)).find(|(_, (before, now))| *before != now) {
             None => Ok(()),
-            Some((Piece { op, range }, (before, now))) => Err(Error::Verification {
+            Some(((part, Piece { op, range }), (before, now))) => Err(Error::Verification {
                 what: format!(
                     "tensor {} on {} differs from the fingerprint: its bytes {:?} have digest {now}, \
                      expected {before}",
                     gguf_format::escape(op.tensor.as_ref()),
-                    buffer.device(),
+                    part.name(),
                     range.start - op.dest.start..range.end - op.dest.start,
                 ),
             }),
@@ -71,10 +82,10 @@ impl Fingerprint {
         Err(Error::Verification { what: "the fingerprint belongs to another model".to_owned() })
     }
 
-    pub(crate) fn check_all(&self, plan: &LoadPlan, buffer: &DeviceBuffer) -> Result<(), Error> {
-        let pieces: Vec<_> = pieces(plan).collect();
+    pub(crate) fn check_all(&self, parts: &[LoadedPart]) -> Result<(), Error> {
+        let pieces: Vec<_> = all_pieces(parts).collect();
         self.check_piece_count(pieces.len())?;
-        self.check(0, &pieces, buffer)
+        self.check(0, &pieces)
     }
 }
 
@@ -162,17 +173,16 @@ impl Rehash {
         Self { fingerprint, next: 0, rounds: 0 }
     }
 
-    /// Does the work of [`Rehash::step`]. `plan` and `buffer` are those of the model.
+    /// Does the work of [`Rehash::step`]. The parts are those of the model.
     pub(crate) fn compare(
         &mut self,
-        plan: &LoadPlan,
-        buffer: &DeviceBuffer,
+        parts: &[LoadedPart],
         budget_bytes: u64,
     ) -> Result<RehashStep, Error> {
-        let all = pieces(plan).count();
+        let all = all_pieces(parts).count();
         self.fingerprint.check_piece_count(all)?;
         let mut bytes = 0_u64;
-        let fits = |piece: &Piece<'_>| {
+        let fits = |(_, piece): &(&LoadedPart, Piece<'_>)| {
             let with = bytes + (piece.range.end - piece.range.start);
             let first = bytes == 0;
             if first || with <= budget_bytes {
@@ -181,8 +191,8 @@ impl Rehash {
             }
             false
         };
-        let some: Vec<_> = pieces(plan).skip(self.next).take_while(fits).collect();
-        self.fingerprint.check(self.next, &some, buffer)?;
+        let some: Vec<_> = all_pieces(parts).skip(self.next).take_while(fits).collect();
+        self.fingerprint.check(self.next, &some)?;
         self.next += some.len();
         let round_complete = self.next == all;
         if round_complete {
@@ -206,8 +216,9 @@ mod tests {
     #[test]
     fn pieces_tile_every_tensor_and_start_where_digests_may() {
         for plan in [test_plan::tiny(), test_plan::mini()] {
-            let mut left = pieces(&plan);
-            for op in plan.ops() {
+            let part = &plan.parts()[0];
+            let mut left = pieces(part);
+            for op in part.ops() {
                 let mut end = op.dest.start;
                 while end < op.dest.end {
                     let piece = left.next().unwrap();
@@ -220,6 +231,6 @@ mod tests {
             }
             assert!(left.next().is_none());
         }
-        assert!(pieces(&test_plan::mini()).count() > 7_600_000_000 / (16 << 20));
+        assert!(pieces(&test_plan::mini().parts()[0]).count() > 7_600_000_000 / (16 << 20));
     }
 }

@@ -1,6 +1,7 @@
 //! Weights in host memory as slices.
 
-use crate::model::{LoadedModel, TensorView};
+use crate::model::LoadedModel;
+use crate::part::TensorView;
 use cuda_sys::DeviceBuffer;
 use gguf_format::GgmlType;
 use half::{bf16, f16};
@@ -48,10 +49,11 @@ pub(crate) fn slice<'m, T: WeightElement>(
 }
 
 impl LoadedModel {
-    /// Returns the bytes of a weight in host memory, without copying them. `None` if the weights are on a GPU
-    /// ([`read_slot`](Self::read_slot) copies them from there), or if the model has no such slot.
+    /// Returns the bytes of a weight in host memory, without copying them. `None` if the weight is on a GPU
+    /// ([`read_slot`](Self::read_slot) copies it from there), or in the cases of [`slot`](Self::slot).
     pub fn host_bytes(&self, slot: Slot) -> Option<&[u8]> {
-        bytes(&self.buffer, &self.slot(slot)?)
+        let (part, view) = self.first(|part| part.whole_slot(slot))?;
+        bytes(&part.buffer, &view)
     }
 
     /// Returns the elements of a weight in host memory, row-major, without copying them. `None` in the cases of
@@ -68,6 +70,7 @@ impl LoadedModel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn host_slice<T: WeightElement>(&self, slot: Slot) -> Option<&[T]> {
-        slice(&self.buffer, &self.slot(slot)?)
+        let (part, view) = self.first(|part| part.whole_slot(slot))?;
+        slice(&part.buffer, &view)
     }
 }

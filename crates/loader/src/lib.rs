@@ -28,7 +28,8 @@
 //! println!("{} bytes on {}", model.vram_bytes(), model.device());
 //!
 //! // The weights: addresses on the device.
-//! let q = &model.weights().layers[0].attn_q;
+//! let weights = model.weights().ok_or("several devices share the model")?;
+//! let q = &weights.layers[0].attn_q;
 //! println!("layer 0: Q {:?} at {:#x}", q.shape, q.address);
 //! if let Some(qkv) = model.fused(Fused::AttnQkv(0)) {
 //!     println!("Q, K and V are one matrix {:?} at {:#x}", qkv.shape, qkv.address);
@@ -140,6 +141,7 @@
 //! - `measure`: module `measure`, for programs that measure loads.
 #![deny(unsafe_code)]
 
+mod assemble;
 mod background;
 pub mod c_weights;
 mod cancel;
@@ -168,6 +170,7 @@ mod model;
 mod options;
 #[cfg(feature = "output")]
 mod output_file;
+mod part;
 mod readback;
 mod residency;
 mod scales;
@@ -193,24 +196,27 @@ mod readme {}
 pub use crate::background::Background;
 pub use crate::cancel::CancelToken;
 pub use crate::codes::{FailureClass, FailureCode};
-pub use crate::devices::cuda_devices;
+pub use crate::devices::{Devices, cuda_devices};
 pub use crate::error::{Error, InsufficientMemory, NonFiniteTensor};
 pub use crate::event::{LoadEvent, Observer, Unobserved};
 pub use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
-pub use crate::fit::Fit;
+pub use crate::fit::{DeviceFit, Fit};
 pub use crate::host_view::WeightElement;
 pub use crate::input::Input;
 pub use crate::loader::{Loader, Planned};
 pub use crate::memory_account::MemoryAccount;
-pub use crate::model::{LoadedModel, TensorView};
+pub use crate::model::LoadedModel;
 pub use crate::options::{DeviceChoice, LoadOptions, Verify};
 #[cfg(feature = "output")]
 pub use crate::output_file::OutputFile;
+pub use crate::part::{LoadedPart, PartView, TensorView};
 pub use crate::residency::Residency;
 #[cfg(feature = "serde")]
 pub use crate::serialize::FileName;
 pub use crate::shared_tensor::SharedTensor;
-pub use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
+pub use crate::stats::{
+    AllZeroTensor, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures,
+};
 pub use crate::warning::Warning;
 pub use cuda_sys::{
     CudaDeviceInfo, DeviceKind, Error as EngineError, ErrorCode as EngineErrorCode, Io,
@@ -218,8 +224,9 @@ pub use cuda_sys::{
 };
 pub use gguf_format::{Error as GgufError, GgufFile, Limits};
 pub use model_phi3::{
-    Error as ModelError, Fused, KvDtype, LayerWeights, LoadPlan, Matrix, ParseChoiceError,
-    Phi3Config, Phi3Weights, Slot, SlotFormat, Storage, Tokenizer,
+    Error as ModelError, Fused, HeadRange, InvalidPlacement, KvDtype, LayerWeights, LoadPlan,
+    Matrix, ParseChoiceError, Phi3Config, Phi3Weights, PlacedPart, PlacedPlan, PlacedSlot,
+    Placement, Slot, SlotFormat, SplitMode, Storage, Tokenizer,
 };
 // A header, a configuration, a plan or weights refer to more types of these crates.
 pub use {gguf_format, half, model_phi3};

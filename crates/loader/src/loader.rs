@@ -1,29 +1,34 @@
 //! The steps of a load.
 
 use crate::cancel::{CancelToken, Cancellable};
+use crate::checks::Moved;
+use crate::devices::Devices;
 use crate::error::{Error, NonFiniteTensor};
 use crate::event::{LoadEvent, Observer};
-use crate::fit::Fit;
+use crate::fit::{DeviceFit, Fit};
 use crate::input::Input;
+use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
-use crate::model::{LoadedModel, view};
+use crate::model::LoadedModel;
 use crate::options::{LoadOptions, Verify};
+use crate::part::{LoadedPart, PartsOf};
 use crate::residency::Residency;
 use crate::scales::Scales;
-use crate::session::{Session, Sessions, Wanted};
+use crate::session::{Allocated, Session, Sessions, Wanted};
 use crate::source::Source;
-use crate::stats::{AllZeroTensor, LoadStats, Phases, Proof, TransferFigures};
+use crate::stats::{AllZeroTensor, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures};
 use crate::transfer::TransferOptions;
 use crate::warning::Warning;
-use crate::{checks, readback, residency, transfer};
-use cuda_sys::{DeviceBuffer, DeviceKind, EngineConfig, Stats};
+use crate::{readback, residency, transfer};
+use cuda_sys::{EngineConfig, Stats};
 use gguf_format::GgufFile;
-use model_phi3::{LoadPlan, Phi3Config, Storage};
+use model_phi3::{Phi3Config, PlacedPlan};
 use std::borrow::Cow;
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Loads models. Keeps its device and its staging memory between loads.
+/// Loads models. Keeps its devices and its staging memory between loads.
 ///
 /// A loader can be moved to other threads (`Send`). A load borrows it mutably. Loaders of different threads do
 /// not block each other. If a load was cancelled while the device was being opened, dropping the loader waits
@@ -40,8 +45,8 @@ pub struct Loader {
 pub struct Planned {
     /// The model's configuration.
     pub config: Phi3Config,
-    /// The plan.
-    pub plan: LoadPlan,
+    /// The plan. [`whole`](PlacedPlan::whole) is that of a load to one device.
+    pub plan: PlacedPlan,
     /// Possible faults of the file. They do not prevent a load.
     pub warnings: Vec<Warning>,
 }
@@ -58,18 +63,19 @@ impl Loader {
         self.options.reserve = bytes;
     }
 
-    /// Opens the device and makes the staging memory, so that the first load need not. Creating the context of
-    /// a GPU takes several hundred milliseconds. Blocks until the device is open, and returns it.
+    /// Opens the devices and makes the staging memory, so that the first load need not. Creating the context of
+    /// a GPU takes several hundred milliseconds; several are created side by side. Blocks until all devices are open,
+    /// and returns them.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`]. [`Error::Engine`] if the device cannot be opened, or the host has too little
-    /// memory for staging.
-    pub fn prepare(&mut self) -> Result<DeviceKind, Error> {
+    /// An error with the code `INVALID_OPTION`. [`Error::Engine`] if a device cannot be opened, or the host has too
+    /// little memory for staging.
+    pub fn prepare(&mut self) -> Result<Devices, Error> {
         self.options.check()?;
         let (session, _) =
             self.sessions.get(&self.options, Wanted::UNKNOWN, &CancelToken::new())?;
-        Ok(session.device.kind())
+        Ok(session.devices.clone())
     }
 
     /// Starts to open the device, as [`prepare`](Self::prepare) does, and returns at once. The next load waits
@@ -91,10 +97,11 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// [`Error::Gguf`] or [`Error::Model`].
+    /// [`Error::Gguf`] or [`Error::Model`]. An error with the code `INVALID_OPTION` if the placement is not for the
+    /// number of devices.
     pub fn plan(&self, input: impl Into<Input>) -> Result<Planned, Error> {
         let source = Source::open(&input.into(), &self.options.limits)?;
-        plan(&source, self.options.storage)
+        plan(&source, &self.options)
     }
 
     /// Compares the memory that a load of the model needs with the free memory of the device. Reads only the
@@ -110,11 +117,15 @@ impl Loader {
         self.options.check()?;
         // The source stays open until the end: its header takes memory during a load, too.
         let source = Source::open(&input.into(), &self.options.limits)?;
-        let planned = plan(&source, self.options.storage)?;
-        let wanted = Wanted { device_bytes: None, ..Wanted::by(&planned.plan) };
+        let planned = plan(&source, &self.options)?;
+        let wanted = Wanted { arenas: None, ..Wanted::by(&planned.plan) };
         let (session, _) = self.sessions.get(&self.options, wanted, &CancelToken::new())?;
         let needs = session.needs(&planned.plan, &self.options);
-        Ok(Fit::new(planned, &needs, session.device.memory()?))
+        let devices = needs
+            .iter()
+            .map(|needs| Ok(DeviceFit::new(needs, session.memory(needs.device)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Fit::new(planned, session.devices.clone(), devices))
     }
 
     /// Loads the model into device memory.
@@ -211,29 +222,39 @@ impl Loader {
         parse_seconds: f64,
     ) -> Result<LoadedModel, Error> {
         let options = &self.options;
-        let (planned, plan_seconds) = timed(|| plan(source, options.storage))?;
+        let (planned, plan_seconds) = timed(|| plan(source, options))?;
         announce(source, &planned, observer)?;
         let Planned { config, plan, warnings } = planned;
 
         let (session, opening) = self.sessions.get(options, Wanted::by(&plan), token)?;
         let needs = session.needs(&plan, options);
-        let ((mut buffer, memory), allocate_seconds) = timed(|| session.allocate(&needs))?;
-        let (device, device_name) = (session.device.kind(), session.name.as_str());
-        let bytes = buffer.len();
-        tracing::Span::current().record("device", tracing::field::display(device));
-        emit(observer, &LoadEvent::Allocated { device, device_name: device_name.into(), bytes })?;
+        let (Allocated { buffers, accounts }, allocate_seconds) =
+            timed(|| session.allocate(&plan, &needs))?;
+        let (devices, device_names) = (session.devices.clone(), session.names.clone());
+        tracing::Span::current().record("device", tracing::field::display(&devices));
+        let of = Arc::new(PartsOf { config, plan, devices, device_names });
+        let part = |(index, buffer)| LoadedPart { of: Arc::clone(&of), index, buffer };
+        let mut parts: Vec<_> = buffers.into_iter().enumerate().map(part).collect();
+        for part in &parts {
+            let (device, bytes) = (part.device(), part.vram_bytes());
+            let device_name = part.device_name().into();
+            emit(observer, &LoadEvent::Allocated { device, device_name, bytes })?;
+        }
 
+        let plan = &of.plan;
         let ((moved, scales), moving_seconds) =
-            timed(|| transfer(session, source, options, &needs, &plan, &mut buffer, observer))?;
-        let (residency, verify) = verify(options, source, &plan, &moved, &buffer, token)?;
-        let suspects = SuspectWeights::among(&plan, &moved, &scales, options)?;
+            timed(|| transfer(session, source, options, &needs, plan, &mut parts, observer))?;
+        let moves = transfer::moves(plan);
+        let reported =
+            Moved { moves: &moves, reports: &moved.operations, devices: &session.devices };
+        reported.check_complete(moved.source_bytes, plan.source_bytes())?;
+        let (residencies, verify) = verify(options, source, &reported, &parts, token)?;
+        let suspects = SuspectWeights::among(&reported, plan, &scales, options)?;
         // Must be the last check: it shows that all bytes were read from the file that was opened.
         source.check_unchanged()?;
+        let residency = Residency::sum(&residencies);
         emit(observer, &LoadEvent::Verified { residency: Cow::Borrowed(&residency) })?;
 
-        let weights = plan
-            .weights(|slot| Ok(view(&plan, &buffer, slot)))
-            .map_err(|error| Error::of_model(source.path(), error))?;
         let phases = Phases {
             seconds: start.elapsed().as_secs_f64(),
             parse_seconds,
@@ -246,18 +267,36 @@ impl Loader {
             verify_seconds: verify.seconds,
         };
         let SuspectWeights { non_finite, all_zero } = suspects;
+        let account_of = |part: &LoadedPart| {
+            accounts.iter().find(|(device, _)| *device == part.device()).and_then(|(_, of)| *of)
+        };
+        let part_stats = parts.iter().zip(residencies).map(|(part, residency)| PartStats {
+            device: part.device(),
+            device_name: part.device_name().to_owned(),
+            vram_bytes: part.vram_bytes(),
+            source_bytes: part.plan().source_bytes(),
+            residency,
+            memory: account_of(part),
+            slots: part.plan().slots().to_vec(),
+        });
+        let memory = MemoryAccount::sum(accounts.iter().map(|(_, account)| *account));
         let stats = LoadStats {
-            device: session.device.kind(),
-            device_name: session.name.clone(),
-            vram_bytes: buffer.len(),
+            device: session.devices.clone(),
+            device_name: session.names.join(", "),
+            vram_bytes: residency.vram_bytes,
             source_bytes: moved.source_bytes,
+            split_mode: plan.placement().mode(),
+            resident: Resident::Off,
+            parts: part_stats.collect(),
             phases,
             transfer: transfer_figures(session.engine.config(), moved),
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
         log_stats(&stats);
         emit(observer, &LoadEvent::Finished { stats: Cow::Borrowed(&stats) })?;
-        Ok(LoadedModel { config, plan, weights, buffer, stats, header: source.gguf().header() })
+        let whole = |part: &LoadedPart| Some((part.index(), part.whole_weights()?));
+        let whole = parts.iter().find_map(whole);
+        Ok(LoadedModel { of, whole, parts, stats, header: source.gguf().header() })
     }
 }
 
@@ -268,9 +307,11 @@ fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> 
     Ok((result, start.elapsed().as_secs_f64()))
 }
 
-fn plan(source: &Source, storage: Storage) -> Result<Planned, Error> {
+fn plan(source: &Source, options: &LoadOptions) -> Result<Planned, Error> {
+    let placement = options.placement_of_devices()?;
     let gguf = source.gguf();
-    let (config, plan) = LoadPlan::from_gguf(gguf.metadata(), gguf.tensors(), storage)
+    let (metadata, tensors) = (gguf.metadata(), gguf.tensors());
+    let (config, plan) = PlacedPlan::from_gguf(metadata, tensors, options.storage, &placement)
         .map_err(|error| Error::of_model(source.path(), error))?;
     let warnings = Warning::of(gguf, Some(&config));
     Ok(Planned { config, plan, warnings })
@@ -289,22 +330,24 @@ fn announce(source: &Source, planned: &Planned, observer: &mut dyn Observer) -> 
     emit(observer, &LoadEvent::Planned { plan: Cow::Borrowed(plan) })
 }
 
-/// Moves all weights into the arena. Also returns the scale factors that were multiplied into them.
+/// Moves all weights to their devices. Also returns the scale factors that were multiplied into them.
 fn transfer(
     session: &mut Session,
     source: &Source,
     options: &LoadOptions,
-    needs: &MemoryNeeds,
-    plan: &LoadPlan,
-    arena: &mut DeviceBuffer,
+    needs: &[MemoryNeeds],
+    plan: &PlacedPlan,
+    parts: &mut [LoadedPart],
     observer: &mut dyn Observer,
 ) -> Result<(Stats, Scales), Error> {
     session.will_convert(plan);
     let options = TransferOptions::of_load(options);
-    let scales = Scales::read(plan, source)?;
-    let moved = transfer::run(&mut session.engine, source, options, plan, &scales, arena, observer);
+    let scales = Scales::read(plan.whole(), source)?;
+    let mut arenas: Vec<_> = parts.iter_mut().map(|part| &mut part.buffer).collect();
+    let engine = &mut session.engine;
+    let moved = transfer::run(engine, source, options, plan, &scales, &mut arenas, observer);
     let moved = moved.map_err(|error| match error {
-        Error::Engine(error) => session.with_figures(error, needs),
+        Error::Engine(error) => session.with_figures_of_lane(error, needs),
         other => other,
     })?;
     Ok((moved, scales))
@@ -330,25 +373,24 @@ struct VerifyTimes {
     residency_seconds: f64,
 }
 
-/// Runs the checks of the chosen verification level.
+/// Runs the checks of the chosen verification level. Returns the residency of each part.
 fn verify(
     options: &LoadOptions,
     source: &Source,
-    plan: &LoadPlan,
-    moved: &Stats,
-    arena: &DeviceBuffer,
+    moved: &Moved<'_>,
+    parts: &[LoadedPart],
     token: &CancelToken,
-) -> Result<(Residency, VerifyTimes), Error> {
+) -> Result<(Vec<Residency>, VerifyTimes), Error> {
     let start = Instant::now();
-    checks::all_moved(plan, moved.source_bytes, moved.operations.len())?;
     if options.verify >= Verify::Checksum {
-        checks::digests_agree(plan, &moved.operations)?;
+        moved.check_digests()?;
     }
-    let (residency, residency_seconds) = timed(|| residency::check(plan, arena))?;
+    let (residencies, residency_seconds) =
+        timed(|| parts.iter().map(residency::check).collect::<Result<_, _>>())?;
     if options.verify >= Verify::Readback {
-        readback::compare(plan, source, arena, token)?;
+        readback::compare(parts, source, token)?;
     }
-    Ok((residency, VerifyTimes { seconds: start.elapsed().as_secs_f64(), residency_seconds }))
+    Ok((residencies, VerifyTimes { seconds: start.elapsed().as_secs_f64(), residency_seconds }))
 }
 
 /// Loaded tensors whose weights may be wrong.
@@ -360,19 +402,19 @@ struct SuspectWeights {
 impl SuspectWeights {
     /// Finds and logs suspect weights. Fails if the options refuse them.
     fn among(
-        plan: &LoadPlan,
-        moved: &Stats,
+        moved: &Moved<'_>,
+        plan: &PlacedPlan,
         scales: &Scales,
         options: &LoadOptions,
     ) -> Result<Self, Error> {
-        let non_finite = checks::non_finite(plan, &moved.operations);
+        let non_finite = moved.non_finite();
         if options.deny_overflow && !non_finite.is_empty() {
             return Err(Error::NonFinite(non_finite));
         }
         for tensor in &non_finite {
             tracing::warn!("{tensor}");
         }
-        let all_zero = checks::all_zero(plan, &moved.operations, scales);
+        let all_zero = moved.all_zero(plan.whole(), scales);
         for tensor in &all_zero {
             tracing::warn!("{tensor}");
         }
@@ -380,7 +422,7 @@ impl SuspectWeights {
     }
 }
 
-fn log_model(config: &Phi3Config, plan: &LoadPlan) {
+fn log_model(config: &Phi3Config, plan: &PlacedPlan) {
     tracing::info!(
         layers = config.layers,
         hidden = config.hidden,

@@ -2,6 +2,7 @@
 //! measure the engine.
 
 use crate::cancel::{CancelToken, Cancellable};
+use crate::devices::Devices;
 use crate::error::Error;
 use crate::event::Unobserved;
 use crate::options::LoadOptions;
@@ -9,27 +10,27 @@ use crate::scales::Scales;
 use crate::source::Source;
 use crate::transfer::{self, TransferOptions};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig};
-use model_phi3::LoadPlan;
+use model_phi3::{PlacedPart, PlacedPlan};
 use std::path::Path;
 
 pub use cuda_sys;
 
 /// Returns the engine settings that a load of this number of bytes uses on this device and machine.
 pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
-    crate::engine_config::engine_config(options, device, source_bytes)
+    crate::engine_config::engine_config(options, &Devices::new([device]), source_bytes)
 }
 
-/// A repeatable transfer of one model. It allocates its device buffer once; runs allocate no device memory.
+/// A repeatable transfer of one model. It allocates its device buffers once; runs allocate no device memory.
 #[derive(Debug)]
 pub struct Transfer<'a> {
     source: Source,
-    plan: &'a LoadPlan,
+    plan: &'a PlacedPlan,
     options: TransferOptions,
-    dest: DeviceBuffer,
+    dests: Vec<DeviceBuffer>,
 }
 
 impl<'a> Transfer<'a> {
-    /// Opens the file and allocates the buffer. The plan must belong to this file.
+    /// Opens the file and allocates the buffers. The plan must belong to this file. It has a part for each device.
     ///
     /// # Errors
     ///
@@ -37,18 +38,21 @@ impl<'a> Transfer<'a> {
     pub fn new(
         path: &Path,
         options: &LoadOptions,
-        plan: &'a LoadPlan,
-        device: &Device,
+        plan: &'a PlacedPlan,
+        devices: &[&Device],
     ) -> Result<Self, Error> {
+        let parts = devices.iter().zip(plan.parts());
+        let allocate =
+            |(device, part): (&&Device, &PlacedPart)| device.allocate(part.device_bytes());
         Ok(Self {
             source: Source::open(&path.into(), &options.limits)?,
             plan,
             options: TransferOptions::of_load(options),
-            dest: device.allocate(plan.device_bytes())?,
+            dests: parts.map(allocate).collect::<Result<_, _>>()?,
         })
     }
 
-    /// Moves the whole model with this engine, which must use the same device. Returns the seconds from
+    /// Moves the whole model with this engine, which must use the same devices. Returns the seconds from
     /// the first read to the arrival of the last byte.
     ///
     /// # Errors
@@ -56,8 +60,9 @@ impl<'a> Transfer<'a> {
     /// [`Error::Read`], [`Error::Engine`], [`Error::Cancelled`].
     pub fn run(&mut self, engine: &mut Engine, token: &CancelToken) -> Result<f64, Error> {
         let observer = &mut Cancellable { observer: &mut Unobserved, token };
-        let scales = Scales::read(self.plan, &self.source)?;
-        let Self { source, plan, options, dest } = self;
-        Ok(transfer::run(engine, source, *options, plan, &scales, dest, observer)?.seconds)
+        let scales = Scales::read(self.plan.whole(), &self.source)?;
+        let Self { source, plan, options, dests } = self;
+        let mut dests: Vec<_> = dests.iter_mut().collect();
+        Ok(transfer::run(engine, source, *options, plan, &scales, &mut dests, observer)?.seconds)
     }
 }

@@ -24,6 +24,17 @@ impl MemoryAccount {
         i128::from(self.free_before) - i128::from(self.free_after)
     }
 
+    /// Returns the account of several devices together; `None` if that of one is unknown.
+    pub(crate) fn sum(accounts: impl Iterator<Item = Option<Self>>) -> Option<Self> {
+        let sum = |sum: Self, of: Self| Self {
+            free_before: sum.free_before.saturating_add(of.free_before),
+            free_after: sum.free_after.saturating_add(of.free_after),
+            total: sum.total.saturating_add(of.total),
+        };
+        let accounts = accounts.collect::<Option<Vec<_>>>()?;
+        accounts.into_iter().reduce(sum)
+    }
+
     /// Returns the account of these two readings; `None` if one of them is unknown.
     pub(crate) fn between(before: Option<MemoryInfo>, after: Option<MemoryInfo>) -> Option<Self> {
         let (before, after) = before.zip(after)?;

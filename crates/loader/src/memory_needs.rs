@@ -3,13 +3,13 @@
 use crate::error::{Error, InsufficientMemory};
 use cuda_sys::{DeviceKind, MemoryInfo};
 
-/// Bytes of device memory that a load needs.
+/// Bytes that a load needs of one device. If several parts are on the device, all of them count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemoryNeeds {
     pub(crate) device: DeviceKind,
-    /// The one allocation for all weights.
+    /// The allocations for the weights.
     pub(crate) arena: u64,
-    /// Staging memory on the device for conversions.
+    /// Staging memory on the device for conversions and small operations.
     pub(crate) conversion: u64,
     /// The staging ring, if it will be allocated in the memory of this device.
     pub(crate) staging: u64,

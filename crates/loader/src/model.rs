@@ -1,47 +1,29 @@
 //! A model whose weights are in device memory.
 
+use crate::assemble;
+use crate::devices::Devices;
 use crate::error::Error;
 use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
-use crate::host_memory;
+use crate::part::{LoadedPart, PartsOf, TensorView};
 use crate::residency::{self, Residency};
 use crate::stats::LoadStats;
-use cuda_sys::{DeviceBuffer, DeviceKind};
 use gguf_format::{GgufHeader, Metadata};
-use model_phi3::{
-    Fused, FusedSlot, LoadPlan, Matrix, Phi3Config, Phi3Weights, PlannedSlot, Slot, SlotFormat,
-    Tokenizer,
-};
+use model_phi3::{Fused, Phi3Config, Phi3Weights, PlacedPlan, Slot, Tokenizer};
 use std::fmt;
+use std::sync::Arc;
 
-/// One weight in device memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TensorView {
-    /// Address of the first byte on the device.
-    pub address: u64,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// `[rows, cols]` or `[n]`, row-major.
-    pub shape: Vec<u64>,
-    /// Format of the bytes.
-    pub format: SlotFormat,
-    /// Address of the one `f32` factor of all values, which is also [`Slot::Scale`]. Only NVFP4 weights
-    /// in native storage have it, and only if the file contains it.
-    pub scale: Option<u64>,
-    /// Address of the `f32` scale of the activations, which is also [`Slot::InputScale`]. It exists in the
-    /// same cases as `scale`, if the file contains it.
-    pub input_scale: Option<u64>,
-}
-
-/// The weights of one model, in one allocation on one device. Dropping it frees the allocation.
+/// The weights of one model, in one allocation on each of its devices. Dropping it frees the allocations.
+///
+/// If several devices have parts of the model, methods that return an address return only weights that one device
+/// holds whole. [`parts`](Self::parts) gives the rest.
 ///
 /// Threads can share it and move it between them (`Send`, `Sync`). It stays valid after the
 /// [`Loader`](crate::Loader) that made it is dropped.
 pub struct LoadedModel {
-    pub(crate) config: Phi3Config,
-    pub(crate) plan: LoadPlan,
-    pub(crate) weights: Phi3Weights<TensorView>,
-    pub(crate) buffer: DeviceBuffer,
+    pub(crate) of: Arc<PartsOf>,
+    /// Those of the first part that is the whole model, with its number.
+    pub(crate) whole: Option<(usize, Phi3Weights<TensorView>)>,
+    pub(crate) parts: Vec<LoadedPart>,
     pub(crate) stats: LoadStats,
     pub(crate) header: GgufHeader,
 }
@@ -49,12 +31,17 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Returns the model's configuration.
     pub fn config(&self) -> &Phi3Config {
-        &self.config
+        &self.of.config
     }
 
     /// Returns the plan of the load.
-    pub fn plan(&self) -> &LoadPlan {
-        &self.plan
+    pub fn plan(&self) -> &PlacedPlan {
+        &self.of.plan
+    }
+
+    /// Returns the weights on each device, in the order of the devices.
+    pub fn parts(&self) -> &[LoadedPart] {
+        &self.parts
     }
 
     /// Returns the statistics of the load.
@@ -77,77 +64,80 @@ impl LoadedModel {
         Tokenizer::from_metadata(self.metadata())
     }
 
-    /// Returns the device that holds the weights.
-    pub fn device(&self) -> DeviceKind {
-        self.buffer.device()
+    /// Returns the devices that hold the weights.
+    pub fn device(&self) -> &Devices {
+        &self.of.devices
     }
 
-    /// Returns the bytes of device memory allocated for the weights.
+    /// Returns the bytes of device memory allocated for the weights, on all devices together.
     pub fn vram_bytes(&self) -> u64 {
-        self.buffer.len()
+        self.parts.iter().map(LoadedPart::vram_bytes).sum()
     }
 
-    /// Returns one weight; `None` if the model has no such slot.
+    /// Returns one weight, on the first device that holds it whole. `None` if the model has no such slot, or if
+    /// its matrix is divided among the devices ([`SplitMode::Tensor`](crate::SplitMode::Tensor)).
     pub fn slot(&self, slot: Slot) -> Option<TensorView> {
-        self.plan.slot(slot).map(|planned| view(&self.plan, &self.buffer, planned))
+        self.first(|part| part.whole_slot(slot)).map(|(_, view)| view)
     }
 
-    /// Returns several weights of a layer as one matrix, for example Q, K and V. `None` if they are not one
-    /// matrix in memory: see [`LoadPlan::fused`].
+    /// Returns several weights of a layer as one matrix, for example Q, K and V, on the first device that holds them
+    /// whole. `None` in the cases of [`slot`](Self::slot), or if they are not one matrix in memory: see
+    /// [`PlacedPart::fused`](crate::PlacedPart::fused).
     pub fn fused(&self, fused: Fused) -> Option<TensorView> {
-        Some(self.fused_view(&self.plan.fused(fused)?))
+        self.first(|part| part.whole_fused(fused)).map(|(_, view)| view)
     }
 
-    fn fused_view(&self, fused: &FusedSlot) -> TensorView {
-        // All parts have the same scales.
-        let first = fused.fused.slots().next().and_then(|slot| self.slot(slot));
-        TensorView {
-            address: self.buffer.address() + fused.dest.start,
-            bytes: fused.dest.end - fused.dest.start,
-            shape: fused.shape.to_vec(),
-            format: fused.format,
-            scale: first.as_ref().and_then(|first| first.scale),
-            input_scale: first.and_then(|first| first.input_scale),
-        }
+    /// Returns the first part for which `of` has a value, and the value.
+    pub(crate) fn first<T>(
+        &self,
+        of: impl Fn(&LoadedPart) -> Option<T>,
+    ) -> Option<(&LoadedPart, T)> {
+        self.parts.iter().find_map(|part| Some((part, of(part)?)))
     }
 
-    /// Returns all weights, ordered as in the model.
-    pub fn weights(&self) -> &Phi3Weights<TensorView> {
-        &self.weights
+    /// Returns all weights on the first device that holds the whole model, ordered as in the model. A load to one
+    /// device always has them, as has a load in the mode [`Replicate`](crate::SplitMode::Replicate). `None` if
+    /// the devices share the model: then [`LoadedPart::weights`] returns the weights of each.
+    pub fn weights(&self) -> Option<&Phi3Weights<TensorView>> {
+        self.whole.as_ref().map(|(_, weights)| weights)
     }
 
-    /// Copies a weight to host memory; `None` if the model has no such slot.
+    /// Returns the first part that is the whole model.
+    pub(crate) fn whole_part(&self) -> Option<&LoadedPart> {
+        self.parts.get(self.whole.as_ref()?.0)
+    }
+
+    /// Copies a whole weight to host memory; `None` if the model has no such slot.
+    ///
+    /// If several devices have parts of the weight, they are put together. Bytes that several devices have are compared.
+    /// This needs host memory for the whole weight and one part.
     ///
     /// # Errors
     ///
     /// [`Error::Engine`] if the copy fails, [`Error::HostMemory`] if the host has too little free memory.
+    /// [`Error::Verification`] if two devices have different bytes, with the name of the slot and both devices.
     pub fn read_slot(&self, slot: Slot) -> Result<Option<Vec<u8>>, Error> {
-        let Some(planned) = self.plan.slot(slot) else { return Ok(None) };
-        let range = &planned.dest;
-        let purpose = format!("reading {slot} back");
-        let mut bytes = host_memory::zeroed(range.end - range.start, &purpose)?;
-        self.buffer.read(range.start, &mut bytes)?;
-        Ok(Some(bytes))
+        assemble::read_whole(&self.of.plan, &self.parts, slot)
     }
 
-    /// Computes digests of all weights on the device.
+    /// Computes digests of all weights on the devices.
     ///
     /// # Errors
     ///
-    /// [`Error::Engine`] if the device fails.
+    /// [`Error::Engine`] if a device fails.
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
-        Fingerprint::take(&self.plan, &self.buffer)
+        Fingerprint::take(&self.parts)
     }
 
-    /// Compares all weights with an earlier fingerprint of this model. The device computes the digests, and
+    /// Compares all weights with an earlier fingerprint of this model. The devices compute the digests, and
     /// only they are copied to the host. Kernels may use the weights at the same time.
     /// [`Rehash`](crate::Rehash) divides the comparison into many calls.
     ///
     /// # Errors
     ///
-    /// [`Error::Verification`] with the name of the first tensor that changed, or [`Error::Engine`].
+    /// [`Error::Verification`] with the name of the first tensor that changed and its device, or [`Error::Engine`].
     pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
-        earlier.check_all(&self.plan, &self.buffer)
+        earlier.check_all(&self.parts)
     }
 
     /// Checks again that every weight is in the memory of its device. Copies no weights.
@@ -156,7 +146,8 @@ impl LoadedModel {
     ///
     /// [`Error::Verification`] with the name of the slot, or [`Error::Engine`] if the driver fails.
     pub fn verify_residency(&self) -> Result<Residency, Error> {
-        residency::check(&self.plan, &self.buffer)
+        let parts: Vec<_> = self.parts.iter().map(residency::check).collect::<Result<_, _>>()?;
+        Ok(Residency::sum(&parts))
     }
 }
 
@@ -164,9 +155,9 @@ impl LoadedModel {
 impl fmt::Debug for LoadedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadedModel")
-            .field("name", &self.config.name)
-            .field("storage", &self.plan.storage())
-            .field("buffer", &self.buffer)
+            .field("name", &self.of.config.name)
+            .field("storage", &self.of.plan.storage())
+            .field("parts", &self.parts)
             .finish_non_exhaustive()
     }
 }
@@ -183,21 +174,6 @@ impl Rehash {
     /// [`Error::Verification`] if a tensor has changed, which it names, or if the fingerprint is of another
     /// model. [`Error::Engine`] if the device fails.
     pub fn step(&mut self, model: &LoadedModel, budget_bytes: u64) -> Result<RehashStep, Error> {
-        self.compare(&model.plan, &model.buffer, budget_bytes)
-    }
-}
-
-pub(crate) fn view(plan: &LoadPlan, buffer: &DeviceBuffer, planned: &PlannedSlot) -> TensorView {
-    let scale = |of: fn(Matrix) -> Slot| {
-        let planned = plan.slot(of(planned.slot.matrix()?))?;
-        Some(buffer.address() + planned.dest.start)
-    };
-    TensorView {
-        address: buffer.address() + planned.dest.start,
-        bytes: planned.dest.end - planned.dest.start,
-        shape: planned.shape.clone(),
-        format: planned.format,
-        scale: scale(Slot::Scale),
-        input_scale: scale(Slot::InputScale),
+        self.compare(&model.parts, budget_bytes)
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use cuda_sys::{EngineConfig, Io};
 use gguf_format::Limits;
-use model_phi3::Storage;
+use model_phi3::{Placement, SplitMode, Storage};
 
 /// The device to load to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,8 +39,11 @@ pub enum Verify {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// The device to load to.
-    pub device: DeviceChoice,
+    /// The devices to load to. A device can be named several times: each time it holds another part of the model.
+    pub devices: Vec<DeviceChoice>,
+    /// The way in which the model is divided among the devices. If `None`, one device holds everything, and several
+    /// devices hold consecutive layers ([`SplitMode::Layer`]).
+    pub placement: Option<Placement>,
     /// The format of the weights on the device.
     pub storage: Storage,
     /// The method of reading the file.
@@ -57,11 +60,13 @@ pub struct LoadOptions {
     /// The number of copies that can run at the same time, 1 to 1024. Each takes `chunk_bytes` and some KiB of
     /// staging memory. If `None`, the loader chooses.
     pub depth: Option<u32>,
-    /// The largest number of bytes of device memory for the weights. If `None`, all free memory.
+    /// The largest number of bytes of device memory for the weights, on each device. If `None`, all free memory. If
+    /// there are GPUs, it does not hold for the host.
     pub vram_limit: Option<u64>,
     /// Bytes of device memory that must stay free beside the weights, for example for a key-value cache
     /// ([`Phi3Config::kv_cache_bytes`](crate::Phi3Config::kv_cache_bytes)). This is checked before and
-    /// after the weights are allocated. Another process can still take the memory later.
+    /// after the weights are allocated. Another process can still take the memory later. It holds for the same
+    /// devices as [`vram_limit`](Self::vram_limit).
     pub reserve: u64,
     /// The level of verification.
     pub verify: Verify,
@@ -78,7 +83,8 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {
-            device: DeviceChoice::default(),
+            devices: vec![DeviceChoice::default()],
+            placement: None,
             storage: Storage::F16,
             io: Io::default(),
             chunk_bytes: None,
@@ -109,15 +115,40 @@ impl LoadOptions {
             }
             _ => Ok(()),
         };
+        self.placement_of_devices()?;
         in_range("threads", self.threads.map(u64::from), 1, EngineConfig::MAX_READERS.into())?;
         in_range("depth", self.depth.map(u64::from), 1, EngineConfig::MAX_DEPTH.into())?;
         in_range("chunk_bytes", self.chunk_bytes, 1, EngineConfig::MAX_CHUNK_BYTES)
     }
 
-    /// Sets [`device`](Self::device).
+    /// Returns the placement; the default one if there is none.
+    pub(crate) fn placement_of_devices(&self) -> Result<Placement, Error> {
+        let devices = self.devices.len();
+        match &self.placement {
+            Some(placement) if placement.devices() == devices => Ok(placement.clone()),
+            Some(placement) => Err(Error::DeviceCount { devices, placement: placement.devices() }),
+            None if devices == 1 => Ok(Placement::single()),
+            None => Placement::new(SplitMode::Layer, devices).map_err(Error::InvalidPlacement),
+        }
+    }
+
+    /// Sets [`devices`](Self::devices) to one device.
     #[must_use]
-    pub fn device(mut self, device: DeviceChoice) -> Self {
-        self.device = device;
+    pub fn device(self, device: DeviceChoice) -> Self {
+        self.devices([device])
+    }
+
+    /// Sets [`devices`](Self::devices).
+    #[must_use]
+    pub fn devices(mut self, devices: impl IntoIterator<Item = DeviceChoice>) -> Self {
+        self.devices = devices.into_iter().collect();
+        self
+    }
+
+    /// Sets [`placement`](Self::placement).
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = Some(placement);
         self
     }
 

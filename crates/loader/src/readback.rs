@@ -3,14 +3,15 @@
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::host_memory;
+use crate::part::LoadedPart;
 use crate::scales::Scales;
 use crate::source::Source;
-use crate::transfer::copy_op;
+use crate::transfer::{copy_op, moves};
 use cuda_sys::{
     CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, Request,
     StagingRing,
 };
-use model_phi3::{LoadPlan, PlanOp};
+use model_phi3::PlacedOp;
 use std::ops::Range;
 
 const CONFIG: EngineConfig = EngineConfig::new(4, 4, 1 << 20, 1 << 20);
@@ -19,37 +20,58 @@ const CONFIG: EngineConfig = EngineConfig::new(4, 4, 1 << 20, 1 << 20);
 /// size of a decoded (f16) block of every type.
 const WINDOW_BYTES: u64 = 8 << 20;
 
-/// Decodes the whole file again in host memory and compares the result with the weights on the device. Needs
-/// host memory for three windows and a staging ring, independent of the size of the model.
+/// Decodes the whole file again in host memory, for each part, and compares the result with the weights on the device.
+/// Needs host memory for three windows and a staging ring, independent of the size of the model.
 pub(crate) fn compare(
-    plan: &LoadPlan,
+    parts: &[LoadedPart],
     source: &Source,
-    buffer: &DeviceBuffer,
     token: &CancelToken,
 ) -> Result<(), Error> {
-    Comparison::new(source, WINDOW_BYTES.min(plan.device_bytes()))?.run(plan, buffer, token)
+    let bytes = parts.iter().map(LoadedPart::vram_bytes).max().unwrap_or(0);
+    Comparison::new(source, parts, WINDOW_BYTES.min(bytes))?.run(parts, token)
 }
 
-/// A part of an operation that consists of whole blocks.
+/// A part of an operation that consists of whole blocks and, if the operation cuts columns, of whole rows.
 struct Piece<'a> {
-    op: &'a PlanOp,
+    op: &'a PlacedOp,
     scale: Option<f32>,
     source: Range<u64>,
     /// Range in the arena.
     dest: Range<u64>,
 }
 
+/// The engine accepts destinations that are multiples of this number of bytes.
+const DEST_ALIGNMENT: u64 = 16;
+
+/// Returns the smallest number of rows after which a piece of an operation on columns can end.
+fn rows_of_step(op: &PlacedOp) -> u64 {
+    (1..DEST_ALIGNMENT)
+        .find(|rows| (rows * op.dest_row_bytes).is_multiple_of(DEST_ALIGNMENT))
+        .unwrap_or(DEST_ALIGNMENT)
+}
+
+/// Returns the smallest window that the pieces of an operation fit into.
+fn window_of(op: &PlacedOp) -> u64 {
+    if op.is_rows() { 0 } else { rows_of_step(op) * op.dest_row_bytes }
+}
+
 /// Cuts the operation into pieces whose destination is no longer than a window.
-fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
+fn pieces(op: &PlacedOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<Item = Piece<'_>> {
     let (source, dest) = (&op.source.range, &op.dest);
-    let source_step = op.conversion.source_bytes(window_bytes);
-    (0..(dest.end - dest.start).div_ceil(window_bytes)).map(move |index| {
-        let (from, to) = (source.start + index * source_step, dest.start + index * window_bytes);
+    let (source_step, dest_step) = if op.is_rows() {
+        (op.conversion.source_bytes(window_bytes), window_bytes)
+    } else {
+        let step = window_of(op);
+        let rows = window_bytes / step * rows_of_step(op);
+        (rows * op.row_stride, rows * op.dest_row_bytes)
+    };
+    (0..(dest.end - dest.start).div_ceil(dest_step)).map(move |index| {
+        let (from, to) = (source.start + index * source_step, dest.start + index * dest_step);
         Piece {
             op,
             scale,
             source: from..source.end.min(from + source_step),
-            dest: to..dest.end.min(to + window_bytes),
+            dest: to..dest.end.min(to + dest_step),
         }
     })
 }
@@ -57,11 +79,9 @@ fn pieces(op: &PlanOp, scale: Option<f32>, window_bytes: u64) -> impl Iterator<I
 /// Groups consecutive pieces so that each group fits into a window of the arena. Thus small tensors are
 /// compared together.
 fn windows<'a>(
-    plan: &'a LoadPlan,
-    scales: &'a Scales,
+    ops: impl Iterator<Item = (&'a PlacedOp, Option<f32>)>,
     window_bytes: u64,
 ) -> impl Iterator<Item = Vec<Piece<'a>>> {
-    let ops = plan.ops().iter().zip(scales.iter());
     let mut pieces = ops.flat_map(move |(op, scale)| pieces(op, scale, window_bytes)).peekable();
     std::iter::from_fn(move || {
         let first = pieces.next()?;
@@ -89,7 +109,9 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(source: &'a Source, window_bytes: u64) -> Result<Self, Error> {
+    fn new(source: &'a Source, parts: &[LoadedPart], window_bytes: u64) -> Result<Self, Error> {
+        let ops = parts.iter().flat_map(|part| part.plan().ops());
+        let window_bytes = ops.map(window_of).fold(window_bytes, u64::max);
         const PURPOSE: &str = "comparing the weights with the file";
         host_memory::check(CONFIG.ring_bytes().saturating_add(3 * window_bytes), PURPOSE)?;
         let host = Device::open(DeviceKind::Host)?;
@@ -107,16 +129,18 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    fn run(
-        &mut self,
-        plan: &LoadPlan,
-        buffer: &DeviceBuffer,
-        token: &CancelToken,
-    ) -> Result<(), Error> {
-        let scales = Scales::read(plan, self.source)?;
-        for window in windows(plan, &scales, self.window_bytes) {
-            token.check()?;
-            self.compare(&window, buffer, token)?;
+    fn run(&mut self, parts: &[LoadedPart], token: &CancelToken) -> Result<(), Error> {
+        let Some(first) = parts.first() else { return Ok(()) };
+        let plan = &first.of.plan;
+        let scales = Scales::read(plan.whole(), self.source)?;
+        let moves = moves(plan);
+        for part in parts {
+            let of_part = moves.iter().filter(|of| of.part == part.index());
+            let ops = of_part.map(|of| (of.op, scales.of(of.tensor)));
+            for window in windows(ops, self.window_bytes) {
+                token.check()?;
+                self.compare(&window, part, token)?;
+            }
         }
         Ok(())
     }
@@ -124,7 +148,7 @@ impl<'a> Comparison<'a> {
     fn compare(
         &mut self,
         window: &[Piece<'_>],
-        buffer: &DeviceBuffer,
+        part: &LoadedPart,
         token: &CancelToken,
     ) -> Result<(), Error> {
         let (Some(first), Some(last)) = (window.first(), window.last()) else { return Ok(()) };
@@ -133,7 +157,7 @@ impl<'a> Comparison<'a> {
         let len = index_of(last.dest.end - start);
         let (expected, found) = (&mut self.expected[..len], &mut self.found[..len]);
         self.reproduced.read(0, expected)?;
-        buffer.read(start, found)?;
+        part.buffer.read(start, found)?;
         for Piece { op, dest, .. } in window {
             let range = index_of(dest.start - start)..index_of(dest.end - start);
             let (found, expected) = (&found[range.clone()], &expected[range]);
@@ -148,7 +172,7 @@ impl<'a> Comparison<'a> {
                     gguf_format::escape(op.tensor.as_ref()),
                     dest.start - op.dest.start + equal as u64,
                     op.dest.end - op.dest.start,
-                    buffer.device()
+                    part.name()
                 ),
             });
         }
@@ -170,7 +194,7 @@ impl<'a> Comparison<'a> {
                 dest_offset: piece.dest.start - start,
                 dest_bytes: piece.dest.end - piece.dest.start,
                 unit: 0,
-                ..copy_op(piece.op, piece.scale, None)
+                ..copy_op(piece.op, piece.scale)
             })
             .collect();
         let done = self.engine.execute(
@@ -195,6 +219,7 @@ mod tests {
     use crate::test_plan;
     use crate::{LoadedModel, Loader};
     use gguf_format::Limits;
+    use model_phi3::SplitMode;
     use std::path::Path;
 
     #[test]
@@ -204,15 +229,15 @@ mod tests {
             (test_plan::tiny(), WINDOW_BYTES),
             (test_plan::tiny(), 2048),
         ] {
-            let scales = Scales::none(&plan);
-            let mut pieces = windows(&plan, &scales, window_bytes).flat_map(|window| {
+            let ops = plan.parts()[0].ops();
+            let mut pieces = windows(without_scales(ops), window_bytes).flat_map(|window| {
                 let start = window[0].dest.start;
                 assert!(window.is_sorted_by_key(|piece| piece.dest.start));
                 assert!(window[window.len() - 1].dest.end - start <= window_bytes);
                 assert!(window.iter().all(|piece| (piece.dest.start - start).is_multiple_of(16)));
                 window
             });
-            for op in plan.ops() {
+            for op in ops {
                 let (mut source, mut dest) = (op.source.range.start, op.dest.start);
                 while dest < op.dest.end {
                     let piece = pieces.next().unwrap();
@@ -227,17 +252,42 @@ mod tests {
         }
     }
 
+    fn without_scales(ops: &[PlacedOp]) -> impl Iterator<Item = (&PlacedOp, Option<f32>)> {
+        ops.iter().map(|op| (op, None))
+    }
+
     #[test]
     fn small_tensors_are_compared_together() {
         let plan = test_plan::tiny();
+        let ops = plan.parts()[0].ops();
         let most = plan.device_bytes().div_ceil(WINDOW_BYTES) as usize;
-        assert!(plan.ops().len() > 2 * most);
-        assert!(windows(&plan, &Scales::none(&plan), WINDOW_BYTES).count() <= most + 1);
+        assert!(ops.len() > 2 * most);
+        assert!(windows(without_scales(ops), WINDOW_BYTES).count() <= most + 1);
+    }
+
+    #[test]
+    fn pieces_of_columns_are_whole_rows() {
+        let plan = test_plan::tiny_on_two(SplitMode::Tensor);
+        let columns = |op: &&PlacedOp| !op.is_rows();
+        let ops: Vec<_> = plan.parts()[1].ops().iter().filter(columns).collect();
+        assert!(!ops.is_empty());
+        for op in ops {
+            let pieces: Vec<_> = pieces(op, None, window_of(op)).collect();
+            assert_eq!(pieces.len() as u64, (op.rows.end - op.rows.start) / rows_of_step(op));
+            for (index, piece) in (0..).zip(&pieces) {
+                let row = index * rows_of_step(op);
+                assert_eq!(piece.source.start, op.source.range.start + row * op.row_stride);
+                assert_eq!(piece.dest.start, op.dest.start + row * op.dest_row_bytes);
+                assert!(piece.dest.start.is_multiple_of(DEST_ALIGNMENT));
+            }
+            let last = pieces.last().unwrap();
+            assert_eq!((last.source.end, last.dest.end), (op.source.range.end, op.dest.end));
+        }
     }
 
     fn compared(model: &LoadedModel, source: &Source, window_bytes: u64) -> Result<(), Error> {
-        let mut comparison = Comparison::new(source, window_bytes)?;
-        comparison.run(&model.plan, &model.buffer, &CancelToken::new())
+        let mut comparison = Comparison::new(source, &model.parts, window_bytes)?;
+        comparison.run(&model.parts, &CancelToken::new())
     }
 
     #[test]
@@ -254,14 +304,14 @@ mod tests {
             for window_bytes in [SMALL, WINDOW_BYTES] {
                 compared(&model, &source, window_bytes).unwrap();
             }
-            let ops = model.plan.ops().to_vec();
+            let ops = model.parts[0].plan().ops().to_vec();
             for op in [&ops[0], &ops[ops.len() / 2], &ops[ops.len() - 1]] {
                 let len = op.dest.end - op.dest.start;
                 for at in [0, len / 2, len - 1] {
                     let place = op.dest.start + at;
                     let mut byte = [0];
-                    model.buffer.read(place, &mut byte).unwrap();
-                    model.buffer.write(place, &[byte[0] ^ 4]).unwrap();
+                    model.parts[0].buffer.read(place, &mut byte).unwrap();
+                    model.parts[0].buffer.write(place, &[byte[0] ^ 4]).unwrap();
                     for window_bytes in [SMALL, WINDOW_BYTES] {
                         let error = compared(&model, &source, window_bytes).unwrap_err();
                         let what = format!(
@@ -271,7 +321,7 @@ mod tests {
                         );
                         assert_eq!(error.to_string(), what);
                     }
-                    model.buffer.write(place, &byte).unwrap();
+                    model.parts[0].buffer.write(place, &byte).unwrap();
                 }
             }
         }

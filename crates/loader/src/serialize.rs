@@ -9,7 +9,7 @@ use crate::stats::LoadStats;
 use crate::warning::Warning;
 use cuda_sys::DeviceKind;
 use gguf_format::path_text;
-use model_phi3::{Phi3Config, SlotFormat};
+use model_phi3::{Phi3Config, PlacedPart, SlotFormat, SplitMode};
 use serde::{Serialize, Serializer};
 use std::fmt::Display;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub(crate) fn memory<S: Serializer>(
     .serialize(serializer)
 }
 
-/// Serialised with the fields `tensor`, `infinite`, `nan` and `format`.
+/// Serialised with the fields `tensor`, `infinite`, `nan` and `format`. If there are several devices, also `device`.
 impl Serialize for NonFiniteTensor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -59,9 +59,13 @@ impl Serialize for NonFiniteTensor {
             infinite: u64,
             nan: u64,
             format: SlotFormat,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            device: Option<String>,
         }
-        let Self { tensor, infinite, nan, format } = self;
-        Fields { tensor, infinite: *infinite, nan: *nan, format: *format }.serialize(serializer)
+        let Self { tensor, infinite, nan, format, device } = self;
+        let device = device.map(|device| device.to_string());
+        Fields { tensor, infinite: *infinite, nan: *nan, format: *format, device }
+            .serialize(serializer)
     }
 }
 
@@ -135,6 +139,19 @@ fn hex(path: &Path) -> String {
     path.as_os_str().as_encoded_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The sizes of a part in a line of `phi3-loader load --json`.
+#[derive(Serialize)]
+struct PlannedPart {
+    vram_bytes: u64,
+    source_bytes: u64,
+}
+
+impl PlannedPart {
+    fn new(part: &PlacedPart) -> Self {
+        Self { vram_bytes: part.device_bytes(), source_bytes: part.source_bytes() }
+    }
+}
+
 /// A line of `phi3-loader load --json`.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -152,6 +169,8 @@ enum Line<'a> {
         storage: &'static str,
         vram_bytes: u64,
         source_bytes: u64,
+        split_mode: SplitMode,
+        parts: Vec<PlannedPart>,
     },
     Allocated {
         #[serde(serialize_with = "text")]
@@ -190,6 +209,8 @@ impl Serialize for LoadEvent<'_> {
                 storage: plan.storage().name(),
                 vram_bytes: plan.device_bytes(),
                 source_bytes: plan.source_bytes(),
+                split_mode: plan.placement().mode(),
+                parts: plan.parts().iter().map(PlannedPart::new).collect(),
             },
             Self::Allocated { device, device_name, bytes } => {
                 Line::Allocated { device: *device, device_name, bytes: *bytes }

@@ -1,15 +1,17 @@
-//! The device, staging ring and engine that a loader keeps between loads.
+//! The devices, staging ring and engine that a loader keeps between loads.
 
 use crate::background::Background;
 use crate::cancel::CancelToken;
+use crate::devices::Devices;
 use crate::engine_config::engine_config;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
 use crate::options::LoadOptions;
 use crate::{host_memory, threads};
-use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, StagingRing};
-use model_phi3::{Conversion, LoadPlan};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, MemoryInfo, StagingRing};
+use model_phi3::{Conversion, PlacedPart, PlacedPlan};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 /// The session of a loader, which may not exist yet, be open, or be opening in the background.
@@ -75,23 +77,24 @@ impl Sessions {
 /// Opens a session on another thread.
 fn begin(options: &LoadOptions, wanted: Wanted) -> Background<Opened> {
     let (options, span) = (options.clone(), tracing::Span::current());
-    Background::start(move || span.in_scope(|| Session::open(&options, wanted)))
+    Background::start(move || span.in_scope(|| Session::open(&options, &wanted)))
 }
 
 /// Sizes of the model that a new session will load first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) source_bytes: u64,
-    /// `None` if the model is not known yet.
-    pub(crate) device_bytes: Option<u64>,
+    /// Bytes of each part; `None` if the model is not known yet.
+    pub(crate) arenas: Option<Vec<u64>>,
 }
 
 impl Wanted {
     /// Returns the sizes for a session that is opened before its first model is known.
-    pub(crate) const UNKNOWN: Self = Self { source_bytes: u64::MAX, device_bytes: None };
+    pub(crate) const UNKNOWN: Self = Self { source_bytes: u64::MAX, arenas: None };
 
-    pub(crate) fn by(plan: &LoadPlan) -> Self {
-        Self { source_bytes: plan.source_bytes(), device_bytes: Some(plan.device_bytes()) }
+    pub(crate) fn by(plan: &PlacedPlan) -> Self {
+        let arenas = plan.parts().iter().map(PlacedPart::device_bytes).collect();
+        Self { source_bytes: plan.source_bytes(), arenas: Some(arenas) }
     }
 }
 
@@ -111,54 +114,51 @@ impl Opening {
     }
 }
 
-/// An open device with its engine.
+/// Open devices with their engine.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) device: Device,
-    pub(crate) name: String,
+    /// One for each part, as are the names and the engine's lanes.
+    opened: Vec<Device>,
+    pub(crate) devices: Devices,
+    pub(crate) names: Vec<String>,
     pub(crate) engine: Engine,
-    /// Whether the engine has allocated its memory for conversions, which it keeps.
-    converts: bool,
+    /// For each part, whether the engine has allocated its memory for conversions, which it keeps.
+    converts: Vec<bool>,
 }
 
 impl Session {
-    fn open(options: &LoadOptions, wanted: Wanted) -> Result<(Self, Opening), Error> {
+    fn open(options: &LoadOptions, wanted: &Wanted) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
-        let choice = options.device.resolve();
-        let config = engine_config(options, choice, wanted.source_bytes);
-        if let (DeviceKind::Host, Some(arena)) = (choice, wanted.device_bytes) {
-            // The ring and the weights share the host's memory, so check both before making the ring.
-            let needs = MemoryNeeds {
-                device: choice,
-                arena,
-                conversion: 0,
-                staging: config.ring_bytes(),
-                reserve: options.reserve,
-                limit: options.vram_limit,
-            };
-            needs.check_before(Device::open(choice)?.memory()?)?;
+        let devices = Devices::new(options.devices.iter().map(|choice| choice.resolve()));
+        let config = engine_config(options, &devices, wanted.source_bytes);
+        if let Some(arenas) = &wanted.arenas
+            && devices.contains(&DeviceKind::Host)
+        {
+            // The ring and weights on the host share its memory, so check both before making the ring.
+            let needs = needs_of(&devices, arenas, DeviceKind::Host, options);
+            let needs = MemoryNeeds { staging: config.ring_bytes(), ..needs };
+            needs.check_before(Device::open(DeviceKind::Host)?.memory()?)?;
         }
-        // Allocate the ring and write to its pages while the device opens, which usually takes longer.
-        let (device, context_seconds, ring) = std::thread::scope(|scope| {
+        // Allocate the ring and write to its pages while the devices open, which usually takes longer.
+        let (opened, context_seconds, ring) = std::thread::scope(|scope| {
             let make = move || StagingRing::new(config);
             let room = host_memory::room_for_threads(1, config.ring_bytes()) == 1;
             let ring = room.then(|| threads::builder().spawn_scoped(scope, make));
-            let device = Device::open(choice);
+            let opened = open_all(&devices);
             let context_seconds = start.elapsed().as_secs_f64();
             let ring = match ring.and_then(Result::ok) {
-                // A panic of the thread is a bug. Resume it here.
-                Some(ring) => ring.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Some(ring) => joined(ring),
                 // The thread could not be started.
                 None => make(),
             };
-            (device, context_seconds, ring)
+            (opened, context_seconds, ring)
         });
-        let device = device?;
-        let name = device.name()?;
-        let engine = Engine::new(&device, ring?)?;
+        let opened = opened?;
+        let names = opened.iter().map(Device::name).collect::<Result<Vec<_>, _>>()?;
+        let engine = Engine::with_lanes(&opened.iter().collect::<Vec<_>>(), ring?)?;
         tracing::info!(
-            device = %choice,
-            name,
+            device = %devices,
+            name = names.join(", "),
             readers = config.readers,
             storage_readers = config.storage_readers,
             depth = config.depth,
@@ -167,62 +167,168 @@ impl Session {
             "device open"
         );
         let pin_seconds = start.elapsed().as_secs_f64() - context_seconds;
+        let converts = vec![false; opened.len()];
         Ok((
-            Self { device, name, engine, converts: false },
+            Self { opened, devices, names, engine, converts },
             Opening { context_seconds, pin_seconds },
         ))
     }
 
-    /// Returns the device memory that a load of the plan needs. The memory for conversions counts only until
+    /// Returns the memory that a load of the plan needs on each device. The memory for conversions counts only until
     /// the engine has allocated it.
-    pub(crate) fn needs(&self, plan: &LoadPlan, options: &LoadOptions) -> MemoryNeeds {
-        let converts = converts(plan) && !self.converts;
-        MemoryNeeds {
-            device: self.device.kind(),
-            arena: plan.device_bytes(),
-            conversion: if converts { self.engine.conversion_bytes(0) } else { 0 },
-            staging: 0,
-            reserve: options.reserve,
-            limit: options.vram_limit,
-        }
+    pub(crate) fn needs(&self, plan: &PlacedPlan, options: &LoadOptions) -> Vec<MemoryNeeds> {
+        let arenas: Vec<_> = plan.parts().iter().map(PlacedPart::device_bytes).collect();
+        let conversion = |lane: u32, part| {
+            let converted = self.converts.get(lane as usize).is_some_and(|converted| *converted);
+            if converts(part) && !converted { self.engine.conversion_bytes(lane) } else { 0 }
+        };
+        let needs_of = |device| {
+            let lanes = (0..).zip(&*self.devices).zip(plan.parts());
+            let here = lanes.filter(|((_, of_lane), _)| **of_lane == device);
+            let conversions = here.map(|((lane, _), part)| conversion(lane, part));
+            MemoryNeeds {
+                conversion: conversions.fold(0, u64::saturating_add),
+                ..needs_of(&self.devices, &arenas, device, options)
+            }
+        };
+        self.devices.distinct().into_iter().map(needs_of).collect()
     }
 
     /// Records that the engine allocates its memory for conversions. Call this before the transfer of the
     /// plan. If the transfer fails, the loader closes the session.
-    pub(crate) fn will_convert(&mut self, plan: &LoadPlan) {
-        self.converts |= converts(plan);
+    pub(crate) fn will_convert(&mut self, plan: &PlacedPlan) {
+        for (converted, part) in self.converts.iter_mut().zip(plan.parts()) {
+            *converted |= converts(part);
+        }
     }
 
-    /// Makes one allocation for all weights. Reads the free memory before and after it.
+    /// Returns the memory of a device of this session.
+    pub(crate) fn memory(&self, device: DeviceKind) -> Result<Option<MemoryInfo>, Error> {
+        match self.opened.iter().find(|opened| opened.kind() == device) {
+            Some(opened) => Ok(opened.memory()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes one allocation for each part, after the memory of all devices was checked. Reads the free memory of each
+    /// device before and after that.
     pub(crate) fn allocate(
         &self,
-        needs: &MemoryNeeds,
-    ) -> Result<(DeviceBuffer, Option<MemoryAccount>), Error> {
-        let before = self.device.memory()?;
-        needs.check_before(before)?;
-        let buffer =
-            self.device.allocate(needs.arena).map_err(|error| self.with_figures(error, needs))?;
-        let after = self.device.memory()?;
-        let account = MemoryAccount::between(before, after);
-        if let Some(account) = &account {
-            account.check(needs.device, needs.arena)?;
+        plan: &PlacedPlan,
+        needs: &[MemoryNeeds],
+    ) -> Result<Allocated, Error> {
+        let read = || {
+            let of_each = needs.iter().map(|needs| self.memory(needs.device));
+            of_each.collect::<Result<Vec<_>, _>>()
+        };
+        let before = read()?;
+        for (needs, memory) in needs.iter().zip(&before) {
+            needs.check_before(*memory)?;
         }
-        needs.check_after(after)?;
-        Ok((buffer, account))
+        let allocate = |(device, part): (&Device, &PlacedPart)| {
+            let refused = |error| self.with_figures(error, device.kind(), needs);
+            device.allocate(part.device_bytes()).map_err(refused)
+        };
+        let buffers =
+            self.opened.iter().zip(plan.parts()).map(allocate).collect::<Result<_, _>>()?;
+        let after: Vec<_> = read()?;
+        let mut accounts = Vec::new();
+        for (needs, (before, after)) in needs.iter().zip(before.into_iter().zip(after)) {
+            let account = MemoryAccount::between(before, after);
+            if let Some(account) = &account {
+                account.check(needs.device, needs.arena)?;
+            }
+            needs.check_after(after)?;
+            accounts.push((needs.device, account));
+        }
+        Ok(Allocated { buffers, accounts })
     }
 
-    /// Adds the memory figures to an out-of-memory error of the device. It can occur although the free memory
+    /// Adds the memory figures to an out-of-memory error of the transfer.
+    pub(crate) fn with_figures_of_lane(
+        &self,
+        error: cuda_sys::Error,
+        needs: &[MemoryNeeds],
+    ) -> Error {
+        let lane = error.lane().and_then(|lane| usize::try_from(lane).ok());
+        match self.devices.single().or_else(|| self.devices.get(lane?).copied()) {
+            Some(device) => self.with_figures(error, device, needs),
+            None => Error::Engine(error),
+        }
+    }
+
+    /// Adds the memory figures to an out-of-memory error of a device. It can occur although the free memory
     /// was checked, because other processes allocate memory at the same time.
-    pub(crate) fn with_figures(&self, error: cuda_sys::Error, needs: &MemoryNeeds) -> Error {
-        match (error.code(), self.device.memory()) {
-            (ErrorCode::OutOfMemory, Ok(memory)) => needs.refused(memory),
+    fn with_figures(
+        &self,
+        error: cuda_sys::Error,
+        device: DeviceKind,
+        needs: &[MemoryNeeds],
+    ) -> Error {
+        let needs = needs.iter().find(|needs| needs.device == device);
+        match (error.code(), self.memory(device), needs) {
+            (ErrorCode::OutOfMemory, Ok(memory), Some(needs)) => needs.refused(memory),
             _ => Error::Engine(error),
         }
     }
 }
 
-fn converts(plan: &LoadPlan) -> bool {
-    plan.ops().iter().any(|op| op.conversion != Conversion::Copy)
+/// The allocations for a model.
+pub(crate) struct Allocated {
+    /// One for each part.
+    pub(crate) buffers: Vec<DeviceBuffer>,
+    /// The free memory of each device, before and after.
+    pub(crate) accounts: Vec<(DeviceKind, Option<MemoryAccount>)>,
+}
+
+/// Opens the devices side by side. Creating the context of a GPU takes several hundred milliseconds.
+fn open_all(devices: &Devices) -> Result<Vec<Device>, Error> {
+    let [first, others @ ..] = &**devices else { return Ok(Vec::new()) };
+    let opened = std::thread::scope(|scope| {
+        let room = host_memory::room_for_threads(others.len(), 0);
+        let start = |(index, &device): (usize, &DeviceKind)| {
+            let open = move || Device::open(device);
+            let thread = (index < room).then(|| threads::builder().spawn_scoped(scope, open));
+            (thread.and_then(Result::ok), open)
+        };
+        let started: Vec<_> = others.iter().enumerate().map(start).collect();
+        let first = Device::open(*first);
+        let rest = started.into_iter().map(|(thread, open)| match thread {
+            Some(thread) => joined(thread),
+            // The thread could not be started.
+            None => open(),
+        });
+        std::iter::once(first).chain(rest).collect::<Result<_, _>>()
+    });
+    Ok(opened?)
+}
+
+/// Returns the result of a thread. A panic of the thread is a bug, and resumes here.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Returns the needs of a device for weights alone. Parts on the same device count together.
+fn needs_of(
+    devices: &Devices,
+    arenas: &[u64],
+    device: DeviceKind,
+    options: &LoadOptions,
+) -> MemoryNeeds {
+    let here = devices.iter().zip(arenas).filter(|(of_part, _)| **of_part == device);
+    let is_limited = devices.is_limited(device);
+    MemoryNeeds {
+        device,
+        arena: here.map(|(_, bytes)| *bytes).fold(0, u64::saturating_add),
+        conversion: 0,
+        staging: 0,
+        reserve: if is_limited { options.reserve } else { 0 },
+        limit: options.vram_limit.filter(|_| is_limited),
+    }
+}
+
+fn converts(part: &PlacedPart) -> bool {
+    part.ops().iter().any(|op| op.conversion != Conversion::Copy)
 }
 
 #[cfg(test)]
@@ -243,14 +349,15 @@ mod tests {
     fn a_load_reports_only_the_part_of_an_earlier_opening_that_it_waited_for() {
         let options = LoadOptions::new().device(DeviceChoice::Host);
         let begun_by = options.clone();
-        let wanted = Wanted { source_bytes: 1, device_bytes: Some(1) };
+        let wanted = Wanted { source_bytes: 1, arenas: Some(vec![1]) };
+        let begun_for = wanted.clone();
         let begun = Background::start(move || {
-            let (session, _) = Session::open(&begun_by, wanted)?;
+            let (session, _) = Session::open(&begun_by, &begun_for)?;
             Ok((session, Opening { context_seconds: 1e6, pin_seconds: 1e6 }))
         });
         let mut sessions = Sessions { open: None, opening: Some(begun) };
         let start = Instant::now();
-        let (_, opening) = sessions.get(&options, wanted, &CancelToken::new()).unwrap();
+        let (_, opening) = sessions.get(&options, wanted.clone(), &CancelToken::new()).unwrap();
         let most = start.elapsed().as_secs_f64();
         assert!(opening.pin_seconds > 0.0, "the session that was being opened is used");
         assert!(opening.context_seconds >= 0.0);

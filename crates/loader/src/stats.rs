@@ -1,5 +1,6 @@
 //! Statistics of a load.
 
+use crate::devices::Devices;
 use crate::error::NonFiniteTensor;
 use crate::memory_account::MemoryAccount;
 use crate::residency::Residency;
@@ -7,6 +8,7 @@ use crate::residency::Residency;
 use crate::serialize;
 use crate::warning::Warning;
 use cuda_sys::{DeviceKind, Io, Span};
+use model_phi3::{PlacedSlot, SplitMode};
 
 /// Statistics of a load. With the feature `serde` they are serialised as one flat object, with the field names
 /// of the event `finished` of `phi3-loader load --json`.
@@ -14,15 +16,21 @@ use cuda_sys::{DeviceKind, Io, Span};
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LoadStats {
-    /// The device that holds the weights.
+    /// The devices that hold the weights.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
-    pub device: DeviceKind,
-    /// The device's name, such as `NVIDIA H100 80GB HBM3`.
+    pub device: Devices,
+    /// The device's name, such as `NVIDIA H100 80GB HBM3`. Names of several devices are separated by commas.
     pub device_name: String,
-    /// Bytes of device memory allocated for the weights.
+    /// Bytes of device memory allocated for the weights, on all devices together.
     pub vram_bytes: u64,
-    /// Bytes of weights that were read from the file.
+    /// Bytes of weights that were read from the file. A byte counts once, whatever the number of devices that take it.
     pub source_bytes: u64,
+    /// The way in which the model is divided among the devices.
+    pub split_mode: SplitMode,
+    /// Whether the weights outlive the process.
+    pub resident: Resident,
+    /// The weights on each device, in the order of the devices.
+    pub parts: Vec<PartStats>,
     /// Durations of the steps.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub phases: Phases,
@@ -41,6 +49,40 @@ impl LoadStats {
         let seconds = self.phases.transfer_seconds;
         if seconds > 0.0 { self.source_bytes as f64 / seconds / 1e9 } else { 0.0 }
     }
+}
+
+/// Whether the weights of a load outlive the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Resident {
+    /// They are freed with the model.
+    Off,
+}
+
+/// The weights that a load moved to one device.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PartStats {
+    /// The device.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
+    pub device: DeviceKind,
+    /// The device's name.
+    pub device_name: String,
+    /// Bytes of device memory allocated for the weights.
+    pub vram_bytes: u64,
+    /// Bytes of the file that the device needs. Bytes that several devices need count for each of them.
+    pub source_bytes: u64,
+    /// Result of the residency check.
+    pub residency: Residency,
+    /// The device's free memory before and after the allocation. `None` if it is unknown. If several parts are on one
+    /// device, each has the account of all of them.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::memory"))]
+    pub memory: Option<MemoryAccount>,
+    /// The weights, each with its range of the whole weight.
+    pub slots: Vec<PlacedSlot>,
 }
 
 /// Durations of the steps of a load, in seconds.
@@ -106,9 +148,9 @@ pub struct TransferFigures {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Proof {
-    /// Result of the residency check.
+    /// Result of the residency check, on all devices together.
     pub residency: Residency,
-    /// The device's free memory before and after the allocation. `None` if it is unknown.
+    /// The free memory before and after the allocation, of all devices together. `None` if that of one is unknown.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::memory"))]
     pub memory: Option<MemoryAccount>,
     /// Tensors with loaded weights that are infinite or NaN. Quantised blocks that native storage keeps are not

@@ -9,14 +9,33 @@ use cuda_sys::{
     Columns, Conversion, CopyOp, DeviceBuffer, Engine, FloatFormat, Io, Progress, Request, Stats,
 };
 use gguf_format::GgmlType;
-use model_phi3::{LoadPlan, PlanOp, SlotFormat};
+use model_phi3::{PlacedOp, PlacedPlan, SlotFormat};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// Returns the engine's operations, in the order of the plan. For slots of floats, the engine counts
-/// infinities and NaNs.
-fn copy_ops(plan: &LoadPlan, scales: &Scales) -> Vec<CopyOp> {
-    let ops = plan.ops().iter().zip(scales.iter());
-    ops.map(|(op, scale)| copy_op(op, scale, floats_of(op.format))).collect()
+/// An operation of one part of a plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move<'a> {
+    /// The number of the part, which is the engine's lane.
+    pub(crate) part: usize,
+    /// The position of the tensor's operation in the whole plan.
+    pub(crate) tensor: usize,
+    pub(crate) op: &'a PlacedOp,
+}
+
+/// Returns the operations of all parts in the order of the whole plan. Within a tensor they are ordered by their place
+/// in the file, because the engine reads bytes once if the operations that need them follow each other.
+pub(crate) fn moves(plan: &PlacedPlan) -> Vec<Move<'_>> {
+    let names = plan.whole().ops().iter().map(|op| &*op.tensor);
+    let positions: HashMap<_, _> = names.zip(0..).collect();
+    let mut moves: Vec<_> = (0..)
+        .zip(plan.parts())
+        .flat_map(|(part, of_part)| of_part.ops().iter().map(move |op| (part, op)))
+        // The whole plan has every tensor of a part.
+        .filter_map(|(part, op)| Some(Move { part, tensor: *positions.get(&*op.tensor)?, op }))
+        .collect();
+    moves.sort_by_key(|of| (of.tensor, of.op.source.range.start, of.part));
+    moves
 }
 
 /// Returns the float format in which the engine counts infinities and NaNs. `None` for quantised blocks,
@@ -31,8 +50,19 @@ fn floats_of(format: SlotFormat) -> Option<FloatFormat> {
     }
 }
 
-/// Converts an operation of the plan into one of the engine. The engine identifies ggml types by number.
-pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatFormat>) -> CopyOp {
+impl Move<'_> {
+    /// Returns the engine's operation, which also counts infinities and NaNs in slots of floats.
+    fn copy_op(&self, scales: &Scales) -> CopyOp {
+        CopyOp {
+            lane: u32::try_from(self.part).unwrap_or(u32::MAX),
+            floats: floats_of(self.op.format),
+            ..copy_op(self.op, scales.of(self.tensor))
+        }
+    }
+}
+
+/// Converts an operation of the plan into one of the engine's first lane. The engine identifies ggml types by number.
+pub(crate) fn copy_op(op: &PlacedOp, scale: Option<f32>) -> CopyOp {
     CopyOp {
         source: u32::try_from(op.source.shard).unwrap_or(u32::MAX),
         lane: 0,
@@ -50,8 +80,26 @@ pub(crate) fn copy_op(op: &PlanOp, scale: Option<f32>, floats: Option<FloatForma
             }
         },
         unit: op.unit,
-        floats,
-        columns: Columns::ALL,
+        floats: None,
+        columns: columns_of(op),
+    }
+}
+
+fn columns_of(op: &PlacedOp) -> Columns {
+    if op.is_rows() {
+        return Columns::ALL;
+    }
+    // The engine keeps all bytes of an operation that it does not convert.
+    let elements = |count: u64| match op.conversion {
+        model_phi3::Conversion::Copy => 0,
+        _ => u32::try_from(count).unwrap_or(u32::MAX),
+    };
+    Columns {
+        row_bytes: op.row_stride,
+        begin: op.row_range.start,
+        end: op.row_range.end,
+        skip: elements(op.skip),
+        keep: elements(op.keep),
     }
 }
 
@@ -73,20 +121,20 @@ impl TransferOptions {
     }
 }
 
-/// Moves all bytes of the plan into `buffer`.
+/// Moves all bytes of the plan into the buffers: one for each part of the plan and lane of the engine.
 pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,
     options: TransferOptions,
-    plan: &LoadPlan,
+    plan: &PlacedPlan,
     scales: &Scales,
-    buffer: &mut DeviceBuffer,
+    buffers: &mut [&mut DeviceBuffer],
     observer: &mut dyn Observer,
 ) -> Result<Stats, Error> {
-    let ops = copy_ops(plan, scales);
+    let ops: Vec<_> = moves(plan).iter().map(|of| of.copy_op(scales)).collect();
     let mut reporter = UnitReporter { plan, observer, reported: 0 };
     engine
-        .execute(
+        .execute_lanes(
             Request {
                 sources: &source.files(),
                 io: options.io,
@@ -95,7 +143,7 @@ pub(crate) fn run(
                 digest: options.digest,
                 timeline: options.timeline,
             },
-            buffer,
+            buffers,
             &mut |progress| reporter.report(progress),
         )
         .map_err(|error| source.engine_error(error))
@@ -106,7 +154,7 @@ const QUARTERS: u32 = 4;
 
 /// Sends one event for each unit. The engine reports only the number of complete units.
 struct UnitReporter<'a> {
-    plan: &'a LoadPlan,
+    plan: &'a PlacedPlan,
     observer: &'a mut dyn Observer,
     reported: u32,
 }

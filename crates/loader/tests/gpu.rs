@@ -19,9 +19,9 @@ fn golden_models_load_exactly_on_the_gpu() {
 fn auto_chooses_the_gpu() {
     let model =
         Loader::new(LoadOptions::new()).load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
-    assert_eq!(model.device(), DeviceKind::Cuda(0));
+    assert_eq!(*model.device(), DeviceKind::Cuda(0));
     assert!(model.stats().transfer.pinned);
-    for view in model.weights().iter().map(|(_, view)| view) {
+    for view in model.weights().unwrap().iter().map(|(_, view)| view) {
         assert!(view.bytes > 0);
     }
 }
@@ -68,7 +68,7 @@ fn weights_on_the_gpu_are_handed_on_by_their_address() {
     assert_eq!((q.device(), q.host_bytes()), (DeviceKind::Cuda(0), None));
     assert_eq!(model.host_slice::<f16>(Slot::AttnQ(0)), None);
     assert_eq!(model.fused(Fused::AttnQkv(0)).unwrap().address, q.address);
-    assert_eq!(model.shared_c_weights().get().cuda_ordinal, 0);
+    assert_eq!(model.shared_c_weights().unwrap().get().cuda_ordinal, 0);
 
     let left = Arc::downgrade(&model);
     let tensor = q.to_dlpack();

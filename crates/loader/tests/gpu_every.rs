@@ -24,7 +24,7 @@ fn gpus() -> i32 {
 fn load(ordinal: i32) -> LoadedModel {
     let options = LoadOptions::new().device(DeviceChoice::Cuda(ordinal)).verify(Verify::Readback);
     let model = Loader::new(options).load(model_path(MODEL), &mut go_on).unwrap();
-    assert_eq!(model.device(), DeviceKind::Cuda(ordinal));
+    assert_eq!(*model.device(), DeviceKind::Cuda(ordinal));
     model
 }
 

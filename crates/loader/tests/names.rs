@@ -2,12 +2,14 @@
 //! need no other crate.
 
 use loader::{
-    AllZeroTensor, CancelToken, CudaDeviceInfo, DeviceChoice, DeviceKind, EngineError,
-    EngineErrorCode, Error, Fit, Fused, GgufError, GgufFile, InsufficientMemory, Io, LayerWeights,
-    Limits, LoadEvent, LoadOptions, LoadPlan, LoadStats, LoadedModel, Loader, MemoryAccount,
-    MemoryBound, MemoryInfo, ModelError, NonFiniteTensor, Observer, Phases, Phi3Config,
-    Phi3Weights, Planned, Proof, Residency, SharedTensor, Slot, SlotFormat, Span, SpanKind,
-    Storage, TensorView, Tokenizer, TransferFigures,
+    AllZeroTensor, CancelToken, CudaDeviceInfo, DeviceChoice, DeviceFit, DeviceKind, Devices,
+    EngineError, EngineErrorCode, Error, Fit, Fused, GgufError, GgufFile, HeadRange,
+    InsufficientMemory, InvalidPlacement, Io, LayerWeights, Limits, LoadEvent, LoadOptions,
+    LoadPlan, LoadStats, LoadedModel, LoadedPart, Loader, MemoryAccount, MemoryBound, MemoryInfo,
+    ModelError, NonFiniteTensor, Observer, PartStats, PartView, Phases, Phi3Config, Phi3Weights,
+    PlacedPart, PlacedPlan, PlacedSlot, Placement, Planned, Proof, Residency, Resident,
+    SharedTensor, Slot, SlotFormat, Span, SpanKind, SplitMode, Storage, TensorView, Tokenizer,
+    TransferFigures,
 };
 use loader::{gguf_format, half, model_phi3};
 use std::fs::File;
@@ -17,20 +19,26 @@ use std::sync::Arc;
 const _: fn(&Loader, PathBuf) -> Result<GgufFile, Error> = Loader::inspect;
 const _: fn(&Loader, PathBuf) -> Result<Planned, Error> = Loader::plan;
 const _: fn(&mut Loader, PathBuf) -> Result<Fit, Error> = Loader::fits;
-const _: fn(&mut Loader) -> Result<DeviceKind, Error> = Loader::prepare;
+const _: fn(&mut Loader) -> Result<Devices, Error> = Loader::prepare;
 const _: fn() -> Result<Vec<CudaDeviceInfo>, Error> = loader::cuda_devices;
 const _: fn(&mut Loader, PathBuf, &mut dyn Observer) -> Result<LoadedModel, Error> = Loader::load;
 const _: fn(&mut Loader, File, &mut dyn Observer) -> Result<LoadedModel, Error> = Loader::load_file;
 const _: fn(&mut Loader, PathBuf, &mut dyn Observer, &CancelToken) -> Result<LoadedModel, Error> =
     Loader::load_cancellable;
 
-const _: fn(LoadOptions) -> (DeviceChoice, Storage, Limits) =
-    |options| (options.device, options.storage, options.limits);
-const _: fn(&Planned) -> (&Phi3Config, &LoadPlan) = |planned| (&planned.config, &planned.plan);
+const _: fn(LoadOptions) -> (Vec<DeviceChoice>, Storage, Limits) =
+    |options| (options.devices, options.storage, options.limits);
+const _: fn(LoadOptions) -> Option<Placement> = |options| options.placement;
+const _: fn(SplitMode, usize) -> Result<Placement, InvalidPlacement> = Placement::new;
+const _: fn(&Planned) -> (&Phi3Config, &PlacedPlan) = |planned| (&planned.config, &planned.plan);
+const _: fn(&Fit) -> (&Devices, &[DeviceFit]) = |fit| (&fit.device, &fit.devices);
 
 const _: fn(&LoadStats) -> (&Phases, &TransferFigures, &Proof) =
     |stats| (&stats.phases, &stats.transfer, &stats.proof);
-const _: fn(&LoadStats) -> (DeviceKind, Io) = |stats| (stats.device, stats.transfer.io);
+const _: fn(&LoadStats) -> (&Devices, Io) = |stats| (&stats.device, stats.transfer.io);
+const _: fn(&LoadStats) -> (&[PartStats], SplitMode, Resident) =
+    |stats| (&stats.parts, stats.split_mode, stats.resident);
+const _: fn(&PartStats) -> (DeviceKind, &[PlacedSlot]) = |part| (part.device, &part.slots);
 const _: fn(&LoadStats) -> (&[NonFiniteTensor], &[Span]) =
     |stats| (&stats.proof.non_finite, &stats.transfer.timeline);
 const _: fn(&LoadStats) -> &[AllZeroTensor] = |stats| &stats.proof.all_zero;
@@ -40,7 +48,11 @@ const _: fn(&InsufficientMemory) -> Option<MemoryInfo> = |memory| memory.memory;
 const _: fn(&MemoryInfo) -> MemoryBound = |memory| memory.bound;
 const _: fn(&Span) -> SpanKind = |span| span.kind;
 
-const _: fn(&LoadedModel) -> &Phi3Weights<TensorView> = LoadedModel::weights;
+const _: fn(&LoadedModel) -> Option<&Phi3Weights<TensorView>> = LoadedModel::weights;
+const _: fn(&LoadedModel) -> &[LoadedPart] = LoadedModel::parts;
+const _: fn(&LoadedPart) -> &PlacedPart = LoadedPart::plan;
+const _: fn(&LoadedPart, Slot) -> Option<PartView> = LoadedPart::slot;
+const _: fn(&PartView) -> Option<HeadRange> = |view| view.heads;
 const _: fn(&LoadedModel, Slot) -> Option<TensorView> = LoadedModel::slot;
 const _: fn(&LoadedModel, Fused) -> Option<TensorView> = LoadedModel::fused;
 const _: fn(&Arc<LoadedModel>, Slot) -> Option<SharedTensor> = LoadedModel::share;
@@ -62,8 +74,9 @@ const _: fn(&Error) -> Option<&ModelError> =
 const _: fn(&Error) -> Option<&InsufficientMemory> =
     |error| if let Error::InsufficientMemory(memory) = error { Some(memory) } else { None };
 
-const _: for<'e> fn(&'e LoadEvent<'_>) -> Option<&'e LoadPlan> =
+const _: for<'e> fn(&'e LoadEvent<'_>) -> Option<&'e PlacedPlan> =
     |event| if let LoadEvent::Planned { plan, .. } = event { Some(plan) } else { None };
+const _: fn(&PlacedPlan) -> &LoadPlan = PlacedPlan::whole;
 const _: fn(&LoadPlan) -> &[model_phi3::PlannedSlot] = LoadPlan::slots;
 const _: fn(&GgufFile) -> &[gguf_format::Shard] = GgufFile::shards;
 

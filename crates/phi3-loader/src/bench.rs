@@ -93,7 +93,7 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     let unread = |error: Unread| error.of(&arguments.file);
     limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
 
-    let device = Device::open(options.device.resolve()).map_err(Error::from)?;
+    let device = Device::open(arguments.choices.device.resolve()).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device, token)?);
     let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
     let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;
@@ -116,7 +116,7 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     Ok(BenchDocument {
         schema_version: json::SCHEMA_VERSION,
         machine,
-        file: FileFacts::of(&arguments.file, &gguf, &planned.plan),
+        file: FileFacts::of(&arguments.file, &gguf, planned.plan.whole()),
         settings: Settings::of(kind, arguments),
         limits,
         reference,

@@ -9,8 +9,8 @@ use std::io::{self, BufWriter, Write};
 /// The header is padded to a multiple of this number of bytes, so that the data after it is aligned.
 const ALIGNMENT: usize = 8;
 
-/// Reads every slot back from the device and writes it under its name. Holds only one slot in host memory at a
-/// time. Checks the token before each slot.
+/// Reads every slot back from the devices and writes it under its name. Holds only one slot, and a part of it, in host
+/// memory at a time. Checks the token before each slot.
 pub(super) fn write(
     model: &LoadedModel,
     target: &OutputFile,
@@ -37,7 +37,7 @@ pub(super) fn write(
 fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
     let storage = model.plan().storage();
     let mut slots: Vec<_> =
-        model.plan().slots().iter().map(|slot| (slot.slot.to_string(), slot)).collect();
+        model.plan().whole().slots().iter().map(|slot| (slot.slot.to_string(), slot)).collect();
     slots.sort_by(|(left_name, left), (right_name, right)| {
         dtype(right, storage).cmp(&dtype(left, storage)).then_with(|| left_name.cmp(right_name))
     });

@@ -88,9 +88,9 @@ fn open(path: &str, device: &str, storage: &str) -> Result<Model, String> {
     let storage = storage.parse().map_err(|error| format!("storage: {error}"))?;
     let mut loader = Loader::new(LoadOptions::new().device(device).storage(storage));
     let model = loader.load(path, &mut Unobserved).map_err(|error| with_help(&error))?;
-    let slots = model.plan().slots().iter().filter_map(|planned| named(&model, planned.slot));
+    let slots = model.plan().whole().slots().iter().filter_map(|planned| named(&model, planned.slot));
     let slots = slots.collect();
-    let device = model.device();
+    let device = model.device().single().ok_or("the model is on several devices")?;
     let model = Arc::new(model);
     let watch = Arc::downgrade(&model);
     Ok(Model { open: Mutex::new(Some(model)), watch, device, slots })

@@ -62,7 +62,7 @@ pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
         for (name, slots) in expected() {
             let model = loader.load(model_path(&name), &mut go_on).unwrap();
             let planned: Vec<_> =
-                model.plan().slots().iter().map(|slot| slot.slot.to_string()).collect();
+                model.plan().whole().slots().iter().map(|slot| slot.slot.to_string()).collect();
             for slot in &planned {
                 assert!(slots.contains_key(slot), "{name}: {slot} is not expected");
             }

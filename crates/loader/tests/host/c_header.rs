@@ -26,7 +26,8 @@ macro_rules! layout {
 fn c_and_rust_layouts_agree() {
     let (program, rust) = layout! {
         Phi3Tensor = CTensor {
-            data, scale, input_scale, bytes, rows, cols, row_bytes, ggml_type, reserved
+            data, scale, input_scale, bytes, rows, cols, row_bytes, ggml_type, reserved, first_row,
+            first_col, whole_rows, whole_cols
         }
         Phi3LayerWeights = CLayerWeights {
             attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down,
@@ -36,7 +37,7 @@ fn c_and_rust_layouts_agree() {
             abi_version, struct_size, layer_size, layer_count, token_embedding, output_norm, output,
             rope_factors_long, rope_factors_short, layers, cuda_ordinal, q_heads, kv_heads, head_dim, attention_scale, rope_style,
             rope_dim, rope_freq_base, rope_attn_factor, rope_scaling, rope_scaling_factor, rope_original_context, context_length,
-            sliding_window, rms_epsilon
+            sliding_window, rms_epsilon, part, parts, first_q_head, part_q_heads, first_kv_head, part_kv_heads
         }
     };
     let dir = tempfile::tempdir().unwrap();
@@ -62,7 +63,7 @@ fn c_and_rust_layouts_agree() {
 fn the_struct_contains_the_addresses_and_shapes_of_the_weights() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("tied-gqa-bf16.gguf"), &mut go_on).unwrap();
-    let weights = model.c_weights();
+    let weights = model.c_weights().unwrap();
     let c = weights.get();
     assert_eq!((c.layer_count, c.q_heads, c.kv_heads, c.head_dim), (2, 3, 1, 24));
     assert_eq!((c.cuda_ordinal, c.rope_style, c.rope_dim), (-1, 0, 12));
@@ -78,7 +79,7 @@ fn the_struct_contains_the_addresses_and_shapes_of_the_weights() {
     assert_eq!((factors.rows, factors.cols, factors.ggml_type), (1, 6, 0));
 
     let model = loader.load(model_path("split-q8_0.gguf"), &mut go_on).unwrap();
-    let weights = model.c_weights();
+    let weights = model.c_weights().unwrap();
     assert_eq!(weights.get().rope_style, 1);
     assert!(weights.get().rope_factors_short.data.is_null());
     assert!(weights.get().output.scale.is_null());
@@ -88,7 +89,7 @@ fn the_struct_contains_the_addresses_and_shapes_of_the_weights() {
 fn the_struct_contains_its_abi_version_and_sizes() {
     let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
     let model = loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
-    let weights = model.c_weights();
+    let weights = model.c_weights().unwrap();
     let c = weights.get();
     let header =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/include/phi3_weights.h"));
@@ -103,7 +104,7 @@ fn the_struct_contains_its_abi_version_and_sizes() {
 fn nvfp4_tensors_contain_the_addresses_of_their_scales() {
     let options = LoadOptions::new().device(DeviceChoice::Host).storage(Storage::Native);
     let model = Loader::new(options).load(model_path("nvfp4-scales.gguf"), &mut go_on).unwrap();
-    let weights = model.c_weights();
+    let weights = model.c_weights().unwrap();
     let layer = &weights.layers()[0];
     for (tensor, matrix) in [
         (layer.attn_q, Matrix::AttnQ(0)),

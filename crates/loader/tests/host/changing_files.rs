@@ -44,7 +44,7 @@ fn certain_moments(
 type Slots = Vec<Vec<u8>>;
 
 fn slots(model: &LoadedModel) -> Slots {
-    let slots = model.plan().slots().iter().map(|planned| planned.slot);
+    let slots = model.plan().whole().slots().iter().map(|planned| planned.slot);
     slots.map(|slot| model.read_slot(slot).unwrap().unwrap()).collect()
 }
 

@@ -96,7 +96,7 @@ fn a_fused_view_has_the_bytes_of_its_parts() {
 fn the_c_structs_have_the_fused_views_and_can_keep_the_model() {
     let model = load("fused-f16.gguf", Storage::F16);
     let left = Arc::downgrade(&model);
-    let stored = model.shared_c_weights();
+    let stored = model.shared_c_weights().unwrap();
     let qkv = model.fused(Fused::AttnQkv(2)).unwrap();
     let gate_up = model.fused(Fused::FfnGateUp(2)).unwrap();
     drop(model);
@@ -113,7 +113,7 @@ fn the_c_structs_have_the_fused_views_and_can_keep_the_model() {
     assert!(left.upgrade().is_none());
 
     let split = load("split-q8_0.gguf", Storage::F16);
-    let c = split.c_weights();
+    let c = split.c_weights().unwrap();
     assert_eq!(c.layers()[0].attn_qkv.data.is_null(), split.fused(Fused::AttnQkv(0)).is_none());
 }
 

@@ -71,10 +71,16 @@ fn events_are_serialised_as_lines_of_the_program() {
             "storage": "f16",
             "vram_bytes": model.vram_bytes(),
             "source_bytes": model.stats().source_bytes,
+            "split_mode": "none",
+            "parts": [{
+                "vram_bytes": model.vram_bytes(),
+                "source_bytes": model.stats().source_bytes,
+            }],
         })
     );
     assert_eq!(line("allocated")["device"], "host");
-    let bytes = model.plan().ops()[0].source.range.end - model.plan().ops()[0].source.range.start;
+    let bytes = model.plan().whole().ops()[0].source.range.end
+        - model.plan().whole().ops()[0].source.range.start;
     let first = line("progress");
     assert_eq!((&first["unit"], &first["of"]), (&json!(1), &json!(5)));
     assert_eq!(first["label"], "Embedding loaded");

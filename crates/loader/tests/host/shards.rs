@@ -85,7 +85,7 @@ fn load(path: &Path, storage: Storage) -> Result<LoadedModel, Error> {
 }
 
 fn slots(model: &LoadedModel) -> Vec<(String, Vec<u8>)> {
-    let slots = model.plan().slots().iter().map(|planned| planned.slot);
+    let slots = model.plan().whole().slots().iter().map(|planned| planned.slot);
     slots.map(|slot| (slot.to_string(), model.read_slot(slot).unwrap().unwrap())).collect()
 }
 

@@ -50,7 +50,8 @@ fn round(rehash: &mut Rehash, model: &LoadedModel, budget: u64) -> Result<Vec<u6
 #[test]
 fn a_round_of_steps_reads_every_tensor_once() {
     let model = load("fused-f16.gguf", options());
-    let tensors: Vec<_> = model.plan().ops().iter().map(|op| op.dest.end - op.dest.start).collect();
+    let tensors: Vec<_> =
+        model.plan().whole().ops().iter().map(|op| op.dest.end - op.dest.start).collect();
     let all: u64 = tensors.iter().sum();
     let mut rehash = Rehash::new(model.fingerprint().unwrap());
     assert_eq!(rehash.rounds(), 0);
@@ -71,12 +72,15 @@ fn a_round_of_steps_reads_every_tensor_once() {
 fn steps_find_flipped_bits_and_name_their_tensors() {
     let model = load("fused-f16.gguf", options());
     let mut rehash = Rehash::new(model.fingerprint().unwrap());
-    let last = model.plan().ops().last().unwrap().tensor.to_string();
+    let last = model.plan().whole().ops().last().unwrap().tensor.to_string();
     for (slot, tensor) in [
         (Slot::TokenEmbedding, "token_embd.weight"),
         (Slot::FfnUp(1), "blk.1.ffn_up.weight"),
         (Slot::Output, "output.weight"),
-        (model.plan().slots().iter().find(|slot| *slot.tensor == *last).unwrap().slot, &last),
+        (
+            model.plan().whole().slots().iter().find(|slot| *slot.tensor == *last).unwrap().slot,
+            &last,
+        ),
     ] {
         let end = model.slot(slot).unwrap().bytes - 1;
         for (at, bit) in [(0, 0), (end / 2, 3), (end, 7)] {

@@ -5,7 +5,7 @@ use crate::args::Bench;
 use cuda_sys::{Device, Engine, EngineConfig, StagingRing};
 use loader::measure::Transfer;
 use loader::{CancelToken, Error};
-use model_phi3::LoadPlan;
+use model_phi3::PlacedPlan;
 
 struct Shape {
     engine: Engine,
@@ -17,14 +17,14 @@ struct Shape {
 pub(super) fn measure(
     arguments: &Bench,
     device: &Device,
-    plan: &LoadPlan,
+    plan: &PlacedPlan,
     token: &CancelToken,
 ) -> Result<Vec<ShapeFigures>, Error> {
     if arguments.shapes.is_empty() {
         return Ok(Vec::new());
     }
     let options = arguments.choices.options();
-    let mut transfer = Transfer::new(&arguments.file, &options, plan, device)?;
+    let mut transfer = Transfer::new(&arguments.file, &options, plan, &[device])?;
     let shapes: Result<Vec<_>, Error> = arguments
         .shapes
         .iter()

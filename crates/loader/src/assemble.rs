@@ -1,0 +1,108 @@
+//! Puts the parts of a weight together.
+
+use crate::error::Error;
+use crate::host_memory;
+use crate::part::LoadedPart;
+use model_phi3::{PlacedPlan, PlacedSlot, PlannedSlot, Slot};
+use std::ops::Range;
+
+/// Copies a whole weight from its devices; `None` if the model has no such slot. Bytes that several devices have
+/// must be equal.
+pub(crate) fn read_whole(
+    plan: &PlacedPlan,
+    parts: &[LoadedPart],
+    slot: Slot,
+) -> Result<Option<Vec<u8>>, Error> {
+    let Some(planned) = plan.whole().slot(slot) else { return Ok(None) };
+    let bytes = planned.dest.end - planned.dest.start;
+    let mut whole = Whole { planned, bytes: Vec::new(), read: Vec::new() };
+    for part in parts {
+        let Some(placed) = part.plan().slot(slot) else { continue };
+        let Some(bytes_of_part) = part.read_slot(slot)? else { continue };
+        if whole.read.is_empty() && bytes_of_part.len() as u64 == bytes {
+            whole.bytes = bytes_of_part;
+        } else {
+            if whole.bytes.is_empty() {
+                whole.bytes = host_memory::zeroed(bytes, &format!("putting {slot} together"))?;
+            }
+            whole.compare(part, placed, &bytes_of_part)?;
+            whole.put(placed, &bytes_of_part);
+        }
+        whole.read.push((part, placed));
+    }
+    Ok(Some(whole.bytes))
+}
+
+/// A weight of which some parts have been read.
+struct Whole<'a> {
+    planned: &'a PlannedSlot,
+    bytes: Vec<u8>,
+    read: Vec<(&'a LoadedPart, &'a PlacedSlot)>,
+}
+
+impl Whole<'_> {
+    /// Compares a part with those that were read before and have some of the same rows and columns.
+    fn compare(&self, part: &LoadedPart, placed: &PlacedSlot, bytes: &[u8]) -> Result<(), Error> {
+        for (earlier, of_earlier) in &self.read {
+            let rows = common(&placed.rows, &of_earlier.rows);
+            let cols = common(&placed.cols, &of_earlier.cols);
+            for row in rows {
+                let range = self.range(row, &cols);
+                if bytes.get(self.range_of(placed, row, &cols)) == self.bytes.get(range.clone()) {
+                    continue;
+                }
+                return Err(Error::Verification {
+                    what: format!(
+                        "{} on {} differs from {}: bytes {range:?} of {}",
+                        self.planned.slot,
+                        part.name(),
+                        earlier.name(),
+                        self.bytes.len()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a part to its place.
+    fn put(&mut self, placed: &PlacedSlot, bytes: &[u8]) {
+        for row in placed.rows.clone() {
+            let (to, from) =
+                (self.range(row, &placed.cols), self.range_of(placed, row, &placed.cols));
+            if let (Some(to), Some(from)) = (self.bytes.get_mut(to), bytes.get(from)) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+
+    /// Returns the bytes of these columns of a row in the whole weight.
+    fn range(&self, row: u64, cols: &Range<u64>) -> Range<usize> {
+        let start = row * self.planned.row_bytes;
+        index_of(start + self.offset(cols.start))..index_of(start + self.offset(cols.end))
+    }
+
+    /// Returns the bytes of these columns of a row of the whole weight in a part.
+    fn range_of(&self, placed: &PlacedSlot, row: u64, cols: &Range<u64>) -> Range<usize> {
+        let start = (row - placed.rows.start) * placed.planned.row_bytes;
+        let offset = |col| index_of(start + self.offset(col) - self.offset(placed.cols.start));
+        offset(cols.start)..offset(cols.end)
+    }
+
+    /// Returns the bytes of a row before a column. Parts are cut between blocks.
+    fn offset(&self, col: u64) -> u64 {
+        let ggml_type = self.planned.format.ggml_type();
+        col / ggml_type.block_len() * ggml_type.block_bytes()
+    }
+}
+
+/// Returns what two ranges have in common; an empty range if that is nothing.
+fn common(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
+    let start = one.start.max(other.start);
+    start..one.end.min(other.end).max(start)
+}
+
+/// Converts a position in a weight to an index. It always fits, because the weight is in memory.
+fn index_of(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
