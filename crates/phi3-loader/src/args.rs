@@ -1,6 +1,8 @@
 //! The command line: commands, options and their values.
 
 use crate::device_list::DeviceList;
+use crate::failure::Failure;
+use crate::placement::Wish;
 use clap::builder::{
     FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
 };
@@ -9,7 +11,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
-use loader::{DeviceChoice, Io, LoadOptions, Verify};
+use loader::{Io, LoadOptions, Verify};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, SplitMode, Storage};
 use std::ffi::OsStr;
@@ -126,11 +128,7 @@ impl Command {
     /// Returns the ordinal of the GPU, if the command uses at most this one.
     pub(super) fn only_gpu(&self) -> Option<i32> {
         match self {
-            Self::Load(command) => match command.choices.device {
-                DeviceChoice::Auto => Some(0),
-                DeviceChoice::Cuda(ordinal) => Some(ordinal),
-                _ => None,
-            },
+            Self::Load(command) if !command.placement.fit => command.choices.device.only_gpu(),
             _ => None,
         }
     }
@@ -164,19 +162,36 @@ pub(super) struct Plan {
     /// Device memory to keep for other uses, such as 500MB; it is part of the total
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
+    /// Devices to divide the model among: auto, or a list such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU,
+    /// a number is a GPU
+    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str)]
+    pub(super) device: DeviceList,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
+    /// Memory of each device, such as 24GB,24GB, for devices that are not here
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_size)]
+    pub(super) memory: Vec<u64>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
+impl Plan {
+    pub(super) fn wish(&self) -> Wish<'_> {
+        Wish {
+            devices: &self.device,
+            arguments: &self.placement,
+            memory: &self.memory,
+            storage: self.storage,
+            reserve: self.reserve,
+            limit: None,
+        }
+    }
+}
+
 /// Options that divide a model among devices.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlacementArgs {
-    /// Devices to divide the model among, such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU, a number is a GPU
-    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str)]
-    pub(super) device: Option<DeviceList>,
     /// How to divide the model [default: layer if there are several devices]
     #[arg(long, value_name = "MODE", value_parser = word_of::<SplitMode>(SPLIT_MODES))]
     pub(super) split_mode: Option<SplitMode>,
@@ -189,17 +204,14 @@ pub(super) struct PlacementArgs {
     /// Choose how to divide the model, by the free memory of the devices
     #[arg(long, conflicts_with_all = ["split_mode", "tensor_split", "n_gpu_layers"])]
     pub(super) fit: bool,
-    /// Memory of each device, such as 24GB,24GB, for devices that are not here
-    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_size)]
-    pub(super) memory: Vec<u64>,
 }
 
 /// Options of a load that `load` and `bench` share.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Choices {
-    /// Device to load to: auto, host, cuda or cuda:N
-    #[arg(long, default_value = "auto", value_parser = DeviceChoice::from_str, env = "PHI3_LOADER_DEVICE")]
-    pub(super) device: DeviceChoice,
+    /// Devices to load to: auto, or a list such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU, a number is a GPU
+    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str, env = "PHI3_LOADER_DEVICE")]
+    pub(super) device: DeviceList,
     /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
@@ -226,9 +238,10 @@ pub(super) struct Choices {
 }
 
 impl Choices {
+    /// Returns the options of a load to one device. For several, the caller sets devices and placement.
     pub(super) fn options(&self) -> LoadOptions {
         let mut options = LoadOptions::new()
-            .device(self.device)
+            .device(self.device.single().unwrap_or_default())
             .storage(self.storage)
             .io(self.io)
             .verify(self.verify);
@@ -303,10 +316,12 @@ pub(super) struct Load {
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) choices: Choices,
-    /// Device memory that the weights can use, such as 8GB [default: all free memory]
+    #[command(flatten)]
+    pub(super) placement: PlacementArgs,
+    /// Memory of each GPU that the weights can use, such as 8GB [default: all free memory]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
-    /// Device memory that must stay free beside the weights, such as 2GiB for a key-value cache
+    /// Memory of each GPU that must stay free beside the weights, such as 2GiB for a key-value cache
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Fail if a loaded weight is infinite or NaN, instead of warning
@@ -326,15 +341,30 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn options(&self) -> LoadOptions {
+    /// Returns the options. Reads the file only if the devices depend on its model.
+    pub(super) fn options(&self) -> Result<LoadOptions, Failure> {
+        let (devices, placement) = self.wish().choose(&self.file)?;
         let mut options = self
             .choices
             .options()
+            .devices(devices)
+            .placement(placement)
             .deny_overflow(self.deny_overflow)
             .timeline(self.timeline.is_some());
         options.vram_limit = self.vram_limit;
         options.reserve = self.reserve;
-        options
+        Ok(options)
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish {
+            devices: &self.choices.device,
+            arguments: &self.placement,
+            memory: &[],
+            storage: self.choices.storage,
+            reserve: self.reserve,
+            limit: self.vram_limit,
+        }
     }
 }
 
@@ -512,15 +542,6 @@ mod tests {
         assert_eq!(parse_shape("12:4:8MiB:4KiB"), Ok(shape));
         for wrong in ["", "12:4:8MiB", "0:4:8MiB:4KiB", "12:1025:1:1", "1:1:0:1", "1:1:1:1:1"] {
             assert!(parse_shape(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn devices_are_named_as_documented() {
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA"] {
-            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
         }
     }
 }

@@ -16,14 +16,14 @@ mod small_tensors;
 mod storage_reads;
 mod table;
 
-use super::args::Bench;
+use super::args::{Bench, wrong_use};
 use super::failure::Failure;
 use super::json;
 use super::outputs::{self, Named, Output, Prints};
 use super::stdout;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Limit, LoadFigures, Settings};
-use loader::{CancelToken, Error, Loader};
+use loader::{CancelToken, DeviceChoice, Error, Loader};
 use reading::Unread;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -33,6 +33,9 @@ use std::process::Command;
 use storage_reads::StorageReads;
 
 pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
+    let Some(device) = arguments.choices.device.single() else {
+        return Err(Failure::Usage(wrong_use("bench measures one device".to_owned())));
+    };
     let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
     let outputs: Vec<_> = svg.iter().collect();
     let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
@@ -45,7 +48,7 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     outputs::check_inputs(inputs, &outputs)?;
     outputs::check_model(&arguments.file, &outputs)?;
 
-    let document = measure(arguments, token)?;
+    let document = measure(arguments, device, token)?;
     // Print the results before writing the chart, so that they are not lost if the chart cannot be written.
     let printed = if arguments.json {
         json::print(&document)
@@ -80,7 +83,11 @@ fn load_command(
 
 /// Runs all measurements. The order matters: the loads run before this process opens the device, so that their
 /// processes start in the same state as a user's.
-fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Failure> {
+fn measure(
+    arguments: &Bench,
+    device: DeviceChoice,
+    token: &CancelToken,
+) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
     // Report a malformed file before the first load.
     let loader = Loader::new(options.clone());
@@ -93,7 +100,7 @@ fn measure(arguments: &Bench, token: &CancelToken) -> Result<BenchDocument, Fail
     let unread = |error: Unread| error.of(&arguments.file);
     limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
 
-    let device = Device::open(arguments.choices.device.resolve()).map_err(Error::from)?;
+    let device = Device::open(device.resolve()).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device, token)?);
     let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
     let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;

@@ -1,4 +1,4 @@
-//! `load --dump`: writes the weights on the device as a safetensors file.
+//! `load --dump`: writes the weights on the devices as a safetensors file.
 
 use loader::{CancelToken, Error, LoadedModel, OutputFile};
 use model_phi3::{PlannedSlot, SlotFormat, Storage};
@@ -9,8 +9,8 @@ use std::io::{self, BufWriter, Write};
 /// The header is padded to a multiple of this number of bytes, so that the data after it is aligned.
 const ALIGNMENT: usize = 8;
 
-/// Reads every slot back from the devices and writes it under its name. Holds only one slot, and a part of it, in host
-/// memory at a time. Checks the token before each slot.
+/// Reads every weight back and writes it under its name. Parts on several devices are put together, and copies are
+/// compared. Holds only one weight, and one part of it, in host memory at a time. Checks the token before each weight.
 pub(super) fn write(
     model: &LoadedModel,
     target: &OutputFile,
@@ -35,9 +35,9 @@ pub(super) fn write(
 /// Returns the bytes before the data, and the slots in the order of their data. Slots with wider elements come
 /// first, so that all slots are aligned.
 fn layout(model: &LoadedModel) -> io::Result<(Vec<u8>, Vec<&PlannedSlot>)> {
-    let storage = model.plan().storage();
-    let mut slots: Vec<_> =
-        model.plan().whole().slots().iter().map(|slot| (slot.slot.to_string(), slot)).collect();
+    let plan = model.plan().whole();
+    let storage = plan.storage();
+    let mut slots: Vec<_> = plan.slots().iter().map(|slot| (slot.slot.to_string(), slot)).collect();
     slots.sort_by(|(left_name, left), (right_name, right)| {
         dtype(right, storage).cmp(&dtype(left, storage)).then_with(|| left_name.cmp(right_name))
     });

@@ -9,11 +9,11 @@ use super::outputs::{self, Output, Prints};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
-use super::text::{bytes, write_warnings};
+use super::text::{bytes, held, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
-use loader::{CancelToken, LoadEvent, LoadedModel, Loader, codes};
+use loader::{CancelToken, LoadEvent, LoadStats, LoadedModel, Loader, PartStats, codes};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -93,8 +93,11 @@ fn load(
         }
         ControlFlow::Continue(())
     };
-    let model =
-        Loader::new(arguments.options()).load_cancellable(&arguments.file, &mut observer, token)?;
+    let model = Loader::new(arguments.options()?).load_cancellable(
+        &arguments.file,
+        &mut observer,
+        token,
+    )?;
     if let Some(output) = &dump {
         dump::write(&model, &output.file, token)?;
     }
@@ -133,10 +136,23 @@ fn write_findings(
     writeln!(out, "          help: {help}")
 }
 
+/// Writes a line for each device.
+fn write_devices(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> {
+    writeln!(out, "split     {}", stats.split_mode)?;
+    for PartStats { device, device_name, vram_bytes, slots, .. } in &stats.parts {
+        let (size, content) = (bytes(*vram_bytes), held(slots, stats.split_mode));
+        writeln!(out, "{:<9} {size}: {content} ({device_name})", device.to_string())?;
+    }
+    Ok(())
+}
+
 fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> std::io::Result<()> {
     let stats = model.stats();
     writeln!(out, "loaded    {}", path_text(&arguments.file))?;
-    writeln!(out, "device    {} ({})", stats.device, stats.device_name)?;
+    match stats.device.single() {
+        Some(device) => writeln!(out, "device    {device} ({})", stats.device_name)?,
+        None => write_devices(out, stats)?,
+    }
     writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
     writeln!(
         out,

@@ -1,14 +1,15 @@
 //! Divides a model among the devices that the user names.
 
 use super::args::{PlacementArgs, wrong_use};
+use super::device_list::{self, DeviceList};
 use super::failure::Failure;
 use cuda_sys::{Device, DeviceKind};
 use gguf_format::GgufFile;
-use loader::Error;
+use loader::{DeviceChoice, Error, LoadOptions, Loader};
 use model_phi3::{Phi3Config, PlacedPlan, Placement, SplitMode, Storage, TensorMap};
 use std::path::Path;
 
-/// A device of a plan.
+/// A device that holds a part of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedDevice {
     /// The device; `None` if the user named none.
@@ -34,6 +35,10 @@ impl PlannedDevice {
 
     fn is_host(&self) -> bool {
         self.kind == Some(DeviceKind::Host)
+    }
+
+    fn choice(&self) -> DeviceChoice {
+        self.kind.map_or(DeviceChoice::Auto, device_list::choice)
     }
 }
 
@@ -65,67 +70,130 @@ impl Placed {
     }
 }
 
-/// Divides the model of a file.
-pub(super) fn place(
-    arguments: &PlacementArgs,
-    file: &Path,
-    gguf: &GgufFile,
-    storage: Storage,
-    reserve: u64,
-) -> Result<Placed, Failure> {
-    let of_model = |error| Failure::from(Error::of_model(file, error));
-    let devices = devices(arguments)?;
-    let (asked, devices) = if arguments.fit {
-        (None, with_memory(&devices)?)
-    } else {
-        (Some(placement(arguments, &devices)?), devices)
-    };
-    let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).map_err(of_model)?;
-    let tensors = TensorMap::bind(&config, gguf.tensors()).map_err(of_model)?;
-    let (placement, devices) = match asked {
-        Some(placement) => (placement, devices),
-        None => {
-            let free = devices.iter().map(|device| device.memory.unwrap_or(u64::MAX));
-            let free: Vec<_> = free.collect();
-            let proposal =
-                Placement::fit(&config, &tensors, storage, &free, reserve).map_err(of_model)?;
-            let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned());
-            (proposal.placement, chosen.collect())
-        }
-    };
-    let plan = PlacedPlan::new(&config, &tensors, storage, &placement).map_err(of_model)?;
-    Ok(Placed { config, plan, devices })
+/// The devices that the user names, and the way to divide a model among them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) devices: &'a DeviceList,
+    pub(super) arguments: &'a PlacementArgs,
+    /// The memory of each device; empty if the user gave none.
+    pub(super) memory: &'a [u64],
+    pub(super) storage: Storage,
+    pub(super) reserve: u64,
+    /// The largest number of bytes of weights on each device.
+    pub(super) limit: Option<u64>,
 }
 
-/// Returns the devices that the user names.
-fn devices(arguments: &PlacementArgs) -> Result<Vec<PlannedDevice>, Failure> {
-    let memory = &arguments.memory;
-    let mut devices: Vec<_> = match &arguments.device {
-        Some(list) => {
-            let gpus = if list.names_all_gpus() { all_gpus()? } else { Vec::new() };
-            list.with_gpus(&gpus).into_iter().map(PlannedDevice::new).collect()
-        }
-        None if !memory.is_empty() => {
-            let ordinals = (0..).take(memory.len());
-            ordinals.map(|ordinal| PlannedDevice::new(DeviceKind::Cuda(ordinal))).collect()
-        }
-        None if arguments.n_gpu_layers.is_some() => vec![PlannedDevice::new(DeviceKind::Cuda(0))],
-        None if arguments.fit => here()?,
-        None => vec![PlannedDevice { kind: None, memory: None }],
-    };
-    if !memory.is_empty() {
-        if memory.len() != devices.len() {
-            let (entries, devices) = (memory.len(), devices.len());
-            return Err(usage(format!("--memory has {entries} entries for {devices} devices")));
-        }
-        for (device, &bytes) in devices.iter_mut().zip(memory) {
-            device.memory = Some(bytes);
-        }
+impl Wish<'_> {
+    /// Divides the model of a file.
+    pub(super) fn plan(&self, file: &Path, gguf: &GgufFile) -> Result<Placed, Failure> {
+        let (asked, devices) = self.resolve()?;
+        let model = Model::bind(file, gguf)?;
+        let (placement, devices) = match asked {
+            Some(placement) => (placement, devices),
+            None => self.fit(&model, &devices)?,
+        };
+        let plan = PlacedPlan::new(&model.config, &model.tensors, self.storage, &placement);
+        Ok(Placed {
+            plan: plan.map_err(|error| model.error(error))?,
+            config: model.config,
+            devices,
+        })
     }
-    if arguments.n_gpu_layers.is_some() && !devices.first().is_some_and(PlannedDevice::is_host) {
-        devices.insert(0, PlannedDevice::new(DeviceKind::Host));
+
+    /// Chooses the devices and the placement of a load. Reads the file only if they depend on its model.
+    pub(super) fn choose(&self, file: &Path) -> Result<(Vec<DeviceChoice>, Placement), Failure> {
+        let (asked, devices) = self.resolve()?;
+        let (placement, devices) = match asked {
+            Some(placement) => (placement, devices),
+            None => {
+                let gguf = Loader::new(LoadOptions::new()).inspect(file)?;
+                self.fit(&Model::bind(file, &gguf)?, &devices)?
+            }
+        };
+        Ok((devices.iter().map(PlannedDevice::choice).collect(), placement))
     }
-    Ok(devices)
+
+    /// Returns the placement, and its devices. If the placement must be chosen by the model, it is `None`, and the
+    /// devices have their memory.
+    fn resolve(&self) -> Result<(Option<Placement>, Vec<PlannedDevice>), Failure> {
+        let devices = self.devices()?;
+        if self.arguments.fit {
+            return Ok((None, with_memory(&devices)?));
+        }
+        Ok((Some(placement(self.arguments, &devices)?), devices))
+    }
+
+    fn devices(&self) -> Result<Vec<PlannedDevice>, Failure> {
+        let Self { arguments, memory, .. } = self;
+        let gpus = if self.devices.names_all_gpus() { all_gpus()? } else { Vec::new() };
+        let mut devices: Vec<_> = match self.devices.with_gpus(&gpus) {
+            Some(devices) => devices.into_iter().map(PlannedDevice::new).collect(),
+            None if !memory.is_empty() => {
+                let ordinals = (0..).take(memory.len());
+                ordinals.map(|ordinal| PlannedDevice::new(DeviceKind::Cuda(ordinal))).collect()
+            }
+            None if arguments.n_gpu_layers.is_some() => {
+                vec![PlannedDevice::new(DeviceKind::Cuda(0))]
+            }
+            None if arguments.fit => here()?,
+            None => vec![PlannedDevice { kind: None, memory: None }],
+        };
+        if !memory.is_empty() {
+            if memory.len() != devices.len() {
+                let (entries, devices) = (memory.len(), devices.len());
+                return Err(usage(format!("--memory has {entries} entries for {devices} devices")));
+            }
+            for (device, &bytes) in devices.iter_mut().zip(*memory) {
+                device.memory = Some(bytes);
+            }
+        }
+        if arguments.n_gpu_layers.is_some() && !devices.first().is_some_and(PlannedDevice::is_host)
+        {
+            devices.insert(0, PlannedDevice::new(DeviceKind::Host));
+        }
+        Ok(devices)
+    }
+
+    /// Proposes a placement, and returns the devices that it uses.
+    fn fit(
+        &self,
+        model: &Model<'_>,
+        devices: &[PlannedDevice],
+    ) -> Result<(Placement, Vec<PlannedDevice>), Failure> {
+        // Beside GPUs, the host has neither reserve nor limit.
+        let all_hosts = devices.iter().all(PlannedDevice::is_host);
+        let most = self.limit.map_or(u64::MAX, |limit| limit.saturating_add(self.reserve));
+        let usable = |device: &PlannedDevice| match device.memory.unwrap_or(u64::MAX) {
+            memory if device.is_host() && !all_hosts => memory.saturating_add(self.reserve),
+            memory => memory.min(most),
+        };
+        let free: Vec<_> = devices.iter().map(usable).collect();
+        let Model { config, tensors, .. } = model;
+        let proposal = Placement::fit(config, tensors, self.storage, &free, self.reserve);
+        let proposal = proposal.map_err(|error| model.error(error))?;
+        let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned());
+        Ok((proposal.placement, chosen.collect()))
+    }
+}
+
+/// The model of a file.
+struct Model<'a> {
+    file: &'a Path,
+    config: Phi3Config,
+    tensors: TensorMap,
+}
+
+impl<'a> Model<'a> {
+    fn bind(file: &'a Path, gguf: &GgufFile) -> Result<Self, Failure> {
+        let of_model = |error| Failure::from(Error::of_model(file, error));
+        let config = Phi3Config::from_gguf(gguf.metadata(), gguf.tensors()).map_err(of_model)?;
+        let tensors = TensorMap::bind(&config, gguf.tensors()).map_err(of_model)?;
+        Ok(Self { file, config, tensors })
+    }
+
+    fn error(&self, error: model_phi3::Error) -> Failure {
+        Error::of_model(self.file, error).into()
+    }
 }
 
 fn placement(arguments: &PlacementArgs, devices: &[PlannedDevice]) -> Result<Placement, Failure> {

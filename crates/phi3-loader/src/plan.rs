@@ -5,9 +5,9 @@ use super::config_report::write_config;
 use super::failure::Failure;
 use super::json::{self, KvCacheDocument, PartDocument, PlanDocument};
 use super::outputs;
-use super::placement::{self, Placed};
+use super::placement::Placed;
 use super::stdout;
-use super::text::{bytes, shape, write_warnings};
+use super::text::{bytes, held, shape, write_warnings};
 use gguf_format::path_text;
 use loader::{FileName, LoadOptions, Loader, Warning};
 use model_phi3::{LoadPlan, PlacedPart, PlacedSlot};
@@ -17,13 +17,7 @@ use std::path::Path;
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     outputs::check_model(&arguments.file, &[])?;
     let gguf = Loader::new(LoadOptions::new()).inspect(&arguments.file)?;
-    let placed = placement::place(
-        &arguments.placement,
-        &arguments.file,
-        &gguf,
-        arguments.storage,
-        arguments.reserve,
-    )?;
+    let placed = arguments.wish().plan(&arguments.file, &gguf)?;
     let warnings = Warning::of(&gguf, Some(&placed.config));
     let report = Report {
         file: &arguments.file,
@@ -155,7 +149,8 @@ impl Report<'_> {
         if let ([_], [None]) = (&devices[..], &self.needs.short_by[..]) {
             return Ok(());
         }
-        writeln!(out, "split     {}", plan.placement().mode().name())?;
+        let mode = plan.placement().mode();
+        writeln!(out, "split     {mode}")?;
         let parts = plan.parts().iter().zip(devices.iter().zip(&self.needs.short_by));
         for (part, (device, short_by)) in parts {
             let fits = match (short_by, device.memory) {
@@ -163,8 +158,8 @@ impl Report<'_> {
                 (Some(missing), _) => format!(", short by {}", bytes(*missing)),
                 (None, _) => String::new(),
             };
-            let (size, weights) = (bytes(part.device_bytes()), part.slots().len());
-            writeln!(out, "{:<9} {size}, {weights} weights{fits}", device.to_string())?;
+            let (size, content) = (bytes(part.device_bytes()), held(part.slots(), mode));
+            writeln!(out, "{:<9} {size}{fits}: {content}", device.to_string())?;
         }
         Ok(())
     }

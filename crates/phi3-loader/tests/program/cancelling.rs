@@ -44,8 +44,8 @@ fn large_model(dir: &TempDir) -> String {
 }
 
 /// Returns a load that takes several seconds, so that a signal arrives before it ends.
-fn long_load(path: &str) -> Command {
-    let mut load = program(["load", path, "--device", "host", "--json"]);
+fn long_load(path: &str, devices: &str) -> Command {
+    let mut load = program(["load", path, "--device", devices, "--json"]);
     load.args(["--threads", "1", "--chunk", "4096", "--verify", "readback"]);
     load
 }
@@ -54,10 +54,13 @@ fn long_load(path: &str) -> Command {
 fn sigint_and_sigterm_cancel_a_load() {
     let dir = tempfile::tempdir().unwrap();
     let path = large_model(&dir);
-    for (signal, exit_code) in SIGNALS {
-        let (last, code) = signalled(&mut long_load(&path), |process| send(signal, process));
+    let dump = format!("--dump={}", dir.path().join("dump.safetensors").to_str().unwrap());
+    for ((signal, exit_code), devices) in SIGNALS.into_iter().zip(["host", "host,host"]) {
+        let mut load = long_load(&path, devices);
+        let (last, code) = signalled(load.arg(&dump), |process| send(signal, process));
         assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
         assert_eq!((&last["exit_code"], code), (&exit_code.into(), Some(exit_code)), "{signal}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a file is left");
     }
 }
 
@@ -68,7 +71,7 @@ fn two_signals_at_the_same_time_count_as_one_request() {
     // Both signals are pending at the same time, because the process cannot run between them.
     let together = "kill -STOP $1; kill -INT $1; kill -$0 $1; kill -CONT $1";
     let together = |process| kill(together, "TERM", process);
-    let (last, code) = signalled(&mut long_load(&path), together);
+    let (last, code) = signalled(&mut long_load(&path, "host"), together);
     assert_eq!((&last["event"], &last["code"]), (&"failed".into(), &"CANCELLED".into()));
     assert_eq!(&last["exit_code"], code.unwrap());
     assert!(SIGNALS.iter().any(|&(_, of_signal)| code == Some(of_signal)), "{code:?}");

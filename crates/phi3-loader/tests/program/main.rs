@@ -23,6 +23,7 @@ mod outputs;
 mod placement;
 mod program;
 mod restricted;
+mod several_devices;
 mod shown;
 #[path = "../../../loader/tests/common/small_model.rs"]
 mod small_model;
