@@ -1,7 +1,14 @@
 //! Tests of `plan` for several devices.
 
 use crate::common::model_path;
+use gguf_format::GgufFile;
+use loader::Storage;
+use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
+use model_phi3::{Error, PlacedPlan, Placement, SplitMode};
 use serde_json::{Value, json};
+use std::fs::{File, read_to_string};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// Runs `plan` on a golden model of 3 layers.
@@ -174,5 +181,55 @@ fn wrong_use_has_exit_code_2() {
 fn all_gpus_need_a_gpu() {
     if loader::cuda_devices().is_ok_and(|gpus| gpus.is_empty()) {
         refused(&["--device", "cuda:all"], 5, &["error[DEVICE_UNAVAILABLE]"]);
+    }
+}
+
+/// Returns the numbers of devices that the mode `tensor` can divide a model among, as ranges.
+fn degrees(preset: Preset, types: TypeMix, storage: Storage) -> String {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let layout = Blueprint::new(preset, Layout::Fused, types).writer().layout().unwrap();
+    // Instead of weights the file has a hole.
+    let sparse = File::create(file.path()).unwrap();
+    sparse.set_len(layout.file_len()).unwrap();
+    sparse.write_all_at(layout.header(), 0).unwrap();
+    let gguf = GgufFile::open(file.path()).unwrap();
+    let most = Placement::new(SplitMode::Tensor, 256).unwrap();
+    match PlacedPlan::from_gguf(gguf.metadata(), gguf.tensors(), storage, &most) {
+        Err(Error::Placement { possible, .. }) => ranges(&possible),
+        other => panic!("no model has parts for 256 devices: {other:?}"),
+    }
+}
+
+/// Formats ascending numbers: `1 to 4, 8`.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let text = |run: &[usize]| match *run {
+        [first, .., last] => format!("{first} to {last}"),
+        _ => run[0].to_string(),
+    };
+    runs.map(text).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_document_has_the_possible_numbers_of_devices() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/placement.md");
+    let document = read_to_string(document).unwrap();
+    for (models, preset) in [
+        ("Phi-3-mini", Preset::Mini4k),
+        ("Phi-3-medium", Preset::Medium),
+        ("Phi-4", Preset::Phi4),
+        ("Phi-4-mini", Preset::Phi4Mini),
+    ] {
+        let columns = [
+            (TypeMix::F16, Storage::F16),
+            (TypeMix::Q4_K_M, Storage::F16),
+            (TypeMix::Q8_0, Storage::Native),
+            (TypeMix::Q4_K_M, Storage::Native),
+        ];
+        let [f16, decoded, small, large] =
+            columns.map(|(types, storage)| degrees(preset, types, storage));
+        assert_eq!(f16, decoded, "as f16 the type in the file does not matter");
+        let row = format!("| {models} | {f16} | {small} | {large} |");
+        assert!(document.lines().any(|line| line == row), "docs/placement.md has no row {row}");
     }
 }
