@@ -37,8 +37,8 @@ __device__ __forceinline__ uint4 pack_computed(const float (&v)[8]) {
   return {words[0], words[1], words[2], words[3]};
 }
 
-// The work of a kernel on units of 16 bytes of output. `unit` writes unit number `u` of the tile
-// that starts at `src` and `dst`. `tail` writes the rest of a segment after its last unit.
+// The work of a kernel on units of 16 bytes of output. `unit` returns unit number `u` of the tile
+// that starts at `src`. `tail` writes the rest of a segment after its last unit.
 
 template <class Type, bool kIsScalar = Type::kBlockLen == 1>
 struct Decode {
@@ -48,15 +48,15 @@ struct Decode {
   static constexpr std::uint64_t kTileSourceBytes =
       std::uint64_t{kUnitsPerTile / kUnitsPerBlock} * Type::kBlockBytes;
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u,
-                              [[maybe_unused]] float scale) {
+  __device__ static uint4 unit(const std::uint8_t* src, std::uint32_t u,
+                               [[maybe_unused]] float scale) {
     const std::uint8_t* block = src + u / kUnitsPerBlock * Type::kBlockBytes;
     float values[8];
     Type::decode8(block, static_cast<int>(u % kUnitsPerBlock), values);
     if constexpr (decode::has_tensor_scale<Type>) {
       for (float& value : values) value *= scale;
     }
-    dst[u] = pack_computed(values);
+    return pack_computed(values);
   }
 
   __device__ static void tail(const std::uint8_t*, void*, std::uint64_t, std::uint64_t) {}
@@ -69,7 +69,7 @@ struct Decode<Type, true> {
   static constexpr std::uint64_t kTileSourceBytes =
       std::uint64_t{kUnitsPerTile} * kUnitElements * sizeof(Word);
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u, float) {
+  __device__ static uint4 unit(const std::uint8_t* src, std::uint32_t u, float) {
     constexpr int kLoads = kUnitElements * sizeof(Word) / sizeof(uint4);
     uint4 loaded[kLoads];
     for (int i = 0; i < kLoads; ++i) {
@@ -83,7 +83,7 @@ struct Decode<Type, true> {
     }
     uint4 result;
     memcpy(&result, halves, sizeof result);
-    dst[u] = result;
+    return result;
   }
 
   __device__ static void tail(const std::uint8_t* src, void* dst, std::uint64_t begin,
@@ -98,8 +98,8 @@ struct Copy {
   static constexpr std::uint32_t kUnitElements = sizeof(uint4);
   static constexpr std::uint64_t kTileSourceBytes = std::uint64_t{kUnitsPerTile} * sizeof(uint4);
 
-  __device__ static void unit(const std::uint8_t* src, uint4* dst, std::uint32_t u, float) {
-    dst[u] = __ldg(reinterpret_cast<const uint4*>(src) + u);
+  __device__ static uint4 unit(const std::uint8_t* src, std::uint32_t u, float) {
+    return __ldg(reinterpret_cast<const uint4*>(src) + u);
   }
 
   __device__ static void tail(const std::uint8_t* src, void* dst, std::uint64_t begin,
@@ -110,6 +110,20 @@ struct Copy {
   }
 };
 
+// Writes a unit of a row if the crop keeps it. `number` counts the units of the segment.
+__device__ __forceinline__ void store_cropped(const MoveSegment& segment, std::uint64_t number,
+                                              uint4 unit) {
+  constexpr std::uint32_t kUnitElements = 8;
+  const Crop& crop = segment.crop;
+  const std::uint32_t row_units = crop.row_elements / kUnitElements;
+  const std::uint32_t keep = crop.keep / kUnitElements;
+  const std::uint64_t row = number / row_units;
+  // Wraps to a large number for units before the first one that is kept.
+  const std::uint32_t at =
+      static_cast<std::uint32_t>(number - row * row_units) - crop.skip / kUnitElements;
+  if (at < keep) static_cast<uint4*>(segment.dst)[row * keep + at] = unit;
+}
+
 template <class Work>
 __global__ void __launch_bounds__(kThreads)
     move_tile(const __grid_constant__ TiledBatch<MoveSegment> tiled) {
@@ -119,8 +133,14 @@ __global__ void __launch_bounds__(kThreads)
   const std::uint32_t count = units_of(tile.number, units);
   const std::uint8_t* src = segment.src + tile.number * Work::kTileSourceBytes;
   uint4* dst = static_cast<uint4*>(segment.dst) + tile.number * kUnitsPerTile;
+  if (segment.crop.row_elements != 0) {
+    for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
+      store_cropped(segment, tile.number * kUnitsPerTile + u, Work::unit(src, u, segment.scale));
+    }
+    return;
+  }
   for (std::uint32_t u = threadIdx.x; u < count; u += kThreads) {
-    Work::unit(src, dst, u, segment.scale);
+    dst[u] = Work::unit(src, u, segment.scale);
   }
   if (count < kUnitsPerTile && threadIdx.x == 0) {
     Work::tail(segment.src, segment.dst, units * Work::kUnitElements, segment.elements);

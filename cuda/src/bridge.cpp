@@ -91,13 +91,12 @@ std::vector<std::unique_ptr<Source>> open_sources(rust::Slice<const SourceInfo> 
   return out;
 }
 
-std::vector<DeviceBuffer*> buffers_of(Destinations& dests,
-                                      const std::vector<std::unique_ptr<Lane>>& lanes) {
+std::vector<DeviceBuffer*> buffers_of(Destinations& dests, const transfer::Engine& engine) {
   std::vector<DeviceBuffer*> out;
   while (dests.count() != 0) {
     const std::size_t lane = out.size();
     Buffer& buffer = dests.take();
-    if (lane < lanes.size() && !buffer.is_on(lanes[lane]->device())) {
+    if (lane < engine.destinations() && !buffer.is_on(engine.lanes()[lane]->device())) {
       throw transfer::Error(Code::kInvalidArgument, 0,
                             "the destination buffer belongs to another device",
                             ErrorSite::of_lane(static_cast<std::int64_t>(lane)));
@@ -234,7 +233,7 @@ ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const Source
                           digest,
                           timeline};
     const Stats stats =
-        engine_.execute(request, buffers_of(dests, engine_.lanes()), [&](const Progress& progress) {
+        engine_.execute(request, buffers_of(dests, engine_), [&](const Progress& progress) {
           return observer.on_progress(progress.units_done, progress.bytes_done);
         });
     rust::Vec<OpReport> operations;
@@ -248,8 +247,11 @@ ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const Source
       spans.push_back({span.reader, span.lane, static_cast<std::uint32_t>(span.kind), span.chunk,
                        span.start, span.end});
     }
-    return {stats.source_bytes, stats.chunks, stats.readers,    stats.seconds,
-            stats.fell_back,    stats.pinned, std::move(spans), std::move(operations)};
+    rust::Vec<std::uint64_t> link_bytes;
+    for (const std::uint64_t bytes : stats.link_bytes) link_bytes.push_back(bytes);
+    return {stats.source_bytes,    stats.chunks,     stats.readers,
+            stats.seconds,         stats.fell_back,  stats.pinned,
+            std::move(link_bytes), std::move(spans), std::move(operations)};
   });
 }
 
@@ -313,14 +315,14 @@ std::unique_ptr<Ring> make_ring(const RingShape& shape) {
   });
 }
 
-std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<Ring> ring,
-                                    const RingShape& shape) {
+std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::uint32_t helpers,
+                                    std::unique_ptr<Ring> ring, const RingShape& shape) {
   return guarded([&] {
     std::vector<std::shared_ptr<const transfer::Device>> opened;
     for (std::size_t lane = 0; lane < devices.count(); ++lane) {
       opened.push_back(devices.device(lane).get());
     }
-    return std::make_unique<Engine>(opened, *ring, config_of(shape));
+    return std::make_unique<Engine>(opened, helpers, *ring, config_of(shape));
   });
 }
 

@@ -1,6 +1,7 @@
 #include "transfer/call.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "transfer/brief_wait.hpp"
 #include "transfer/error.hpp"
@@ -20,7 +21,8 @@ Overlap overlap(const Share& share, const Segment& segment) {
 }
 
 // Returns the operation of the share's first byte or, if that byte is padding, of the next one.
-ErrorSite site_of(const Share& share, View<Segment> segments) {
+ErrorSite site_of(const Share& share, const Chunk& chunk, View<Segment> segments) {
+  if (chunk.row_bytes != 0) return ErrorSite::of_operation(segments[0].op);
   const Segment* first = nullptr;
   for (const Segment& segment : segments) {
     const auto [begin, end] = overlap(share, segment);
@@ -36,6 +38,7 @@ Call::Call(const CallWork& work, const CallClock* clock, std::uint32_t readers)
     : work_(work),
       clock_(clock),
       spans_(readers),
+      scratch_(readers),
       board_(work.schedule.unit_bytes(), readers),
       turns_(work.staging.slots, work.division, board_.stop(),
              [this](std::size_t chunk) { retire(chunk); }) {}
@@ -86,6 +89,8 @@ void Call::timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::s
 // from the page cache are faster with it.
 std::byte* Call::read_target(std::size_t index) const {
   const Chunk& chunk = work_.schedule.chunks[index];
+  std::byte* const slot = work_.staging.data + turns_.slot_of(index) * work_.staging.slot_bytes;
+  if (chunk.row_bytes != 0) return slot;
   // Bytes of several lanes cannot all be read directly to their destinations.
   if (chunk.part_count == 1) {
     const Part& part = work_.schedule.parts[chunk.first_part];
@@ -95,8 +100,7 @@ std::byte* Call::read_target(std::size_t index) const {
       return straight;
     }
   }
-  return work_.staging.data + turns_.slot_of(index) * work_.staging.slot_bytes +
-         chunk.source_offset % kSourceAlignment;
+  return slot + chunk.source_offset % kSourceAlignment;
 }
 
 void Call::read_stretch(std::uint32_t reader, const Stretch& stretch) {
@@ -110,28 +114,78 @@ void Call::read_share(std::uint32_t reader, const Share& share) {
   timed(reader, kNoLane, SpanKind::kWait, share.chunk,
         [&] { entered = turns_.enter(share.chunk); });
   if (!entered) return;
-  std::byte* const bytes = read_target(share.chunk);
-  timed(reader, kNoLane, SpanKind::kRead, share.chunk, [&] { fill(share, bytes + share.offset); });
-  if (stopped() || !turns_.filled(share.chunk)) return;
   const Schedule& schedule = work_.schedule;
-  for (const Part& part : schedule.parts_of(schedule.chunks[share.chunk])) {
-    timed(reader, part.lane, SpanKind::kQueue, share.chunk, [&] {
-      work_.lanes[part.lane]->submit(turns_.slot_of(share.chunk), schedule, share.chunk, part,
-                                     bytes);
-    });
-  }
+  const Chunk& chunk = schedule.chunks[share.chunk];
+  std::byte* const bytes = read_target(share.chunk);
+  timed(reader, kNoLane, SpanKind::kRead, share.chunk, [&] {
+    if (chunk.row_bytes == 0) {
+      fill(share, bytes + share.offset);
+    } else {
+      gather(reader, share, bytes);
+    }
+  });
+  if (stopped() || !turns_.filled(share.chunk)) return;
+  submit(reader, share.chunk, bytes);
   turns_.submitted(share.chunk);
 }
 
-void Call::fill(const Share& share, std::byte* out) {
+// Queues a chunk on every lane that needs it. `bytes` is the start of the chunk.
+void Call::submit(std::uint32_t reader, std::size_t index, const std::byte* bytes) {
+  const Schedule& schedule = work_.schedule;
+  const Chunk& chunk = schedule.chunks[index];
+  const std::uint32_t slot = turns_.slot_of(index);
+  LaneCall* const carrier =
+      chunk.carrier == kNoCarrier ? nullptr : work_.lanes[chunk.carrier].get();
+  if (carrier != nullptr) {
+    timed(reader, chunk.carrier, SpanKind::kQueue, index,
+          [&] { carrier->carry(slot, schedule, index, schedule.parts_of(chunk)[0], bytes); });
+  }
+  for (const Part& part : schedule.parts_of(chunk)) {
+    LaneCall& lane = *work_.lanes[part.lane];
+    timed(reader, part.lane, SpanKind::kQueue, index, [&] {
+      if (carrier == nullptr) {
+        lane.submit(slot, schedule, index, part, bytes);
+      } else {
+        lane.take(slot, schedule, index, part, *carrier);
+      }
+    });
+  }
+}
+
+void Call::read(const Share& share, std::byte* out) {
   const Chunk& chunk = work_.schedule.chunks[share.chunk];
-  with_site([&] { return site_of(share, work_.schedule.segments_of(chunk)); },
+  with_site([&] { return site_of(share, chunk, work_.schedule.segments_of(chunk)); },
             [&] {
               work_.sources[chunk.source]->read(chunk.source_offset + share.offset, share.bytes,
                                                 out, board_.stop());
             });
+}
+
+void Call::fill(const Share& share, std::byte* out) {
+  read(share, out);
   // A stopped read leaves unspecified bytes.
   if (!stopped()) examine(share, out);
+}
+
+// Reads rows into memory of the reader, which stays in its core's cache, and copies their columns
+// to the slot. A read that scatters its bytes would save the copy, but not every source can do
+// that.
+void Call::gather(std::uint32_t reader, const Share& share, std::byte* slot) {
+  const Chunk& chunk = work_.schedule.chunks[share.chunk];
+  const std::uint64_t lead = (chunk.source_offset + share.offset) % kSourceAlignment;
+  std::byte* const rows = scratch_[reader].reserve(lead + share.bytes + kSourceAlignment) + lead;
+  read(share, rows);
+  if (stopped()) return;
+  const std::uint64_t first = share.offset / chunk.row_bytes;
+  const std::uint64_t count = share.bytes / chunk.row_bytes;
+  for (const Segment& segment : work_.schedule.segments_of(chunk)) {
+    std::byte* const out = slot + segment.chunk_offset + first * segment.row_bytes;
+    for (std::uint64_t row = 0; row < count; ++row) {
+      std::memcpy(out + row * segment.row_bytes, rows + row * chunk.row_bytes + segment.row_begin,
+                  segment.row_bytes);
+    }
+    examine(segment, out, count * segment.row_bytes, segment.op_offset + first * segment.row_bytes);
+  }
 }
 
 void Call::examine(const Share& share, const std::byte* bytes) {
@@ -139,9 +193,16 @@ void Call::examine(const Share& share, const std::byte* bytes) {
   for (const Segment& segment : work_.schedule.segments_of(chunk)) {
     const auto [begin, end] = overlap(share, segment);
     if (begin >= end) continue;
-    work_.findings.examine(segment, bytes + (begin - share.offset), end - begin,
-                           segment.op_offset + (begin - segment.chunk_offset));
+    examine(segment, bytes + (begin - share.offset), end - begin,
+            segment.op_offset + (begin - segment.chunk_offset));
   }
+}
+
+void Call::examine(const Segment& segment, const std::byte* bytes, std::uint64_t count,
+                   std::uint64_t offset) {
+  // The first of the operations that read the same bytes examines them.
+  if (work_.schedule.findings_of[segment.op] != segment.op) return;
+  work_.findings.examine(segment, bytes, count, offset);
 }
 
 // Waits until every lane that has bytes in the chunk is done with its slot.
@@ -151,7 +212,7 @@ void Call::retire(std::size_t index) {
   for (const Part& part : schedule.parts_of(chunk)) {
     work_.lanes[part.lane]->retire(turns_.slot_of(index), schedule.segments_of(part));
   }
-  board_.landed(schedule.segments_of(chunk));
+  board_.landed(schedule.segments_of(chunk), chunk.needed_bytes);
 }
 
 void Call::finish(std::uint32_t reader) {

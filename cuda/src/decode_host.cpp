@@ -1,5 +1,6 @@
 #include "transfer/decode_host.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -129,6 +130,12 @@ constexpr std::array<Entry, sizeof...(Types)> entries_of(TypeList<Types...>) {
 
 constexpr auto kEntries = entries_of(Decoders{});
 
+template <class... Types>
+constexpr std::size_t longest_block(TypeList<Types...>) {
+  return std::max({std::size_t{Types::kBlockLen}...});
+}
+constexpr std::size_t kLongestBlock = longest_block(Decoders{});
+
 const Entry* find_entry(std::uint32_t ggml_type_id) noexcept {
   for (const Entry& entry : kEntries) {
     if (entry.info.id == ggml_type_id) {
@@ -162,6 +169,33 @@ bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uin
   }
 #endif
   return decode_to_f16_baseline(ggml_type_id, src, dst, elements, scale);
+}
+
+bool decode_cropped_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
+                           std::uint64_t elements, const Crop& crop, float scale) noexcept {
+  const TypeInfo* type = find_type(ggml_type_id);
+  if (type == nullptr) return false;
+  std::array<std::uint16_t, kLongestBlock> block;
+  const std::uint64_t row_bytes = crop.row_elements / type->block_len * type->block_bytes;
+  const std::uint32_t end = crop.skip + crop.keep;
+  for (std::uint64_t row = 0; row < elements / crop.row_elements; ++row, src += row_bytes) {
+    for (std::uint32_t at = crop.skip; at < end;) {
+      const std::uint32_t first = at % type->block_len;
+      const std::uint8_t* from = src + at / type->block_len * type->block_bytes;
+      std::uint32_t count = (end - at) / type->block_len * type->block_len;
+      if (first == 0 && count != 0) {
+        decode_to_f16(ggml_type_id, from, dst, count, scale);
+      } else {
+        // Only a part of this block is kept.
+        count = std::min(type->block_len - first, end - at);
+        decode_to_f16(ggml_type_id, from, block.data(), type->block_len, scale);
+        std::copy_n(block.data() + first, count, dst);
+      }
+      dst += count;
+      at += count;
+    }
+  }
+  return true;
 }
 
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,

@@ -16,4 +16,12 @@ void check_digest_start(std::uint64_t offset) {
   }
 }
 
+void Queue::carry(std::uint32_t, const Cargo&, const std::byte*) {
+  throw Error(Code::kInternal, 0, "the device does not carry bytes for others");
+}
+
+void Queue::take(std::uint32_t, const Batch&, const Queue&) {
+  throw Error(Code::kInternal, 0, "the device does not take bytes from others");
+}
+
 }  // namespace phi3::transfer

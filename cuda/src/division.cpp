@@ -26,11 +26,22 @@ std::uint64_t dest_bytes_of(const Schedule& schedule, const Chunk& chunk) {
       [](std::uint64_t sum, const Segment& segment) { return sum + segment.dest_bytes; });
 }
 
+// Appends the shares of a chunk that is gathered.
+void append_rows(const Chunk& chunk, std::size_t index, const DivisionRules& rules,
+                 std::vector<Share>& shares) {
+  const std::uint64_t step = chunk.row_bytes * chunk.row_step;
+  const std::uint64_t largest = std::max(step, round_down(rules.read_bytes[chunk.source], step));
+  for (std::uint64_t start = 0; start < chunk.bytes; start += largest) {
+    shares.push_back({index, start, std::min(largest, chunk.bytes - start)});
+  }
+}
+
 // Appends the shares of a chunk. They end on pages of the source, so that aligned reads of
 // neighbours do not overlap.
 void append_shares(const Schedule& schedule, std::size_t index, const DivisionRules& rules,
                    std::vector<Share>& shares) {
   const Chunk& chunk = schedule.chunks[index];
+  if (chunk.row_bytes != 0) return append_rows(chunk, index, rules, shares);
   const std::uint64_t largest =
       std::max(kSourceAlignment, round_down(rules.read_bytes[chunk.source], kSourceAlignment));
   const std::uint64_t lead = chunk.source_offset % kSourceAlignment;

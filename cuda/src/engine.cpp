@@ -23,8 +23,9 @@ using Sources = std::vector<std::unique_ptr<Source>>;
 using Lanes = std::vector<std::unique_ptr<Lane>>;
 using LaneCalls = std::vector<std::unique_ptr<LaneCall>>;
 
-Bounds bounds_of(const Request& request, const std::vector<DeviceBuffer*>& dests) {
-  Bounds bounds{{}, {}, request.units};
+Bounds bounds_of(const Request& request, const std::vector<DeviceBuffer*>& dests,
+                 std::size_t lanes) {
+  Bounds bounds{{}, {}, lanes, request.units};
   for (const std::unique_ptr<Source>& source : request.sources) {
     bounds.source_bytes.push_back(source->bytes());
   }
@@ -56,13 +57,27 @@ bool all_pinned(const Lanes& lanes) {
                      [](const std::unique_ptr<Lane>& lane) { return lane->pinned(); });
 }
 
+// Asks each lane with a destination from which others it can take bytes.
+Links links_between(const Lanes& lanes, std::uint32_t destinations) {
+  Links links{destinations, {}};
+  for (const std::unique_ptr<Lane>& taker : lanes) {
+    std::vector<bool> takes_from;
+    for (const std::unique_ptr<Lane>& carrier : lanes) {
+      takes_from.push_back(taker != carrier && taker->index() < destinations &&
+                           taker->can_take_from(*carrier));
+    }
+    links.takes_from.push_back(std::move(takes_from));
+  }
+  return links;
+}
+
 LaneCalls prepare_lanes(const Lanes& lanes, Schedule& schedule, const Request& request,
                         const std::vector<DeviceBuffer*>& dests) {
   LaneCalls calls;
   for (std::size_t i = 0; i < lanes.size(); ++i) {
-    schedule.lanes[i].kernels.digest = request.digest;
-    calls.push_back(
-        std::make_unique<LaneCall>(*lanes[i], schedule.lanes[i], *dests[i], request.digest));
+    DeviceBuffer* const dest = i < dests.size() ? dests[i] : nullptr;
+    schedule.lanes[i].kernels.digest = request.digest && dest != nullptr;
+    calls.push_back(std::make_unique<LaneCall>(*lanes[i], schedule.lanes[i], dest, request.digest));
     calls.back()->prepare(request.ops);
   }
   return calls;
@@ -86,8 +101,8 @@ std::vector<Span> timeline_or_failure(Call& call, bool requested) {
   return timeline;
 }
 
-std::vector<OpReport> reports(View<CopyOp> ops, const OpFindings& findings,
-                              const LaneCalls& lanes) {
+std::vector<OpReport> reports(View<CopyOp> ops, const Schedule& schedule,
+                              const OpFindings& findings, const LaneCalls& lanes) {
   std::vector<std::vector<OpTally>> tallies;
   for (const std::unique_ptr<LaneCall>& lane : lanes) {
     tallies.push_back(lane->tallies(ops.size()));
@@ -98,8 +113,10 @@ std::vector<OpReport> reports(View<CopyOp> ops, const OpFindings& findings,
     const CopyOp& op = ops[i];
     const std::vector<OpTally>& of_lane = tallies[op.lane];
     const OpTally tally = of_lane.empty() ? OpTally{} : of_lane[i];
+    const std::uint32_t found_by = schedule.findings_of[i];
     out.push_back({static_cast<std::uint32_t>(i), op.lane, tally.non_finite,
-                   op.source_bytes != 0 && findings.all_zero(i), findings.digest(i), tally.digest});
+                   op.source_bytes != 0 && findings.all_zero(found_by), findings.digest(found_by),
+                   tally.digest});
   }
   return out;
 }
@@ -130,11 +147,13 @@ std::uint64_t EngineConfig::ring_bytes() const noexcept {
   return StagingRing::size_for(slot_bytes() * depth);
 }
 
-Engine::Engine(const std::vector<std::shared_ptr<const Device>>& devices,
+Engine::Engine(const std::vector<std::shared_ptr<const Device>>& devices, std::uint32_t helpers,
                std::unique_ptr<StagingRing> ring, const EngineConfig& config)
     : ring_(std::move(ring)), config_(config) {
   config_.check();
-  if (devices.empty()) throw Error(Code::kInvalidArgument, 0, "an engine needs at least one lane");
+  if (devices.size() <= helpers) {
+    throw Error(Code::kInvalidArgument, 0, "an engine needs at least one lane");
+  }
   if (ring_->size() < config_.ring_bytes()) {
     throw Error(Code::kInvalidArgument, 0, "the staging ring is too small for the engine");
   }
@@ -145,6 +164,7 @@ Engine::Engine(const std::vector<std::shared_ptr<const Device>>& devices,
         [&] { return ErrorSite::of_lane(index); },
         [&] { return std::make_unique<Lane>(device, index, devices.size() == 1, *ring_, shape); }));
   }
+  links_ = links_between(lanes_, static_cast<std::uint32_t>(devices.size()) - helpers);
 }
 
 std::uint64_t Engine::conversion_bytes(std::size_t lane) const noexcept {
@@ -177,12 +197,15 @@ void Engine::warm_up(const Request& request) noexcept {
 
 Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& dests,
                       const Observer& observer) {
-  if (dests.size() != lanes_.size()) {
+  if (dests.size() != destinations()) {
     throw Error(Code::kInvalidArgument, 0,
                 std::to_string(dests.size()) + " destinations for " +
-                    std::to_string(lanes_.size()) + " lanes");
+                    std::to_string(destinations()) + " lanes");
   }
-  Schedule schedule = cut(request.ops, bounds_of(request, dests), config_.chunk_bytes);
+  Schedule schedule =
+      cut(request.ops, bounds_of(request, dests, lanes_.size()), config_.chunk_bytes);
+  // Host memory has no link that could be idle.
+  if (stretch_bytes() == 0) route(schedule, links_);
   const std::uint32_t wanted = wants_concurrency(request.sources)
                                    ? std::max(config_.readers, config_.storage_readers)
                                    : config_.readers;
@@ -215,8 +238,9 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
       end - start,
       fell_back(request.sources),
       all_pinned(lanes_),
+      link_bytes(schedule),
       std::move(timeline),
-      reports(request.ops, findings, lanes),
+      reports(request.ops, schedule, findings, lanes),
   };
 }
 

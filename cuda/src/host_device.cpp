@@ -99,9 +99,7 @@ class HostQueue final : public Queue {
       const std::byte* source = bytes + segment->chunk_offset;
       std::byte* dest = batch.dest + segment->dest_offset;
       if (segment->decoder != kCopyBytes) {
-        decode::decode_to_f16(segment->decoder, reinterpret_cast<const std::uint8_t*>(source),
-                              reinterpret_cast<std::uint16_t*>(dest), segment->elements,
-                              segment->scale);
+        decode(*segment, source, dest);
       } else if (source != dest && segment->source_bytes != 0) {
         std::memcpy(dest, source, segment->source_bytes);
       }
@@ -120,6 +118,17 @@ class HostQueue final : public Queue {
   void settle() noexcept override {}
 
  private:
+  static void decode(const Segment& segment, const std::byte* source, std::byte* dest) {
+    const auto* blocks = reinterpret_cast<const std::uint8_t*>(source);
+    auto* halves = reinterpret_cast<std::uint16_t*>(dest);
+    if (segment.crop.row_elements == 0) {
+      decode::decode_to_f16(segment.decoder, blocks, halves, segment.elements, segment.scale);
+    } else {
+      decode::decode_cropped_to_f16(segment.decoder, blocks, halves, segment.elements, segment.crop,
+                                    segment.scale);
+    }
+  }
+
   // Adds atomically, because readers share the tallies.
   static void add(std::uint64_t& counter, std::uint64_t value) {
     if (value != 0) __atomic_fetch_add(&counter, value, __ATOMIC_RELAXED);

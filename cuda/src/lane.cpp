@@ -13,4 +13,9 @@ Lane::Lane(std::shared_ptr<const Device> device, std::uint32_t index, bool alone
       ring_pin_(device_, ring),
       queue_(device_->make_queue(shape)) {}
 
+bool Lane::can_take_from(const Lane& carrier) const {
+  return with_site([this] { return site(kUnknown); },
+                   [&] { return device_->can_take_from(*carrier.device_); });
+}
+
 }  // namespace phi3::transfer

@@ -9,7 +9,7 @@ LaneCall::~LaneCall() {
 }
 
 void LaneCall::prepare(View<CopyOp> ops) {
-  const bool tallies = !load_.kernels.floats.empty() || digest_;
+  const bool tallies = !load_.kernels.floats.empty() || load_.kernels.digest;
   if (tallies) {
     tallies_ = lane_.with_queue([&](Queue& queue) { return queue.open_tallies(ops.size()); });
     unit_floats_.resize(load_.unit_bytes.size());
@@ -21,7 +21,7 @@ void LaneCall::prepare(View<CopyOp> ops) {
       if (op.lane != lane_.index() || op.floats == FloatFormat::kNone || op.dest_bytes == 0) {
         continue;
       }
-      unit_floats_[op.unit].push_back({op.floats, dest_.data() + op.dest_offset,
+      unit_floats_[op.unit].push_back({op.floats, dest_->data() + op.dest_offset,
                                        op.dest_bytes / float_bytes(op.floats),
                                        &tallies_[i].non_finite});
     }
@@ -44,7 +44,7 @@ void LaneCall::bind_thread() {
 Batch LaneCall::batch_of(const Schedule& schedule, std::size_t chunk, const Part& part) const {
   const View<Segment> segments = schedule.segments_of(part);
   return {segments.data, part.segment_count, part.begin, part.end,
-          dest_.data(),  tallies_,           digest_,    chunk};
+          dest_->data(), tallies_,           digest_,    chunk};
 }
 
 std::byte* LaneCall::destination(const Schedule& schedule, std::size_t chunk,
@@ -62,6 +62,19 @@ void LaneCall::retire(std::uint32_t slot, View<Segment> segments) {
   lane_.on_reader(segments[0].op, [&](Queue& queue) { queue.await(slot); });
   if (tallies_ == nullptr) return;
   for (const Segment& segment : segments) landed(segment);
+}
+
+void LaneCall::carry(std::uint32_t slot, const Schedule& schedule, std::size_t chunk,
+                     const Part& part, const std::byte* bytes) {
+  lane_.on_reader(schedule.segments_of(part)[0].op,
+                  [&](Queue& queue) { queue.carry(slot, {part.begin, part.end, chunk}, bytes); });
+}
+
+void LaneCall::take(std::uint32_t slot, const Schedule& schedule, std::size_t chunk,
+                    const Part& part, const LaneCall& carrier) {
+  const Batch batch = batch_of(schedule, chunk, part);
+  lane_.on_reader(batch.segments->op,
+                  [&](Queue& queue) { queue.take(slot, batch, carrier.lane_.queue()); });
 }
 
 // When the last bytes of a unit have landed, counts its floats together: a launch for each chunk

@@ -24,14 +24,12 @@ void ProgressBoard::advance_units() {
   }
 }
 
-void ProgressBoard::landed(View<Segment> segments) {
+void ProgressBoard::landed(View<Segment> segments, std::uint64_t bytes) {
   bool unit_finished = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const Segment& segment : segments) {
-      remaining_[segment.unit] -= segment.source_bytes;
-      progress_.bytes_done += segment.source_bytes;
-    }
+    for (const Segment& segment : segments) remaining_[segment.unit] -= segment.source_bytes;
+    progress_.bytes_done += bytes;
     const std::uint32_t before = progress_.units_done;
     advance_units();
     unit_finished = progress_.units_done != before;

@@ -1,13 +1,14 @@
 #include "transfer/schedule.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <string>
 #include <tuple>
 
 #include "transfer/decode/registry.hpp"
-#include "transfer/decode_host.hpp"
-#include "transfer/error.hpp"
+#include "transfer/digest.hpp"
+#include "transfer/op_check.hpp"
 #include "transfer/rounding.hpp"
 
 namespace phi3::transfer {
@@ -24,94 +25,8 @@ constexpr std::uint64_t kFirstChunk = std::uint64_t{4} << 20;
 // Chunks of equal size keep as many bytes in flight as the ring can hold.
 constexpr std::uint64_t kLeastSplit = 8;
 
-[[noreturn]] void refuse(std::size_t index, const std::string& why, std::int64_t lane = kUnknown) {
-  throw Error(Code::kInvalidArgument, 0, "operation " + std::to_string(index) + ": " + why,
-              {kUnknown, static_cast<std::int64_t>(index), lane});
-}
-
-// Whether [offset, offset + bytes) lies inside [0, limit). Does not overflow.
-bool inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t limit) {
-  return bytes <= limit && offset <= limit - bytes;
-}
-
-struct Geometry {
-  std::uint64_t block_bytes;
-  std::uint64_t block_len;
-  std::uint64_t dest_block_bytes;
-  bool has_tensor_scale;
-};
-
-Geometry geometry_of(std::size_t index, const Conversion& conversion) {
-  if (conversion.kind == ConversionKind::kCopy) return {1, 1, 1, false};
-  const decode::TypeInfo* type = decode::find_type(conversion.ggml_type);
-  if (type == nullptr) {
-    refuse(index, "no decoder for ggml type " + std::to_string(conversion.ggml_type));
-  }
-  return {type->block_bytes, type->block_len, std::uint64_t{type->block_len} * 2,
-          type->has_tensor_scale};
-}
-
-std::uint32_t decoder_of(const Conversion& conversion) {
-  return conversion.kind == ConversionKind::kCopy ? kCopyBytes : conversion.ggml_type;
-}
-
-float scale_of(const Conversion& conversion) {
-  return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
-}
-
-void check_op(std::size_t index, const CopyOp& op, const Geometry& geometry, const Bounds& bounds) {
-  if (op.unit >= bounds.units) refuse(index, "the progress unit does not exist");
-  if (op.source >= bounds.source_bytes.size()) {
-    refuse(index, "the source does not exist in the request");
-  }
-  if (!inside(op.source_offset, op.source_bytes, bounds.source_bytes[op.source])) {
-    refuse(index, "the source range exceeds the source");
-  }
-  if (op.lane >= bounds.dest_bytes.size()) refuse(index, "the lane does not exist");
-  if (!inside(op.dest_offset, op.dest_bytes, bounds.dest_bytes[op.lane])) {
-    refuse(index, "the destination range exceeds the buffer", op.lane);
-  }
-  if (op.source_bytes % geometry.block_bytes != 0) {
-    refuse(index, "the source size is not a multiple of the block size");
-  }
-  if (op.dest_bytes % geometry.dest_block_bytes != 0 ||
-      op.dest_bytes / geometry.dest_block_bytes != op.source_bytes / geometry.block_bytes) {
-    refuse(index, "the destination size does not match the conversion");
-  }
-  // The negated form also refuses NaN.
-  if (!geometry.has_tensor_scale && !(scale_of(op.conversion) == 1.0f)) {
-    refuse(index, "the type does not support a tensor scale");
-  }
-  if (static_cast<std::uint32_t>(op.floats) >= kFloatFormats) {
-    refuse(index, "the float format is unknown");
-  }
-  if (op.dest_bytes % float_bytes(op.floats) != 0) {
-    refuse(index, "the destination size is not a multiple of the float size");
-  }
-  if (op.columns.row_bytes != 0) refuse(index, "columns cannot be moved");
-  // Kernels store 16 bytes at a time.
-  if (op.dest_offset % kDestAlignment != 0)
-    refuse(index, "the destination is not 16-byte aligned", op.lane);
-}
-
-void check_disjoint(View<CopyOp> ops) {
-  std::vector<std::size_t> order(ops.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::tie(ops[a].lane, ops[a].dest_offset) < std::tie(ops[b].lane, ops[b].dest_offset);
-  });
-  std::uint32_t lane = 0;
-  std::uint64_t end = 0;
-  for (std::size_t index : order) {
-    const CopyOp& op = ops[index];
-    if (op.dest_bytes == 0) continue;
-    if (op.lane != lane) end = 0;
-    if (op.dest_offset < end)
-      refuse(index, "the destination overlaps that of another operation", op.lane);
-    lane = op.lane;
-    end = op.dest_offset + op.dest_bytes;
-  }
-}
+// The bytes of each segment of a gathered chunk begin on a multiple of this.
+constexpr std::uint64_t kGatherAlignment = 256;
 
 constexpr std::uint64_t kLeastAlignment = 32;
 
@@ -139,6 +54,71 @@ void add_once(std::vector<Value>& values, Value value) {
   if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
 }
 
+std::uint32_t decoder_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kCopy ? kCopyBytes : conversion.ggml_type;
+}
+
+float scale_of(const Conversion& conversion) {
+  return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
+}
+
+// An operation that was checked.
+struct Job {
+  std::uint32_t index;
+  const CopyOp* op;
+  Geometry geometry;
+
+  std::uint64_t begin() const { return op->source_offset; }
+  std::uint64_t end() const { return op->source_offset + op->source_bytes; }
+  std::uint64_t row_bytes() const { return op->columns.row_bytes; }
+  std::uint64_t row_piece() const { return op->columns.end - op->columns.begin; }
+
+  // Returns the destination bytes before the byte at `offset` of the source.
+  std::uint64_t dest_before(std::uint64_t offset) const {
+    return (offset - begin()) / geometry.block_bytes * geometry.dest_block_bytes;
+  }
+  std::uint64_t dest_row_bytes() const { return op->dest_bytes / (op->source_bytes / row_bytes()); }
+  // Whether a piece can begin at this byte of the source.
+  bool can_begin_at(std::uint64_t offset) const {
+    return (offset - begin()) % geometry.block_bytes == 0 &&
+           dest_before(offset) % kDestAlignment == 0;
+  }
+};
+
+// Jobs that share chunks.
+using Group = std::vector<Job>;
+
+bool overlap(const Job& a, const Job& b) {
+  return a.op->source == b.op->source &&
+         std::max(a.begin(), b.begin()) < std::min(a.end(), b.end());
+}
+
+// Whether two jobs that overlap can share chunks.
+bool can_share(const Job& a, const Job& b) {
+  if (a.row_bytes() != b.row_bytes()) return false;
+  if (a.row_bytes() != 0) return a.begin() == b.begin() && a.end() == b.end();
+  const std::uint64_t begin = std::max(a.begin(), b.begin());
+  const std::uint64_t end = std::min(a.end(), b.end());
+  return a.geometry.block_bytes == b.geometry.block_bytes && a.can_begin_at(begin) &&
+         b.can_begin_at(begin) && a.can_begin_at(end) && b.can_begin_at(end);
+}
+
+// Whether the job overlaps a job of the group and can share chunks with all that it overlaps.
+bool joins(const Group& group, const Job& job) {
+  bool overlaps = false;
+  for (const Job& other : group) {
+    if (!overlap(other, job)) continue;
+    if (!can_share(other, job)) return false;
+    overlaps = true;
+  }
+  return overlaps;
+}
+
+bool read_the_same(const Job& a, const Job& b) {
+  return a.begin() == b.begin() && a.end() == b.end() && a.row_bytes() == b.row_bytes() &&
+         a.op->columns.begin == b.op->columns.begin && a.op->columns.end == b.op->columns.end;
+}
+
 class Cutter {
  public:
   Cutter(std::uint64_t chunk_bytes, std::size_t lanes, std::uint32_t units)
@@ -147,30 +127,21 @@ class Cutter {
     for (LaneLoad& lane : schedule_.lanes) lane.unit_bytes.resize(units);
   }
 
-  void add(std::size_t index, const CopyOp& op, const Geometry& geometry) {
-    for (std::uint64_t done = 0; done < op.source_bytes;) {
-      const std::uint64_t offset = op.source_offset + done;
-      const std::uint64_t left = op.source_bytes - done;
-      std::uint64_t bytes = next_piece(geometry, left, room_at(op.source, offset));
-      if (bytes == 0) {
-        const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
-        schedule_.chunks.push_back({op.source, offset, 0, first_segment, 0, 0, 0});
-        bytes = next_piece(geometry, left, limit());
-      }
-      append(index, op, geometry, done, bytes);
-      done += bytes;
+  void add(const Group& group) {
+    if (group.front().row_bytes() != 0) {
+      add_columns(group);
+    } else {
+      add_ranges(group);
     }
-    LaneLoad& lane = schedule_.lanes[op.lane];
-    const std::uint32_t decoder = decoder_of(op.conversion);
-    if (decoder != kCopyBytes) add_once(lane.kernels.decoders, decoder);
-    if (op.floats != FloatFormat::kNone) add_once(lane.kernels.floats, op.floats);
-    lane.unit_bytes[op.unit] += op.source_bytes;
-    schedule_.source_bytes += op.source_bytes;
+    for (const Job& job : group) count(job, group);
   }
 
   Schedule finish() {
     schedule_.parts.reserve(schedule_.chunks.size());
-    for (Chunk& chunk : schedule_.chunks) append_parts(chunk);
+    for (Chunk& chunk : schedule_.chunks) {
+      schedule_.source_bytes += chunk.needed_bytes;
+      append_parts(chunk);
+    }
     for (const Part& part : schedule_.parts) {
       const View<Segment> segments = schedule_.segments_of(part);
       if (!lands_directly(segments.data, part.segment_count)) {
@@ -181,6 +152,115 @@ class Cutter {
   }
 
  private:
+  // Cuts between the ends of all ranges, so that each piece belongs to the same jobs as a whole.
+  void add_ranges(const Group& group) {
+    std::vector<std::uint64_t> ends;
+    for (const Job& job : group) {
+      ends.push_back(job.begin());
+      ends.push_back(job.end());
+    }
+    std::sort(ends.begin(), ends.end());
+    Group sharing;
+    for (std::size_t i = 1; i < ends.size(); ++i) {
+      sharing.clear();
+      std::copy_if(group.begin(), group.end(), std::back_inserter(sharing), [&](const Job& job) {
+        return job.begin() <= ends[i - 1] && ends[i] <= job.end();
+      });
+      if (ends[i - 1] < ends[i] && !sharing.empty()) add_range(sharing, ends[i - 1], ends[i]);
+    }
+  }
+
+  // Adds the source range [begin, end), which all jobs need.
+  void add_range(const Group& sharing, std::uint64_t begin, std::uint64_t end) {
+    const std::uint32_t source = sharing.front().op->source;
+    const std::uint64_t block_bytes = sharing.front().geometry.block_bytes;
+    if (!known_.has(source, begin)) known_ = {source, begin, begin};
+    for (std::uint64_t offset = begin; offset < end;) {
+      std::uint64_t bytes =
+          next_piece(block_bytes, end - offset, room_at(source, offset, sharing.size()));
+      if (bytes == 0) {
+        begin_chunk(source, offset);
+        bytes = next_piece(block_bytes, end - offset, limit());
+      }
+      for (const Job& job : sharing) append(job, offset, bytes);
+      Chunk& chunk = schedule_.chunks.back();
+      chunk.bytes = offset + bytes - chunk.source_offset;
+      offset += bytes;
+      chunk.needed_bytes += std::max(known_.end, offset) - known_.end;
+      known_.end = std::max(known_.end, offset);
+    }
+  }
+
+  // Adds chunks of whole rows, of which each job needs a range of columns.
+  void add_columns(const Group& group) {
+    const Job& first = group.front();
+    const std::uint64_t row_bytes = first.row_bytes();
+    const std::uint64_t step = row_step(group);
+    const std::uint64_t staged =
+        std::accumulate(group.begin(), group.end(), std::uint64_t{0},
+                        [](std::uint64_t sum, const Job& job) { return sum + job.row_piece(); });
+    const std::uint64_t row_room = std::max(row_bytes, staged);
+    const std::uint64_t needed = needed_row_bytes(group);
+    const std::uint64_t padding = group.size() * kGatherAlignment;
+    const std::uint64_t least = step * row_room + padding;
+    if (least > chunk_bytes_) {
+      refuse(first.index, "its columns need chunks of at least " + std::to_string(least) +
+                              " bytes, and chunks have " + std::to_string(chunk_bytes_));
+    }
+    const std::uint64_t rows = first.op->source_bytes / row_bytes;
+    for (std::uint64_t row = 0; row < rows;) {
+      const std::uint64_t fitting = (std::max(limit(), least) - padding) / row_room;
+      const std::uint64_t count = std::min(rows - row, round_down(fitting, step));
+      begin_chunk(first.op->source, first.begin() + row * row_bytes);
+      for (const Job& job : group) append_rows(job, row, count);
+      Chunk& chunk = schedule_.chunks.back();
+      chunk.bytes = count * row_bytes;
+      chunk.needed_bytes = count * needed;
+      chunk.row_bytes = row_bytes;
+      chunk.row_step = static_cast<std::uint32_t>(step);
+      row += count;
+    }
+  }
+
+  // Returns the rows that must stay together, so that all destinations are aligned and all digests
+  // are of whole words.
+  static std::uint64_t row_step(const Group& group) {
+    std::uint64_t step = 1;
+    for (const Job& job : group) {
+      step = std::lcm(step, kDestAlignment / std::gcd(kDestAlignment, job.dest_row_bytes()));
+      step = std::lcm(step, kDigestWord / std::gcd(std::uint64_t{kDigestWord}, job.row_piece()));
+    }
+    return step;
+  }
+
+  // Returns the bytes of a row that some job needs.
+  static std::uint64_t needed_row_bytes(const Group& group) {
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+    for (const Job& job : group) ranges.push_back({job.op->columns.begin, job.op->columns.end});
+    std::sort(ranges.begin(), ranges.end());
+    std::uint64_t bytes = 0;
+    std::uint64_t known = 0;
+    for (const auto& [begin, end] : ranges) {
+      bytes += std::max(known, end) - std::max(known, begin);
+      known = std::max(known, end);
+    }
+    return bytes;
+  }
+
+  void count(const Job& job, const Group& group) {
+    const CopyOp& op = *job.op;
+    LaneLoad& lane = schedule_.lanes[op.lane];
+    const std::uint32_t decoder = decoder_of(op.conversion);
+    if (decoder != kCopyBytes) add_once(lane.kernels.decoders, decoder);
+    if (op.floats != FloatFormat::kNone) add_once(lane.kernels.floats, op.floats);
+    lane.unit_bytes[op.unit] += job.row_bytes() == 0
+                                    ? op.source_bytes
+                                    : op.source_bytes / job.row_bytes() * job.row_piece();
+    const auto found = std::find_if(group.begin(), group.end(),
+                                    [&](const Job& other) { return read_the_same(other, job); });
+    schedule_.findings_of.push_back(found->index);
+  }
+
   // Groups the segments by lane, each lane in the order of the source, and appends a part for each
   // lane.
   void append_parts(Chunk& chunk) {
@@ -212,38 +292,92 @@ class Cutter {
   }
 
   // Returns the bytes from `offset` on that can join the last chunk.
-  std::uint64_t room_at(std::uint32_t source, std::uint64_t offset) const {
+  std::uint64_t room_at(std::uint32_t source, std::uint64_t offset, std::size_t segments) const {
     if (schedule_.chunks.empty()) return 0;
     const Chunk& chunk = schedule_.chunks.back();
     const std::uint64_t end = chunk.source_offset + chunk.bytes;
-    const bool joins = chunk.source == source && offset >= end && offset - end <= kMaxGap &&
-                       chunk.segment_count < kMaxSegments;
+    const bool joins = chunk.source == source && chunk.row_bytes == 0 && offset >= end &&
+                       offset - end <= kMaxGap && chunk.segment_count + segments <= kMaxSegments;
     const std::uint64_t room_end = chunk.source_offset + limit();
     return joins && offset < room_end ? room_end - offset : 0;
   }
 
   // Returns the bytes of the next piece, at most `left`; 0 if too few fit to be worth a copy.
-  std::uint64_t next_piece(const Geometry& geometry, std::uint64_t left, std::uint64_t room) const {
+  std::uint64_t next_piece(std::uint64_t block_bytes, std::uint64_t left,
+                           std::uint64_t room) const {
     if (left <= room) return left;
-    return room < limit() / kLeastSplit ? 0 : piece_bytes(geometry.block_bytes, room);
+    return room < limit() / kLeastSplit ? 0 : piece_bytes(block_bytes, room);
   }
 
-  void append(std::size_t index, const CopyOp& op, const Geometry& geometry, std::uint64_t done,
-              std::uint64_t bytes) {
-    Chunk& chunk = schedule_.chunks.back();
-    const std::uint64_t offset = op.source_offset + done;
-    const std::uint64_t blocks = bytes / geometry.block_bytes;
-    schedule_.segments.push_back(
-        {offset - chunk.source_offset, bytes,
-         op.dest_offset + done / geometry.block_bytes * geometry.dest_block_bytes,
-         blocks * geometry.dest_block_bytes, blocks * geometry.block_len, done,
-         static_cast<std::uint32_t>(index), op.lane, decoder_of(op.conversion), op.unit, op.floats,
-         scale_of(op.conversion)});
-    chunk.segment_count += 1;
-    chunk.bytes = offset + bytes - chunk.source_offset;
+  void begin_chunk(std::uint32_t source, std::uint64_t offset) {
+    const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
+    schedule_.chunks.push_back({source, offset, 0, 0, 0, 1, first_segment, 0, 0, 0, kNoCarrier});
   }
+
+  // Appends the bytes of the source from `offset` on to the last chunk.
+  void append(const Job& job, std::uint64_t offset, std::uint64_t bytes) {
+    Segment segment = blank(job);
+    segment.chunk_offset = offset - schedule_.chunks.back().source_offset;
+    segment.source_bytes = bytes;
+    segment.dest_offset = job.op->dest_offset + job.dest_before(offset);
+    segment.dest_bytes = bytes / job.geometry.block_bytes * job.geometry.dest_block_bytes;
+    segment.op_offset = offset - job.begin();
+    push(job, segment);
+  }
+
+  // Appends the job's columns of some rows to the last chunk.
+  void append_rows(const Job& job, std::uint64_t row, std::uint64_t rows) {
+    const Columns& columns = job.op->columns;
+    const Chunk& chunk = schedule_.chunks.back();
+    Segment segment = blank(job);
+    if (chunk.segment_count != 0) {
+      const Segment& last = schedule_.segments.back();
+      segment.chunk_offset = round_up(last.chunk_offset + last.source_bytes, kGatherAlignment);
+    }
+    segment.source_bytes = rows * job.row_piece();
+    segment.dest_offset = job.op->dest_offset + row * job.dest_row_bytes();
+    segment.dest_bytes = rows * job.dest_row_bytes();
+    segment.op_offset = row * job.row_piece();
+    segment.row_begin = columns.begin;
+    segment.row_bytes = job.row_piece();
+    const std::uint64_t row_elements =
+        job.row_piece() / job.geometry.block_bytes * job.geometry.block_len;
+    if (columns.keep != 0 && columns.keep != row_elements) {
+      segment.crop = {static_cast<std::uint32_t>(row_elements), columns.skip, columns.keep};
+    }
+    push(job, segment);
+  }
+
+  static Segment blank(const Job& job) {
+    Segment segment{};
+    segment.op = job.index;
+    segment.lane = job.op->lane;
+    segment.decoder = decoder_of(job.op->conversion);
+    segment.unit = job.op->unit;
+    segment.floats = job.op->floats;
+    segment.scale = scale_of(job.op->conversion);
+    return segment;
+  }
+
+  void push(const Job& job, Segment segment) {
+    segment.elements = segment.source_bytes / job.geometry.block_bytes * job.geometry.block_len;
+    schedule_.segments.push_back(segment);
+    schedule_.chunks.back().segment_count += 1;
+  }
+
+  // The bytes of consecutive ranges that follow or overlap each other. They count once.
+  struct Known {
+    std::uint32_t source;
+    std::uint64_t begin;
+    std::uint64_t end;
+
+    bool has(std::uint32_t other, std::uint64_t offset) const {
+      return source == other && begin <= offset && offset <= end;
+    }
+  };
 
   std::uint64_t chunk_bytes_;
+  Known known_{0, 0, 0};
   Schedule schedule_;
 };
 
@@ -260,12 +394,18 @@ std::vector<std::uint64_t> Schedule::unit_bytes() const {
 }
 
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) {
-  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.dest_bytes.size(), bounds.units);
+  Cutter cutter(std::max(chunk_bytes, kMinChunkBytes), bounds.lanes, bounds.units);
+  Group group;
   for (std::size_t index = 0; index < ops.size(); ++index) {
-    const Geometry geometry = geometry_of(index, ops[index].conversion);
-    check_op(index, ops[index], geometry, bounds);
-    cutter.add(index, ops[index], geometry);
+    const Job job{static_cast<std::uint32_t>(index), &ops[index],
+                  check_op(index, ops[index], bounds)};
+    if (!group.empty() && !joins(group, job)) {
+      cutter.add(group);
+      group.clear();
+    }
+    group.push_back(job);
   }
+  if (!group.empty()) cutter.add(group);
   check_disjoint(ops);
   return cutter.finish();
 }

@@ -12,6 +12,8 @@
 namespace phi3::transfer {
 namespace {
 
+constexpr const char* kName = "fake device";
+
 // The status of a failing call.
 constexpr int kStatus = 719;
 
@@ -35,7 +37,7 @@ class Calls {
 class FakeQueue final : public Queue {
  public:
   FakeQueue(std::shared_ptr<Calls> calls, std::unique_ptr<Queue> host, std::uint32_t slots)
-      : calls_(std::move(calls)), host_(std::move(host)), pending_(slots) {}
+      : calls_(std::move(calls)), host_(std::move(host)), pending_(slots), carried_(slots) {}
 
   std::uint64_t stretch_bytes() const noexcept override { return 0; }
   void prepare_conversions() override { calls_->enter("prepare_conversions"); }
@@ -56,7 +58,16 @@ class FakeQueue final : public Queue {
   void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) override {
     calls_->enter("submit");
     if (pending_[slot]) throw Error(Code::kInternal, 0, "a slot was submitted twice");
-    pending_[slot] = Pending{batch, bytes};
+    pending_[slot] = Pending{batch, bytes, nullptr};
+  }
+  void carry(std::uint32_t slot, const Cargo& cargo, const std::byte* bytes) override {
+    calls_->enter("carry");
+    carried_[slot] = Carried{cargo, bytes};
+  }
+  void take(std::uint32_t slot, const Batch& batch, const Queue& carrier) override {
+    calls_->enter("take");
+    if (pending_[slot]) throw Error(Code::kInternal, 0, "a slot was submitted twice");
+    pending_[slot] = Pending{batch, nullptr, &static_cast<const FakeQueue&>(carrier)};
   }
   void await(std::uint32_t slot) override {
     calls_->enter("await");
@@ -78,28 +89,51 @@ class FakeQueue final : public Queue {
  private:
   struct Pending {
     Batch batch;
+    const std::byte* bytes;    // null if they are taken from the carrier
+    const FakeQueue* carrier;  // null if the queue copies them itself
+  };
+  struct Carried {
+    Cargo cargo;
     const std::byte* bytes;
   };
 
   void work(std::uint32_t slot) {
     const std::optional<Pending> pending = std::exchange(pending_[slot], std::nullopt);
-    if (pending) host_->submit(slot, pending->batch, pending->bytes);
+    if (!pending) return;
+    const Batch& batch = pending->batch;
+    if (pending->carrier == nullptr) {
+      host_->submit(slot, batch, pending->bytes);
+      return;
+    }
+    const std::optional<Carried>& carried = pending->carrier->carried_[slot];
+    if (!carried || carried->cargo.chunk != batch.chunk || carried->cargo.begin > batch.begin ||
+        carried->cargo.end < batch.end) {
+      throw Error(Code::kInternal, 0, "the carrier does not have the bytes");
+    }
+    host_->submit(slot, batch, carried->bytes);
   }
 
   std::shared_ptr<Calls> calls_;
   std::unique_ptr<Queue> host_;
-  std::vector<std::optional<Pending>> pending_;  // one for each slot
+  // One for each slot.
+  std::vector<std::optional<Pending>> pending_;
+  std::vector<std::optional<Carried>> carried_;
 };
 
 class FakeDevice final : public Device {
  public:
-  explicit FakeDevice(std::shared_ptr<Calls> calls) : calls_(std::move(calls)) {}
+  FakeDevice(std::shared_ptr<Calls> calls, bool has_peers)
+      : calls_(std::move(calls)), has_peers_(has_peers) {}
 
   std::uint64_t calls() const noexcept { return calls_->made(); }
 
   DeviceKind kind() const noexcept override { return host_->kind(); }
   std::int32_t ordinal() const noexcept override { return host_->ordinal(); }
-  std::string name() const override { return "fake device"; }
+  std::string name() const override { return kName; }
+  bool can_take_from(const Device& carrier) const override {
+    calls_->enter("can_take_from");
+    return has_peers_ && carrier.name() == kName;
+  }
   std::optional<MemoryInfo> memory() const override { return host_->memory(); }
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
     return host_->allocate(bytes);
@@ -121,15 +155,16 @@ class FakeDevice final : public Device {
  private:
   std::shared_ptr<const Device> host_ = open_host_device();
   std::shared_ptr<Calls> calls_;
+  bool has_peers_;
 };
 
 }  // namespace
 
 namespace bridge {
 
-std::unique_ptr<Device> open_fake(rust::Str failing, std::uint64_t nth) {
+std::unique_ptr<Device> open_fake(rust::Str failing, std::uint64_t nth, bool has_peers) {
   auto calls = std::make_shared<Calls>(std::string(failing), nth);
-  return std::make_unique<Device>(std::make_shared<const FakeDevice>(std::move(calls)));
+  return std::make_unique<Device>(std::make_shared<const FakeDevice>(std::move(calls), has_peers));
 }
 
 std::uint64_t fake_calls(const Device& device) noexcept {

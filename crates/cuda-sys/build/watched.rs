@@ -2,7 +2,9 @@
 
 /// Functions of the CUDA runtime that `faults/cuda_runtime.rs` intercepts. Only the program of the fault
 /// matrix is linked in this way.
-pub(crate) const FUNCTIONS: [&str; 29] = [
+pub(crate) const FUNCTIONS: [&str; 32] = [
+    "cudaDeviceCanAccessPeer",
+    "cudaDeviceEnablePeerAccess",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDeviceGetPCIBusId",
     "cudaEventCreateWithFlags",
@@ -24,6 +26,7 @@ pub(crate) const FUNCTIONS: [&str; 29] = [
     "cudaMemGetInfo",
     "cudaMemcpy",
     "cudaMemcpyAsync",
+    "cudaMemcpyPeerAsync",
     "cudaMemsetAsync",
     "cudaPointerGetAttributes",
     "cudaSetDevice",

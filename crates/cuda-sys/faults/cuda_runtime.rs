@@ -87,6 +87,8 @@ struct Dim3 {
 }
 
 wrapped! {
+    starts cudaDeviceCanAccessPeer(out: *mut c_int, device: c_int, peer: c_int);
+    starts cudaDeviceEnablePeerAccess(peer: c_int, flags: c_uint);
     starts cudaDeviceGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     starts cudaDeviceGetPCIBusId(out: *mut c_char, bytes: c_int, device: c_int);
     starts cudaEventCreateWithFlags(out: *mut Event, flags: c_uint), makes Event at out;
@@ -112,6 +114,9 @@ wrapped! {
     starts cudaMemcpy(to: Memory, from: *const c_void, bytes: usize, kind: c_int);
     starts cudaMemcpyAsync(
         to: Memory, from: *const c_void, bytes: usize, kind: c_int, stream: Stream);
+    starts cudaMemcpyPeerAsync(
+        to: Memory, to_device: c_int, from: *const c_void, from_device: c_int, bytes: usize,
+        stream: Stream);
     starts cudaMemsetAsync(to: Memory, value: c_int, bytes: usize, stream: Stream);
     starts cudaPointerGetAttributes(out: Memory, pointer: *const c_void);
     starts cudaSetDevice(device: c_int);
@@ -130,9 +135,14 @@ const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
 const UNAVAILABLE: [ErrorCode; 1] = [ErrorCode::DeviceUnavailable];
 const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
 
+/// Functions that are called only if a GPU takes bytes from a GPU, and only if these are two.
+pub(crate) const BETWEEN_LANES: [&str; 1] = ["cudaMemcpyPeerAsync"];
+pub(crate) const BETWEEN_GPUS: [&str; 3] =
+    ["cudaMemcpyPeerAsync", "cudaDeviceCanAccessPeer", "cudaDeviceEnablePeerAccess"];
+
 /// Returns the table of faults in this file, with the permitted results. Every function fails alone, and
-/// also with all later calls, as on a lost device.
-pub(crate) fn rows() -> Vec<Row> {
+/// also with all later calls, as on a lost device. `between` are those for several GPUs that are called.
+pub(crate) fn rows(between: &[&'static str]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut add = |call, status, reach, outcome| {
         rows.push(Row { call, fault: Fault::Status(status), reach, outcome });
@@ -165,6 +175,9 @@ pub(crate) fn rows() -> Vec<Row> {
     ] {
         add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| fails(&LAUNCH));
         add(call, CUDA_ERROR_DEVICES_UNAVAILABLE, Reach::Once, |_| fails(&UNAVAILABLE));
+    }
+    for call in between {
+        add(call, CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |_| fails(&LAUNCH));
     }
 
     // Readers also call it at a time when no error can be reported yet.

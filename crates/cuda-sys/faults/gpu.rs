@@ -12,17 +12,26 @@ mod cuda_runtime;
 mod matrix;
 mod scenario;
 
-use cuda_sys::{Device, DeviceKind};
+use cuda_sys::{Device, DeviceKind, cuda_devices};
 
 const GPU: DeviceKind = DeviceKind::Cuda(0);
 
 fn run() {
-    let rows: Vec<_> = cuda_runtime::rows().into_iter().chain(c_library::rows()).collect();
-    let free_memory = || Device::open(GPU).unwrap().memory().unwrap().unwrap().free;
     // With two lanes, the device of the first lane fails.
-    for lanes in [&[GPU] as &[_], &[GPU, DeviceKind::Host]] {
-        matrix::run(lanes, &rows, &cuda_runtime::WITHOUT_ROW, free_memory);
+    run_on(&[GPU], &[]);
+    run_on(&[GPU, DeviceKind::Host], &[]);
+    run_on(&[GPU, GPU], &cuda_runtime::BETWEEN_LANES);
+    if cuda_devices().unwrap().len() > 1 {
+        run_on(&[GPU, DeviceKind::Cuda(1)], &cuda_runtime::BETWEEN_GPUS);
     }
+}
+
+fn run_on(lanes: &[DeviceKind], between: &[&'static str]) {
+    let rows = cuda_runtime::rows(between).into_iter().chain(c_library::rows());
+    let free = |kind: &DeviceKind| Device::open(*kind).unwrap().memory().unwrap().unwrap().free;
+    let gpus = || lanes.iter().filter(|kind| **kind != DeviceKind::Host);
+    let free_memory = || gpus().map(free).collect::<Vec<_>>();
+    matrix::run(lanes, &rows.collect::<Vec<_>>(), &cuda_runtime::WITHOUT_ROW, free_memory);
 }
 
 #[test]

@@ -206,13 +206,15 @@ fn check_result(
         Err(error) if !outcome.codes.contains(&error.code()) => {
             Err(format!("failed with {:?}: {error}", error.code()))
         }
-        // Device calls fail only on a GPU, so the error must name its lane.
+        // Device calls fail only on a GPU, so the error must name the lane of a GPU.
         Err(error)
             if error.code() == ErrorCode::DeviceFailure
                 && matches!(stage, Stage::Engine | Stage::Execute)
                 && !FAILS_WITHOUT_ERROR.contains(&row.call)
-                && error.lane().and_then(|lane| lanes.get(lane as usize))
-                    != lanes.iter().find(|device| **device != DeviceKind::Host) =>
+                && error
+                    .lane()
+                    .and_then(|lane| lanes.get(lane as usize))
+                    .is_none_or(|device| *device == DeviceKind::Host) =>
         {
             Err(format!("failed with lane {:?}: {error}", error.lane()))
         }

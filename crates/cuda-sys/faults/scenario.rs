@@ -61,6 +61,8 @@ impl Scenario {
         for (op, lane) in builder.ops.iter_mut().zip((0..lanes.len() as u32).cycle()) {
             op.lane = lane;
         }
+        builder.share(lanes.len() as u32, 400, 3);
+        builder.columns(lanes.len() as u32, 48, 4);
         Self {
             lanes: lanes.to_vec(),
             files: builder.files.map(|bytes| file_of(&bytes)),
@@ -216,6 +218,38 @@ impl Builder {
         self.push(file, offset, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
     }
 
+    /// Every lane gets the same blocks, as values.
+    fn share(&mut self, lanes: u32, blocks: usize, unit: u32) {
+        self.decode(0, Q8_0, blocks, unit);
+        let op = self.ops[self.ops.len() - 1];
+        let content = self.want[op.dest_offset as usize..].to_vec();
+        for lane in 1..lanes {
+            let dest_offset = self.reserve(&content);
+            self.ops.push(CopyOp { lane, dest_offset, ..op });
+        }
+    }
+
+    /// Every lane gets 48 columns of a matrix whose rows have two blocks for each lane.
+    fn columns(&mut self, lanes: u32, rows: usize, unit: u32) {
+        const PIECE: u64 = 68;
+        let row_bytes = PIECE * u64::from(lanes);
+        let offset = self.append(0, rows * row_bytes as usize);
+        let mut halves = vec![0_u16; rows * 64 * lanes as usize];
+        decode_to_f16(Q8_0, &self.files[0][offset..], &mut halves, 1.0, HostIsa::Best).unwrap();
+        for lane in 0..lanes {
+            let kept = halves.chunks(64).skip(lane as usize).step_by(lanes as usize);
+            let kept = kept.flat_map(|piece| &piece[8..56]);
+            let content: Vec<u8> = kept.flat_map(|half| half.to_le_bytes()).collect();
+            let bytes = rows * row_bytes as usize;
+            let conversion = Conversion::ToF16 { ggml_type: Q8_0 };
+            self.push(0, offset, bytes, conversion, unit, Some(FloatFormat::F16), &content);
+            let begin = PIECE * u64::from(lane);
+            let columns = Columns { row_bytes, begin, end: begin + PIECE, skip: 8, keep: 48 };
+            let last = self.ops.len() - 1;
+            self.ops[last] = CopyOp { lane, columns, ..self.ops[last] };
+        }
+    }
+
     /// Appends noise to a file. Returns the offset of its first byte.
     fn append(&mut self, file: usize, bytes: usize) -> usize {
         let content = &mut self.files[file];
@@ -229,6 +263,14 @@ impl Builder {
         start
     }
 
+    /// Appends bytes that a lane must get. Returns their offset in its destination.
+    fn reserve(&mut self, content: &[u8]) -> u64 {
+        let dest = self.want.len().next_multiple_of(256);
+        self.want.resize(dest, 0);
+        self.want.extend_from_slice(content);
+        dest as u64
+    }
+
     #[allow(clippy::too_many_arguments, reason = "the fields of an operation")]
     fn push(
         &mut self,
@@ -240,15 +282,13 @@ impl Builder {
         floats: Option<FloatFormat>,
         content: &[u8],
     ) {
-        let dest = self.want.len().next_multiple_of(256);
-        self.want.resize(dest, 0);
-        self.want.extend_from_slice(content);
+        let dest_offset = self.reserve(content);
         self.ops.push(CopyOp {
             source: file as u32,
             lane: 0,
             source_offset: source_offset as u64,
             source_bytes: source_bytes as u64,
-            dest_offset: dest as u64,
+            dest_offset,
             dest_bytes: content.len() as u64,
             conversion,
             unit,

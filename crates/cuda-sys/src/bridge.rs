@@ -60,6 +60,7 @@ pub(crate) mod ffi {
         seconds: f64,
         fell_back: bool,
         pinned: bool,
+        link_bytes: Vec<u64>,
         timeline: Vec<TimelineSpan>,
         operations: Vec<OpReport>,
     }
@@ -214,6 +215,7 @@ pub(crate) mod ffi {
         fn make_ring(shape: &RingShape) -> Result<UniquePtr<Ring>>;
         fn make_engine(
             devices: &LaneDevices<'_>,
+            helpers: u32,
             ring: UniquePtr<Ring>,
             shape: &RingShape,
         ) -> Result<UniquePtr<Engine>>;

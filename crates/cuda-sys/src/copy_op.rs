@@ -83,10 +83,12 @@ impl Columns {
 }
 
 /// One byte range to move, or some columns of it. Ranges of different operations must not overlap at the
-/// destination. They may overlap in the source: bytes that several lanes need are read once.
+/// destination.
 ///
-/// Operations whose source ranges overlap must follow each other, have the same blocks, and be whole blocks apart.
-/// If one of them moves columns, all of them have the same source range and row length.
+/// They may overlap in the source. Bytes that several operations need are read once if the operations follow
+/// each other and have blocks of the same size that begin at the same bytes, and if the common bytes begin and end on
+/// multiples of 16 bytes at each destination. Operations on columns are read once if they have the same
+/// source range and row length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct CopyOp {

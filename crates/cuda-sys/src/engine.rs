@@ -120,6 +120,9 @@ pub struct Stats {
     pub io: Io,
     /// Whether the staging ring is pinned for the devices of all lanes.
     pub pinned: bool,
+    /// Bytes that went over the link of each lane, those of helpers last. If a lane took bytes from another
+    /// lane's device, they count for that lane.
+    pub link_bytes: Vec<u64>,
     /// The times of all steps, in no order; empty if not requested.
     pub timeline: Vec<Span>,
     /// One entry for each operation, in their order.
@@ -153,8 +156,9 @@ impl<'a> Request<'a> {
 
 /// Executes copy operations. The staging ring and the queues are kept between calls.
 ///
-/// Each byte is read once and moved to the lane of its operation. A lane is a device and, during a call, a
-/// destination on that device.
+/// Each byte is read once and moved to the lanes whose operations need it. A lane is a device and, during a
+/// call, a destination on that device. If several GPUs need the same bytes and can copy from each other, the
+/// bytes go over one link, and the links share the work.
 pub struct Engine {
     inner: UniquePtr<ffi::Engine>,
     config: EngineConfig,
@@ -180,9 +184,26 @@ impl Engine {
     /// The same as for [`new`](Self::new), and [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if
     /// there is no device.
     pub fn with_lanes(devices: &[&Device], ring: StagingRing) -> Result<Self, Error> {
+        Self::with_helpers(devices, &[], ring)
+    }
+
+    /// Creates an engine as [`with_lanes`](Self::with_lanes) does, and lanes without destinations for the
+    /// helpers. A helper lends its link: chunks for another GPU are copied to the helper and from there to
+    /// that GPU. A helper from which no lane can take bytes is not used.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`with_lanes`](Self::with_lanes).
+    pub fn with_helpers(
+        devices: &[&Device],
+        helpers: &[&Device],
+        ring: StagingRing,
+    ) -> Result<Self, Error> {
         let StagingRing { inner, config } = ring;
-        let kinds: Vec<_> = devices.iter().map(|device| device.kind()).collect();
-        let made = ffi::make_engine(&LaneDevices(devices), inner, &config.as_ffi());
+        let lanes = [devices, helpers].concat();
+        let kinds: Vec<_> = lanes.iter().map(|device| device.kind()).collect();
+        let count = u32::try_from(helpers.len()).unwrap_or(u32::MAX);
+        let made = ffi::make_engine(&LaneDevices(&lanes), count, inner, &config.as_ffi());
         let inner = made.map_err(|error| Error::from(error).naming(&kinds))?;
         Ok(Self { inner, config, devices: kinds })
     }
@@ -192,14 +213,15 @@ impl Engine {
         self.config
     }
 
-    /// The devices of the lanes.
+    /// The devices of the lanes, those of helpers last.
     pub fn devices(&self) -> &[DeviceKind] {
         &self.devices
     }
 
     /// Returns the bytes that [`execute`](Self::execute) allocates on a lane's device, in addition to the
-    /// destination, if chunks cannot be copied directly: for conversions, and to scatter many small
-    /// operations. The engine keeps this memory. Returns 0 if there is no such lane.
+    /// destination, if chunks cannot be copied directly: for conversions, to scatter many small
+    /// operations, and to hand chunks on to other lanes. The engine keeps this memory. Returns 0 if there is
+    /// no such lane.
     pub fn conversion_bytes(&self, lane: u32) -> u64 {
         self.inner.conversion_bytes(lane)
     }
@@ -261,6 +283,7 @@ impl Engine {
             seconds: stats.seconds,
             io: if stats.fell_back { Io::Read } else { io },
             pinned: stats.pinned,
+            link_bytes: stats.link_bytes,
             timeline: stats.timeline.iter().filter_map(Span::from_ffi).collect(),
             operations: stats
                 .operations

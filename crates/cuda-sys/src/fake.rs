@@ -16,7 +16,7 @@ mod ffi {
 
         type Device = crate::bridge::ffi::Device;
 
-        fn open_fake(failing: &str, nth: u64) -> Result<UniquePtr<Device>>;
+        fn open_fake(failing: &str, nth: u64, has_peers: bool) -> Result<UniquePtr<Device>>;
         fn fake_calls(device: &Device) -> u64;
     }
 }
@@ -36,7 +36,16 @@ impl FakeDevice {
     ///
     /// Fails only if host memory is exhausted.
     pub fn failing_at(function: &str, nth: u64) -> Result<Self, Error> {
-        Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth)?)? })
+        Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth, false)?)? })
+    }
+
+    /// The same, for a device that can take bytes from other devices of this kind.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`failing_at`](Self::failing_at).
+    pub fn with_peers(function: &str, nth: u64) -> Result<Self, Error> {
+        Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth, true)?)? })
     }
 
     /// Returns the number of calls of that function.

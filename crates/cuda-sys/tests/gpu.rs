@@ -17,6 +17,16 @@ mod two_lanes {
 }
 
 #[test]
+fn lanes_hand_bytes_on() {
+    conformance::lanes_hand_bytes_on([DeviceKind::Cuda(0); 2]);
+    conformance::lanes_hand_bytes_on([DeviceKind::Cuda(0), DeviceKind::Host]);
+    if cuda_sys::cuda_devices().unwrap().len() > 1 {
+        conformance::lanes_hand_bytes_on([DeviceKind::Cuda(0), DeviceKind::Cuda(1)]);
+        conformance::lanes_hand_bytes_on([DeviceKind::Cuda(1), DeviceKind::Cuda(0)]);
+    }
+}
+
+#[test]
 fn ordinals_beyond_the_last_gpu_are_unavailable() {
     let visible = i32::try_from(cuda_sys::cuda_devices().unwrap().len()).unwrap();
     assert!(visible > 0, "this test needs a GPU");

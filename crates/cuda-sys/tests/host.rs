@@ -24,6 +24,11 @@ mod five_lanes {
 }
 
 #[test]
+fn lanes_hand_bytes_on() {
+    conformance::lanes_hand_bytes_on([DeviceKind::Host; 2]);
+}
+
+#[test]
 fn a_build_without_cuda_says_so() {
     if cuda_sys::cuda_compiled() {
         return;

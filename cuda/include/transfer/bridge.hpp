@@ -104,9 +104,9 @@ class Stop {
 
 class Engine {
  public:
-  Engine(const std::vector<std::shared_ptr<const transfer::Device>>& devices, Ring& ring,
-         const EngineConfig& config)
-      : engine_(devices, ring.take(), config) {}
+  Engine(const std::vector<std::shared_ptr<const transfer::Device>>& devices, std::uint32_t helpers,
+         Ring& ring, const EngineConfig& config)
+      : engine_(devices, helpers, ring.take(), config) {}
 
   std::uint64_t conversion_bytes(std::uint32_t lane) const noexcept {
     return engine_.conversion_bytes(lane);
@@ -127,7 +127,7 @@ Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);
 #endif
 std::unique_ptr<Ring> make_ring(const RingShape& shape);
-std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::unique_ptr<Ring> ring,
-                                    const RingShape& shape);
+std::unique_ptr<Engine> make_engine(const LaneDevices& devices, std::uint32_t helpers,
+                                    std::unique_ptr<Ring> ring, const RingShape& shape);
 
 }  // namespace phi3::transfer::bridge

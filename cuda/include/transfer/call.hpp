@@ -13,6 +13,7 @@
 #include "transfer/op_findings.hpp"
 #include "transfer/progress_board.hpp"
 #include "transfer/schedule.hpp"
+#include "transfer/scratch.hpp"
 #include "transfer/slot_turns.hpp"
 #include "transfer/source.hpp"
 #include "transfer/timeline.hpp"
@@ -60,14 +61,20 @@ class Call {
   std::byte* read_target(std::size_t index) const;
   void read_stretch(std::uint32_t reader, const Stretch& stretch);
   void read_share(std::uint32_t reader, const Share& share);
+  void read(const Share& share, std::byte* out);
   void fill(const Share& share, std::byte* out);
+  void gather(std::uint32_t reader, const Share& share, std::byte* slot);
   void examine(const Share& share, const std::byte* bytes);
+  void examine(const Segment& segment, const std::byte* bytes, std::uint64_t count,
+               std::uint64_t offset);
+  void submit(std::uint32_t reader, std::size_t index, const std::byte* bytes);
   void retire(std::size_t index);
   void finish(std::uint32_t reader);
 
   const CallWork& work_;
   const CallClock* clock_;
   std::vector<std::vector<Span>> spans_;  // one list for each reader
+  std::vector<Scratch> scratch_;          // one for each reader
   ProgressBoard board_;
   SlotTurns turns_;
   std::atomic<std::size_t> next_{0};

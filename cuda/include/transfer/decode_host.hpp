@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "transfer/crop.hpp"
+
 namespace phi3::transfer::decode {
 
 struct TypeInfo {
@@ -28,8 +30,13 @@ const TypeInfo* find_type(std::uint32_t ggml_type_id) noexcept;
 bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                    std::uint64_t elements, float scale) noexcept;
 
-// The same without the processor's vector extensions. decode_to_f16() falls back to it on older
-// processors. Tests on newer processors call it directly.
+// Decodes rows of crop.row_elements values each, and writes those that the crop keeps, row behind
+// row. Otherwise the same.
+bool decode_cropped_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
+                           std::uint64_t elements, const Crop& crop, float scale) noexcept;
+
+// The same as decode_to_f16() without the processor's vector extensions. decode_to_f16() falls back
+// to it on older processors. Tests on newer processors call it directly.
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                             std::uint64_t elements, float scale) noexcept;
 

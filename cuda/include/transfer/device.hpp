@@ -111,6 +111,13 @@ struct Batch {
   std::uint64_t chunk;  // the chunk's number, for the timeline
 };
 
+// A range of a chunk on its way to several lanes, or over the link of another lane.
+struct Cargo {
+  std::uint64_t begin;  // bytes from the start of the chunk; a multiple of kPartAlignment
+  std::uint64_t end;
+  std::uint64_t chunk;  // the chunk's number, for the timeline
+};
+
 // The slots of a staging ring. A device may allocate memory for each of them.
 struct QueueShape {
   std::uint32_t slots;
@@ -155,6 +162,15 @@ class Queue {
   // or awaited since. Does not wait for the device. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
+  // Queues a copy of the range [begin, end) of a chunk to the queue's own memory, from where take()
+  // moves it on. `bytes` is the start of the chunk, as for submit(). Only for queues that another
+  // one can take from. Throws Error{kDeviceFailure}.
+  virtual void carry(std::uint32_t slot, const Cargo& cargo, const std::byte* bytes);
+
+  // Does the work of submit() for a batch in the range that `carrier` carries in the same slot; it
+  // may be this queue. Throws Error{kDeviceFailure}.
+  virtual void take(std::uint32_t slot, const Batch& batch, const Queue& carrier);
+
   // Waits until the slot's last batch has landed. Throws Error{kDeviceFailure}.
   virtual void await(std::uint32_t slot) = 0;
 
@@ -191,6 +207,10 @@ class Device {
 
   // Empty if the system does not report it.
   virtual std::optional<MemoryInfo> memory() const = 0;
+
+  // Whether queues of this device can take bytes from queues of the other device, without a detour
+  // through host memory. Prepares the devices for that. Throws Error{kDeviceFailure}.
+  virtual bool can_take_from(const Device&) const { return false; }
 
   // Throws Error{kOutOfMemory} if the device cannot hold `bytes`.
   virtual std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const = 0;

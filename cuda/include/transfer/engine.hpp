@@ -9,6 +9,7 @@
 #include "transfer/device.hpp"
 #include "transfer/lane.hpp"
 #include "transfer/progress.hpp"
+#include "transfer/routing.hpp"
 #include "transfer/source.hpp"
 #include "transfer/staging_ring.hpp"
 #include "transfer/timeline.hpp"
@@ -54,12 +55,13 @@ struct OpReport {
 struct Stats {
   std::uint64_t source_bytes;
   std::uint64_t chunks;
-  std::uint32_t readers;       // as configured for these sources; a small request starts fewer
-  double seconds;              // from the first read until the last byte has landed
-  bool fell_back;              // whether a source was read in another way than requested
-  bool pinned;                 // whether the staging ring is pinned for the devices of all lanes
-  std::vector<Span> timeline;  // empty if not requested; in no order
-  std::vector<OpReport> operations;  // one for each operation
+  std::uint32_t readers;  // as configured for these sources; a small request starts fewer
+  double seconds;         // from the first read until the last byte has landed
+  bool fell_back;         // whether a source was read in another way than requested
+  bool pinned;            // whether the staging ring is pinned for the devices of all lanes
+  std::vector<std::uint64_t> link_bytes;  // bytes that went over the link of each lane
+  std::vector<Span> timeline;             // empty if not requested; in no order
+  std::vector<OpReport> operations;       // one for each operation
 };
 
 // Moves bytes from sources to lanes. All lanes share the readers and the staging ring. The ring
@@ -67,18 +69,23 @@ struct Stats {
 // between threads.
 class Engine {
  public:
-  // Creates a lane for each device, in their order. Takes ownership of the ring, which must hold
-  // config.ring_bytes(). Throws Error{kInvalidArgument, kDeviceFailure}.
-  Engine(const std::vector<std::shared_ptr<const Device>>& devices,
+  // Creates a lane for each device, in their order. The last `helpers` lanes have no destinations:
+  // they lend their links to lanes that can take bytes from their devices. Takes ownership of the
+  // ring, which must hold config.ring_bytes(). Throws Error{kInvalidArgument, kDeviceFailure}.
+  Engine(const std::vector<std::shared_ptr<const Device>>& devices, std::uint32_t helpers,
          std::unique_ptr<StagingRing> ring, const EngineConfig& config);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
   const std::vector<std::unique_ptr<Lane>>& lanes() const noexcept { return lanes_; }
 
+  // Returns the number of lanes with destinations. They are the first ones.
+  std::uint32_t destinations() const noexcept { return links_.destinations; }
+
   // Returns the bytes that execute() allocates on a lane's device, in addition to the destination,
-  // if chunks cannot be copied directly: for conversions, and to scatter many small operations. The
-  // engine keeps this memory. Returns 0 if there is no such lane.
+  // if chunks cannot be copied directly: for conversions, to scatter many small operations, and to
+  // hand chunks on to other lanes. The engine keeps this memory. Returns 0 if there is no such
+  // lane.
   std::uint64_t conversion_bytes(std::size_t lane) const noexcept;
 
   // Moves every operation's bytes to its lane's destination, which must belong to the lane's
@@ -99,6 +106,7 @@ class Engine {
   std::unique_ptr<StagingRing> ring_;
   EngineConfig config_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  Links links_;
 };
 
 }  // namespace phi3::transfer

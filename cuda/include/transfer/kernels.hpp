@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "transfer/crop.hpp"
 #include "transfer/digest.hpp"
 #include "transfer/non_finite.hpp"
 
@@ -35,6 +36,7 @@ struct MoveSegment {
   void* dst;
   std::uint64_t elements;
   float scale;  // only for types with a tensor scale
+  Crop crop;    // only for types with blocks
 
   bool is_aligned() const noexcept { return is_unit_aligned(src) && is_unit_aligned(dst); }
 };

@@ -22,6 +22,7 @@ class Lane {
   const Device& device() const noexcept { return *device_; }
   const Queue& queue() const noexcept { return *queue_; }
   bool pinned() const noexcept { return ring_pin_.pinned(); }
+  bool can_take_from(const Lane& carrier) const;
   std::uint64_t conversion_bytes() const noexcept { return device_->conversion_bytes(shape_); }
 
   // Calls `step` with the queue. Adds the lane to its errors.

@@ -16,8 +16,8 @@ namespace phi3::transfer {
 
 class LaneCall {
  public:
-  // All references outlive this object.
-  LaneCall(Lane& lane, const LaneLoad& load, DeviceBuffer& dest, bool digest)
+  // All references outlive this object. `dest` is null if the lane only lends its link.
+  LaneCall(Lane& lane, const LaneLoad& load, DeviceBuffer* dest, bool digest)
       : lane_(lane),
         load_(load),
         dest_(dest),
@@ -43,7 +43,13 @@ class LaneCall {
   // Queues a part of a chunk. `bytes` is the start of the chunk.
   void submit(std::uint32_t slot, const Schedule& schedule, std::size_t chunk, const Part& part,
               const std::byte* bytes);
-  // Waits until the part that was submitted in a slot has landed.
+  // Queues a copy of a part of a chunk to the lane's device, from where lanes take it.
+  void carry(std::uint32_t slot, const Schedule& schedule, std::size_t chunk, const Part& part,
+             const std::byte* bytes);
+  // Queues a part of a chunk that another lane, or this one, carries.
+  void take(std::uint32_t slot, const Schedule& schedule, std::size_t chunk, const Part& part,
+            const LaneCall& carrier);
+  // Waits until the part that was submitted or taken in a slot has landed.
   void retire(std::uint32_t slot, View<Segment> segments);
   void finish();
 
@@ -59,7 +65,7 @@ class LaneCall {
 
   Lane& lane_;
   const LaneLoad& load_;
-  DeviceBuffer& dest_;
+  DeviceBuffer* dest_;
   bool digest_;
   bool has_timeline_ = false;
   std::atomic<bool> idle_{false};

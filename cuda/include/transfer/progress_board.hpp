@@ -19,7 +19,8 @@ class ProgressBoard {
   ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers);
 
   // The following functions are for readers.
-  void landed(View<Segment> segments);
+  // `bytes` are the source bytes of the segments. Bytes that several lanes need count once.
+  void landed(View<Segment> segments, std::uint64_t bytes);
   // Keeps the first error, and stops all readers.
   void report_failure(std::exception_ptr error) noexcept;
   void reader_finished() noexcept;
@@ -37,7 +38,7 @@ class ProgressBoard {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::uint64_t> remaining_;  // bytes of each unit that have not landed
+  std::vector<std::uint64_t> remaining_;  // bytes of each unit, of all lanes, that have not landed
   Progress progress_{0, 0};
   std::uint32_t active_readers_;
   std::exception_ptr error_;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "transfer/crop.hpp"
 #include "transfer/non_finite.hpp"
 
 namespace phi3::transfer {
@@ -22,7 +23,7 @@ constexpr std::uint32_t kMaxSegments = 1024;
 
 // A part of one operation inside a chunk. Its bytes are whole blocks of its type.
 struct Segment {
-  std::uint64_t chunk_offset;  // bytes from the start of the chunk
+  std::uint64_t chunk_offset;  // bytes from the start of the chunk as it is staged
   std::uint64_t source_bytes;
   std::uint64_t dest_offset;  // bytes from the start of the lane's destination buffer
   std::uint64_t dest_bytes;
@@ -34,6 +35,11 @@ struct Segment {
   std::uint32_t unit;
   FloatFormat floats;
   float scale;
+  Crop crop;
+  // In a gathered chunk: the bytes that the segment takes of each row. They lie one behind the
+  // other in the staged chunk.
+  std::uint64_t row_begin;
+  std::uint64_t row_bytes;
 };
 
 // Returns the end of the segments, from `first` on, that one copy can move: neighbours in the file

@@ -103,6 +103,23 @@ class CudaDevice final : public Device {
     return MemoryInfo{free_bytes, total_bytes, MemoryBound::kDevice};
   }
 
+  // Without peer access, the driver would copy through host memory.
+  bool can_take_from(const Device& carrier) const override {
+    if (carrier.kind() != DeviceKind::kCuda) return false;
+    if (carrier.ordinal() == ordinal_) return true;
+    const DeviceGuard guard(ordinal_);
+    int can = 0;
+    check(cudaDeviceCanAccessPeer(&can, ordinal_, carrier.ordinal()), "cudaDeviceCanAccessPeer");
+    if (can == 0) return false;
+    const cudaError_t status = cudaDeviceEnablePeerAccess(carrier.ordinal(), 0);
+    if (status == cudaSuccess) return true;
+    (void)cudaGetLastError();
+    // A device has room for a limited number of peers.
+    if (status == cudaErrorTooManyPeers) return false;
+    if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "cudaDeviceEnablePeerAccess");
+    return true;
+  }
+
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
     return std::make_unique<CudaBuffer>(ordinal_, bytes);
   }

@@ -1,7 +1,9 @@
 #include "cuda_queue.hpp"
 
 #include <algorithm>
+#include <array>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "batcher.hpp"
@@ -50,6 +52,8 @@ struct Resources {
   DeviceArray<OpTally> tallies;
   std::vector<SlotEvents> events;
   std::unique_ptr<DeviceTimeline> timeline;
+  // For bytes from other devices, which must not delay those from the host. Created on first use.
+  std::optional<Stream> peers;
   Stream work;
   Stream copies;
 };
@@ -111,11 +115,50 @@ class CudaQueue final : public Queue {
       return;
     }
     events.copied.record(copies());
-    check(cudaStreamWaitEvent(work(), events.copied.get(), 0), "cudaStreamWaitEvent");
-    if (!direct) convert(batch);
-    if (batch.digest) digest(batch);
-    if (timeline != nullptr) timeline->worked(batch.chunk, work());
-    events.landed.record(work());
+    finish_on_device(slot, batch, !direct);
+  }
+
+  void carry(std::uint32_t slot, const Cargo& cargo, const std::byte* bytes) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    DeviceTimeline* timeline = on_device_->timeline.get();
+    if (timeline != nullptr) timeline->starts(cargo.chunk, copies());
+    upload(staging_of(slot), bytes + cargo.begin, cargo.end - cargo.begin);
+    if (timeline != nullptr) timeline->copied(cargo.chunk, copies());
+    on_device_->events[slot].copied.record(copies());
+  }
+
+  void take(std::uint32_t slot, const Batch& batch, const Queue& carrier) override {
+    // can_take_from() is true only for CUDA devices.
+    const auto& from = static_cast<const CudaQueue&>(carrier);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (&from == this) {
+      arrive_at(staging_of(slot), batch);
+      finish_on_device(slot, batch, true);
+      return;
+    }
+    DeviceTimeline* timeline = on_device_->timeline.get();
+    const SlotEvents& events = on_device_->events[slot];
+    const cudaStream_t stream = peers();
+    const bool direct = lands_directly(batch.segments, batch.count);
+    check(cudaStreamWaitEvent(stream, from.on_device_->events[slot].copied.get(), 0),
+          "cudaStreamWaitEvent");
+    if (timeline != nullptr) timeline->starts(batch.chunk, stream);
+    const std::uint8_t* const carried = from.staging_of(slot);
+    if (direct) {
+      copy_runs(batch, [&](std::byte* dest, std::uint64_t offset, std::uint64_t bytes) {
+        copy_from(from, dest, carried + (offset - batch.begin), bytes, stream);
+      });
+    } else {
+      copy_from(from, staging_of(slot), carried, batch.end - batch.begin, stream);
+      arrive_at(staging_of(slot), batch);
+    }
+    if (timeline != nullptr) timeline->copied(batch.chunk, stream);
+    if (direct && !batch.digest) {
+      events.landed.record(stream);
+      return;
+    }
+    events.copied.record(stream);
+    finish_on_device(slot, batch, !direct);
   }
 
   void await(std::uint32_t slot) override {
@@ -140,7 +183,7 @@ class CudaQueue final : public Queue {
   }
 
   void finish() override {
-    for (cudaStream_t stream : {copies(), work()}) {
+    for (cudaStream_t stream : streams()) {
       check(cudaStreamSynchronize(stream), "cudaStreamSynchronize", "waiting for the last chunks");
     }
   }
@@ -162,28 +205,58 @@ class CudaQueue final : public Queue {
 
   void settle() noexcept override {
     const QuietDeviceGuard guard(ordinal_);
-    (void)cudaStreamSynchronize(copies());
-    (void)cudaStreamSynchronize(work());
+    for (cudaStream_t stream : streams()) (void)cudaStreamSynchronize(stream);
   }
 
  private:
   cudaStream_t copies() const noexcept { return on_device_->copies.get(); }
   cudaStream_t work() const noexcept { return on_device_->work.get(); }
+  cudaStream_t peers() {
+    std::optional<Stream>& stream = on_device_->peers;
+    if (!stream) stream.emplace();
+    return stream->get();
+  }
+
+  // Returns the streams in the order in which work passes through them. If no bytes came from other
+  // devices, the first one is repeated.
+  std::array<cudaStream_t, 3> streams() const noexcept {
+    const std::optional<Stream>& peers = on_device_->peers;
+    return {copies(), peers ? peers->get() : copies(), work()};
+  }
+
+  std::uint8_t* staging_of(std::uint32_t slot) const noexcept {
+    return on_device_->staging.data() + slot * device_slot_bytes(shape_);
+  }
 
   void upload(void* dest, const std::byte* source, std::uint64_t bytes) {
     check(cudaMemcpyAsync(dest, source, bytes, cudaMemcpyHostToDevice, copies()), "cudaMemcpyAsync",
           std::to_string(bytes) + " bytes to the device");
   }
 
-  // Makes as few copies as possible, because the link is idle for some microseconds between copies.
+  void copy_from(const CudaQueue& carrier, void* dest, const std::uint8_t* source,
+                 std::uint64_t bytes, cudaStream_t stream) {
+    check(cudaMemcpyPeerAsync(dest, ordinal_, source, carrier.ordinal_, bytes, stream),
+          "cudaMemcpyPeerAsync",
+          std::to_string(bytes) + " bytes from GPU " + std::to_string(carrier.ordinal_));
+  }
+
   void copy_straight(const Batch& batch, const std::byte* bytes) {
+    copy_runs(batch, [&](std::byte* dest, std::uint64_t offset, std::uint64_t count) {
+      upload(dest, bytes + offset, count);
+    });
+  }
+
+  // Calls copy(destination, offset in the chunk, bytes) as rarely as possible, because a link is
+  // idle for some microseconds between copies. The bytes of each segment arrive at its destination.
+  template <class Copy>
+  void copy_runs(const Batch& batch, Copy&& copy) {
     arrived_.clear();
     const Segment* const end = batch.segments + batch.count;
     for (const Segment* first = batch.segments; first != end;) {
       const Segment* const next = end_of_copy(first, end);
       const std::uint64_t copied =
           next[-1].chunk_offset + next[-1].source_bytes - first->chunk_offset;
-      upload(batch.dest + first->dest_offset, bytes + first->chunk_offset, copied);
+      copy(batch.dest + first->dest_offset, first->chunk_offset, copied);
       for (; first != next; ++first) {
         arrived_.push_back(reinterpret_cast<const std::uint8_t*>(batch.dest + first->dest_offset));
       }
@@ -192,24 +265,41 @@ class CudaQueue final : public Queue {
 
   // Uploads the chunk to device staging and records the address of each segment there.
   void stage(std::uint32_t slot, const Batch& batch, const std::byte* bytes) {
-    std::uint8_t* staging = on_device_->staging.data() + slot * device_slot_bytes(shape_);
-    arrived_.clear();
+    std::uint8_t* staging = staging_of(slot);
     const bool aligned = std::all_of(
         batch.segments, batch.segments + batch.count,
         [](const Segment& segment) { return segment.chunk_offset % kKernelAlignment == 0; });
     if (aligned) {
       upload(staging, bytes + batch.begin, batch.end - batch.begin);
-      for (std::uint32_t i = 0; i < batch.count; ++i) {
-        arrived_.push_back(staging + (batch.segments[i].chunk_offset - batch.begin));
-      }
+      arrive_at(staging, batch);
       return;
     }
+    arrived_.clear();
     for (std::uint32_t i = 0; i < batch.count; ++i) {
       const Segment& segment = batch.segments[i];
       upload(staging, bytes + segment.chunk_offset, segment.source_bytes);
       arrived_.push_back(staging);
       staging += round_up(segment.source_bytes, kKernelAlignment);
     }
+  }
+
+  // Records that the batch's range of the chunk is at this address of the device.
+  void arrive_at(const std::uint8_t* staging, const Batch& batch) {
+    arrived_.clear();
+    for (std::uint32_t i = 0; i < batch.count; ++i) {
+      arrived_.push_back(staging + (batch.segments[i].chunk_offset - batch.begin));
+    }
+  }
+
+  // Queues all work on bytes that arrive before the event `copied` of the slot.
+  void finish_on_device(std::uint32_t slot, const Batch& batch, bool converts) {
+    const SlotEvents& events = on_device_->events[slot];
+    check(cudaStreamWaitEvent(work(), events.copied.get(), 0), "cudaStreamWaitEvent");
+    if (converts) convert(batch);
+    if (batch.digest) digest(batch);
+    DeviceTimeline* timeline = on_device_->timeline.get();
+    if (timeline != nullptr) timeline->worked(batch.chunk, work());
+    events.landed.record(work());
   }
 
   // Makes one launch for each run of segments of one type.
@@ -220,7 +310,8 @@ class CudaQueue final : public Queue {
       const Segment& segment = batch.segments[i];
       if (segment.decoder != decoder) moves.flush();
       decoder = segment.decoder;
-      moves.add({arrived_[i], batch.dest + segment.dest_offset, segment.elements, segment.scale});
+      moves.add({arrived_[i], batch.dest + segment.dest_offset, segment.elements, segment.scale,
+                 segment.crop});
     }
     moves.flush();
   }

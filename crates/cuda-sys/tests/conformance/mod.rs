@@ -4,6 +4,7 @@
 use cuda_sys::{DeviceKind, EngineConfig, Io};
 
 mod bench;
+mod columns;
 mod copying;
 pub(crate) mod decoding;
 mod devices;
@@ -12,9 +13,13 @@ mod examining;
 mod fake_lanes;
 mod lanes;
 mod measure;
+mod peers;
 mod refusing;
 mod sources;
 mod stopping;
+pub(crate) use columns::{
+    bad_columns_are_refused, columns_reach_their_lanes, shared_rows_are_read_once,
+};
 pub(crate) use copying::{
     an_empty_request_succeeds, copies_exactly_under_every_division,
     gaps_between_tensors_stay_unchanged, readers_take_stretches, small_tensors_share_chunks,
@@ -36,6 +41,7 @@ pub(crate) use lanes::{
     several_lanes_get_the_bytes_of_one,
 };
 pub(crate) use measure::{every_work_has_a_rate, uploads_have_a_rate_on_a_gpu};
+pub(crate) use peers::lanes_hand_bytes_on;
 pub(crate) use refusing::{
     a_failing_read_carries_errno, a_truncated_file_is_noticed, bad_configurations_are_refused,
     bad_operations_are_refused,
@@ -74,6 +80,9 @@ macro_rules! device_suite {
             buffers_report_their_device,
             a_flipped_bit_changes_one_digest,
             several_threads_can_use_one_buffer,
+            columns_reach_their_lanes,
+            shared_rows_are_read_once,
+            bad_columns_are_refused,
             slow_lanes_get_their_bytes,
             a_lane_whose_device_fails_is_named,
             every_work_has_a_rate,
