@@ -106,3 +106,68 @@ fn common(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
 fn index_of(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceChoice, LoadOptions, LoadedModel, Loader, Unobserved};
+    use model_phi3::{Placement, SplitMode};
+
+    fn load(name: &str, mode: SplitMode, devices: usize) -> LoadedModel {
+        let path = format!("{}/../../testdata/models/{name}", env!("CARGO_MANIFEST_DIR"));
+        let options = LoadOptions::new().devices(vec![DeviceChoice::Host; devices]);
+        let options = options.placement(Placement::new(mode, devices).unwrap());
+        Loader::new(options).load(path, &mut Unobserved).unwrap()
+    }
+
+    fn flip(model: &mut LoadedModel, part: usize, slot: Slot, at: u64) {
+        let place = model.parts[part].plan().slot(slot).unwrap().planned.dest.start + at;
+        let mut byte = [0];
+        model.parts[part].buffer.read(place, &mut byte).unwrap();
+        model.parts[part].buffer.write(place, &[byte[0] ^ 1]).unwrap();
+    }
+
+    #[test]
+    fn bytes_that_differ_on_two_devices_are_found_and_both_are_named() {
+        for (mode, slot, at) in [
+            (SplitMode::Replicate, Slot::FfnDown(0), 40),
+            (SplitMode::Replicate, Slot::Output, 0),
+            (SplitMode::Tensor, Slot::FfnNorm(0), 3),
+        ] {
+            let mut model = load("fused-k-quants.gguf", mode, 2);
+            let bytes = model.read_slot(slot).unwrap();
+            let fingerprint = model.fingerprint().unwrap();
+            flip(&mut model, 1, slot, at);
+            let error = model.read_slot(slot).unwrap_err();
+            assert_eq!((error.code(), error.exit_code()), ("VERIFICATION_FAILED", 9));
+            let text = error.to_string();
+            let start =
+                format!("verification failed: {slot} on host (part 1) differs from host (part 0)");
+            assert!(text.starts_with(&start), "{text}");
+            let error = model.verify_fingerprint(&fingerprint).unwrap_err();
+            assert!(error.to_string().contains(" on host (part 1) differs"), "{error}");
+            flip(&mut model, 1, slot, at);
+            assert_eq!(model.read_slot(slot).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_row_that_one_device_has_is_taken_from_it() {
+        let mut model = load("fused-k-quants.gguf", SplitMode::Tensor, 2);
+        let slot = Slot::AttnOutput(0);
+        let mut expected = model.read_slot(slot).unwrap().unwrap();
+        let view = model.parts[1].slot(slot).unwrap();
+        let row_bytes = |cols: u64| cols * 2;
+        flip(&mut model, 1, slot, row_bytes(view.shape[1]) * 3 + 2);
+        let at = row_bytes(view.whole_shape[1]) * 3 + row_bytes(view.cols.start) + 2;
+        expected[at as usize] ^= 1;
+        assert!(model.read_slot(slot).unwrap().unwrap() == expected);
+    }
+
+    #[test]
+    fn common_rows_are_those_of_both_ranges() {
+        assert_eq!(common(&(2..7), &(4..9)), 4..7);
+        assert!(common(&(2..4), &(4..9)).is_empty());
+        assert!(common(&(8..9), &(1..3)).is_empty());
+    }
+}

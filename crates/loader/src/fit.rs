@@ -129,3 +129,39 @@ impl Fit {
         self.free.filter(|_| hold_weights)?.checked_sub(self.required)?.checked_sub(kv_cache?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceChoice, LoadOptions, Loader};
+
+    #[test]
+    fn free_bytes_of_one_device_do_not_make_up_for_those_of_another() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
+        let options = LoadOptions::new().devices([DeviceChoice::Host; 2]);
+        let planned = Loader::new(options).plan(path).unwrap();
+        let devices = [DeviceKind::Cuda(0), DeviceKind::Cuda(1)];
+        let of = |device, free: u64| DeviceFit {
+            device,
+            required: 100,
+            reserve: 10,
+            free: Some(free),
+            total: Some(1000),
+            limit: None,
+            short_by: 110_u64.saturating_sub(free),
+            holds_weights: free >= 100,
+        };
+        let fit = |free: [u64; 2]| {
+            let figures = devices.iter().zip(free).map(|(device, free)| of(*device, free));
+            Fit::new(planned.clone(), Devices::new(devices), figures.collect())
+        };
+        let enough = fit([110, 900]);
+        assert_eq!((enough.short_by, enough.required, enough.reserve), (0, 200, 20));
+        assert_eq!((enough.free, enough.total), (Some(1010), Some(2000)));
+        let full = fit([60, 900]);
+        assert_eq!((full.short_by, full.fits(), full.after_kv_cache), (50, false, None));
+        assert_eq!(full.devices.iter().map(|of| of.short_by).collect::<Vec<_>>(), [50, 0]);
+        let without_reserve = fit([100, u64::MAX / 2]);
+        assert!(!without_reserve.fits() && without_reserve.after_kv_cache.is_some());
+    }
+}

@@ -59,6 +59,7 @@
 //! | keep memory free for a cache | [`LoadOptions::reserve`], [`Loader::set_reserve`] |
 //! | open the device early | [`Loader::prepare`], [`Loader::start_preparing`] |
 //! | choose a GPU | [`cuda_devices`], [`DeviceChoice`] |
+//! | load to several GPUs | [`LoadOptions::devices`], [`LoadOptions::placement`], [`LoadedModel::parts`] |
 //! | load a file that is already open | [`Loader::load_file`]; every method takes an [`Input`] |
 //! | cancel | [`CancelToken`], or [`ControlFlow::Break`](std::ops::ControlFlow::Break) from the observer |
 //! | send events to another thread | [`LoadEvent::into_owned`] |
@@ -74,11 +75,48 @@
 //!
 //! # Weights in memory
 //!
-//! All weights are in one allocation. It is freed when the model is dropped: when the last [`Arc`](std::sync::Arc),
-//! [`SharedTensor`] or DLPack tensor of it is dropped. On a GPU the memory belongs to the primary context of
+//! All weights on a device are in one allocation. It is freed when the model is dropped: when the last
+//! [`Arc`](std::sync::Arc), [`SharedTensor`] or DLPack tensor of it is dropped. On a GPU the memory belongs to the primary context of
 //! the device, which the CUDA runtime, PyTorch and cudarc use as well. When a load returns, the weights are
 //! complete for every stream. They start on multiples of 256 bytes, except parts of a tensor that the file has
 //! fused: K, V and up, for example, start on a row. Do not write to them: other code may read them at the same time.
+//!
+//! # Several devices
+//!
+//! A load can divide a model among devices: GPUs, host memory, or both. Each holds a part ([`LoadedPart`]). The file is
+//! read once. By default each device holds consecutive layers; a [`Placement`] chooses another [`SplitMode`].
+//!
+//! ```
+//! use loader::{DeviceChoice, LoadOptions, Loader, Placement, Slot, SplitMode, Unobserved};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
+//! // Two parts in host memory. With GPUs: `[DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)]`.
+//! let options = LoadOptions::new()
+//!     .devices([DeviceChoice::Host, DeviceChoice::Host])
+//!     .placement(Placement::new(SplitMode::Layer, 2)?.with_proportions(&[2.0, 1.0])?);
+//! let model = Loader::new(options).load(path, &mut Unobserved)?;
+//! for part in model.parts() {
+//!     println!("{} bytes on {}", part.vram_bytes(), part.device());
+//!     if let Some(q) = part.slot(Slot::AttnQ(0)) {
+//!         println!("rows {:?} and columns {:?} of layer 0's Q at {:#x}", q.rows, q.cols, q.address);
+//!     }
+//! }
+//! // Whole weights, put together from the parts.
+//! let q = model.read_slot(Slot::AttnQ(0))?;
+//! # drop(q);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`LoadedModel::slot`] and the other methods of the model that return an address return only weights that one device
+//! holds whole, with their [device](TensorView::device). [`LoadedModel::weights`] and [`LoadedModel::c_weights`] return
+//! `None` if no device holds the whole model. Thus code that was written for one device never takes a part for the whole.
+//!
+//! A device can be named several times: its parts count together for free memory and limits. The contexts of several GPUs
+//! are created side by side. If one device fails or has too little memory, the load fails, names the device, and frees the
+//! memory of all. Memory is checked on all devices before anything is allocated, and everything is allocated before the
+//! first byte is read.
 //!
 //! # Logs
 //!

@@ -340,7 +340,7 @@ fn transfer(
     parts: &mut [LoadedPart],
     observer: &mut dyn Observer,
 ) -> Result<(Stats, Scales), Error> {
-    session.will_convert(plan);
+    session.will_stage(plan);
     let options = TransferOptions::of_load(options);
     let scales = Scales::read(plan.whole(), source)?;
     let mut arenas: Vec<_> = parts.iter_mut().map(|part| &mut part.buffer).collect();

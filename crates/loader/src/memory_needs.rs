@@ -9,7 +9,7 @@ pub(crate) struct MemoryNeeds {
     pub(crate) device: DeviceKind,
     /// The allocations for the weights.
     pub(crate) arena: u64,
-    /// Staging memory on the device for conversions and small operations.
+    /// The engine's own memory on the device: for conversions, small operations, and bytes for other devices.
     pub(crate) conversion: u64,
     /// The staging ring, if it will be allocated in the memory of this device.
     pub(crate) staging: u64,

@@ -74,8 +74,8 @@ impl Arena {
     ) -> Result<(), Error> {
         if dest.is_empty() || dest.end > self.bytes {
             return wrong(format!(
-                "{slot} takes bytes {dest:?} of an allocation of {} bytes",
-                self.bytes
+                "{slot} takes bytes {dest:?} of an allocation of {} bytes on {}",
+                self.bytes, self.device
             ));
         }
         for offset in [dest.start, dest.end - 1] {
@@ -88,7 +88,10 @@ impl Arena {
             }
             let expected = self.address + offset;
             if address != expected {
-                return wrong(format!("{slot} is at {address:#x}, expected at {expected:#x}"));
+                return wrong(format!(
+                    "{slot} is at {address:#x} on {}, expected at {expected:#x}",
+                    self.device
+                ));
             }
         }
         Ok(())

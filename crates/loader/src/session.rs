@@ -122,8 +122,8 @@ pub(crate) struct Session {
     pub(crate) devices: Devices,
     pub(crate) names: Vec<String>,
     pub(crate) engine: Engine,
-    /// For each part, whether the engine has allocated its memory for conversions, which it keeps.
-    converts: Vec<bool>,
+    /// For each part, whether the engine has allocated its own memory on the device, which it keeps.
+    staged: Vec<bool>,
 }
 
 impl Session {
@@ -167,20 +167,24 @@ impl Session {
             "device open"
         );
         let pin_seconds = start.elapsed().as_secs_f64() - context_seconds;
-        let converts = vec![false; opened.len()];
+        let staged = vec![false; opened.len()];
         Ok((
-            Self { opened, devices, names, engine, converts },
+            Self { opened, devices, names, engine, staged },
             Opening { context_seconds, pin_seconds },
         ))
     }
 
-    /// Returns the memory that a load of the plan needs on each device. The memory for conversions counts only until
+    /// Returns the memory that a load of the plan needs on each device. The engine's own memory counts only until
     /// the engine has allocated it.
     pub(crate) fn needs(&self, plan: &PlacedPlan, options: &LoadOptions) -> Vec<MemoryNeeds> {
         let arenas: Vec<_> = plan.parts().iter().map(PlacedPart::device_bytes).collect();
         let conversion = |lane: u32, part| {
-            let converted = self.converts.get(lane as usize).is_some_and(|converted| *converted);
-            if converts(part) && !converted { self.engine.conversion_bytes(lane) } else { 0 }
+            let staged = self.staged.get(lane as usize).is_some_and(|staged| *staged);
+            if needs_staging(plan, part) && !staged {
+                self.engine.conversion_bytes(lane)
+            } else {
+                0
+            }
         };
         let needs_of = |device| {
             let lanes = (0..).zip(&*self.devices).zip(plan.parts());
@@ -194,11 +198,11 @@ impl Session {
         self.devices.distinct().into_iter().map(needs_of).collect()
     }
 
-    /// Records that the engine allocates its memory for conversions. Call this before the transfer of the
+    /// Records that the engine allocates its own memory on the devices. Call this before the transfer of the
     /// plan. If the transfer fails, the loader closes the session.
-    pub(crate) fn will_convert(&mut self, plan: &PlacedPlan) {
-        for (converted, part) in self.converts.iter_mut().zip(plan.parts()) {
-            *converted |= converts(part);
+    pub(crate) fn will_stage(&mut self, plan: &PlacedPlan) {
+        for (staged, part) in self.staged.iter_mut().zip(plan.parts()) {
+            *staged |= needs_staging(plan, part);
         }
     }
 
@@ -284,6 +288,9 @@ pub(crate) struct Allocated {
 /// Opens the devices side by side. Creating the context of a GPU takes several hundred milliseconds.
 fn open_all(devices: &Devices) -> Result<Vec<Device>, Error> {
     let [first, others @ ..] = &**devices else { return Ok(Vec::new()) };
+    if others.is_empty() {
+        return Ok(vec![Device::open(*first)?]);
+    }
     let opened = std::thread::scope(|scope| {
         let room = host_memory::room_for_threads(others.len(), 0);
         let start = |(index, &device): (usize, &DeviceKind)| {
@@ -327,14 +334,20 @@ fn needs_of(
     }
 }
 
-fn converts(part: &PlacedPart) -> bool {
-    part.ops().iter().any(|op| op.conversion != Conversion::Copy)
+/// Returns whether the engine may allocate memory on a device in addition to the arena: to convert, or to hand on
+/// bytes that several devices need.
+fn needs_staging(plan: &PlacedPlan, part: &PlacedPart) -> bool {
+    let of_parts = plan.parts().iter().map(PlacedPart::source_bytes);
+    let shares = of_parts.fold(0, u64::saturating_add) > plan.source_bytes();
+    shares || part.ops().iter().any(|op| op.conversion != Conversion::Copy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::DeviceChoice;
+    use crate::test_plan;
+    use model_phi3::SplitMode;
 
     #[test]
     fn the_last_seconds_of_an_opening_go_to_the_ring_before_the_context() {
@@ -364,5 +377,41 @@ mod tests {
         assert!(opening.context_seconds + opening.pin_seconds <= most, "{opening:?}");
         let (_, again) = sessions.get(&options, wanted, &CancelToken::new()).unwrap();
         assert_eq!((again.context_seconds, again.pin_seconds), (0.0, 0.0));
+    }
+
+    #[test]
+    fn parts_on_one_device_count_together_and_limits_hold_for_each_gpu() {
+        use DeviceKind::{Cuda, Host};
+        let options = LoadOptions::new().reserve(7).vram_limit(100);
+        let needs = |devices: &[DeviceKind], arenas: &[u64]| {
+            let devices = Devices::new(devices.iter().copied());
+            let of = |device| needs_of(&devices, arenas, device, &options);
+            let needs = devices.distinct().into_iter().map(of);
+            needs.map(|of| (of.device, of.arena, of.reserve, of.limit)).collect::<Vec<_>>()
+        };
+        let limit = Some(100);
+        assert_eq!(needs(&[Host, Host], &[3, 4]), [(Host, 7, 7, limit)]);
+        assert_eq!(
+            needs(&[Cuda(1), Host, Cuda(0), Cuda(1)], &[90, 500, 80, 20]),
+            [(Cuda(1), 110, 7, limit), (Host, 500, 0, None), (Cuda(0), 80, 7, limit)]
+        );
+    }
+
+    #[test]
+    fn a_device_that_cannot_hold_its_part_refuses_the_load_before_any_allocation() {
+        let options = LoadOptions::new().devices([DeviceChoice::Host; 2]);
+        let (session, _) = Session::open(&options, &Wanted::UNKNOWN).unwrap();
+        let plan = test_plan::tiny_on_two(SplitMode::Layer);
+        let needs = session.needs(&plan, &options);
+        assert_eq!(needs.len(), 1, "both parts are on one device");
+        assert_eq!(needs[0].arena, plan.device_bytes());
+        let allocated = session.allocate(&plan, &needs).unwrap();
+        let sizes = plan.parts().iter().map(PlacedPart::device_bytes);
+        assert!(allocated.buffers.iter().map(DeviceBuffer::len).eq(sizes));
+        // Another device, for which nothing can be allocated, is checked as well.
+        let full = MemoryNeeds { device: DeviceKind::Cuda(7), limit: Some(9), ..needs[0] };
+        let error = session.allocate(&plan, &[needs[0], full]).map(drop).unwrap_err();
+        assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_VRAM", 6));
+        assert!(error.to_string().starts_with("cuda:7 cannot hold the weights"), "{error}");
     }
 }

@@ -67,14 +67,14 @@ pub struct PlacedOp {
 }
 
 impl PlacedOp {
-    /// Returns whether whole rows are transferred, so that the source is one range of the file without gaps.
+    /// Returns whether whole rows are transferred, so that the source is one range of the file without gaps and no
+    /// element is dropped.
     #[must_use]
     pub fn is_rows(&self) -> bool {
-        self.row_range == (0..self.row_stride) && self.skip == 0
+        let bytes_of_kept = self.source_type.bytes_for(self.keep);
+        self.row_range == (0..self.row_stride) && bytes_of_kept == Some(self.row_stride)
     }
-}
 
-impl PlacedOp {
     /// Returns the bytes of the file that are needed: those of [`row_range`](Self::row_range) of all rows.
     #[must_use]
     pub fn source_bytes(&self) -> u64 {

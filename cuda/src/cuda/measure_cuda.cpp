@@ -63,7 +63,7 @@ void launch(const WorkShape& shape, const WorkBytes& bytes, const DeviceBuffer& 
       break;
     case MeasuredWork::kDecodeToF16: {
       kernels::LaunchBatch<kernels::MoveSegment> batch{};
-      batch.items[batch.count++] = {from, dest.data(), shape.elements, 1.0f};
+      batch.items[batch.count++] = {from, dest.data(), shape.elements, 1.0f, {}};
       status = kernels::launch_decode_to_f16(shape.ggml_type, batch, stream.get());
       break;
     }

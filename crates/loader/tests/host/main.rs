@@ -12,6 +12,8 @@ mod changing_files;
 #[path = "../common/mod.rs"]
 mod common;
 mod concurrency;
+#[path = "../common/divided.rs"]
+mod divided;
 mod errors_document;
 #[path = "../../examples/logits/forward.rs"]
 mod forward;
@@ -27,11 +29,13 @@ mod restricted;
 #[path = "../../examples/logits/rotation.rs"]
 mod rotation;
 mod serialising;
+mod several_devices;
 mod shards;
 #[path = "../common/small_model.rs"]
 mod small_model;
 mod suspect_weights;
 mod tables;
+mod tensor_parallel;
 #[path = "../../examples/logits/values.rs"]
 mod values;
 mod verifying;

@@ -1,0 +1,180 @@
+//! Loads to several lanes of host memory that take the same bytes of the file: all of them, columns of a matrix or,
+//! if layers are divided, a tied output and RoPE factors.
+
+use crate::changed_weights::changed;
+use crate::changes::rng;
+use crate::common::{expected, go_on, model_path};
+use crate::divided::{check, divide, hosts, load_in_parts, placements};
+use gguf_format::GgmlType;
+use gguf_format::write::GgufWriter;
+use loader::{Fused, Loader, Placement, Slot, SplitMode, Storage};
+use std::path::Path;
+
+#[test]
+fn layers_on_several_devices_are_those_of_one_device() {
+    for name in expected().keys() {
+        assert!(divide(&model_path(name), SplitMode::Layer) > 20, "{name}");
+    }
+}
+
+#[test]
+fn parts_of_every_matrix_make_up_the_whole() {
+    let mut loads = 0;
+    for name in expected().keys() {
+        loads += divide(&model_path(name), SplitMode::Tensor);
+    }
+    assert!(loads > 10, "{loads}");
+}
+
+#[test]
+fn every_replica_is_the_whole_model() {
+    for name in expected().keys() {
+        assert_eq!(divide(&model_path(name), SplitMode::Replicate), 6, "{name}");
+    }
+    let placement = Placement::new(SplitMode::Replicate, 2).unwrap();
+    let path = model_path("fused-f16.gguf");
+    let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
+    let first = &model.parts()[0];
+    assert_eq!(model.weights().unwrap().output.address, first.slot(Slot::Output).unwrap().address);
+    assert_eq!(first.fingerprint().unwrap(), model.parts()[1].fingerprint().unwrap());
+    for part in model.parts() {
+        assert!(part.c_weights().layers().iter().all(|layer| !layer.attn_q.data.is_null()));
+    }
+}
+
+#[test]
+fn a_part_has_its_rows_columns_and_heads() {
+    let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+    let path = model_path("fused-k-quants.gguf");
+    let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
+    let config = model.config();
+    assert!(model.weights().is_none() && model.slot(Slot::AttnQ(0)).is_none());
+    assert!(model.fused(Fused::AttnQkv(0)).is_none());
+    assert!(model.slot(Slot::OutputNorm).is_some(), "both devices hold the norms");
+    let mut heads = 0;
+    let mut cols = 0;
+    for part in model.parts() {
+        let q = part.slot(Slot::AttnQ(0)).unwrap();
+        let of = q.heads.unwrap();
+        let head_dim = u64::from(config.head_dim);
+        assert_eq!((of.first_head, q.rows.start), (heads, u64::from(heads) * head_dim));
+        heads += of.heads;
+        let output = part.slot(Slot::AttnOutput(0)).unwrap();
+        assert_eq!((output.cols.start, output.rows.clone()), (cols, 0..config.hidden));
+        cols = output.cols.end;
+        let fused = part.fused(Fused::AttnQkv(0)).unwrap();
+        assert_eq!(fused.address, q.address);
+
+        let c = part.c_weights();
+        assert_eq!((c.get().first_q_head, c.get().part_q_heads), (of.first_head, of.heads));
+        assert_eq!((c.get().first_kv_head, c.get().part_kv_heads), (of.first_kv_head, of.kv_heads));
+        let tensor = c.layers()[0].attn_output;
+        assert_eq!((tensor.first_col, tensor.cols), (output.cols.start, output.shape[1]));
+        assert_eq!((tensor.whole_rows, tensor.whole_cols), (config.hidden, config.hidden));
+        let all_rows = u64::from(config.heads + 2 * config.kv_heads) * head_dim;
+        let tensor = c.layers()[0].attn_qkv;
+        assert_eq!((tensor.rows, tensor.whole_rows), (fused.shape[0], all_rows));
+    }
+    assert_eq!((heads, cols), (config.heads, config.hidden));
+}
+
+#[test]
+fn a_tensor_of_zeros_counts_once_and_only_if_all_parts_are_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let (zero, half) = ("blk.0.attn_output.weight", "blk.0.attn_qkv.weight");
+    let path = changed(dir.path(), "fused-k-quants.gguf", &[zero, half], |name, _, bytes| {
+        let len = bytes.len() / if name == half { 2 } else { 1 };
+        bytes[..len].fill(0);
+    });
+    for mode in [SplitMode::Tensor, SplitMode::Replicate] {
+        let placement = Placement::new(mode, 2).unwrap();
+        let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
+        let found: Vec<_> =
+            model.stats().proof.all_zero.iter().map(|zero| &zero.tensor[..]).collect();
+        assert_eq!(found, [zero], "{mode}");
+    }
+}
+
+#[test]
+fn infinite_weights_are_counted_on_each_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "blk.0.ffn_norm.weight";
+    let path = changed(dir.path(), "fused-f16.gguf", &[name], |_, _, bytes| {
+        bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    });
+    let placement = Placement::new(SplitMode::Replicate, 3).unwrap();
+    let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
+    let found: Vec<_> = model.stats().proof.non_finite.iter().map(ToString::to_string).collect();
+    assert_eq!(found, vec![format!("{name} has 1 infinite and 0 NaN weights as f16 on host"); 3]);
+}
+
+/// Writes a random small model.
+fn write_random_model(path: &Path, rng: &mut fastrand::Rng) -> String {
+    let kv_heads = rng.u64(1..4);
+    let heads = kv_heads * rng.u64(1..4);
+    let head_dim = 32 * rng.u64(1..3);
+    let (hidden, ffn, vocab) = (heads * head_dim, 32 * rng.u64(1..9), rng.u64(5..40));
+    let layers = rng.u32(1..4);
+    let mut writer = GgufWriter::new();
+    writer
+        .kv("general.architecture", "phi3")
+        .kv("phi3.context_length", 4096_u32)
+        .kv("phi3.embedding_length", hidden as u32)
+        .kv("phi3.feed_forward_length", ffn as u32)
+        .kv("phi3.block_count", layers)
+        .kv("phi3.attention.head_count", heads as u32)
+        .kv("phi3.attention.head_count_kv", kv_heads as u32)
+        .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .kv("phi3.rope.dimension_count", head_dim as u32);
+    let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q5_0];
+    let mut names = Vec::new();
+    let mut matrix = |writer: &mut GgufWriter, name: String, dims: [u64; 2]| {
+        let ggml_type = types[rng.usize(..types.len())];
+        writer.tensor(&name[..], &dims, ggml_type);
+        names.push(format!("{name} {dims:?} {}", ggml_type.name()));
+    };
+    matrix(&mut writer, "token_embd.weight".to_owned(), [hidden, vocab]);
+    for layer in 0..layers {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        writer.tensor(&name("attn_norm")[..], &[hidden], GgmlType::F32);
+        matrix(&mut writer, name("attn_qkv"), [hidden, (heads + 2 * kv_heads) * head_dim]);
+        matrix(&mut writer, name("attn_output"), [hidden, hidden]);
+        writer.tensor(&name("ffn_norm")[..], &[hidden], GgmlType::F32);
+        matrix(&mut writer, name("ffn_up"), [hidden, 2 * ffn]);
+        matrix(&mut writer, name("ffn_down"), [ffn, hidden]);
+    }
+    writer.tensor("output_norm.weight", &[hidden], GgmlType::F32);
+    matrix(&mut writer, "output.weight".to_owned(), [hidden, vocab]);
+    // The exponents of floats, and of the scales of blocks, never have all bits set.
+    let fill = |index: usize, data: &mut [u8]| {
+        for (at, byte) in data.iter_mut().enumerate() {
+            *byte = (index * 7 + at * 31 + at / 251) as u8 & 0x1f | 0x20;
+        }
+    };
+    std::fs::write(path, writer.to_bytes(fill).unwrap()).unwrap();
+    format!("heads {heads} kv {kv_heads} dim {head_dim} ffn {ffn} vocab {vocab}: {names:?}")
+}
+
+#[test]
+fn parts_of_random_models_make_up_the_whole() {
+    const MODELS: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("random.gguf");
+    let mut rng = rng();
+    let mut loads = 0;
+    for _ in 0..MODELS {
+        println!("{}", write_random_model(&path, &mut rng));
+        let storage = rng.choice([Storage::F16, Storage::Native]).unwrap();
+        let modes = [SplitMode::Layer, SplitMode::Tensor, SplitMode::Tensor, SplitMode::Replicate];
+        let mode = rng.choice(modes).unwrap();
+        let one = Loader::new(hosts(1).storage(storage)).load(&path, &mut go_on).unwrap();
+        for placement in placements(mode, rng.usize(1..7)) {
+            println!("{placement:?} {storage}");
+            if let Some(model) = load_in_parts(&path, storage, &placement) {
+                check(&model, &one);
+                loads += 1;
+            }
+        }
+    }
+    assert!(loads > MODELS / 2, "{loads}");
+}
