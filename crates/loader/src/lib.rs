@@ -151,7 +151,7 @@
 //! at the same time, each needs its own loader. Loads in one process share only the device and the page
 //! cache.
 //!
-//! # Several GPUs in the machine
+//! # One of several GPUs
 //!
 //! When the CUDA driver starts, it starts every visible GPU. A process that uses only one saves time if the others are hidden: with
 //! two H100, creating a context takes 0.25 s instead of 0.455 s. Set `CUDA_VISIBLE_DEVICES` to the number or the UUID of the GPU, in the

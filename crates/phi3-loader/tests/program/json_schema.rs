@@ -57,7 +57,7 @@ fn the_fields_agree_with_the_committed_list() {
         ("plan", warned, &[]),
         ("load", synthetic, &["--device=host"]),
         ("load", warned, &["--device=host"]),
-        ("load", warned, &["--device=host,host"]),
+        ("load", synthetic, &["--device=host,host"]),
         ("bench", warned, &["--device=host", "--repeat=1", "--cold", "--kernels"]),
     ] {
         let ran = run([&[command, file, "--json"], more].concat());

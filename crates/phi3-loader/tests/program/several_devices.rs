@@ -1,6 +1,6 @@
 //! Tests of loads to several devices. Each device is host memory, with its own lane and arena.
 
-use crate::common::model_path;
+use crate::common::{expected, model_path};
 use crate::program::{Ran, run};
 use gguf_format::GgufFile;
 use loader::Storage;
@@ -8,7 +8,7 @@ use model_phi3::{PlacedPlan, Placement, SplitMode};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const MODES: [SplitMode; 1] = [SplitMode::Layer];
+const MODES: [SplitMode; 3] = [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate];
 
 fn hosts(devices: usize) -> String {
     vec!["host"; devices].join(",")
@@ -44,7 +44,7 @@ fn dump(file: &Path, storage: Storage, more: &[&str]) -> (Ran, Option<Vec<u8>>) 
 
 /// Loads a file in every mode to 1 to 4 devices. The dumps are those of one device, or the mode is not possible. Returns
 /// the number of possible loads of each mode.
-fn divided(file: &Path, storage: Storage) -> [usize; 1] {
+fn divided(file: &Path, storage: Storage) -> [usize; 3] {
     let (ran, whole) = dump(file, storage, &["--device=host"]);
     let one = finished(&ran);
     let gguf = GgufFile::open(file).unwrap();
@@ -59,7 +59,7 @@ fn divided(file: &Path, storage: Storage) -> [usize; 1] {
             let context = format!("{} {storage} {devices} {mode}", file.display());
             let Ok((_, plan)) = plan else {
                 assert_eq!(ran.code(), 4, "{context}");
-                let failed = &ran.json_lines()[1];
+                let failed = ran.json_lines().pop().unwrap();
                 assert_eq!(failed["code"], "PHI3_PLACEMENT", "{context}: {failed}");
                 return false;
             };
@@ -75,11 +75,32 @@ fn divided(file: &Path, storage: Storage) -> [usize; 1] {
 
 #[test]
 fn dumps_of_parts_are_those_of_one_device() {
+    let mut possible = [0; 3];
     for storage in [Storage::F16, Storage::Native] {
-        for name in ["fused-f16.gguf", "split-q8_0.gguf", "split-phi3-f16.gguf"] {
+        for name in expected().keys() {
+            let counts = divided(&model_path(name), storage);
             // There can be more devices than layers.
-            assert_eq!(divided(&model_path(name), storage), [4], "{name}");
+            assert_eq!((counts[0], counts[2]), (4, 4), "{name}");
+            possible[1] += counts[1];
         }
+    }
+    assert!(possible[1] > 20, "{possible:?}");
+}
+
+#[test]
+fn heads_are_divided_unevenly() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tiny.gguf");
+    assert_eq!(run(["synth", file.to_str().unwrap(), "--type=q8_0"]).code(), 0);
+    for storage in [Storage::F16, Storage::Native] {
+        let mode = ["--device=host,host", "--split-mode=tensor"];
+        let (ran, whole) = dump(&file, storage, &["--device=host"]);
+        finished(&ran);
+        let (ran, uneven) = dump(&file, storage, &[&mode[..], &["--tensor-split=3,1"]].concat());
+        let finished = finished(&ran);
+        assert!(uneven == whole, "{storage}");
+        let bytes = |part: usize| finished["parts"][part]["vram_bytes"].as_u64().unwrap();
+        assert!(bytes(0) > 2 * bytes(1), "{finished}");
     }
 }
 
@@ -102,6 +123,10 @@ fn the_last_event_has_the_figures_of_each_device() {
     let one = load_small(&["--device=host", "--json"]).json_lines().pop().unwrap();
     assert_eq!((&one["device"], &one["split_mode"]), (&json!("host"), &json!("none")));
     assert_eq!(one["parts"].as_array().unwrap().len(), 1);
+    let replicas = load_small(&["--device=host,host", "--split-mode=replicate", "--json"]);
+    let replicas = replicas.json_lines().pop().unwrap();
+    assert_eq!(replicas["source_bytes"], one["source_bytes"]);
+    assert_eq!(replicas["vram_bytes"], 2 * one["vram_bytes"].as_u64().unwrap());
 }
 
 #[test]
@@ -121,6 +146,7 @@ fn the_report_has_a_line_for_each_device() {
             &["--device=host,host,host,host"][..],
             &["split     layer\n", ": embedding, layer 0 (", ": layer 2 (", ": output ("][..],
         ),
+        (&["--device=host,host", "--split-mode=replicate"], &["replicate\n", ": everything ("]),
         (&["--device=host"], &["device    host ("]),
     ] {
         let ran = load_small(more);
@@ -201,6 +227,7 @@ fn memory_is_checked_on_all_devices_before_anything_is_copied() {
     let events = ran.json_lines();
     assert!(events.iter().all(|event| event["event"] != "progress"), "{events:?}");
     assert_eq!(events.last().unwrap()["code"], "INSUFFICIENT_VRAM");
+    assert_eq!(limited(2 * whole).code(), 0);
 }
 
 #[test]

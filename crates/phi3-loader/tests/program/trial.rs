@@ -53,7 +53,7 @@ const fn trial(
     Trial { arguments, prints, outputs }
 }
 
-pub(crate) static TRIALS: [Trial; 18] = {
+pub(crate) static TRIALS: [Trial; 19] = {
     use Prints::{Document, Events, Text};
     use Whole::{Json, Same, Svg};
     [
@@ -69,6 +69,17 @@ pub(crate) static TRIALS: [Trial; 18] = {
         trial(
             &["load", "{synthetic}", "--verify=readback", "--dump={out}/dump", "--json"],
             Events,
+            &[("dump", Same)],
+        ),
+        trial(
+            &[
+                "load",
+                "{synthetic}",
+                "--device=host,host",
+                "--split-mode=tensor",
+                "--dump={out}/dump",
+            ],
+            Text,
             &[("dump", Same)],
         ),
         trial(
