@@ -11,20 +11,23 @@ mod machine;
 mod page_cache;
 mod peers;
 mod reading;
+mod several;
 mod shapes;
 mod small_tensors;
 mod storage_reads;
 mod table;
 
-use super::args::{Bench, wrong_use};
+use super::args::Bench;
+use super::device_list::DeviceList;
 use super::failure::Failure;
 use super::json;
 use super::outputs::{self, Named, Output, Prints};
 use super::stdout;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Limit, LoadFigures, Settings};
-use loader::{CancelToken, DeviceChoice, Error, Loader};
+use loader::{CancelToken, Error, Loader};
 use reading::Unread;
+use several::Several;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -32,10 +35,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use storage_reads::StorageReads;
 
-pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
-    let Some(device) = arguments.choices.device.single() else {
-        return Err(Failure::Usage(wrong_use("bench measures one device".to_owned())));
-    };
+pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
+    // Only some measurements are of all devices. The others are of the first one.
+    let list = arguments.choices.device.clone();
+    arguments.choices.device = list.first();
+    let arguments = &arguments;
     let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
     let outputs: Vec<_> = svg.iter().collect();
     let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
@@ -48,7 +52,7 @@ pub(super) fn run(arguments: &Bench, quiet: bool, token: &CancelToken) -> Result
     outputs::check_inputs(inputs, &outputs)?;
     outputs::check_model(&arguments.file, &outputs)?;
 
-    let document = measure(arguments, device, token)?;
+    let document = measure(arguments, &list, token)?;
     // Print the results before writing the chart, so that they are not lost if the chart cannot be written.
     let printed = if arguments.json {
         json::print(&document)
@@ -85,7 +89,7 @@ fn load_command(
 /// processes start in the same state as a user's.
 fn measure(
     arguments: &Bench,
-    device: DeviceChoice,
+    list: &DeviceList,
     token: &CancelToken,
 ) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
@@ -95,13 +99,20 @@ fn measure(
     let gguf = loader.inspect(&arguments.file)?;
     let files: Vec<_> = gguf.shards().iter().map(|shard| shard.path().to_owned()).collect();
 
-    let (mut loads, mut limits) = measure_loads(arguments, &files, token)?;
+    let several = Several::of(list, &gguf, arguments.choices.storage)?;
+    let several = several.as_ref();
+    let (mut loads, mut limits) = measure_loads(arguments, several, &files, token)?;
     let health = health::measure(arguments, token)?;
     let unread = |error: Unread| error.of(&arguments.file);
-    limits.extend(limits::page_cache(arguments, &files, token).map_err(unread)?);
+    let readers = several.and(loads.iter().map(|load| load.threads).max());
+    let readers = readers.and_then(|readers| u32::try_from(readers).ok());
+    limits.extend(limits::page_cache(arguments, &files, readers, token).map_err(unread)?);
 
-    let device = Device::open(device.resolve()).map_err(Error::from)?;
+    let device = Device::open(options.devices[0].resolve()).map_err(Error::from)?;
     limits.extend(limits::device(arguments, &device, token)?);
+    if let Some(several) = several {
+        limits.extend(several.links(arguments.repeat)?);
+    }
     let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
     let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;
     let kernels =
@@ -111,7 +122,7 @@ fn measure(
     drop(device);
 
     let reference = limits::best(&limits, kind);
-    for load in &mut loads {
+    for load in loads.iter_mut().filter(|load| load.device == kind.to_string()) {
         load.hold_against(reference.as_ref());
     }
     let transfer = loads[0].seconds_of("transfer");
@@ -140,12 +151,13 @@ fn measure(
 /// storage. Loads from storage empty the page cache, which is filled again after them.
 fn measure_loads(
     arguments: &Bench,
+    several: Option<&Several>,
     files: &[PathBuf],
     token: &CancelToken,
 ) -> Result<(Vec<LoadFigures>, Vec<Limit>), Failure> {
     let unread = |error: Unread| error.of(&arguments.file);
     page_cache::fill(files, token).map_err(unread)?;
-    let mut loads = loads::warm(arguments, files, token)?;
+    let mut loads = loads::warm(arguments, several, files, token)?;
     let warm = loads.len();
     let mut from_storage = loads::FromStorage::default();
     let mut storage = StorageReads::open(arguments, files).map_err(|error| unread(error.into()))?;

@@ -114,6 +114,16 @@ impl DeviceList {
         }
     }
 
+    /// Returns the list of the first device alone.
+    pub(super) fn first(&self) -> Self {
+        let first = match self.0.first() {
+            Some(Entry::AllGpus) => Entry::One(DeviceKind::Cuda(0)),
+            Some(entry) => *entry,
+            None => Entry::Auto,
+        };
+        Self(vec![first])
+    }
+
     /// Returns the ordinal of the GPU, if all GPUs of the list are this one. `auto` means the first GPU.
     pub(super) fn only_gpu(&self) -> Option<i32> {
         let mut gpus = self.0.iter().filter(|entry| **entry != Entry::One(DeviceKind::Host));
@@ -163,6 +173,15 @@ mod tests {
             assert!(error.contains("is no device: expected host"), "{text}: {error}");
         }
         assert!("host,x\n".parse::<DeviceList>().unwrap_err().to_string().contains("x\\n"));
+    }
+
+    #[test]
+    fn the_first_device_of_a_list_is_one_device() {
+        for (text, first) in [("auto", "auto"), ("cuda:all", "cuda:0"), ("host,2", "host")] {
+            assert_eq!(list(text).first().to_string(), first);
+            assert_eq!(list(text).first().single().unwrap().to_string(), first);
+        }
+        assert_eq!(list("cuda:all").single(), None);
     }
 
     #[test]

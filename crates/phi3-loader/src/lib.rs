@@ -98,7 +98,7 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
         Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
         Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
         Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
-        Command::Bench(command) => bench::run(&command, quiet, interrupt.token()),
+        Command::Bench(command) => bench::run(command, quiet, interrupt.token()),
         Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
         Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
         Command::Completions(command) => interrupt.or_end(move || completions::run(&command)),

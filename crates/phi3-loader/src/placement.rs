@@ -125,8 +125,7 @@ impl Wish<'_> {
 
     fn devices(&self) -> Result<Vec<PlannedDevice>, Failure> {
         let Self { arguments, memory, .. } = self;
-        let gpus = if self.devices.names_all_gpus() { all_gpus()? } else { Vec::new() };
-        let mut devices: Vec<_> = match self.devices.with_gpus(&gpus) {
+        let mut devices: Vec<_> = match named(self.devices)? {
             Some(devices) => devices.into_iter().map(PlannedDevice::new).collect(),
             None if !memory.is_empty() => {
                 let ordinals = (0..).take(memory.len());
@@ -237,6 +236,12 @@ fn with_memory(devices: &[PlannedDevice]) -> Result<Vec<PlannedDevice>, Failure>
         _ => Ok(device.clone()),
     };
     devices.iter().map(ask).collect()
+}
+
+/// Returns the devices of a list; `None` for `auto`.
+pub(super) fn named(list: &DeviceList) -> Result<Option<Vec<DeviceKind>>, Failure> {
+    let gpus = if list.names_all_gpus() { all_gpus()? } else { Vec::new() };
+    Ok(list.with_gpus(&gpus))
 }
 
 /// Returns all visible GPUs, at least one.

@@ -136,6 +136,8 @@ impl From<cuda_sys::measure::Rate> for Spread {
 pub(super) enum LimitKind {
     /// Copies from pinned host memory to the device.
     PinnedCopy,
+    /// The same to all GPUs at the same time: the sum of their rates.
+    AllPinnedCopies,
     /// Copies from memory to memory on the host. Counts bytes read and bytes written.
     MemoryCopy,
     /// Copies like `MemoryCopy`, but to newly allocated memory, as in a load. The operating system clears the
@@ -168,9 +170,12 @@ pub(super) struct Reference {
 
 #[derive(Serialize)]
 pub(super) struct LoadFigures {
-    /// `warm`, `checksum`, `native`, `reused`, `swap`, `half-cached` or `cold`.
+    /// `warm`, `checksum`, `native`, `reused`, `swap`, `half-cached` or `cold`. For a load to several devices, its split
+    /// mode.
     pub(super) name: &'static str,
     pub(super) description: &'static str,
+    /// The devices, as a list.
+    pub(super) device: String,
     pub(super) storage: String,
     pub(super) verify: String,
     /// The read method that was used, after fallbacks.
@@ -185,6 +190,7 @@ pub(super) struct LoadFigures {
     pub(super) rows: Vec<Row>,
     /// The rate of the transfer, in file bytes.
     pub(super) gb_per_s: Spread,
+    /// `None` for a load to several devices: the reference is the limit of one.
     pub(super) share_of_reference: Option<Spread>,
 }
 

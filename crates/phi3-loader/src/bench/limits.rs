@@ -38,29 +38,34 @@ pub(super) fn device(
         .into_iter()
         .map(|(kind, name, work)| memory_copy(arguments, device, kind, name, work))
         .collect(),
-        DeviceKind::Cuda(_) => {
-            // If the device has little memory, the runs are shorter.
-            let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
-            let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
-            PINNED_CHUNKS
-                .iter()
-                .map(|&chunk_bytes| {
-                    token.check()?;
-                    let shape =
-                        UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes };
-                    let rate = measure::upload(device, shape, arguments.repeat)?;
-                    Ok(Limit {
-                        kind: LimitKind::PinnedCopy,
-                        name: format!("pinned copies, {} MiB", chunk_bytes >> 20),
-                        chunk_bytes: Some(chunk_bytes),
-                        threads: None,
-                        gb_per_s: Some(rate.into()),
-                        note: None,
-                    })
+        DeviceKind::Cuda(_) => PINNED_CHUNKS
+            .iter()
+            .map(|&chunk_bytes| {
+                token.check()?;
+                let shape = upload_shape(device, chunk_bytes)?;
+                let rate = measure::upload(device, shape, arguments.repeat)?;
+                Ok(Limit {
+                    kind: LimitKind::PinnedCopy,
+                    name: format!("pinned copies, {} MiB", chunk_bytes >> 20),
+                    chunk_bytes: Some(chunk_bytes),
+                    threads: None,
+                    gb_per_s: Some(rate.into()),
+                    note: None,
                 })
-                .collect()
-        }
+            })
+            .collect(),
     }
+}
+
+/// Returns the parameters for copies of this size.
+pub(super) fn upload_shape(
+    device: &Device,
+    chunk_bytes: u64,
+) -> std::result::Result<UploadShape, Error> {
+    // If the device has little memory, the runs are shorter.
+    let free = device.memory()?.map_or(u64::MAX, |memory| memory.free);
+    let total_bytes = RUN_BYTES.min(free / 2).max(LARGEST_PINNED_CHUNK);
+    Ok(UploadShape { chunk_bytes, streams: STREAMS, depth: DEPTH, total_bytes })
 }
 
 fn memory_copy(
@@ -83,10 +88,11 @@ fn memory_copy(
     })
 }
 
-/// Reads the file from the page cache with an increasing number of threads.
+/// Reads the file from the page cache with an increasing number of threads, and with `readers` threads.
 pub(super) fn page_cache(
     arguments: &Bench,
     files: &[PathBuf],
+    readers: Option<u32>,
     token: &CancelToken,
 ) -> std::result::Result<Vec<Limit>, Unread> {
     let file = File::open(largest(files)?)?;
@@ -94,6 +100,8 @@ pub(super) fn page_cache(
     let all = cores();
     let mut counts: Vec<_> = [1, 4, 8, 16].into_iter().filter(|&count| count < all).collect();
     counts.push(all);
+    counts.extend(readers.filter(|readers| !counts.contains(readers)));
+    counts.sort_unstable();
     counts
         .into_iter()
         .map(|threads| {

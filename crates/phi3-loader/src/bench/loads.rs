@@ -3,11 +3,13 @@
 use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
 use super::reading::Unread;
+use super::several::Several;
 use super::{child, load_command};
 use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
 use crate::json::{Event, LastEvent};
 use loader::{CancelToken, Error, Loader, Storage, Unobserved, Verify};
+use model_phi3::SplitMode;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Display;
@@ -32,6 +34,7 @@ struct Finished {
     transfer_seconds: f64,
     verify_seconds: f64,
     seconds: f64,
+    device: String,
     io: String,
     threads: u64,
     chunk_bytes: u64,
@@ -58,26 +61,41 @@ const PHASES: [Phase; 9] = [
 /// program. The variants take turns, so that other work on the machine affects all of them equally.
 pub(super) fn warm(
     arguments: &Bench,
+    several: Option<&Several>,
     files: &[PathBuf],
     token: &CancelToken,
 ) -> Result<Vec<LoadFigures>, Failure> {
     let plain = &arguments.choices;
     let mut turns =
-        vec![("warm", "one new process per load, file in the page cache", plain.clone())];
+        vec![("warm", "one new process per load, file in the page cache", plain.clone(), None)];
     if arguments.variants {
         let checksum = Choices { verify: Verify::Checksum, ..plain.clone() };
         let native = Choices { storage: Storage::Native, ..plain.clone() };
-        turns.push(("checksum", "in turn with the warm loads, with --verify checksum", checksum));
-        turns.push(("native", "in turn with the warm loads, with --storage native", native));
+        let turn = "in turn with the warm loads, with --verify checksum";
+        turns.push(("checksum", turn, checksum, None));
+        turns.push(("native", "in turn with the warm loads, with --storage native", native, None));
+    }
+    if let Some(Several { list, modes, .. }) = several {
+        let choices = Choices { device: list.clone(), ..plain.clone() };
+        turns.extend(modes.iter().map(|&mode| {
+            (
+                mode.name(),
+                "in turn with the warm loads, to all devices",
+                choices.clone(),
+                Some(mode),
+            )
+        }));
     }
     let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
     for _ in 0..arguments.repeat {
-        for ((_, _, choices), samples) in turns.iter().zip(&mut samples) {
-            samples.add_process(&arguments.file, choices, files, token)?;
+        for ((_, _, choices, mode), samples) in turns.iter().zip(&mut samples) {
+            samples.add_process(&arguments.file, choices, *mode, files, token)?;
         }
     }
     let named = turns.iter().zip(samples);
-    Ok(named.map(|((name, what, choices), samples)| samples.figures(name, what, choices)).collect())
+    Ok(named
+        .map(|((name, what, choices, _), samples)| samples.figures(name, what, choices))
+        .collect())
 }
 
 /// Loads of a file of which all or half is not in the page cache. Each runs in a new process.
@@ -97,9 +115,9 @@ impl FromStorage {
     ) -> Result<(), Failure> {
         let unread = |error: Unread| error.of(&arguments.file);
         page_cache::fill_half(files, token).map_err(unread)?;
-        self.half_cached.add_process(&arguments.file, &arguments.choices, files, token)?;
+        self.half_cached.add_process(&arguments.file, &arguments.choices, None, files, token)?;
         page_cache::drop_pages(files).map_err(|error| unread(error.into()))?;
-        self.cold.add_process(&arguments.file, &arguments.choices, files, token)
+        self.cold.add_process(&arguments.file, &arguments.choices, None, files, token)
     }
 
     pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
@@ -148,10 +166,12 @@ pub(super) fn reused(
 fn load_in_process(
     file: &Path,
     choices: &Choices,
+    mode: Option<SplitMode>,
     token: &CancelToken,
 ) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
-    let options = choices.to_arguments().into_iter().chain(["--json".to_owned()]);
+    let mode = mode.map(|mode| format!("--split-mode={mode}"));
+    let options = choices.to_arguments().into_iter().chain(mode).chain(["--json".to_owned()]);
     let unstarted = |error| Failure::Start("a measured load", error);
     let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
@@ -215,11 +235,12 @@ impl Samples {
         &mut self,
         file: &Path,
         choices: &Choices,
+        mode: Option<SplitMode>,
         files: &[PathBuf],
         token: &CancelToken,
     ) -> Result<(), Failure> {
         self.cached.extend(page_cache::cached_share(files, Moment::Before));
-        let (finished, seconds) = load_in_process(file, choices, token)?;
+        let (finished, seconds) = load_in_process(file, choices, mode, token)?;
         self.cached_after.extend(page_cache::cached_share(files, Moment::After));
         self.finished.push(finished);
         self.ready.push(seconds);
@@ -255,6 +276,7 @@ impl Samples {
         LoadFigures {
             name,
             description,
+            device: last.map(|load| load.device.clone()).unwrap_or_default(),
             storage: choices.storage.to_string(),
             verify: choices.verify.to_string(),
             io: last.map(|load| load.io.clone()).unwrap_or_default(),

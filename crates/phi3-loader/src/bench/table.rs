@@ -87,8 +87,8 @@ fn print_load(out: &mut dyn Write, load: &LoadFigures, document: &BenchDocument)
     writeln!(out)?;
     write!(
         out,
-        "  {} with {} threads, chunks of {} bytes",
-        load.io, load.threads, load.chunk_bytes
+        "  {}: {} with {} threads, chunks of {} bytes",
+        load.device, load.io, load.threads, load.chunk_bytes
     )?;
     if let Some(cached) = load.cached {
         write!(out, "; {:.0} % of the file cached before the load", cached.median * 100.0)?;

@@ -249,6 +249,26 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
 }
 
 #[test]
+fn loads_to_several_devices_are_measured_in_every_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synth(folder.path());
+    let model = model.to_str().unwrap();
+    let ran = run(&["bench", model, "--device=host,host", "--repeat=1", "--json"]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let loads = &document["loads"];
+    let order = ["warm", "layer", "tensor", "replicate", "reused", "swap"];
+    assert_eq!(names(loads, "name"), order);
+    let [one, two] = ["host", "host,host"];
+    assert_eq!(names(loads, "device"), [one, two, two, two, one, one]);
+    for load in loads.as_array().unwrap() {
+        // The reference is the limit of one device.
+        assert_eq!(load["share_of_reference"].is_null(), load["device"] == two, "{load}");
+    }
+    assert_eq!(document["machine"]["device"], one);
+}
+
+#[test]
 fn results_are_printed_although_the_chart_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
