@@ -259,10 +259,10 @@ std::unique_ptr<Device> open_host() {
   return guarded([] { return std::make_unique<Device>(open_host_device()); });
 }
 
-std::unique_ptr<Device> open_cuda(std::int32_t ordinal) {
+std::unique_ptr<Device> open_cuda(std::int32_t ordinal, [[maybe_unused]] std::int32_t first) {
   return guarded([&]() -> std::unique_ptr<Device> {
 #ifdef TRANSFER_WITH_CUDA
-    return std::make_unique<Device>(open_cuda_device(ordinal));
+    return std::make_unique<Device>(open_cuda_device(ordinal, first));
 #else
     throw transfer::Error(
         Code::kDeviceUnavailable, 0,

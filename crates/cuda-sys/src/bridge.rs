@@ -193,7 +193,7 @@ pub(crate) mod ffi {
         fn host_memory_below(root: &str, limits: &ProcessLimits) -> Result<Memory>;
 
         fn open_host() -> Result<UniquePtr<Device>>;
-        fn open_cuda(ordinal: i32) -> Result<UniquePtr<Device>>;
+        fn open_cuda(ordinal: i32, first: i32) -> Result<UniquePtr<Device>>;
         fn kind(self: &Device) -> u32;
         fn ordinal(self: &Device) -> i32;
         fn name(self: &Device) -> Result<String>;

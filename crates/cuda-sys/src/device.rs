@@ -171,7 +171,7 @@ impl Device {
         let inner = match kind {
             DeviceKind::Host => ffi::open_host()?,
             DeviceKind::Cuda(ordinal) => {
-                ffi::open_cuda(ordinal.wrapping_sub(FIRST_GPU.load(Ordering::Relaxed)))?
+                ffi::open_cuda(ordinal, FIRST_GPU.load(Ordering::Relaxed))?
             }
         };
         Self::from_ffi(inner)

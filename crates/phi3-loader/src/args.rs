@@ -24,6 +24,7 @@ Examples:
   phi3-loader plan Phi-3-mini-4k-instruct-q4.gguf --storage native
   phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
   phi3-loader load model.gguf --device host --dump weights.safetensors
+  phi3-loader load model.gguf --device cuda:0,cuda:1 --split-mode tensor
   phi3-loader synth big.gguf --preset mini-4k --type f16
   phi3-loader bench big.gguf --cold --kernels --svg bench.svg
 

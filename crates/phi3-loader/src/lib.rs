@@ -6,6 +6,7 @@
 //! phi3-loader plan MODEL.gguf                  # bytes of device memory for weights and cache; needs no GPU
 //! phi3-loader load MODEL.gguf --device cuda:0 --verify checksum --json    # loads, one event a line
 //! phi3-loader load MODEL.gguf --dump weights.safetensors                  # and writes the weights
+//! phi3-loader load MODEL.gguf --device cuda:0,cuda:1                      # half of the layers on each GPU
 //! phi3-loader bench MODEL.gguf                 # loads beside the limits of the machine
 //! phi3-loader synth OUT.gguf --preset mini-4k  # a file with real shapes and random weights
 //! ```

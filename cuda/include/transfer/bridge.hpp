@@ -120,7 +120,7 @@ class Engine {
 };
 
 std::unique_ptr<Device> open_host();
-std::unique_ptr<Device> open_cuda(std::int32_t ordinal);
+std::unique_ptr<Device> open_cuda(std::int32_t ordinal, std::int32_t first);
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes);
 #ifdef TRANSFER_MEASURE
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);

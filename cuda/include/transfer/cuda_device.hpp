@@ -23,8 +23,9 @@ struct CudaDeviceInfo {
 // if there is no usable driver.
 std::vector<CudaDeviceInfo> list_cuda_devices();
 
-// Creates the device's primary context, which takes several hundred milliseconds. Throws
+// Creates the device's primary context, which takes several hundred milliseconds. `first` is the
+// ordinal of the first visible GPU; the device itself has the ordinal of the CUDA runtime. Throws
 // Error{kDeviceUnavailable}.
-std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal);
+std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal, std::int32_t first);
 
 }  // namespace phi3::transfer

@@ -194,14 +194,15 @@ std::vector<CudaDeviceInfo> list_cuda_devices() {
   return devices;
 }
 
-std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal) {
+std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal, std::int32_t first) {
   const int count = device_count();
-  if (ordinal < 0 || ordinal >= count) {
+  const std::int64_t visible = std::int64_t{ordinal} - first;
+  if (visible < 0 || visible >= count) {
     throw Error(Code::kDeviceUnavailable, 0,
                 "CUDA device " + std::to_string(ordinal) + " does not exist: " +
                     (count == 0 ? "no GPU is visible" : std::to_string(count) + " visible"));
   }
-  return std::make_shared<const CudaDevice>(ordinal);
+  return std::make_shared<const CudaDevice>(static_cast<std::int32_t>(visible));
 }
 
 }  // namespace phi3::transfer

@@ -75,6 +75,7 @@ fn one_device_has_one_part_that_is_the_plan() {
     assert_eq!((&document["fits"], &document["short_by"]), (&Value::Null, &Value::Null));
     let slots = |of: &Value| of["slots"].as_array().unwrap().len();
     assert_eq!(slots(part), slots(&document));
+    assert_eq!(self::document(&["--device", "auto"]), document);
 }
 
 #[test]
