@@ -362,6 +362,8 @@ mod tests {
             Error::FileChanged { path: path(), what: "its length".to_owned(), source: None },
             Error::Read { path: path(), source: engine.clone() },
             Error::InvalidOption { option: "threads", value: 0, least: 1, most: 256 },
+            Error::InvalidPlacement(InvalidPlacement::Devices { devices: 0 }),
+            Error::DeviceCount { devices: 1, placement: 2 },
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },

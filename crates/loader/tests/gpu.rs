@@ -4,15 +4,38 @@
 
 mod common;
 
-use common::{go_on, golden_models_load_exactly, model_path};
+use common::{go_on, golden_models_load_exactly, golden_models_load_exactly_in_parts, model_path};
 use loader::dlpack::{DLDevice, READ_ONLY};
 use loader::half::f16;
-use loader::{DeviceChoice, DeviceKind, Fused, Io, LoadOptions, Loader, Slot, Verify};
+use loader::{DeviceChoice, DeviceKind, Fused, Io, LoadOptions, Loader, Slot, SplitMode, Verify};
 use std::sync::Arc;
 
 #[test]
 fn golden_models_load_exactly_on_the_gpu() {
     golden_models_load_exactly(DeviceChoice::Cuda(0));
+}
+
+#[test]
+fn golden_models_load_exactly_to_two_arenas_of_the_gpu_and_to_gpu_and_host() {
+    let gpu = DeviceChoice::Cuda(0);
+    for devices in [[gpu, gpu], [gpu, DeviceChoice::Host], [DeviceChoice::Host, gpu]] {
+        for mode in [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate] {
+            golden_models_load_exactly_in_parts(&devices, mode);
+        }
+    }
+}
+
+#[test]
+fn arenas_on_one_gpu_count_together() {
+    let devices = [DeviceChoice::Cuda(0), DeviceChoice::Host, DeviceChoice::Cuda(0)];
+    let path = model_path("fused-f16.gguf");
+    let plan = Loader::new(LoadOptions::new().devices(devices)).plan(&path).unwrap().plan;
+    let on_gpu = plan.parts()[0].device_bytes() + plan.parts()[2].device_bytes();
+    let limited = |limit| Loader::new(LoadOptions::new().devices(devices).vram_limit(limit));
+    limited(on_gpu).load(&path, &mut go_on).unwrap();
+    let error = limited(on_gpu - 1).load(&path, &mut go_on).unwrap_err();
+    assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_VRAM", 6));
+    assert!(error.to_string().starts_with("cuda:0 cannot hold the weights"), "{error}");
 }
 
 #[test]

@@ -8,9 +8,9 @@ mod common;
 #[expect(dead_code, reason = "other targets use the rest")]
 mod driver;
 
-use common::{go_on, model_path};
+use common::{go_on, golden_models_load_exactly_in_parts, model_path};
 use driver::Driver;
-use loader::{DeviceChoice, DeviceKind, LoadOptions, LoadedModel, Loader, Verify};
+use loader::{DeviceChoice, DeviceKind, LoadOptions, LoadedModel, Loader, SplitMode, Verify};
 use std::sync::Barrier;
 
 const MODEL: &str = "fused-k-quants.gguf";
@@ -30,7 +30,7 @@ fn load(ordinal: i32) -> LoadedModel {
 
 /// The GPUs are used one by one first and together last, because a process keeps its contexts.
 #[test]
-fn each_gpu_is_used_alone_and_all_of_them_at_once() {
+fn each_gpu_is_used_alone_and_several_at_once() {
     let (gpus, driver) = (gpus(), Driver::open());
     for ordinal in (0..gpus).rev() {
         let model = load(ordinal);
@@ -58,5 +58,11 @@ fn each_gpu_is_used_alone_and_all_of_them_at_once() {
             });
         }
     });
+    if gpus > 1 {
+        for mode in [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate] {
+            let devices = [DeviceChoice::Cuda(0), DeviceChoice::Cuda(gpus - 1)];
+            golden_models_load_exactly_in_parts(&devices, mode);
+        }
+    }
     println!("{gpus} GPU(s)");
 }

@@ -1,6 +1,6 @@
 //! Shared parts of this crate's tests: the golden models and a way to load them.
 
-use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Storage, Verify};
+use loader::{DeviceChoice, LoadEvent, LoadOptions, Loader, Placement, SplitMode, Storage, Verify};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -80,5 +80,35 @@ pub(crate) fn golden_models_load_exactly(device: DeviceChoice) {
                 assert_eq!(view.bytes, bytes.len() as u64, "{name}: {slot}");
             }
         }
+    }
+}
+
+/// Loads every golden model that can be divided in this mode, with both storages, and compares each slot, put together
+/// from the parts, with the expected content.
+pub(crate) fn golden_models_load_exactly_in_parts(devices: &[DeviceChoice], mode: SplitMode) {
+    let placement = Placement::new(mode, devices.len()).unwrap();
+    for storage in [Storage::F16, Storage::Native] {
+        let options = LoadOptions::new().devices(devices.iter().copied()).storage(storage);
+        let mut loader = Loader::new(options.placement(placement.clone()).verify(Verify::Checksum));
+        let mut loads = 0;
+        for (name, slots) in expected() {
+            let model = match loader.load(model_path(&name), &mut go_on) {
+                Err(error) if error.code() == "PHI3_PLACEMENT" => continue,
+                loaded => loaded.unwrap(),
+            };
+            loads += 1;
+            for (slot, expected) in &slots {
+                let Some(want) = expected.sha256(storage) else { continue };
+                let bytes = model.read_slot(slot.parse().unwrap()).unwrap().unwrap();
+                assert_eq!(sha256(&bytes), want, "{name}: {slot} {storage} {mode}");
+            }
+            let used = model.stats().device.to_string();
+            for (part, device) in model.parts().iter().zip(devices) {
+                assert_eq!(part.device(), device.resolve(), "{used}");
+                part.verify_residency().unwrap();
+            }
+            model.verify_fingerprint(&model.fingerprint().unwrap()).unwrap();
+        }
+        assert!(loads > 0 && (mode == SplitMode::Tensor || loads == expected().len()), "{mode}");
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::changed_weights::changed;
 use crate::changes::rng;
-use crate::common::{expected, go_on, model_path};
+use crate::common::{expected, go_on, golden_models_load_exactly_in_parts, model_path};
 use crate::divided::{check, divide, hosts, load_in_parts, placements};
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{Fused, Loader, Placement, Slot, SplitMode, Storage};
+use loader::{DeviceChoice, Fused, Loader, Placement, Slot, SplitMode, Storage};
 use std::path::Path;
 
 #[test]
@@ -39,6 +39,13 @@ fn every_replica_is_the_whole_model() {
     assert_eq!(first.fingerprint().unwrap(), model.parts()[1].fingerprint().unwrap());
     for part in model.parts() {
         assert!(part.c_weights().layers().iter().all(|layer| !layer.attn_q.data.is_null()));
+    }
+}
+
+#[test]
+fn golden_models_load_exactly_in_every_mode() {
+    for mode in [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate] {
+        golden_models_load_exactly_in_parts(&[DeviceChoice::Host; 2], mode);
     }
 }
 
