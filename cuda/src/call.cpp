@@ -1,6 +1,9 @@
 #include "transfer/call.hpp"
 
+#include <sys/uio.h>
+
 #include <algorithm>
+#include <climits>
 #include <cstring>
 
 #include "transfer/brief_wait.hpp"
@@ -8,6 +11,9 @@
 
 namespace phi3::transfer {
 namespace {
+
+// The largest number of places of one read that scatters its bytes.
+constexpr std::size_t kMaxPlaces = IOV_MAX;
 
 // The bytes of a segment in a share, from the start of the chunk.
 struct Overlap {
@@ -39,6 +45,7 @@ Call::Call(const CallWork& work, const CallClock* clock, std::uint32_t readers)
       clock_(clock),
       spans_(readers),
       scratch_(readers),
+      places_(readers),
       board_(work.schedule.unit_bytes(), readers),
       turns_(work.staging.slots, work.division, board_.stop(),
              [this](std::size_t chunk) { retire(chunk); }) {}
@@ -167,10 +174,51 @@ void Call::fill(const Share& share, std::byte* out) {
   if (!stopped()) examine(share, out);
 }
 
-// Reads rows into memory of the reader, which stays in its core's cache, and copies their columns
-// to the slot. A read that scatters its bytes would save the copy, but not every source can do
-// that.
+// Writes the columns of each segment to its place in the slot.
 void Call::gather(std::uint32_t reader, const Share& share, std::byte* slot) {
+  const Chunk& chunk = work_.schedule.chunks[share.chunk];
+  if (!gather_straight(reader, share, slot)) gather_from_rows(reader, share, slot);
+  if (stopped()) return;
+  const std::uint64_t first = share.offset / chunk.row_bytes;
+  const std::uint64_t count = share.bytes / chunk.row_bytes;
+  for (const Segment& segment : work_.schedule.segments_of(chunk)) {
+    examine(segment, slot + segment.chunk_offset + first * segment.row_bytes,
+            count * segment.row_bytes, segment.op_offset + first * segment.row_bytes);
+  }
+}
+
+// Reads straight to the slot. Returns false if the source cannot scatter, or if the segments do not
+// divide each row.
+bool Call::gather_straight(std::uint32_t reader, const Share& share, std::byte* slot) {
+  const Chunk& chunk = work_.schedule.chunks[share.chunk];
+  const View<Segment> segments = work_.schedule.segments_of(chunk);
+  std::uint64_t end = 0;
+  for (const Segment& segment : segments) {
+    if (segment.row_begin != end) return false;
+    end = segment.row_begin + segment.row_bytes;
+  }
+  if (end != chunk.row_bytes || segments.size() > kMaxPlaces) return false;
+  std::vector<iovec>& places = places_[reader];
+  const std::uint64_t most_rows = kMaxPlaces / segments.size();
+  const std::uint64_t last = (share.offset + share.bytes) / chunk.row_bytes;
+  for (std::uint64_t row = share.offset / chunk.row_bytes; row < last && !stopped();) {
+    const std::uint64_t first = row;
+    places.clear();
+    for (; row < last && row - first < most_rows; ++row) {
+      for (const Segment& segment : segments) {
+        places.push_back(
+            {slot + segment.chunk_offset + row * segment.row_bytes, segment.row_bytes});
+      }
+    }
+    const std::uint64_t offset = chunk.source_offset + first * chunk.row_bytes;
+    if (!work_.sources[chunk.source]->read_scattered(offset, places)) return false;
+  }
+  return true;
+}
+
+// Reads rows into memory of the reader, which stays in its core's cache, and copies their columns
+// to the slot.
+void Call::gather_from_rows(std::uint32_t reader, const Share& share, std::byte* slot) {
   const Chunk& chunk = work_.schedule.chunks[share.chunk];
   const std::uint64_t lead = (chunk.source_offset + share.offset) % kSourceAlignment;
   std::byte* const rows = scratch_[reader].reserve(lead + share.bytes + kSourceAlignment) + lead;
@@ -184,7 +232,6 @@ void Call::gather(std::uint32_t reader, const Share& share, std::byte* slot) {
       std::memcpy(out + row * segment.row_bytes, rows + row * chunk.row_bytes + segment.row_begin,
                   segment.row_bytes);
     }
-    examine(segment, out, count * segment.row_bytes, segment.op_offset + first * segment.row_bytes);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <mutex>
+#include <numeric>
 #include <string>
 
 #include "transfer/cache_survey.hpp"
@@ -77,6 +78,17 @@ void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted
   }
 }
 
+// Returns whether all bytes were read. There are at most IOV_MAX places.
+bool read_places(const OpenFile& file, std::uint64_t offset, const std::vector<iovec>& places,
+                 int flags) {
+  const auto bytes =
+      std::accumulate(places.begin(), places.end(), std::size_t{0},
+                      [](std::size_t sum, const iovec& place) { return sum + place.iov_len; });
+  const ssize_t got = preadv2(file.descriptor, places.data(), static_cast<int>(places.size()),
+                              static_cast<off_t>(offset), flags);
+  return got >= 0 && static_cast<std::size_t>(got) == bytes;
+}
+
 class FileSource : public Source {
  public:
   std::uint64_t bytes() const noexcept override { return file_.bytes; }
@@ -92,6 +104,10 @@ class BufferedSource final : public FileSource {
   BufferedSource(const OpenFile& file, bool fell_back) : FileSource(file), fell_back_(fell_back) {}
 
   bool fell_back() const noexcept override { return fell_back_; }
+
+  bool read_scattered(std::uint64_t offset, const std::vector<iovec>& places) override {
+    return read_places(file_, offset, places, 0);
+  }
 
   void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {
@@ -193,6 +209,10 @@ class AutoSource final : public FileSource {
   bool fell_back() const noexcept override { return refused_.load(); }
   bool wants_concurrency() noexcept override { return !survey_.sample_is_cached(); }
   void prepare_reads() noexcept override { survey_.query_parts(); }
+
+  bool read_scattered(std::uint64_t offset, const std::vector<iovec>& places) override {
+    return read_places(file_, offset, places, RWF_NOWAIT);
+  }
 
   void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,
             const std::atomic<bool>& stop) override {

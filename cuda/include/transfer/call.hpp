@@ -64,6 +64,8 @@ class Call {
   void read(const Share& share, std::byte* out);
   void fill(const Share& share, std::byte* out);
   void gather(std::uint32_t reader, const Share& share, std::byte* slot);
+  bool gather_straight(std::uint32_t reader, const Share& share, std::byte* slot);
+  void gather_from_rows(std::uint32_t reader, const Share& share, std::byte* slot);
   void examine(const Share& share, const std::byte* bytes);
   void examine(const Segment& segment, const std::byte* bytes, std::uint64_t count,
                std::uint64_t offset);
@@ -75,6 +77,7 @@ class Call {
   const CallClock* clock_;
   std::vector<std::vector<Span>> spans_;  // one list for each reader
   std::vector<Scratch> scratch_;          // one for each reader
+  std::vector<std::vector<iovec>> places_;
   ProgressBoard board_;
   SlotTurns turns_;
   std::atomic<std::size_t> next_{0};

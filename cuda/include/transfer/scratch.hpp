@@ -12,8 +12,8 @@ namespace phi3::transfer {
 
 class Scratch {
  public:
-  // Returns at least `bytes` bytes, aligned for direct reads. Their content is unspecified. They are
-  // valid until the next call. Throws std::bad_alloc.
+  // Returns at least `bytes` bytes, aligned for direct reads. Their content is unspecified. They
+  // are valid until the next call. Throws std::bad_alloc.
   std::byte* reserve(std::uint64_t bytes) {
     if (bytes > size_) {
       size_ = 0;

@@ -1,9 +1,12 @@
 // The sources of a call's bytes.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace phi3::transfer {
 
@@ -39,6 +42,10 @@ class Source {
 
   // Whether it was read in another way than requested, because the system refused.
   virtual bool fell_back() const noexcept { return false; }
+
+  // Reads the bytes from `offset` on into memory at several places, one after the other. Returns
+  // false if it cannot, or if it did not read all; read() then works, or reports the reason.
+  virtual bool read_scattered(std::uint64_t, const std::vector<iovec>&) { return false; }
 
   // Reads [offset, offset + bytes) into `out`. If wants_alignment() is true for the range, it may
   // also write around the range, up to the next multiples of kSourceAlignment. Returns soon after
