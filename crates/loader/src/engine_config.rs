@@ -4,11 +4,9 @@ use crate::devices::Devices;
 use crate::options::LoadOptions;
 use cuda_sys::{DeviceKind, EngineConfig};
 
-/// On idle machines, 10 to 16 readers saturated the link of one GPU (docs/performance.md). More readers gain nothing
-/// and take cores from other work.
+/// On idle machines, 10 to 16 readers saturated the link of one GPU (docs/performance.md). More readers for each link
+/// gain nothing and take cores from other work.
 const MAX_CUDA_READERS: usize = 16;
-/// Readers for each link, if the load uses the links of several GPUs.
-const CUDA_READERS_A_LINK: usize = 12;
 /// Decoding on the host scales up to this number of cores. With more, memory bandwidth is the limit.
 const MAX_HOST_READERS: usize = 32;
 /// Number of parallel reads from storage (docs/performance.md). It can exceed the number of cores, because a
@@ -49,8 +47,7 @@ fn settings(options: &LoadOptions, gpus: usize, cores: usize, source_bytes: u64)
     let most_cores = cores - cores / 8;
     let (readers, chunk_bytes) = match gpus {
         0 => (cores.min(MAX_HOST_READERS), HOST_CHUNK_BYTES),
-        1 => (most_cores.min(MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
-        _ => (most_cores.min(gpus * CUDA_READERS_A_LINK), CUDA_CHUNK_BYTES),
+        _ => (most_cores.min(gpus * MAX_CUDA_READERS), CUDA_CHUNK_BYTES),
     };
     let readers = u32::try_from(readers).unwrap_or(u32::MAX);
     let readers = options.threads.unwrap_or(readers.min(EngineConfig::MAX_READERS));
@@ -112,7 +109,7 @@ mod tests {
             assert_eq!(gpus_of(&Devices::new(devices)), gpus);
         }
         for (gpus, cores, readers, depth) in
-            [(1, 32, 16, 4), (1, 8, 7, 4), (2, 32, 24, 8), (2, 16, 14, 8), (8, 128, 96, 32)]
+            [(1, 32, 16, 4), (1, 8, 7, 4), (2, 32, 28, 8), (2, 16, 14, 8), (8, 128, 112, 32)]
         {
             let config = settings(&LoadOptions::new(), gpus, cores, 8 << 30);
             assert_eq!((config.readers, config.depth), (readers, depth), "{gpus} {cores}");
