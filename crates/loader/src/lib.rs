@@ -253,7 +253,7 @@ pub use crate::residency::Residency;
 pub use crate::serialize::FileName;
 pub use crate::shared_tensor::SharedTensor;
 pub use crate::stats::{
-    AllZeroTensor, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures,
+    AllZeroTensor, LinkFigures, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures,
 };
 pub use crate::warning::Warning;
 pub use cuda_sys::{

@@ -16,11 +16,13 @@ use crate::residency::Residency;
 use crate::scales::Scales;
 use crate::session::{Allocated, Session, Sessions, Wanted};
 use crate::source::Source;
-use crate::stats::{AllZeroTensor, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures};
+use crate::stats::{
+    AllZeroTensor, LinkFigures, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures,
+};
 use crate::transfer::TransferOptions;
 use crate::warning::Warning;
 use crate::{readback, residency, transfer};
-use cuda_sys::{EngineConfig, Stats};
+use cuda_sys::{Engine, Stats};
 use gguf_format::GgufFile;
 use model_phi3::{Phi3Config, PlacedPlan};
 use std::borrow::Cow;
@@ -289,7 +291,7 @@ impl Loader {
             resident: Resident::Off,
             parts: part_stats.collect(),
             phases,
-            transfer: transfer_figures(session.engine.config(), moved),
+            transfer: transfer_figures(&session.engine, moved),
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
         log_stats(&stats);
@@ -353,7 +355,9 @@ fn transfer(
     Ok((moved, scales))
 }
 
-fn transfer_figures(config: EngineConfig, moved: Stats) -> TransferFigures {
+fn transfer_figures(engine: &Engine, moved: Stats) -> TransferFigures {
+    let config = engine.config();
+    let link = |(&device, bytes)| LinkFigures { device, bytes };
     TransferFigures {
         io: moved.io,
         threads: moved.readers,
@@ -362,6 +366,7 @@ fn transfer_figures(config: EngineConfig, moved: Stats) -> TransferFigures {
         read_bytes: config.read_bytes,
         chunks: moved.chunks,
         pinned: moved.pinned,
+        links: engine.devices().iter().zip(moved.link_bytes).map(link).collect(),
         timeline: moved.timeline,
     }
 }

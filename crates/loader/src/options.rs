@@ -44,6 +44,10 @@ pub struct LoadOptions {
     /// The way in which the model is divided among the devices. If `None`, one device holds everything, and several
     /// devices hold consecutive layers ([`SplitMode::Layer`]).
     pub placement: Option<Placement>,
+    /// GPUs that lend their links. Chunks for another GPU are copied to one of them and from there to that GPU, which
+    /// is faster than one link alone if the GPUs can copy from each other (NVLink). Each needs a context, and some
+    /// MiB of memory as long as the loader exists. One from which no device can take bytes is not used.
+    pub via: Vec<DeviceChoice>,
     /// The format of the weights on the device.
     pub storage: Storage,
     /// The method of reading the file.
@@ -85,6 +89,7 @@ impl Default for LoadOptions {
         Self {
             devices: vec![DeviceChoice::default()],
             placement: None,
+            via: Vec::new(),
             storage: Storage::F16,
             io: Io::default(),
             chunk_bytes: None,
@@ -149,6 +154,13 @@ impl LoadOptions {
     #[must_use]
     pub fn placement(mut self, placement: Placement) -> Self {
         self.placement = Some(placement);
+        self
+    }
+
+    /// Sets [`via`](Self::via).
+    #[must_use]
+    pub fn via(mut self, helpers: impl IntoIterator<Item = DeviceChoice>) -> Self {
+        self.via = helpers.into_iter().collect();
         self
     }
 

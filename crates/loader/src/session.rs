@@ -7,7 +7,7 @@ use crate::engine_config::engine_config;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
-use crate::options::LoadOptions;
+use crate::options::{DeviceChoice, LoadOptions};
 use crate::{host_memory, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, MemoryInfo, StagingRing};
 use model_phi3::{Conversion, PlacedPart, PlacedPlan};
@@ -117,20 +117,24 @@ impl Opening {
 /// Open devices with their engine.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// One for each part, as are the names and the engine's lanes.
+    /// One for each lane of the engine: the devices of the parts, then the helpers.
     opened: Vec<Device>,
+    /// The devices of the parts, and their names.
     pub(crate) devices: Devices,
     pub(crate) names: Vec<String>,
     pub(crate) engine: Engine,
-    /// For each part, whether the engine has allocated its own memory on the device, which it keeps.
+    /// For each lane, whether the engine has allocated its own memory on the device, which it keeps.
     staged: Vec<bool>,
 }
 
 impl Session {
     fn open(options: &LoadOptions, wanted: &Wanted) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
-        let devices = Devices::new(options.devices.iter().map(|choice| choice.resolve()));
-        let config = engine_config(options, &devices, wanted.source_bytes);
+        let resolved =
+            |choices: &[DeviceChoice]| Devices::new(choices.iter().map(|choice| choice.resolve()));
+        let devices = resolved(&options.devices);
+        let lanes = resolved(&[&options.devices[..], &options.via[..]].concat());
+        let config = engine_config(options, &lanes, wanted.source_bytes);
         if let Some(arenas) = &wanted.arenas
             && devices.contains(&DeviceKind::Host)
         {
@@ -144,7 +148,7 @@ impl Session {
             let make = move || StagingRing::new(config);
             let room = host_memory::room_for_threads(1, config.ring_bytes()) == 1;
             let ring = room.then(|| threads::builder().spawn_scoped(scope, make));
-            let opened = open_all(&devices);
+            let opened = open_all(&lanes);
             let context_seconds = start.elapsed().as_secs_f64();
             let ring = match ring.and_then(Result::ok) {
                 Some(ring) => joined(ring),
@@ -154,10 +158,13 @@ impl Session {
             (opened, context_seconds, ring)
         });
         let opened = opened?;
-        let names = opened.iter().map(Device::name).collect::<Result<Vec<_>, _>>()?;
-        let engine = Engine::with_lanes(&opened.iter().collect::<Vec<_>>(), ring?)?;
+        let lanes: Vec<_> = opened.iter().collect();
+        let (of_parts, helpers) = lanes.split_at(devices.len());
+        let names = of_parts.iter().map(|device| device.name()).collect::<Result<Vec<_>, _>>()?;
+        let engine = Engine::with_helpers(of_parts, helpers, ring?)?;
         tracing::info!(
             device = %devices,
+            via = %Devices::new(helpers.iter().map(|helper| helper.kind())),
             name = names.join(", "),
             readers = config.readers,
             storage_readers = config.storage_readers,
@@ -195,15 +202,28 @@ impl Session {
                 ..needs_of(&self.devices, &arenas, device, options)
             }
         };
-        self.devices.distinct().into_iter().map(needs_of).collect()
+        let helpers = (0..).zip(&self.opened).skip(self.devices.len()).map(|(lane, helper)| {
+            let staged = self.staged.get(lane as usize).is_some_and(|staged| *staged);
+            MemoryNeeds {
+                device: helper.kind(),
+                arena: 0,
+                conversion: if staged { 0 } else { self.engine.conversion_bytes(lane) },
+                staging: 0,
+                reserve: 0,
+                limit: None,
+            }
+        });
+        self.devices.distinct().into_iter().map(needs_of).chain(helpers).collect()
     }
 
     /// Records that the engine allocates its own memory on the devices. Call this before the transfer of the
     /// plan. If the transfer fails, the loader closes the session.
     pub(crate) fn will_stage(&mut self, plan: &PlacedPlan) {
-        for (staged, part) in self.staged.iter_mut().zip(plan.parts()) {
+        let (of_parts, of_helpers) = self.staged.split_at_mut(self.devices.len());
+        for (staged, part) in of_parts.iter_mut().zip(plan.parts()) {
             *staged |= needs_staging(plan, part);
         }
+        of_helpers.fill(true);
     }
 
     /// Returns the memory of a device of this session.
@@ -243,7 +263,9 @@ impl Session {
                 account.check(needs.device, needs.arena)?;
             }
             needs.check_after(after)?;
-            accounts.push((needs.device, account));
+            if self.devices.contains(&needs.device) {
+                accounts.push((needs.device, account));
+            }
         }
         Ok(Allocated { buffers, accounts })
     }
@@ -255,7 +277,8 @@ impl Session {
         needs: &[MemoryNeeds],
     ) -> Error {
         let lane = error.lane().and_then(|lane| usize::try_from(lane).ok());
-        match self.devices.single().or_else(|| self.devices.get(lane?).copied()) {
+        let alone = self.devices.single().filter(|_| self.opened.len() == 1);
+        match alone.or_else(|| Some(self.opened.get(lane?)?.kind())) {
             Some(device) => self.with_figures(error, device, needs),
             None => Error::Engine(error),
         }
@@ -345,7 +368,6 @@ fn needs_staging(plan: &PlacedPlan, part: &PlacedPart) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::DeviceChoice;
     use crate::test_plan;
     use model_phi3::SplitMode;
 

@@ -138,9 +138,25 @@ pub struct TransferFigures {
     pub chunks: u64,
     /// Whether the staging memory was pinned for the device.
     pub pinned: bool,
+    /// The links that carried the bytes: one for each part, in order, and then those of
+    /// [`LoadOptions::via`](crate::LoadOptions::via).
+    pub links: Vec<LinkFigures>,
     /// Start and end times of reads, copies and kernels. Empty unless `LoadOptions::timeline` is set.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub timeline: Vec<Span>,
+}
+
+/// The bytes that went from host memory to one device. If several GPUs need the same bytes, one of them receives these,
+/// and the others take them from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LinkFigures {
+    /// The device.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::text"))]
+    pub device: DeviceKind,
+    /// The bytes, as they are in the file.
+    pub bytes: u64,
 }
 
 /// Results of the checks of a load.

@@ -2,7 +2,7 @@
 
 use crate::device_list::DeviceList;
 use crate::failure::Failure;
-use crate::placement::Wish;
+use crate::placement::{self, Wish};
 use clap::builder::{
     FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
 };
@@ -129,7 +129,9 @@ impl Command {
     /// Returns the ordinal of the GPU, if the command uses at most this one.
     pub(super) fn only_gpu(&self) -> Option<i32> {
         match self {
-            Self::Load(command) if !command.placement.fit => command.choices.device.only_gpu(),
+            Self::Load(Load { placement, via: None, choices, .. }) if !placement.fit => {
+                choices.device.only_gpu()
+            }
             _ => None,
         }
     }
@@ -319,6 +321,9 @@ pub(super) struct Load {
     pub(super) choices: Choices,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
+    /// GPUs that lend their links to the load, such as cuda:1; the device is then one other GPU, such as cuda:0
+    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str, conflicts_with_all = ["fit", "n_gpu_layers"])]
+    pub(super) via: Option<DeviceList>,
     /// Memory of each GPU that the weights can use, such as 8GB [default: all free memory]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
     pub(super) vram_limit: Option<u64>,
@@ -344,12 +349,17 @@ pub(super) struct Load {
 impl Load {
     /// Returns the options. Reads the file only if the devices depend on its model.
     pub(super) fn options(&self) -> Result<LoadOptions, Failure> {
+        let via = match &self.via {
+            Some(via) => placement::helpers(&self.choices.device, via)?,
+            None => Vec::new(),
+        };
         let (devices, placement) = self.wish().choose(&self.file)?;
         let mut options = self
             .choices
             .options()
             .devices(devices)
             .placement(placement)
+            .via(via)
             .deny_overflow(self.deny_overflow)
             .timeline(self.timeline.is_some());
         options.vram_limit = self.vram_limit;

@@ -244,6 +244,29 @@ pub(super) fn named(list: &DeviceList) -> Result<Option<Vec<DeviceKind>>, Failur
     Ok(list.with_gpus(&gpus))
 }
 
+/// Returns the GPUs that lend their links to a load to the only device. `cuda:all` stands for all others.
+pub(super) fn helpers(
+    devices: &DeviceList,
+    via: &DeviceList,
+) -> Result<Vec<DeviceChoice>, Failure> {
+    let Some(target @ DeviceChoice::Cuda(_)) = devices.single() else {
+        return Err(usage("--via needs exactly one GPU as --device".to_owned()));
+    };
+    let named = named(via)?.unwrap_or_default();
+    let mut helpers: Vec<_> = named.into_iter().map(device_list::choice).collect();
+    if via.names_all_gpus() {
+        helpers.retain(|helper| *helper != target);
+    }
+    let is_double = |at: usize| helpers[..at].contains(&helpers[at]);
+    if helpers.is_empty()
+        || helpers.iter().any(|helper| [target, DeviceChoice::Host].contains(helper))
+        || (1..helpers.len()).any(is_double)
+    {
+        return Err(usage(format!("--via names other GPUs than {target}, each once")));
+    }
+    Ok(helpers)
+}
+
 /// Returns all visible GPUs, at least one.
 fn all_gpus() -> Result<Vec<DeviceKind>, Failure> {
     let gpus = gpus()?;

@@ -62,7 +62,8 @@ pub(super) fn write(spans: &[Span], target: &OutputFile) -> Result<(), Error> {
         Event::Complete {
             name,
             pid,
-            tid: span.reader,
+            // A track for each reader, and one for each device.
+            tid: if pid == 0 { span.reader } else { span.lane.unwrap_or(0) },
             ts: span.start * 1e6,
             dur: (span.end - span.start) * 1e6,
             args: Chunk { chunk: span.chunk },

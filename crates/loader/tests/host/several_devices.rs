@@ -267,3 +267,19 @@ fn layers_on_up_to_nine_devices_make_up_the_whole() {
         }
     }
 }
+
+/// Host memory takes no bytes from other devices, so that a helper of a load to it carries none.
+#[test]
+fn a_helper_from_which_no_device_can_take_bytes_is_not_used() {
+    let path = model_path("fused-f16.gguf");
+    let one = Loader::new(hosts(1)).load(&path, &mut go_on).unwrap();
+    let mut loader = Loader::new(hosts(1).via([DeviceChoice::Host]).verify(Verify::Readback));
+    let model = loader.load(&path, &mut go_on).unwrap();
+    check(&model, &one);
+    let bytes = |model: &loader::LoadedModel| {
+        model.stats().transfer.links.iter().map(|link| link.bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(&one), [one.stats().source_bytes]);
+    assert_eq!(bytes(&model), [one.stats().source_bytes, 0]);
+    assert_eq!(model.stats().device.to_string(), "host");
+}

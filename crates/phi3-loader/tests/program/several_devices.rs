@@ -199,6 +199,14 @@ fn wrong_use_has_exit_code_2_and_prints_no_event() {
         (&["--n-gpu-layers=1", "--split-mode=tensor"], "divides by layers"),
         (&["--fit", "--split-mode=layer"], "cannot be used with"),
         (&["--memory=1GB"], "--memory"),
+        (&["--via=cuda:1"], "exactly one GPU as --device"),
+        (&["--device=host", "--via=cuda:1"], "exactly one GPU as --device"),
+        (&["--device=cuda:0,cuda:1", "--via=cuda:2"], "exactly one GPU as --device"),
+        (&["--device=cuda:0", "--via=host"], "other GPUs than cuda:0"),
+        (&["--device=cuda:0", "--via=auto"], "other GPUs than cuda:0"),
+        (&["--device=cuda:0", "--via=cuda:1,cuda:0"], "other GPUs than cuda:0"),
+        (&["--device=cuda:0", "--via=1,cuda:1"], "each once"),
+        (&["--device=cuda:0", "--via=cuda:1", "--fit"], "cannot be used with"),
     ] {
         refused(more, 2, &[words]);
         assert_eq!(load_small(&[more, &["--json"]].concat()).stdout(), "", "{more:?}");
