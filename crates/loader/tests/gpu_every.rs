@@ -57,7 +57,6 @@ fn two_gpus_share_their_links() {
             if has_peers {
                 assert!(links.iter().all(|link| link.abs_diff(half) <= 128 << 10), "{links:?}");
             }
-            println!("{storage}: {links:?} of {bytes} bytes");
         }
         // Dropping one model and its loader leaves the other one usable.
         load(&via).fingerprint().unwrap();
