@@ -26,7 +26,8 @@ Geometry geometry_of(std::size_t index, const Conversion& conversion) {
           type->has_tensor_scale};
 }
 
-// Elements of a row are dropped in multiples of this, because kernels store 16 bytes at a time.
+// Elements of a row are dropped and kept in multiples of this, because kernels store 16 bytes at a
+// time.
 constexpr std::uint64_t kCropStep = 8;
 
 // Returns the bytes that the operation writes for each row.
@@ -39,8 +40,9 @@ std::uint64_t dest_row_bytes(std::size_t index, const CopyOp& op, const Geometry
   }
   const std::uint64_t elements = piece / geometry.block_bytes * geometry.block_len;
   if (elements > UINT32_MAX) refuse(index, "a row has too many elements");
+  const bool drops = columns.keep != elements;
   if (columns.keep == 0 || !inside(columns.skip, columns.keep, elements) ||
-      columns.skip % kCropStep != 0 || columns.keep % kCropStep != 0) {
+      (drops && (columns.skip % kCropStep != 0 || columns.keep % kCropStep != 0))) {
     refuse(index, "the kept elements are not in the row, or not in multiples of 8");
   }
   return std::uint64_t{columns.keep} * 2;

@@ -73,7 +73,7 @@ pub struct Columns {
     /// Decoded elements of each row that are dropped before those that are kept: a multiple of 8. 0 if the operation
     /// does not convert.
     pub skip: u32,
-    /// Decoded elements of each row that are kept: a multiple of 8. 0 if the operation does not convert.
+    /// Decoded elements of each row that are kept: all of them, or a multiple of 8. 0 if the operation does not convert.
     pub keep: u32,
 }
 

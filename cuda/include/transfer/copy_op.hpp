@@ -32,7 +32,7 @@ struct Columns {
   std::uint64_t begin;
   std::uint64_t end;
   std::uint32_t skip;  // a multiple of 8; 0 without a conversion
-  std::uint32_t keep;  // a multiple of 8; 0 without a conversion
+  std::uint32_t keep;  // all, or a multiple of 8; 0 without a conversion
 };
 
 struct CopyOp {
