@@ -13,6 +13,7 @@
 #include "transfer/host_memory.hpp"
 #ifdef TRANSFER_MEASURE
 #include "transfer/measure.hpp"
+#include "transfer/schedule.hpp"
 #endif
 #ifdef TRANSFER_WITH_CUDA
 #include "transfer/cuda_device.hpp"
@@ -164,6 +165,10 @@ rust::Vec<DeviceInfo> cuda_devices() {
 }
 
 std::uint64_t ring_bytes(const RingShape& shape) noexcept { return config_of(shape).ring_bytes(); }
+
+std::uint64_t least_chunk_bytes(rust::Slice<const CopyOp> ops) noexcept {
+  return transfer::least_chunk_bytes({ops.data(), ops.size()});
+}
 
 Memory host_memory_below(rust::Str root, const ProcessLimits& limits) {
   return guarded([&] {

@@ -62,6 +62,41 @@ float scale_of(const Conversion& conversion) {
   return conversion.kind == ConversionKind::kScaledToF16 ? conversion.scale : 1.0f;
 }
 
+std::uint64_t dest_row_bytes(const CopyOp& op) {
+  return op.dest_bytes / (op.source_bytes / op.columns.row_bytes);
+}
+
+// The room that operations on columns of the same rows need in a chunk.
+class RowRoom {
+ public:
+  void add(const CopyOp& op) {
+    const std::uint64_t piece = op.columns.end - op.columns.begin;
+    row_bytes_ = op.columns.row_bytes;
+    staged_ += piece;
+    padding_ += kGatherAlignment;
+    step_ = std::lcm(step_, kDestAlignment / std::gcd(kDestAlignment, dest_row_bytes(op)));
+    step_ = std::lcm(step_, kDigestWord / std::gcd(std::uint64_t{kDigestWord}, piece));
+  }
+
+  // The rows that must stay together, so that all destinations are aligned and all digests are of
+  // whole words.
+  std::uint64_t step() const { return step_; }
+  // Returns the bytes of the smallest chunk that holds some rows.
+  std::uint64_t least() const { return step_ * row() + padding_; }
+  // Returns the number of rows that fit into a chunk of this size.
+  std::uint64_t fitting(std::uint64_t chunk_bytes) const {
+    return round_down((chunk_bytes - padding_) / row(), step_);
+  }
+
+ private:
+  std::uint64_t row() const { return std::max(row_bytes_, staged_); }
+
+  std::uint64_t row_bytes_ = 0;
+  std::uint64_t staged_ = 0;
+  std::uint64_t padding_ = 0;
+  std::uint64_t step_ = 1;
+};
+
 // An operation that was checked.
 struct Job {
   std::uint32_t index;
@@ -77,7 +112,7 @@ struct Job {
   std::uint64_t dest_before(std::uint64_t offset) const {
     return (offset - begin()) / geometry.block_bytes * geometry.dest_block_bytes;
   }
-  std::uint64_t dest_row_bytes() const { return op->dest_bytes / (op->source_bytes / row_bytes()); }
+  std::uint64_t dest_row_bytes() const { return transfer::dest_row_bytes(*op); }
   // Whether a piece can begin at this byte of the source.
   bool can_begin_at(std::uint64_t offset) const {
     return (offset - begin()) % geometry.block_bytes == 0 &&
@@ -93,10 +128,15 @@ bool overlap(const Job& a, const Job& b) {
          std::max(a.begin(), b.begin()) < std::min(a.end(), b.end());
 }
 
+bool has_same_rows(const CopyOp& a, const CopyOp& b) {
+  return a.source == b.source && a.source_offset == b.source_offset &&
+         a.source_bytes == b.source_bytes && a.columns.row_bytes == b.columns.row_bytes;
+}
+
 // Whether two jobs that overlap can share chunks.
 bool can_share(const Job& a, const Job& b) {
   if (a.row_bytes() != b.row_bytes()) return false;
-  if (a.row_bytes() != 0) return a.begin() == b.begin() && a.end() == b.end();
+  if (a.row_bytes() != 0) return has_same_rows(*a.op, *b.op);
   const std::uint64_t begin = std::max(a.begin(), b.begin());
   const std::uint64_t end = std::min(a.end(), b.end());
   return a.geometry.block_bytes == b.geometry.block_bytes && a.can_begin_at(begin) &&
@@ -195,42 +235,26 @@ class Cutter {
   void add_columns(const Group& group) {
     const Job& first = group.front();
     const std::uint64_t row_bytes = first.row_bytes();
-    const std::uint64_t step = row_step(group);
-    const std::uint64_t staged =
-        std::accumulate(group.begin(), group.end(), std::uint64_t{0},
-                        [](std::uint64_t sum, const Job& job) { return sum + job.row_piece(); });
-    const std::uint64_t row_room = std::max(row_bytes, staged);
+    RowRoom room;
+    for (const Job& job : group) room.add(*job.op);
     const std::uint64_t needed = needed_row_bytes(group);
-    const std::uint64_t padding = group.size() * kGatherAlignment;
-    const std::uint64_t least = step * row_room + padding;
+    const std::uint64_t least = room.least();
     if (least > chunk_bytes_) {
       refuse(first.index, "its columns need chunks of at least " + std::to_string(least) +
                               " bytes, and chunks have " + std::to_string(chunk_bytes_));
     }
     const std::uint64_t rows = first.op->source_bytes / row_bytes;
     for (std::uint64_t row = 0; row < rows;) {
-      const std::uint64_t fitting = (std::max(limit(), least) - padding) / row_room;
-      const std::uint64_t count = std::min(rows - row, round_down(fitting, step));
+      const std::uint64_t count = std::min(rows - row, room.fitting(std::max(limit(), least)));
       begin_chunk(first.op->source, first.begin() + row * row_bytes);
       for (const Job& job : group) append_rows(job, row, count);
       Chunk& chunk = schedule_.chunks.back();
       chunk.bytes = count * row_bytes;
       chunk.needed_bytes = count * needed;
       chunk.row_bytes = row_bytes;
-      chunk.row_step = static_cast<std::uint32_t>(step);
+      chunk.row_step = static_cast<std::uint32_t>(room.step());
       row += count;
     }
-  }
-
-  // Returns the rows that must stay together, so that all destinations are aligned and all digests
-  // are of whole words.
-  static std::uint64_t row_step(const Group& group) {
-    std::uint64_t step = 1;
-    for (const Job& job : group) {
-      step = std::lcm(step, kDestAlignment / std::gcd(kDestAlignment, job.dest_row_bytes()));
-      step = std::lcm(step, kDigestWord / std::gcd(std::uint64_t{kDigestWord}, job.row_piece()));
-    }
-    return step;
   }
 
   // Returns the bytes of a row that some job needs.
@@ -391,6 +415,21 @@ std::vector<std::uint64_t> Schedule::unit_bytes() const {
     }
   }
   return sums;
+}
+
+std::uint64_t least_chunk_bytes(View<CopyOp> ops) noexcept {
+  std::uint64_t least = 0;
+  const CopyOp* before = nullptr;
+  RowRoom room;
+  for (const CopyOp& op : ops) {
+    // An operation without a whole row will be refused.
+    if (op.columns.row_bytes == 0 || op.source_bytes < op.columns.row_bytes) continue;
+    if (before != nullptr && !has_same_rows(*before, op)) room = {};
+    room.add(op);
+    least = std::max(least, room.least());
+    before = &op;
+  }
+  return least;
 }
 
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes) {

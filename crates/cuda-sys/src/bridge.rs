@@ -189,6 +189,7 @@ pub(crate) mod ffi {
         fn digest_with_each_instruction_set(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;
         fn ring_bytes(shape: &RingShape) -> u64;
+        fn least_chunk_bytes(ops: &[CopyOp]) -> u64;
         #[allow(dead_code, reason = "for tests: the engine asks below no root")]
         fn host_memory_below(root: &str, limits: &ProcessLimits) -> Result<Memory>;
 

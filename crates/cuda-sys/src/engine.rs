@@ -78,6 +78,13 @@ impl EngineConfig {
     }
 }
 
+/// Returns the smallest [`EngineConfig::chunk_bytes`] with which an engine accepts these operations: chunks must hold
+/// some rows of each matrix of which columns are moved. 0 if no columns are moved.
+#[must_use]
+pub fn least_chunk_bytes(ops: &[CopyOp]) -> u64 {
+    ffi::least_chunk_bytes(ops)
+}
+
 /// The host memory through which chunks pass. It is separate from the engine, so that its pages can be
 /// populated while a device is opened.
 pub struct StagingRing {

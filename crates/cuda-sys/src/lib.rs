@@ -71,7 +71,7 @@ pub use device::{
     cuda_compiled, cuda_devices, number_gpus_from,
 };
 pub use digest::{Digest, ParseDigestError};
-pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats};
+pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats, least_chunk_bytes};
 pub use error::{Error, ErrorCode};
 pub use io::{Io, ParseIoError};
 pub use observer::Progress;

@@ -52,8 +52,8 @@ pub struct LoadOptions {
     pub storage: Storage,
     /// The method of reading the file.
     pub io: Io,
-    /// The largest single copy to the device, in bytes: 1 byte to 1 GiB. Small values are raised to 4 KiB. If
-    /// `None`, the loader chooses.
+    /// The largest single copy to the device, in bytes: 1 byte to 1 GiB. Small values are raised to 4 KiB,
+    /// and to some rows of a matrix if it is divided by columns. If `None`, the loader chooses.
     pub chunk_bytes: Option<u64>,
     /// The largest single read of one thread, in bytes; a copy consists of several reads. At
     /// least 4 KiB and at most one copy are read. If `None`, the loader chooses.

@@ -6,7 +6,7 @@ use crate::host_memory;
 use crate::part::LoadedPart;
 use crate::scales::Scales;
 use crate::source::Source;
-use crate::transfer::{copy_op, moves};
+use crate::transfer::{copy_op, least_chunk_bytes, moves};
 use cuda_sys::{
     CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, ErrorCode, Io, Request,
     StagingRing,
@@ -113,7 +113,9 @@ impl<'a> Comparison<'a> {
         let ops = parts.iter().flat_map(|part| part.plan().ops());
         let window_bytes = ops.map(window_of).fold(window_bytes, u64::max);
         const PURPOSE: &str = "comparing the weights with the file";
-        host_memory::check(CONFIG.ring_bytes().saturating_add(3 * window_bytes), PURPOSE)?;
+        let least = parts.first().map_or(0, |first| least_chunk_bytes(&first.of.plan));
+        let config = EngineConfig { chunk_bytes: CONFIG.chunk_bytes.max(least), ..CONFIG };
+        host_memory::check(config.ring_bytes().saturating_add(3 * window_bytes), PURPOSE)?;
         let host = Device::open(DeviceKind::Host)?;
         let refused = |error: cuda_sys::Error| match error.code() {
             ErrorCode::OutOfMemory => Error::HostMemory { what: error.to_string() },
@@ -122,7 +124,7 @@ impl<'a> Comparison<'a> {
         Ok(Self {
             source,
             window_bytes,
-            engine: Engine::new(&host, StagingRing::new(CONFIG)?)?,
+            engine: Engine::new(&host, StagingRing::new(config)?)?,
             reproduced: host.allocate(window_bytes).map_err(refused)?,
             expected: host_memory::zeroed(window_bytes, PURPOSE)?,
             found: host_memory::zeroed(window_bytes, PURPOSE)?,

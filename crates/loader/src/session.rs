@@ -8,9 +8,11 @@ use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
 use crate::options::{DeviceChoice, LoadOptions};
+use crate::transfer::least_chunk_bytes;
 use crate::{host_memory, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, MemoryInfo, StagingRing};
 use model_phi3::{Conversion, PlacedPart, PlacedPlan};
+use std::borrow::Cow;
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
@@ -25,19 +27,31 @@ pub(crate) struct Sessions {
 type Opened = Result<(Session, Opening), Error>;
 
 impl Sessions {
-    /// Returns the open session, or opens one. Also returns the time that this call spent on opening it.
+    /// Returns the open session, or opens one if none is open or its chunks are too small for the model. Also returns
+    /// the time that this call spent on opening it.
     pub(crate) fn get(
         &mut self,
         options: &LoadOptions,
         wanted: Wanted,
         token: &CancelToken,
     ) -> Result<(&mut Session, Opening), Error> {
-        if let Some(session) = self.open.take() {
-            return Ok((self.open.insert(session), Opening::default()));
-        }
+        let is_enough =
+            |session: &Session| session.engine.config().chunk_bytes >= wanted.least_chunk_bytes;
+        let mut options = Cow::Borrowed(options);
+        let mut open = self.open.take().map(|session| (session, Opening::default()));
         let waiting = Instant::now();
-        let (session, opening) = self.wait_for_new(options, wanted, token)?;
-        Ok((self.open.insert(session), opening.last(waiting.elapsed().as_secs_f64())))
+        loop {
+            match open.take() {
+                Some((session, opening)) if is_enough(&session) => {
+                    let opening = opening.last(waiting.elapsed().as_secs_f64());
+                    return Ok((self.open.insert(session), opening));
+                }
+                // The default depends on the devices. Few models have rows that need larger chunks.
+                Some(_) => options.to_mut().chunk_bytes = Some(wanted.least_chunk_bytes),
+                None => {}
+            }
+            open = Some(self.wait_for_new(&options, wanted.clone(), token)?);
+        }
     }
 
     /// Starts to open a session, unless one is open or being opened.
@@ -76,7 +90,8 @@ impl Sessions {
 
 /// Opens a session on another thread.
 fn begin(options: &LoadOptions, wanted: Wanted) -> Background<Opened> {
-    let (options, span) = (options.clone(), tracing::Span::current());
+    let (mut options, span) = (options.clone(), tracing::Span::current());
+    options.chunk_bytes = options.chunk_bytes.map(|bytes| bytes.max(wanted.least_chunk_bytes));
     Background::start(move || span.in_scope(|| Session::open(&options, &wanted)))
 }
 
@@ -86,15 +101,21 @@ pub(crate) struct Wanted {
     pub(crate) source_bytes: u64,
     /// Bytes of each part; `None` if the model is not known yet.
     pub(crate) arenas: Option<Vec<u64>>,
+    /// The size of the smallest chunks with which the model can be loaded.
+    pub(crate) least_chunk_bytes: u64,
 }
 
 impl Wanted {
     /// Returns the sizes for a session that is opened before its first model is known.
-    pub(crate) const UNKNOWN: Self = Self { source_bytes: u64::MAX, arenas: None };
+    pub(crate) const UNKNOWN: Self =
+        Self { source_bytes: u64::MAX, arenas: None, least_chunk_bytes: 0 };
 
     pub(crate) fn by(plan: &PlacedPlan) -> Self {
         let arenas = plan.parts().iter().map(PlacedPart::device_bytes).collect();
-        Self { source_bytes: plan.source_bytes(), arenas: Some(arenas) }
+        let least_chunk_bytes = least_chunk_bytes(plan);
+        // Chunks are not larger than the model.
+        let source_bytes = plan.source_bytes().max(least_chunk_bytes);
+        Self { source_bytes, arenas: Some(arenas), least_chunk_bytes }
     }
 }
 
@@ -384,7 +405,7 @@ mod tests {
     fn a_load_reports_only_the_part_of_an_earlier_opening_that_it_waited_for() {
         let options = LoadOptions::new().device(DeviceChoice::Host);
         let begun_by = options.clone();
-        let wanted = Wanted { source_bytes: 1, arenas: Some(vec![1]) };
+        let wanted = Wanted { source_bytes: 1, arenas: Some(vec![1]), ..Wanted::UNKNOWN };
         let begun_for = wanted.clone();
         let begun = Background::start(move || {
             let (session, _) = Session::open(&begun_by, &begun_for)?;

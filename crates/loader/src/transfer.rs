@@ -103,6 +103,12 @@ fn columns_of(op: &PlacedOp) -> Columns {
     }
 }
 
+/// Returns the size of the smallest chunks with which an engine accepts the plan; 0 if any size is enough.
+pub(crate) fn least_chunk_bytes(plan: &PlacedPlan) -> u64 {
+    let ops: Vec<_> = moves(plan).iter().map(|of| copy_op(of.op, None)).collect();
+    cuda_sys::least_chunk_bytes(&ops)
+}
+
 /// The options of a transfer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransferOptions {

@@ -221,7 +221,8 @@ pub(super) struct Choices {
     /// Method of reading the file
     #[arg(long, default_value = "auto", value_parser = word_of::<Io>(IO_CHOICES), env = "PHI3_LOADER_IO")]
     pub(super) io: Io,
-    /// Largest single copy to the device, such as 16MiB; at most 1GiB [default: chosen by device]
+    /// Largest single copy to the device, such as 16MiB; at most 1GiB; raised if the model needs larger ones [default:
+    /// chosen by device]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads, 1 to 256 [default: depends on the device, the cores and the page cache]

@@ -43,6 +43,7 @@ rust::Vec<Digest> digest_with_each_instruction_set(rust::Slice<const std::uint8_
                                                    std::uint64_t offset);
 rust::Vec<DeviceInfo> cuda_devices();
 std::uint64_t ring_bytes(const RingShape& shape) noexcept;
+std::uint64_t least_chunk_bytes(rust::Slice<const CopyOp> ops) noexcept;
 // File paths start with `root`.
 Memory host_memory_below(rust::Str root, const ProcessLimits& limits);
 

@@ -75,6 +75,10 @@ struct Schedule {
 // Smaller chunk sizes are raised to this: it holds a block of every type on a 32-byte boundary.
 constexpr std::uint64_t kMinChunkBytes = 4096;
 
+// Returns the smallest chunk size that the columns of these operations need in `cut`; 0 if there
+// are none.
+std::uint64_t least_chunk_bytes(View<CopyOp> ops) noexcept;
+
 // The limits that operations are checked against.
 struct Bounds {
   std::vector<std::uint64_t> source_bytes;  // one for each source

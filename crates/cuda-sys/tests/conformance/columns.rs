@@ -4,7 +4,7 @@ use super::bench::{Arena, Bench, content, copy, decoder, file_of, noise};
 use super::{IOS, LARGE, Setup};
 use cuda_sys::{
     Columns, Conversion, CopyOp, DeviceKind, EngineConfig, ErrorCode, HostIsa, Io, PositionedRead,
-    ReadHints, Request, Source, SourceFile, Stats, Stop, decode_to_f16,
+    ReadHints, Request, Source, SourceFile, Stats, Stop, decode_to_f16, least_chunk_bytes,
 };
 use std::io;
 use std::ops::{ControlFlow, Range};
@@ -50,13 +50,15 @@ impl Matrix {
     }
 
     /// Returns the columns that each of `lanes` lanes gets, unevenly: in blocks if they are copied, and otherwise
-    /// in steps of 32 elements.
+    /// in steps of 32 elements. The last lane also gets the elements after the last step.
     fn shares(self, lanes: u64) -> Vec<Range<u64>> {
         let unit = if self.converts { STEP } else { self.block_len().max(STEP) };
-        let units = self.blocks * self.block_len() / unit;
-        let at =
-            |lane: u64| if lane == lanes { units } else { units * lane * lane / lanes / lanes };
-        (0..lanes).map(|lane| at(lane) * unit..at(lane + 1) * unit).collect()
+        let all = self.blocks * self.block_len();
+        let at = |lane: u64| match lane == lanes {
+            true => all,
+            false => all / unit * lane * lane / lanes / lanes * unit,
+        };
+        (0..lanes).map(|lane| at(lane)..at(lane + 1)).collect()
     }
 
     /// Returns the operation that moves some columns.
@@ -106,12 +108,14 @@ fn matrices() -> Vec<Matrix> {
     const Q8_0: u32 = 8;
     const Q4_K: u32 = 12;
     const Q6_K: u32 = 14;
+    const BF16: u32 = 30;
     const MXFP4: u32 = 39;
     const NVFP4: u32 = 40;
     let mut start = 0;
     let types = [
-        (F32, 416),
-        (F16, 224),
+        (F32, 413),
+        (F16, 227),
+        (BF16, 35),
         (Q4_0, 7),
         (Q8_0, 5),
         (Q4_K, 3),
@@ -164,7 +168,7 @@ pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
     let vector = copy(last.start + last.bytes(), 100, 0, 3);
     let bytes = noise((vector.source_offset + vector.source_bytes) as usize);
     let file = file_of(&bytes);
-    for (lanes, config) in (1..5).flat_map(|lanes| [CHUNKS, LARGE].map(|c| (lanes, c))) {
+    for lanes in 1..5 {
         let mut ops = Vec::new();
         let mut wanted = vec![Vec::new(); lanes as usize];
         for (index, matrix) in matrices.iter().enumerate() {
@@ -172,7 +176,7 @@ pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
             {
                 let want: &mut Vec<u8> = &mut wanted[lane as usize];
                 want.resize(want.len().next_multiple_of(16), 0xcc);
-                ops.push(matrix.op(lane, &cols, want.len() as u64, index as u32 / 6));
+                ops.push(matrix.op(lane, &cols, want.len() as u64, index as u32 / 7));
                 want.extend(matrix.want(&bytes, &cols));
             }
         }
@@ -182,8 +186,9 @@ pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
         wanted[0].extend(&bytes[vector.source_offset as usize..]);
 
         let size = wanted.iter().map(Vec::len).max().unwrap() as u64;
-        let mut bench = Bench::new(Setup { device, lanes: lanes as u32 }, config);
-        for io in IOS {
+        let least = EngineConfig { chunk_bytes: least_chunk_bytes(&ops), ..CHUNKS };
+        for (io, config) in IOS.into_iter().flat_map(|io| [least, CHUNKS, LARGE].map(|c| (io, c))) {
+            let mut bench = Bench::new(Setup { device, lanes: lanes as u32 }, config);
             let mut arena = arena(&bench, size);
             let source = SourceFile { file: file.as_fd(), bytes: bytes.len() as u64 };
             let stats = run(&mut bench, source.into(), io, &ops, &mut arena);
@@ -314,6 +319,7 @@ pub(crate) fn bad_columns_are_refused(device: DeviceKind) {
     // The destination of every eighth row is a multiple of 16 bytes, so that eight rows must be in one chunk.
     let row = Matrix { ggml_type: 14, converts: false, blocks: 4, start: 0 };
     let op = CopyOp { source_bytes: 16 * 840, dest_bytes: 16 * 210, ..row.op(0, &(0..256), 0, 0) };
+    assert_eq!(least_chunk_bytes(&[op]), 6976);
     let bench =
         |chunk_bytes| Bench::new(Setup { device, lanes: 1 }, EngineConfig { chunk_bytes, ..LARGE });
     let error = refused(&mut bench(4096), op).unwrap();

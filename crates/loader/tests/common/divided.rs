@@ -31,8 +31,17 @@ pub(crate) fn load_in_parts(
     storage: Storage,
     placement: &Placement,
 ) -> Option<LoadedModel> {
-    let options = hosts(placement.devices()).placement(placement.clone());
-    let options = options.storage(storage).verify(Verify::Readback);
+    load_with(hosts(placement.devices()).storage(storage), path, placement)
+}
+
+/// Loads as [`load_in_parts`] does, with these options.
+pub(crate) fn load_with(
+    options: LoadOptions,
+    path: &Path,
+    placement: &Placement,
+) -> Option<LoadedModel> {
+    let storage = options.storage;
+    let options = options.placement(placement.clone()).verify(Verify::Readback);
     match Loader::new(options).load(path, &mut go_on) {
         Ok(model) => Some(model),
         Err(error @ Error::Model { .. }) => {

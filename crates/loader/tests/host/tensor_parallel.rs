@@ -4,10 +4,11 @@
 use crate::changed_weights::changed;
 use crate::changes::rng;
 use crate::common::{expected, go_on, golden_models_load_exactly_in_parts, model_path};
-use crate::divided::{check, divide, hosts, load_in_parts, placements};
+use crate::divided::{check, divide, hosts, load_in_parts, load_with, placements};
+use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{DeviceChoice, Fused, Loader, Placement, Slot, SplitMode, Storage};
+use loader::{DeviceChoice, Fused, Io, Loader, Placement, Slot, SplitMode, Storage};
 use std::path::Path;
 
 #[test]
@@ -115,13 +116,61 @@ fn infinite_weights_are_counted_on_each_device() {
     assert_eq!(found, vec![format!("{name} has 1 infinite and 0 NaN weights as f16 on host"); 3]);
 }
 
-/// Writes a random small model.
+#[test]
+fn chunks_hold_the_rows_of_columns_whatever_the_options_say() {
+    // Sixteen rows of 969 blocks of 17 bytes stay together. They do not fit in a chunk of the default size. 103 columns
+    // are not whole vectors of a kernel.
+    for (ffn, ffn_down) in
+        [(969 * 32, GgmlType::MXFP4), (103, GgmlType::BF16), (103, GgmlType::F32)]
+    {
+        let mut writer = phi3_keys_of(64, ffn, 2);
+        let ffn = u64::from(ffn);
+        writer
+            .tensor("token_embd.weight", &[64, 8], GgmlType::F16)
+            .tensor("blk.0.attn_norm.weight", &[64], GgmlType::F32)
+            .tensor("blk.0.attn_qkv.weight", &[64, 192], GgmlType::F16)
+            .tensor("blk.0.attn_output.weight", &[64, 64], GgmlType::MXFP4)
+            .tensor("blk.0.ffn_norm.weight", &[64], GgmlType::F32)
+            .tensor("blk.0.ffn_up.weight", &[64, 2 * ffn], GgmlType::Q4_0)
+            .tensor("blk.0.ffn_down.weight", &[ffn, 64], ffn_down)
+            .tensor("output_norm.weight", &[64], GgmlType::F32);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wide.gguf");
+        std::fs::write(&path, writer.to_bytes(fill).unwrap()).unwrap();
+        for storage in [Storage::F16, Storage::Native] {
+            let one = Loader::new(hosts(1).storage(storage)).load(&path, &mut go_on).unwrap();
+            let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+            for chunk in [None, Some(1), Some(4096), Some(1 << 20)] {
+                let mut options = hosts(2).storage(storage);
+                options.chunk_bytes = chunk;
+                check(&load_with(options, &path, &placement).unwrap(), &one);
+            }
+            // A session that was opened for a smaller model has smaller chunks.
+            let options = hosts(2).storage(storage).placement(placement).chunk_bytes(4096);
+            let mut loader = Loader::new(options);
+            loader.prepare().unwrap();
+            for _ in 0..2 {
+                check(&loader.load(&path, &mut go_on).unwrap(), &one);
+            }
+        }
+    }
+}
+
+/// Fills a tensor. The exponents of floats, and of the scales of blocks, never have all bits set.
+fn fill(index: usize, data: &mut [u8]) {
+    for (at, byte) in data.iter_mut().enumerate() {
+        *byte = (index * 7 + at * 31 + at / 251) as u8 & 0x1f | 0x20;
+    }
+}
+
+/// Writes a random small model, of which many cannot be divided by heads or columns.
 fn write_random_model(path: &Path, rng: &mut fastrand::Rng) -> String {
-    let kv_heads = rng.u64(1..4);
-    let heads = kv_heads * rng.u64(1..4);
-    let head_dim = 32 * rng.u64(1..3);
-    let (hidden, ffn, vocab) = (heads * head_dim, 32 * rng.u64(1..9), rng.u64(5..40));
-    let layers = rng.u32(1..4);
+    let kv_heads = rng.u64(1..6);
+    let heads = kv_heads * rng.u64(1..5);
+    let head_dim = rng.choice([2, 6, 20, 32, 32, 48, 64, 96]).unwrap();
+    let hidden = rng.choice([96, 100, 128, 256]).unwrap();
+    let ffn = rng.choice([33, 100, 224, 256, 517, 768]).unwrap();
+    let (layers, vocab) = (rng.u32(1..4), rng.u64(5..40));
     let mut writer = GgufWriter::new();
     writer
         .kv("general.architecture", "phi3")
@@ -131,12 +180,18 @@ fn write_random_model(path: &Path, rng: &mut fastrand::Rng) -> String {
         .kv("phi3.block_count", layers)
         .kv("phi3.attention.head_count", heads as u32)
         .kv("phi3.attention.head_count_kv", kv_heads as u32)
+        .kv("phi3.attention.key_length", head_dim as u32)
+        .kv("phi3.attention.value_length", head_dim as u32)
         .kv("phi3.attention.layer_norm_rms_epsilon", 1e-5_f32)
         .kv("phi3.rope.dimension_count", head_dim as u32);
-    let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q5_0];
+    let decoders: Vec<_> =
+        cuda_sys::decoders().iter().filter_map(|of| GgmlType::from_id(of.ggml_type)).collect();
     let mut names = Vec::new();
+    let is_split = rng.bool();
+    let is_tied = rng.bool();
     let mut matrix = |writer: &mut GgufWriter, name: String, dims: [u64; 2]| {
-        let ggml_type = types[rng.usize(..types.len())];
+        let possible = decoders.iter().filter(|of| dims[0].is_multiple_of(of.block_len()));
+        let ggml_type = *rng.choice(possible.collect::<Vec<_>>()).unwrap();
         writer.tensor(&name[..], &dims, ggml_type);
         names.push(format!("{name} {dims:?} {}", ggml_type.name()));
     };
@@ -144,27 +199,32 @@ fn write_random_model(path: &Path, rng: &mut fastrand::Rng) -> String {
     for layer in 0..layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         writer.tensor(&name("attn_norm")[..], &[hidden], GgmlType::F32);
-        matrix(&mut writer, name("attn_qkv"), [hidden, (heads + 2 * kv_heads) * head_dim]);
-        matrix(&mut writer, name("attn_output"), [hidden, hidden]);
+        let (q_rows, kv_rows) = (heads * head_dim, kv_heads * head_dim);
+        if is_split {
+            matrix(&mut writer, name("attn_q"), [hidden, q_rows]);
+            matrix(&mut writer, name("attn_k"), [hidden, kv_rows]);
+            matrix(&mut writer, name("attn_v"), [hidden, kv_rows]);
+            matrix(&mut writer, name("ffn_gate"), [hidden, ffn]);
+            matrix(&mut writer, name("ffn_up"), [hidden, ffn]);
+        } else {
+            matrix(&mut writer, name("attn_qkv"), [hidden, q_rows + 2 * kv_rows]);
+            matrix(&mut writer, name("ffn_up"), [hidden, 2 * ffn]);
+        }
+        matrix(&mut writer, name("attn_output"), [q_rows, hidden]);
         writer.tensor(&name("ffn_norm")[..], &[hidden], GgmlType::F32);
-        matrix(&mut writer, name("ffn_up"), [hidden, 2 * ffn]);
         matrix(&mut writer, name("ffn_down"), [ffn, hidden]);
     }
     writer.tensor("output_norm.weight", &[hidden], GgmlType::F32);
-    matrix(&mut writer, "output.weight".to_owned(), [hidden, vocab]);
-    // The exponents of floats, and of the scales of blocks, never have all bits set.
-    let fill = |index: usize, data: &mut [u8]| {
-        for (at, byte) in data.iter_mut().enumerate() {
-            *byte = (index * 7 + at * 31 + at / 251) as u8 & 0x1f | 0x20;
-        }
-    };
+    if !is_tied {
+        matrix(&mut writer, "output.weight".to_owned(), [hidden, vocab]);
+    }
     std::fs::write(path, writer.to_bytes(fill).unwrap()).unwrap();
     format!("heads {heads} kv {kv_heads} dim {head_dim} ffn {ffn} vocab {vocab}: {names:?}")
 }
 
 #[test]
 fn parts_of_random_models_make_up_the_whole() {
-    const MODELS: usize = 40;
+    const MODELS: usize = 60;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("random.gguf");
     let mut rng = rng();
@@ -176,8 +236,14 @@ fn parts_of_random_models_make_up_the_whole() {
         let mode = rng.choice(modes).unwrap();
         let one = Loader::new(hosts(1).storage(storage)).load(&path, &mut go_on).unwrap();
         for placement in placements(mode, rng.usize(1..7)) {
-            println!("{placement:?} {storage}");
-            if let Some(model) = load_in_parts(&path, storage, &placement) {
+            let mut options = hosts(placement.devices()).storage(storage);
+            options.chunk_bytes = rng.choice([None, Some(1), Some(5000), Some(1 << 20)]).unwrap();
+            options.read_bytes = rng.choice([None, Some(1), Some(9000)]).unwrap();
+            options.depth = rng.choice([None, Some(1), Some(2)]).unwrap();
+            options.threads = rng.choice([None, Some(1), Some(5)]).unwrap();
+            options.io = rng.choice([Io::Auto, Io::Mapped, Io::Read, Io::Direct]).unwrap();
+            println!("{options:?} {placement:?}");
+            if let Some(model) = load_with(options, &path, &placement) {
                 check(&model, &one);
                 loads += 1;
             }
