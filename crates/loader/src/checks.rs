@@ -7,6 +7,7 @@ use crate::stats::AllZeroTensor;
 use crate::transfer::Move;
 use cuda_sys::OpReport;
 use model_phi3::{LoadPlan, SourceRange};
+use std::collections::BTreeMap;
 
 /// The operations of a plan, with the engine's reports about them.
 pub(crate) struct Moved<'a> {
@@ -50,20 +51,23 @@ impl Moved<'_> {
         }
     }
 
-    /// Returns the tensors with infinite or NaN weights, in the order of the plan. A tensor is listed for each device
-    /// that has such weights of it.
+    /// Returns the tensors with infinite or NaN weights, in the order of the plan. A tensor is listed once for each part
+    /// that has such weights of it, also if several operations move them.
     pub(crate) fn non_finite(&self) -> Vec<NonFiniteTensor> {
         let several = self.devices.single().is_none();
-        let wrong = self.iter().filter(|(_, report)| report.infinite != 0 || report.nan != 0);
-        wrong
-            .map(|(of, report)| NonFiniteTensor {
+        let mut found = BTreeMap::new();
+        for (of, report) in self.iter().filter(|(_, of)| of.infinite != 0 || of.nan != 0) {
+            let tensor = found.entry((of.tensor, of.part)).or_insert_with(|| NonFiniteTensor {
                 tensor: of.op.tensor.to_string(),
                 format: of.op.format,
-                infinite: report.infinite,
-                nan: report.nan,
+                infinite: 0,
+                nan: 0,
                 device: self.devices.get(of.part).copied().filter(|_| several),
-            })
-            .collect()
+            });
+            tensor.infinite += report.infinite;
+            tensor.nan += report.nan;
+        }
+        found.into_values().collect()
     }
 
     /// Returns the tensors whose bytes in the file are all zero, in the order of the plan. A scale factor that is

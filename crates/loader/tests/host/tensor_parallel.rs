@@ -8,7 +8,9 @@ use crate::divided::{check, divide, hosts, load_in_parts, load_with, placements}
 use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
-use loader::{DeviceChoice, Fused, Io, Loader, Placement, Slot, SplitMode, Storage};
+use loader::{
+    DeviceChoice, Fused, Io, Loader, NonFiniteTensor, Placement, Slot, SplitMode, Storage,
+};
 use std::path::Path;
 
 #[test]
@@ -114,6 +116,24 @@ fn infinite_weights_are_counted_on_each_device() {
     let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
     let found: Vec<_> = model.stats().proof.non_finite.iter().map(ToString::to_string).collect();
     assert_eq!(found, vec![format!("{name} has 1 infinite and 0 NaN weights as f16 on host"); 3]);
+}
+
+#[test]
+fn infinite_weights_of_a_tensor_are_counted_together() {
+    let dir = tempfile::tempdir().unwrap();
+    // Q, K and V of each device are moved by operations of their own.
+    let name = "blk.0.attn_qkv.weight";
+    let path = changed(dir.path(), "one-and-two-bits.gguf", &[name], |_, _, bytes| {
+        let infinite = [0x00, 0x7c].into_iter().cycle();
+        bytes.iter_mut().zip(infinite).for_each(|(byte, infinite)| *byte = infinite);
+    });
+    let one = Loader::new(hosts(1)).load(&path, &mut go_on).unwrap();
+    let sum = |found: &[NonFiniteTensor]| found.iter().map(|of| of.infinite + of.nan).sum::<u64>();
+    let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+    let model = load_in_parts(&path, Storage::F16, &placement).unwrap();
+    let found = &model.stats().proof.non_finite;
+    assert_eq!(found.iter().map(|of| &of.tensor[..]).collect::<Vec<_>>(), [name; 2]);
+    assert_eq!(sum(found), sum(&one.stats().proof.non_finite));
 }
 
 #[test]
