@@ -11,9 +11,9 @@
 #include "transfer/error.hpp"
 #include "transfer/file_source.hpp"
 #include "transfer/host_memory.hpp"
+#include "transfer/schedule.hpp"
 #ifdef TRANSFER_MEASURE
 #include "transfer/measure.hpp"
-#include "transfer/schedule.hpp"
 #endif
 #ifdef TRANSFER_WITH_CUDA
 #include "transfer/cuda_device.hpp"
