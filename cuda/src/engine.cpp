@@ -57,7 +57,7 @@ bool all_pinned(const Lanes& lanes) {
                      [](const std::unique_ptr<Lane>& lane) { return lane->pinned(); });
 }
 
-// Asks each lane with a destination from which others it can take bytes.
+// Returns from which other lanes each lane with a destination can take bytes.
 Links links_between(const Lanes& lanes, std::uint32_t destinations) {
   Links links{destinations, {}};
   for (const std::unique_ptr<Lane>& taker : lanes) {
@@ -204,7 +204,7 @@ Stats Engine::execute(const Request& request, const std::vector<DeviceBuffer*>& 
   }
   Schedule schedule =
       cut(request.ops, bounds_of(request, dests, lanes_.size()), config_.chunk_bytes);
-  // Host memory has no link that could be idle.
+  // If all lanes are host memory, stretch_bytes() is not 0, and there are no links to share.
   if (stretch_bytes() == 0) route(schedule, links_);
   const std::uint32_t wanted = wants_concurrency(request.sources)
                                    ? std::max(config_.readers, config_.storage_readers)

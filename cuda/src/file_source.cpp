@@ -78,7 +78,7 @@ void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted
   }
 }
 
-// Returns whether all bytes were read. There are at most IOV_MAX places.
+// Reads into at most IOV_MAX places. Returns whether all bytes were read.
 bool read_places(const OpenFile& file, std::uint64_t offset, const std::vector<iovec>& places,
                  int flags) {
   const auto bytes =

@@ -8,7 +8,8 @@
 namespace phi3::transfer {
 namespace {
 
-// A carrier's memory holds one range of the chunk, from which kernels of every lane read.
+// Whether all lanes can take the chunk from one device. That device holds one range of the chunk,
+// so every lane must need this range. Kernels read from it, so the segments must be aligned.
 bool can_be_carried(const Schedule& schedule, const Chunk& chunk) {
   const View<Part> parts = schedule.parts_of(chunk);
   const View<Segment> segments = schedule.segments_of(chunk);
@@ -30,7 +31,7 @@ class Router {
     const View<Part> parts = schedule_.parts_of(chunk);
     std::uint32_t best = kNoCarrier;
     if (can_be_carried(schedule_, chunk)) {
-      // A lane that needs the bytes is better than one that only lends its link.
+      // If two links are equal, prefer a lane that needs the bytes to one that only lends its link.
       for (const Part& part : parts) consider(part.lane, parts, best);
       for (std::uint32_t lane = links_.destinations; lane < carried_.size(); ++lane) {
         consider(lane, parts, best);

@@ -97,7 +97,7 @@ class RowRoom {
   std::uint64_t step_ = 1;
 };
 
-// An operation that was checked.
+// A checked operation with its position in the call.
 struct Job {
   std::uint32_t index;
   const CopyOp* op;
@@ -192,7 +192,7 @@ class Cutter {
   }
 
  private:
-  // Cuts between the ends of all ranges, so that each piece belongs to the same jobs as a whole.
+  // Cuts at the start and the end of every range, so that each job needs all of a piece or nothing.
   void add_ranges(const Group& group) {
     std::vector<std::uint64_t> ends;
     for (const Job& job : group) {
@@ -257,7 +257,7 @@ class Cutter {
     }
   }
 
-  // Returns the bytes of a row that some job needs.
+  // Returns the number of bytes of a row that at least one job needs.
   static std::uint64_t needed_row_bytes(const Group& group) {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
     for (const Job& job : group) ranges.push_back({job.op->columns.begin, job.op->columns.end});
@@ -334,8 +334,13 @@ class Cutter {
   }
 
   void begin_chunk(std::uint32_t source, std::uint64_t offset) {
-    const auto first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
-    schedule_.chunks.push_back({source, offset, 0, 0, 0, 1, first_segment, 0, 0, 0, kNoCarrier});
+    Chunk chunk{};
+    chunk.source = source;
+    chunk.source_offset = offset;
+    chunk.row_step = 1;
+    chunk.first_segment = static_cast<std::uint32_t>(schedule_.segments.size());
+    chunk.carrier = kNoCarrier;
+    schedule_.chunks.push_back(chunk);
   }
 
   // Appends the bytes of the source from `offset` on to the last chunk.
@@ -389,7 +394,8 @@ class Cutter {
     schedule_.chunks.back().segment_count += 1;
   }
 
-  // The bytes of consecutive ranges that follow or overlap each other. They count once.
+  // The source range that the latest ranges cover together, if they follow or overlap each other.
+  // Its bytes are already counted.
   struct Known {
     std::uint32_t source;
     std::uint64_t begin;

@@ -135,13 +135,15 @@ const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
 const UNAVAILABLE: [ErrorCode; 1] = [ErrorCode::DeviceUnavailable];
 const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
 
-/// Functions that are called only if a GPU takes bytes from a GPU, and only if these are two.
+/// Functions that are called only if one lane takes bytes from another.
 pub(crate) const BETWEEN_LANES: [&str; 1] = ["cudaMemcpyPeerAsync"];
+/// The same, if the lanes are on two GPUs.
 pub(crate) const BETWEEN_GPUS: [&str; 3] =
     ["cudaMemcpyPeerAsync", "cudaDeviceCanAccessPeer", "cudaDeviceEnablePeerAccess"];
 
 /// Returns the table of faults in this file, with the permitted results. Every function fails alone, and
-/// also with all later calls, as on a lost device. `between` are those for several GPUs that are called.
+/// also with all later calls, as on a lost device. `between` has the functions that this load calls to take bytes
+/// from another lane.
 pub(crate) fn rows(between: &[&'static str]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut add = |call, status, reach, outcome| {

@@ -218,7 +218,7 @@ impl Builder {
         self.push(file, offset, bytes, Conversion::ToF16 { ggml_type }, unit, floats, &content);
     }
 
-    /// Every lane gets the same blocks, as values.
+    /// Adds blocks that every lane decodes.
     fn share(&mut self, lanes: u32, blocks: usize, unit: u32) {
         self.decode(0, Q8_0, blocks, unit);
         let op = self.ops[self.ops.len() - 1];
@@ -229,7 +229,7 @@ impl Builder {
         }
     }
 
-    /// Every lane gets 48 columns of a matrix whose rows have two blocks for each lane.
+    /// Adds a matrix whose rows have two blocks for each lane. Every lane gets 48 columns.
     fn columns(&mut self, lanes: u32, rows: usize, unit: u32) {
         const PIECE: u64 = 68;
         let row_bytes = PIECE * u64::from(lanes);

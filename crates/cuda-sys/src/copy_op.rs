@@ -58,9 +58,9 @@ impl fmt::Debug for FloatFormat {
 
 /// Some columns of a matrix: a range of bytes in each of its rows.
 ///
-/// The source range of the operation then holds whole rows. Of each row, the bytes `begin..end` are moved, and rows
-/// lie one behind the other at the destination. If the operation converts, `begin..end` are whole blocks. Of their
-/// decoded elements, the first `skip` of each row are dropped, and the next `keep` are stored.
+/// The source range of the operation consists of whole rows. The bytes `begin..end` of each row are moved. At the
+/// destination, rows lie one after the other. If the operation converts, `begin..end` are whole blocks. Of the decoded
+/// elements of each row, the first `skip` are dropped, and the next `keep` are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Columns {
@@ -85,10 +85,12 @@ impl Columns {
 /// One byte range to move, or some columns of it. Ranges of different operations must not overlap at the
 /// destination.
 ///
-/// They may overlap in the source. Bytes that several operations need are read once if the operations follow
-/// each other and have blocks of the same size that begin at the same bytes, and if the common bytes begin and end on
-/// multiples of 16 bytes at each destination. Operations on columns are read once if they have the same
-/// source range and row length.
+/// They may overlap in the source. Bytes that several operations need are read once if the operations follow each
+/// other and fulfil these conditions:
+///
+/// - Operations on whole ranges: their blocks have the same size and begin at the same bytes, and the common bytes begin
+///   and end on multiples of 16 bytes at each destination.
+/// - Operations on columns: they have the same source range and the same `row_bytes`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct CopyOp {

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 pub enum DeviceKind {
     /// The host's own memory. It is always available.
     Host,
-    /// The NVIDIA GPU with this ordinal, as the CUDA runtime counts visible devices, unless
-    /// [`number_gpus_from`] says otherwise.
+    /// The NVIDIA GPU with this ordinal. The first visible GPU has the ordinal 0, as in the CUDA runtime, or the
+    /// number that was given to [`number_gpus_from`].
     Cuda(i32),
 }
 
@@ -141,14 +141,14 @@ static FIRST_GPU: AtomicI32 = AtomicI32::new(0);
 
 /// Makes `first` the ordinal of the first visible GPU in this process, instead of 0.
 ///
-/// It is for a program that hides GPUs from the driver (`CUDA_VISIBLE_DEVICES`), and whose user counts them all: its
-/// messages then keep the user's ordinals. Call it before any device is opened. CUDA itself still counts from 0: a
+/// A program that hides GPUs from the driver (`CUDA_VISIBLE_DEVICES`) can call this, so that its messages have the
+/// ordinals of its user, who counts all GPUs. Call it before any device is opened. CUDA itself still counts from 0, so a
 /// program that passes ordinals to other code must not call this.
 pub fn number_gpus_from(first: i32) {
     FIRST_GPU.store(first, Ordering::Relaxed);
 }
 
-/// Returns the ordinal of a GPU for callers, given that of the CUDA runtime.
+/// Converts an ordinal of the CUDA runtime to the one that callers see.
 fn numbered(ordinal: i32) -> i32 {
     ordinal.wrapping_add(FIRST_GPU.load(Ordering::Relaxed))
 }

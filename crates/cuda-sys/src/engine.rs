@@ -127,8 +127,8 @@ pub struct Stats {
     pub io: Io,
     /// Whether the staging ring is pinned for the devices of all lanes.
     pub pinned: bool,
-    /// Bytes that went over the link of each lane, those of helpers last. If a lane took bytes from another
-    /// lane's device, they count for that lane.
+    /// Bytes that went over the link of each lane, those of helpers last. Bytes that a lane took from the
+    /// device of another lane count only for that other lane.
     pub link_bytes: Vec<u64>,
     /// The times of all steps, in no order; empty if not requested.
     pub timeline: Vec<Span>,

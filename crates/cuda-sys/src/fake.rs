@@ -39,7 +39,7 @@ impl FakeDevice {
         Ok(Self { device: Device::from_ffi(ffi::open_fake(function, nth, false)?)? })
     }
 
-    /// The same, for a device that can take bytes from other devices of this kind.
+    /// Creates a device as [`failing_at`](Self::failing_at) does. It can also take bytes from other such devices.
     ///
     /// # Errors
     ///

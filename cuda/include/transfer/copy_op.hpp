@@ -24,11 +24,11 @@ struct Conversion {
   float scale;              // only for kScaledToF16
 };
 
-// The bytes [begin, end) of each row of the source range; rows lie one behind the other at the
-// destination. With a conversion they are whole blocks, of whose decoded elements the first `skip`
-// of each row are dropped and the next `keep` are stored.
+// Some columns of a matrix: the bytes [begin, end) of each row of the source range. Rows lie one
+// after the other at the destination. With a conversion, the bytes are whole blocks. Of the decoded
+// elements of each row, the first `skip` are dropped and the next `keep` are stored.
 struct Columns {
-  std::uint64_t row_bytes;  // of the source; 0 if the operation moves its whole source range
+  std::uint64_t row_bytes;  // in the source; 0 if the operation moves its whole source range
   std::uint64_t begin;
   std::uint64_t end;
   std::uint32_t skip;  // a multiple of 8; 0 without a conversion

@@ -5,8 +5,8 @@
 
 namespace phi3::transfer {
 
-// Half precision may be cut inside a block. The block is then decoded as a whole, and a part of its
-// elements is dropped. All counts are multiples of 8.
+// Columns in half precision can begin and end inside a block. The whole block is then decoded, and
+// some of its elements are dropped. All counts are multiples of 8.
 struct Crop {
   std::uint32_t row_elements;  // decoded elements of a row; 0 if all elements are kept
   std::uint32_t skip;          // dropped at the start of each row

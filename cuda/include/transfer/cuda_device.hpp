@@ -24,8 +24,8 @@ struct CudaDeviceInfo {
 std::vector<CudaDeviceInfo> list_cuda_devices();
 
 // Creates the device's primary context, which takes several hundred milliseconds. `first` is the
-// ordinal of the first visible GPU; the device itself has the ordinal of the CUDA runtime. Throws
-// Error{kDeviceUnavailable}.
+// ordinal that the caller gives to the first visible GPU. The ordinal() of the device is that of
+// the CUDA runtime, which counts from 0. Throws Error{kDeviceUnavailable}.
 std::shared_ptr<const Device> open_cuda_device(std::int32_t ordinal, std::int32_t first);
 
 }  // namespace phi3::transfer

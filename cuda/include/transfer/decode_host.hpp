@@ -30,8 +30,8 @@ const TypeInfo* find_type(std::uint32_t ggml_type_id) noexcept;
 bool decode_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                    std::uint64_t elements, float scale) noexcept;
 
-// Decodes rows of crop.row_elements values each, and writes those that the crop keeps, row behind
-// row. Otherwise the same.
+// The same for rows of crop.row_elements values each. Writes only the values that the crop keeps,
+// one row after the other.
 bool decode_cropped_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                            std::uint64_t elements, const Crop& crop, float scale) noexcept;
 

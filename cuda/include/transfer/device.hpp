@@ -111,7 +111,8 @@ struct Batch {
   std::uint64_t chunk;  // the chunk's number, for the timeline
 };
 
-// A range of a chunk on its way to several lanes, or over the link of another lane.
+// A range of a chunk that goes over one link to one device. The lanes that need it take it from
+// there.
 struct Cargo {
   std::uint64_t begin;  // bytes from the start of the chunk; a multiple of kPartAlignment
   std::uint64_t end;
@@ -162,13 +163,14 @@ class Queue {
   // or awaited since. Does not wait for the device. Throws Error{kDeviceFailure}.
   virtual void submit(std::uint32_t slot, const Batch& batch, const std::byte* bytes) = 0;
 
-  // Queues a copy of the range [begin, end) of a chunk to the queue's own memory, from where take()
-  // moves it on. `bytes` is the start of the chunk, as for submit(). Only for queues that another
-  // one can take from. Throws Error{kDeviceFailure}.
+  // Queues a copy of the range [begin, end) of a chunk to the queue's own memory, from where queues
+  // take() it. `bytes` is the start of the chunk, as for submit(). Only for devices from which a
+  // device can take bytes. Throws Error{kDeviceFailure}.
   virtual void carry(std::uint32_t slot, const Cargo& cargo, const std::byte* bytes);
 
-  // Does the work of submit() for a batch in the range that `carrier` carries in the same slot; it
-  // may be this queue. Throws Error{kDeviceFailure}.
+  // Does the work of submit(), with the bytes that carry() of the carrier has queued in the same
+  // slot. The batch lies in their range. The carrier can be this queue. Throws
+  // Error{kDeviceFailure}.
   virtual void take(std::uint32_t slot, const Batch& batch, const Queue& carrier);
 
   // Waits until the slot's last batch has landed. Throws Error{kDeviceFailure}.
@@ -208,8 +210,8 @@ class Device {
   // Empty if the system does not report it.
   virtual std::optional<MemoryInfo> memory() const = 0;
 
-  // Whether queues of this device can take bytes from queues of the other device, without a detour
-  // through host memory. Prepares the devices for that. Throws Error{kDeviceFailure}.
+  // Whether queues of this device can take bytes from queues of the other device, without a copy in
+  // host memory. Prepares the devices for that. Throws Error{kDeviceFailure}.
   virtual bool can_take_from(const Device&) const { return false; }
 
   // Throws Error{kOutOfMemory} if the device cannot hold `bytes`.

@@ -15,10 +15,10 @@ struct Links {
   std::vector<std::vector<bool>> takes_from;
 };
 
-// Sets the carrier of chunks whose bytes several lanes need, or whose lane can borrow a link, such
-// that every link carries about the same number of bytes. Then reorders the chunks such that every
-// link always has about the same fraction of its bytes. In the order of the source, the links would
-// be used one after the other.
+// Sets the carrier of chunks that several lanes need, or whose lane can borrow a link, such that
+// every link carries about the same number of bytes. Then reorders the chunks such that all links
+// have work until the end: at each chunk, every link has carried about the same fraction of its
+// bytes. In the order of the source, the links could be used one after the other.
 void route(Schedule& schedule, const Links& links);
 
 // Returns the bytes of the schedule that go over the link of each lane.

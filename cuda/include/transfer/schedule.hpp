@@ -20,26 +20,27 @@ struct Part {
   std::uint64_t end;
 };
 
-// The carrier of a chunk that every lane gets over its own link.
+// The value of `Chunk::carrier` if every lane gets the chunk over its own link.
 constexpr std::uint32_t kNoCarrier = UINT32_MAX;
 
 // A contiguous source range of at most `chunk_bytes`, and the segments in it. The segments of each
 // lane are adjacent.
 //
-// A chunk is staged as it is in the source, or it is gathered: it then consists of rows, and
-// readers write the bytes of each segment to a place of its own in the slot.
+// A chunk is staged as it is in the source, or it is gathered. A gathered chunk consists of rows.
+// Readers write the bytes of each of its segments to a place of its own in the slot.
 struct Chunk {
   std::uint32_t source;  // index into the sources of the call
   std::uint64_t source_offset;
   std::uint64_t bytes;
-  std::uint64_t needed_bytes;  // those that a segment needs and no earlier chunk has
+  std::uint64_t needed_bytes;  // bytes that a segment needs, without those of earlier chunks
   std::uint64_t row_bytes;     // 0 if the chunk is not gathered
   std::uint32_t row_step;      // a gathered chunk is divided at multiples of this number of rows
   std::uint32_t first_segment;
   std::uint32_t segment_count;
   std::uint32_t first_part;
   std::uint32_t part_count;
-  // The lane over whose link the chunk goes; all lanes then take it from that lane's device.
+  // The lane over whose link the chunk goes, or kNoCarrier. All lanes of the chunk take it from the
+  // carrier's device.
   std::uint32_t carrier;
 };
 
@@ -54,9 +55,10 @@ struct Schedule {
   std::vector<Part> parts;
   std::vector<Segment> segments;
   std::vector<LaneLoad> lanes;
-  // For each operation, the first operation that reads the same bytes. Its findings hold for both.
+  // For each operation, the first operation that reads the same bytes; it can be the operation
+  // itself. Only the bytes of the first one are examined.
   std::vector<std::uint32_t> findings_of;
-  std::uint64_t source_bytes = 0;  // those that several operations need count once
+  std::uint64_t source_bytes = 0;  // bytes that several operations need count once
 
   View<Segment> segments_of(const Chunk& chunk) const {
     return {segments.data() + chunk.first_segment, chunk.segment_count};
@@ -83,7 +85,7 @@ std::uint64_t least_chunk_bytes(View<CopyOp> ops) noexcept;
 struct Bounds {
   std::vector<std::uint64_t> source_bytes;  // one for each source
   std::vector<std::uint64_t> dest_bytes;    // one for each lane with a destination
-  std::size_t lanes;                        // with those that only lend their links
+  std::size_t lanes;                        // their number, with those that only lend their links
   std::uint32_t units;
 };
 
@@ -91,8 +93,8 @@ struct Bounds {
 // destination, and its sizes must match the conversion. No two operations may write the same byte,
 // because readers write concurrently. Neighbours in a source share a chunk, so that small tensors
 // cost no read each. Consecutive operations that overlap in a source share chunks, so that each
-// byte is read once. Throws Error{kInvalidArgument} with the operation that breaks a rule, also if
-// the chunks are too small for the rows of columns.
+// byte is read once. Throws Error{kInvalidArgument} with the operation that breaks a rule, or whose
+// rows do not fit in a chunk.
 Schedule cut(View<CopyOp> ops, const Bounds& bounds, std::uint64_t chunk_bytes);
 
 }  // namespace phi3::transfer

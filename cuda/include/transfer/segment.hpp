@@ -36,8 +36,8 @@ struct Segment {
   FloatFormat floats;
   float scale;
   Crop crop;
-  // In a gathered chunk: the bytes that the segment takes of each row. They lie one behind the
-  // other in the staged chunk.
+  // In a gathered chunk: the bytes that the segment takes of each row. In the staged chunk, they
+  // lie one after the other.
   std::uint64_t row_begin;
   std::uint64_t row_bytes;
 };

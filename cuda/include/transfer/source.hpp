@@ -43,8 +43,9 @@ class Source {
   // Whether it was read in another way than requested, because the system refused.
   virtual bool fell_back() const noexcept { return false; }
 
-  // Reads the bytes from `offset` on into memory at several places, one after the other. Returns
-  // false if it cannot, or if it did not read all; read() then works, or reports the reason.
+  // Reads the bytes from `offset` on, and fills several places in memory with them, in order.
+  // Returns false if the source cannot do this, or did not read all bytes. The caller then calls
+  // read(), which throws if the bytes cannot be read.
   virtual bool read_scattered(std::uint64_t, const std::vector<iovec>&) { return false; }
 
   // Reads [offset, offset + bytes) into `out`. If wants_alignment() is true for the range, it may

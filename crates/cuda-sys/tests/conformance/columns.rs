@@ -159,7 +159,7 @@ fn run(bench: &mut Bench, source: Source<'_>, io: Io, ops: &[CopyOp], arena: &mu
     stats
 }
 
-/// Every lane gets its columns of every matrix, also those that are cut inside a block. The file is read once.
+/// Every lane gets its columns of every matrix, also if they begin or end inside a block. The file is read once.
 pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
     const CHUNKS: EngineConfig = EngineConfig::new(5, 3, 40_000, 9000);
     let matrices = matrices();
@@ -242,7 +242,7 @@ fn rows(converts: bool, lane: u32, rows: Range<u64>) -> CopyOp {
     }
 }
 
-/// Rows that several lanes need are read once, if all of them need the same rows or only some.
+/// Rows that several lanes need are read once, whether the lanes need all the same rows or only some of them.
 pub(crate) fn shared_rows_are_read_once(device: DeviceKind) {
     const ALL: u64 = 500;
     let divisions: [&[Range<u64>]; 4] = [

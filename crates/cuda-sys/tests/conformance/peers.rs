@@ -1,4 +1,4 @@
-//! Lanes that hand bytes on to each other, on a device that does its work only when it is waited for.
+//! Lanes that hand bytes on to each other. The fake device does its work only when the engine waits for it.
 
 use super::bench::{content, copy, file_of, noise};
 use super::{LARGE, SHARED};
@@ -74,8 +74,8 @@ impl Shared {
     }
 }
 
-/// If devices can take bytes from each other, bytes that all of them need go over one link, and every link has the
-/// same share. Otherwise they go over the link of each device.
+/// If devices can take bytes from each other, a byte that all of them need goes over one link, and every link carries
+/// the same number of bytes. Otherwise each byte goes over the link of every device.
 #[test]
 fn links_share_the_bytes_that_all_lanes_need() {
     let peer = FakeDevice::with_peers("none", 1).unwrap();
