@@ -51,7 +51,7 @@ enum {
 /* A matrix [rows, cols] or, with one row, a vector; row-major. It may be a part of the tensor whose shape the
    comments below give. */
 typedef struct Phi3Tensor {
-  const void* data;   /* device address; null if the model has no such tensor */
+  const void* data;   /* device address; null if the model has no such tensor, or the device nothing of it */
   /* Each points to one float on the device. `scale` is the factor of all values of the tensor,
      `input_scale` is the scale of the activations. Only NVFP4 weights in native storage have them, and
      only if the file contains them; otherwise null. */
@@ -63,10 +63,9 @@ typedef struct Phi3Tensor {
   uint64_t row_bytes; /* rows are whole blocks of ggml_type */
   uint32_t ggml_type; /* ggml's number of the type: 0 is F32, 1 is F16 */
   uint32_t reserved;
-  /* The place in the whole tensor. */
-  uint64_t first_row;
+  uint64_t first_row;  /* first_row and first_col: the place in the whole tensor */
   uint64_t first_col;
-  uint64_t whole_rows;
+  uint64_t whole_rows; /* whole_rows and whole_cols: the size of the whole tensor */
   uint64_t whole_cols;
 } Phi3Tensor;
 
@@ -116,11 +115,10 @@ typedef struct Phi3Weights {
      or has no such key. A model without the key may still need a window. */
   uint32_t sliding_window;
   float rms_epsilon;
-  /* The weights are those of this part, counted from 0, of a model in this number of parts. */
-  uint32_t part;
-  uint32_t parts;
-  /* Attention heads of the part. Their numbers count in the whole model. All are 0 if the part holds no Q, K, V
-     and attention output. */
+  uint32_t part;  /* the number of this part, counted from 0 */
+  uint32_t parts; /* the number of parts that the model has */
+  /* Attention heads of the part. first_q_head and first_kv_head are numbers in the whole model. All four are 0
+     if the part holds no Q, K, V and attention output. */
   uint32_t first_q_head;
   uint32_t part_q_heads;
   uint32_t first_kv_head;

@@ -6,8 +6,8 @@ use crate::part::LoadedPart;
 use model_phi3::{PlacedPlan, PlacedSlot, PlannedSlot, Slot};
 use std::ops::Range;
 
-/// Copies a whole weight from its devices; `None` if the model has no such slot. Bytes that several devices have
-/// must be equal.
+/// Copies a whole weight from its devices; `None` if the model has no such slot. Fails if two devices have different
+/// bytes for the same place.
 pub(crate) fn read_whole(
     plan: &PlacedPlan,
     parts: &[LoadedPart],
@@ -41,7 +41,7 @@ struct Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// Compares a part with those that were read before and have some of the same rows and columns.
+    /// Compares a part with the earlier parts that have some of the same rows and columns.
     fn compare(&self, part: &LoadedPart, placed: &PlacedSlot, bytes: &[u8]) -> Result<(), Error> {
         for (earlier, of_earlier) in &self.read {
             let rows = common(&placed.rows, &of_earlier.rows);
@@ -76,27 +76,27 @@ impl Whole<'_> {
         }
     }
 
-    /// Returns the bytes of these columns of a row in the whole weight.
+    /// Returns the range of these columns of a row, in bytes of the whole weight.
     fn range(&self, row: u64, cols: &Range<u64>) -> Range<usize> {
         let start = row * self.planned.row_bytes;
         index_of(start + self.offset(cols.start))..index_of(start + self.offset(cols.end))
     }
 
-    /// Returns the bytes of these columns of a row of the whole weight in a part.
+    /// Returns the same range, in bytes of a part.
     fn range_of(&self, placed: &PlacedSlot, row: u64, cols: &Range<u64>) -> Range<usize> {
         let start = (row - placed.rows.start) * placed.planned.row_bytes;
         let offset = |col| index_of(start + self.offset(col) - self.offset(placed.cols.start));
         offset(cols.start)..offset(cols.end)
     }
 
-    /// Returns the bytes of a row before a column. Parts are cut between blocks.
+    /// Returns the number of bytes of a row before a column, which is the first one of a block.
     fn offset(&self, col: u64) -> u64 {
         let ggml_type = self.planned.format.ggml_type();
         col / ggml_type.block_len() * ggml_type.block_bytes()
     }
 }
 
-/// Returns what two ranges have in common; an empty range if that is nothing.
+/// Returns the common part of two ranges; an empty range if there is none.
 fn common(one: &Range<u64>, other: &Range<u64>) -> Range<u64> {
     let start = one.start.max(other.start);
     start..one.end.min(other.end).max(start)

@@ -17,8 +17,8 @@ pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
 
 /// The devices of a load: one for each part of the model, in the order of the parts. A device can occur several times.
 ///
-/// It is written, and with the feature `serde` serialised, as the list of `phi3-loader load --device`, such as
-/// `cuda:0,cuda:1`. A load to one device has one entry, and equals its [`DeviceKind`].
+/// Its text, also in JSON (feature `serde`), is the list of `phi3-loader load --device`, such as `cuda:0,cuda:1`.
+/// The list of a load to one device compares equal to its [`DeviceKind`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Devices(Vec<DeviceKind>);
 
@@ -46,7 +46,7 @@ impl Devices {
         distinct
     }
 
-    /// Returns whether the device has the caller's reserve and limit: the host has them only if there is no GPU.
+    /// Returns whether the caller's reserve and limit hold for the device. For the host they hold only if there is no GPU.
     pub(crate) fn is_limited(&self, device: DeviceKind) -> bool {
         device != DeviceKind::Host || self.0.iter().all(|other| *other == DeviceKind::Host)
     }

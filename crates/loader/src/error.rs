@@ -134,7 +134,9 @@ pub enum Error {
     #[error("invalid option: {0}")]
     InvalidPlacement(#[from] InvalidPlacement),
     /// The placement is for another number of devices than the options name.
-    #[error("invalid option: the placement is for {placement} devices, but {devices} are named")]
+    #[error(
+        "invalid option: the placement is for {placement} devices, but the options name {devices}"
+    )]
     #[non_exhaustive]
     DeviceCount {
         /// The number of devices in [`LoadOptions::devices`](crate::LoadOptions::devices).

@@ -60,6 +60,7 @@
 //! | open the device early | [`Loader::prepare`], [`Loader::start_preparing`] |
 //! | choose a GPU | [`cuda_devices`], [`DeviceChoice`] |
 //! | load to several GPUs | [`LoadOptions::devices`], [`LoadOptions::placement`], [`LoadedModel::parts`] |
+//! | borrow the links of other GPUs | [`LoadOptions::via`] |
 //! | load a file that is already open | [`Loader::load_file`]; every method takes an [`Input`] |
 //! | cancel | [`CancelToken`], or [`ControlFlow::Break`](std::ops::ControlFlow::Break) from the observer |
 //! | send events to another thread | [`LoadEvent::into_owned`] |
@@ -68,7 +69,7 @@
 //! | read Q, K and V as one matrix in host memory | [`LoadedModel::share_fused`], then [`SharedTensor::host_slice`] |
 //! | copy weights from any device | [`LoadedModel::read_slot`] |
 //! | store addresses of weights | [`LoadedModel::share`], [`LoadedModel::share_fused`] |
-//! | pass weights to C or C++ | [`LoadedModel::c_weights`], [`LoadedModel::shared_c_weights`] and `include/phi3_weights.h` |
+//! | pass weights to C or C++ | [`LoadedModel::c_weights`], [`LoadedModel::shared_c_weights`] and `include/phi3_weights.h`; with several devices [`LoadedPart::c_weights`] |
 //! | pass weights to PyTorch and others | `SharedTensor::to_dlpack` (feature `dlpack`) |
 //! | read tokens and chat template | [`LoadedModel::tokenizer`], [`LoadedModel::metadata`] |
 //! | check the weights later | [`LoadedModel::verify_residency`], [`Rehash`], [`LoadedModel::verify_fingerprint`] |

@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// [`Loader`](crate::Loader) that made it is dropped.
 pub struct LoadedModel {
     pub(crate) of: Arc<PartsOf>,
-    /// Those of the first part that is the whole model, with its number.
+    /// The number and the weights of the first part that is the whole model.
     pub(crate) whole: Option<(usize, Phi3Weights<TensorView>)>,
     pub(crate) parts: Vec<LoadedPart>,
     pub(crate) stats: LoadStats,

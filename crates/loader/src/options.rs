@@ -44,9 +44,9 @@ pub struct LoadOptions {
     /// The way in which the model is divided among the devices. If `None`, one device holds everything, and several
     /// devices hold consecutive layers ([`SplitMode::Layer`]).
     pub placement: Option<Placement>,
-    /// GPUs that lend their links. Chunks for another GPU are copied to one of them and from there to that GPU, which
-    /// is faster than one link alone if the GPUs can copy from each other (NVLink). Each needs a context, and some
-    /// MiB of memory as long as the loader exists. One from which no device can take bytes is not used.
+    /// Helpers: GPUs that lend their links. Some chunks for a device are copied to a helper and from there to the
+    /// device. That is faster than one link alone if the GPUs are connected by NVLink. Each helper needs a context, and
+    /// 34 MiB of memory (by default) as long as the loader exists. A helper from which no device can copy is not used.
     pub via: Vec<DeviceChoice>,
     /// The format of the weights on the device.
     pub storage: Storage,

@@ -73,7 +73,7 @@ impl Deref for PartView {
 pub(crate) struct PartsOf {
     pub(crate) config: Phi3Config,
     pub(crate) plan: PlacedPlan,
-    /// One for each part of the plan, as are the names.
+    /// One for each part of the plan.
     pub(crate) devices: Devices,
     pub(crate) device_names: Vec<String>,
 }
@@ -151,13 +151,14 @@ impl LoadedPart {
         })
     }
 
-    /// Returns several whole weights as one matrix; `None` also if this device does not hold all of each.
+    /// Returns several weights as one matrix, as [`fused`](Self::fused) does. `None` also if this device does not hold
+    /// all of each weight.
     pub(crate) fn whole_fused(&self, fused: Fused) -> Option<TensorView> {
         let whole = |slot| self.whole_slot(slot).is_some();
         fused.slots().all(whole).then(|| self.fused(fused))?
     }
 
-    /// Returns all weights, ordered as in the model. `None` stands for a weight of which this device holds nothing.
+    /// Returns all weights, ordered as in the model. `None` is a weight of which this device holds nothing.
     pub fn weights(&self) -> Phi3Weights<Option<PartView>> {
         let view =
             |slot, _: Option<&PlacedSlot>| Ok::<_, std::convert::Infallible>(self.slot(slot));

@@ -206,15 +206,12 @@ impl Session {
     /// the engine has allocated it.
     pub(crate) fn needs(&self, plan: &PlacedPlan, options: &LoadOptions) -> Vec<MemoryNeeds> {
         let arenas: Vec<_> = plan.parts().iter().map(PlacedPart::device_bytes).collect();
-        let conversion = |lane: u32, part| {
-            let staged = self.staged.get(lane as usize).is_some_and(|staged| *staged);
-            if needs_staging(plan, part) && !staged {
-                self.engine.conversion_bytes(lane)
-            } else {
-                0
-            }
+        let unstaged = |lane: u32| match self.staged.get(lane as usize) {
+            Some(true) => 0,
+            _ => self.engine.conversion_bytes(lane),
         };
-        let needs_of = |device| {
+        let conversion = |lane, part| if needs_staging(plan, part) { unstaged(lane) } else { 0 };
+        let of_parts = |device| {
             let lanes = (0..).zip(&*self.devices).zip(plan.parts());
             let here = lanes.filter(|((_, of_lane), _)| **of_lane == device);
             let conversions = here.map(|((lane, _), part)| conversion(lane, part));
@@ -223,18 +220,17 @@ impl Session {
                 ..needs_of(&self.devices, &arenas, device, options)
             }
         };
-        let helpers = (0..).zip(&self.opened).skip(self.devices.len()).map(|(lane, helper)| {
-            let staged = self.staged.get(lane as usize).is_some_and(|staged| *staged);
-            MemoryNeeds {
-                device: helper.kind(),
-                arena: 0,
-                conversion: if staged { 0 } else { self.engine.conversion_bytes(lane) },
-                staging: 0,
-                reserve: 0,
-                limit: None,
-            }
-        });
-        self.devices.distinct().into_iter().map(needs_of).chain(helpers).collect()
+        let helpers = (0..).zip(&self.opened).skip(self.devices.len());
+        let of_helper = |(lane, helper): (u32, &Device)| MemoryNeeds {
+            device: helper.kind(),
+            arena: 0,
+            conversion: unstaged(lane),
+            staging: 0,
+            reserve: 0,
+            limit: None,
+        };
+        let parts = self.devices.distinct().into_iter().map(of_parts);
+        parts.chain(helpers.map(of_helper)).collect()
     }
 
     /// Records that the engine allocates its own memory on the devices. Call this before the transfer of the

@@ -127,7 +127,8 @@ impl TransferOptions {
     }
 }
 
-/// Moves all bytes of the plan into the buffers: one for each part of the plan and lane of the engine.
+/// Moves all bytes of the plan into the buffers. There is one buffer for each part of the plan, which is a lane of the
+/// engine.
 pub(crate) fn run(
     engine: &mut Engine,
     source: &Source,

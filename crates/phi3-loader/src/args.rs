@@ -171,7 +171,7 @@ pub(super) struct Plan {
     pub(super) device: DeviceList,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
-    /// Memory of each device, such as 24GB,24GB, for devices that are not here
+    /// Memory of each device, such as 24GB,24GB; without --device, each is a GPU that need not be here
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_size)]
     pub(super) memory: Vec<u64>,
     /// Print one JSON document

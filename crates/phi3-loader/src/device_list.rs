@@ -11,7 +11,7 @@ pub(super) struct DeviceList(Vec<Entry>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
-    /// The program chooses. It stands alone.
+    /// The program chooses. It is the only entry.
     Auto,
     One(DeviceKind),
     AllGpus,

@@ -113,8 +113,8 @@ impl Wish<'_> {
         Ok((devices.iter().map(PlannedDevice::choice).collect(), placement))
     }
 
-    /// Returns the placement, and its devices. If the placement must be chosen by the model, it is `None`, and the
-    /// devices have their memory.
+    /// Returns the placement and its devices. With `--fit`, the placement depends on the model: it is `None`, and the
+    /// memory of the devices is known.
     fn resolve(&self) -> Result<(Option<Placement>, Vec<PlannedDevice>), Failure> {
         let devices = self.devices()?;
         if self.arguments.fit {
@@ -244,7 +244,7 @@ pub(super) fn named(list: &DeviceList) -> Result<Option<Vec<DeviceKind>>, Failur
     Ok(list.with_gpus(&gpus))
 }
 
-/// Returns the GPUs that lend their links to a load to the only device. `cuda:all` stands for all others.
+/// Returns the GPUs of `--via`, which lend their links to a load to one GPU. `cuda:all` is every other GPU.
 pub(super) fn helpers(
     devices: &DeviceList,
     via: &DeviceList,
@@ -262,7 +262,7 @@ pub(super) fn helpers(
         || helpers.iter().any(|helper| [target, DeviceChoice::Host].contains(helper))
         || (1..helpers.len()).any(is_double)
     {
-        return Err(usage(format!("--via names other GPUs than {target}, each once")));
+        return Err(usage(format!("--via must name other GPUs than {target}, each once")));
     }
     Ok(helpers)
 }

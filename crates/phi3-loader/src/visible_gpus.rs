@@ -10,8 +10,8 @@ const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// Hides all GPUs but this one from the driver. The rest of the program still finds it under its ordinal.
 ///
-/// Changes nothing unless it is certain that the ordinal exists and which GPU it names. Then the load takes longer,
-/// and a wrong ordinal has the same error as with all GPUs.
+/// Changes nothing if it is not certain that the ordinal exists and which GPU it names. The load then takes longer, and
+/// a wrong ordinal has the same error as with all GPUs.
 pub(super) fn hide_all_but(ordinal: i32) {
     let is_alone = read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if !cuda_sys::cuda_compiled() || !is_alone {
@@ -19,7 +19,7 @@ pub(super) fn hide_all_but(ordinal: i32) {
     }
     let list = std::env::var_os(VARIABLE);
     if let Some(only) = entry_of(list.as_deref(), ordinal, gpus(Path::new("/"))) {
-        // SAFETY: this process has one thread, as the kernel has just said, and its signal handlers read no
+        // SAFETY: `is_alone` shows that this process has one thread, and its signal handlers do not read the
         // environment. Hence nothing reads the environment while it changes.
         unsafe { std::env::set_var(VARIABLE, only) };
         cuda_sys::number_gpus_from(ordinal);

@@ -39,8 +39,8 @@ fn an_impossible_number_of_devices_is_the_callers_error() {
     for (options, text) in [
         (hosts(0), "0 devices are not possible"),
         (hosts(257), "257 devices are not possible"),
-        (hosts(1).placement(two.clone()), "the placement is for 2 devices, but 1 are named"),
-        (hosts(3).placement(two), "the placement is for 2 devices, but 3 are named"),
+        (hosts(1).placement(two.clone()), "the placement is for 2 devices, but the options name 1"),
+        (hosts(3).placement(two), "the placement is for 2 devices, but the options name 3"),
     ] {
         let mut loader = Loader::new(options);
         let path = model_path("fused-f16.gguf");

@@ -158,7 +158,7 @@ fn fit_chooses_by_the_memory_of_the_devices() {
 }
 
 #[test]
-fn a_division_that_cannot_be_is_refused_with_its_code() {
+fn an_impossible_division_is_refused_with_its_code() {
     refused(
         &["--device", "host,host,host", "--split-mode", "tensor"],
         4,

@@ -214,7 +214,7 @@ fn wrong_use_has_exit_code_2_and_prints_no_event() {
 }
 
 #[test]
-fn a_division_that_cannot_be_is_refused_with_its_code() {
+fn an_impossible_division_is_refused_with_its_code() {
     refused(
         &["--device=host,host,host", "--split-mode=tensor"],
         4,
