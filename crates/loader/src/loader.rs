@@ -76,7 +76,7 @@ impl Loader {
     pub fn prepare(&mut self) -> Result<Devices, Error> {
         self.options.check()?;
         let (session, _) =
-            self.sessions.get(&self.options, Wanted::UNKNOWN, &CancelToken::new())?;
+            self.sessions.get(&self.options, &Wanted::UNKNOWN, &CancelToken::new())?;
         Ok(session.devices.clone())
     }
 
@@ -121,7 +121,7 @@ impl Loader {
         let source = Source::open(&input.into(), &self.options.limits)?;
         let planned = plan(&source, &self.options)?;
         let wanted = Wanted { arenas: None, ..Wanted::by(&planned.plan) };
-        let (session, _) = self.sessions.get(&self.options, wanted, &CancelToken::new())?;
+        let (session, _) = self.sessions.get(&self.options, &wanted, &CancelToken::new())?;
         let needs = session.needs(&planned.plan, &self.options);
         let devices = needs
             .iter()
@@ -228,7 +228,7 @@ impl Loader {
         announce(source, &planned, observer)?;
         let Planned { config, plan, warnings } = planned;
 
-        let (session, opening) = self.sessions.get(options, Wanted::by(&plan), token)?;
+        let (session, opening) = self.sessions.get(options, &Wanted::by(&plan), token)?;
         let needs = session.needs(&plan, options);
         let (Allocated { buffers, accounts }, allocate_seconds) =
             timed(|| session.allocate(&plan, &needs))?;

@@ -32,7 +32,7 @@ impl Sessions {
     pub(crate) fn get(
         &mut self,
         options: &LoadOptions,
-        wanted: Wanted,
+        wanted: &Wanted,
         token: &CancelToken,
     ) -> Result<(&mut Session, Opening), Error> {
         let is_enough =
@@ -409,12 +409,12 @@ mod tests {
         });
         let mut sessions = Sessions { open: None, opening: Some(begun) };
         let start = Instant::now();
-        let (_, opening) = sessions.get(&options, wanted.clone(), &CancelToken::new()).unwrap();
+        let (_, opening) = sessions.get(&options, &wanted, &CancelToken::new()).unwrap();
         let most = start.elapsed().as_secs_f64();
         assert!(opening.pin_seconds > 0.0, "the session that was being opened is used");
         assert!(opening.context_seconds >= 0.0);
         assert!(opening.context_seconds + opening.pin_seconds <= most, "{opening:?}");
-        let (_, again) = sessions.get(&options, wanted, &CancelToken::new()).unwrap();
+        let (_, again) = sessions.get(&options, &wanted, &CancelToken::new()).unwrap();
         assert_eq!((again.context_seconds, again.pin_seconds), (0.0, 0.0));
     }
 
