@@ -14,18 +14,32 @@ const PIECE_BYTES: u64 = 16 << 20;
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
 ///
 /// It can be compared with any load of the same file with the same storage: later, in another process, or on
-/// another device. If several devices share the model, they must share it in the same way. A fingerprint does not say
-/// which file it is of, so store it under a name that does.
+/// another device. If several devices share the model, they must share it in the same way; a fingerprint of tensors
+/// of other sizes is refused. A fingerprint does not say which file it is of, so store it under a name that does.
 ///
-/// With the feature `serde`, it can be stored: an object with the fields `version`, `piece_bytes` and `digests`
-/// (32 hexadecimal digits each). Another version or another size of pieces is refused when it is read.
+/// With the feature `serde`, it can be stored: an object with the fields `version`, `piece_bytes`, `digests`
+/// (32 hexadecimal digits each) and `sizes` (bytes of the piece of each digest). Another version or another size of
+/// pieces is refused when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint(Vec<Digest>);
+pub struct Fingerprint(Vec<Digested>);
+
+/// A digest, and the number of bytes that it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Digested {
+    digest: Digest,
+    bytes: u64,
+}
 
 /// Some bytes of a tensor in an arena.
 struct Piece<'a> {
     op: &'a PlacedOp,
     range: Range<u64>,
+}
+
+impl Piece<'_> {
+    fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
 }
 
 fn pieces(plan: &PlacedPart) -> impl Iterator<Item = Piece<'_>> {
@@ -54,14 +68,17 @@ fn digests(pieces: &[(&LoadedPart, Piece<'_>)]) -> Result<Vec<Digest>, Error> {
 
 impl Fingerprint {
     pub(crate) fn take(parts: &[LoadedPart]) -> Result<Self, Error> {
-        Ok(Self(digests(&all_pieces(parts).collect::<Vec<_>>())?))
+        let pieces: Vec<_> = all_pieces(parts).collect();
+        let sizes = pieces.iter().map(|(_, piece)| piece.bytes());
+        let digested = |(digest, bytes)| Digested { digest, bytes };
+        Ok(Self(digests(&pieces)?.into_iter().zip(sizes).map(digested).collect()))
     }
 
     /// Digests the pieces again and compares them with the digests from index `first` on.
     fn check(&self, first: usize, pieces: &[(&LoadedPart, Piece<'_>)]) -> Result<(), Error> {
         let now = digests(pieces)?;
-        let before = self.0.iter().skip(first);
-        match pieces.iter().zip(before.zip(now)).find(|(_, (before, now))| *before != now) {
+        let before = self.0.iter().skip(first).map(|before| before.digest);
+        match pieces.iter().zip(before.zip(now)).find(|(_, (before, now))| before != now) {
             None => Ok(()),
             Some(((part, Piece { op, range }), (before, now))) => Err(Error::Verification {
                 what: format!(
@@ -75,17 +92,22 @@ impl Fingerprint {
         }
     }
 
-    fn check_piece_count(&self, pieces: usize) -> Result<(), Error> {
-        if self.0.len() == pieces {
+    /// Fails if the pieces have other sizes than those of the fingerprint. Their digests could not be compared.
+    fn check_sizes(&self, parts: &[LoadedPart]) -> Result<(), Error> {
+        let sizes = all_pieces(parts).map(|(_, piece)| piece.bytes());
+        if self.0.iter().map(|before| before.bytes).eq(sizes) {
             return Ok(());
         }
-        Err(Error::Verification { what: "the fingerprint belongs to another model".to_owned() })
+        Err(Error::Verification {
+            what: "the fingerprint belongs to another model, or to another division of this model \
+                   among devices"
+                .to_owned(),
+        })
     }
 
     pub(crate) fn check_all(&self, parts: &[LoadedPart]) -> Result<(), Error> {
-        let pieces: Vec<_> = all_pieces(parts).collect();
-        self.check_piece_count(pieces.len())?;
-        self.check(0, &pieces)
+        self.check_sizes(parts)?;
+        self.check(0, &all_pieces(parts).collect::<Vec<_>>())
     }
 }
 
@@ -93,7 +115,7 @@ impl Fingerprint {
 mod stored {
     //! The form in which a fingerprint is stored.
 
-    use super::{Fingerprint, PIECE_BYTES};
+    use super::{Digested, Fingerprint, PIECE_BYTES};
     use cuda_sys::Digest;
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -108,29 +130,38 @@ mod stored {
         version: u32,
         piece_bytes: u64,
         digests: Vec<Cow<'a, str>>,
+        sizes: Vec<u64>,
     }
 
     impl Serialize for Fingerprint {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let digests = self.0.iter().map(|digest| digest.to_string().into()).collect();
-            Stored { version: VERSION, piece_bytes: PIECE_BYTES, digests }.serialize(serializer)
+            let digests = self.0.iter().map(|of| of.digest.to_string().into()).collect();
+            let sizes = self.0.iter().map(|of| of.bytes).collect();
+            Stored { version: VERSION, piece_bytes: PIECE_BYTES, digests, sizes }
+                .serialize(serializer)
         }
     }
 
     impl<'de> Deserialize<'de> for Fingerprint {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let Stored { version, piece_bytes, digests } = Stored::deserialize(deserializer)?;
+            let Stored { version, piece_bytes, digests, sizes } =
+                Stored::deserialize(deserializer)?;
             if (version, piece_bytes) != (VERSION, PIECE_BYTES) {
                 return Err(D::Error::custom(format!(
                     "a fingerprint of version {version} with pieces of {piece_bytes} bytes: this \
                      version reads version {VERSION} with pieces of {PIECE_BYTES} bytes"
                 )));
             }
-            let digest = |text: &Cow<'_, str>| {
-                let wrong = || D::Error::custom(format!("{text:?} is no digest of 32 digits"));
-                text.parse::<Digest>().map_err(|_| wrong())
+            if digests.len() != sizes.len() {
+                let (digests, sizes) = (digests.len(), sizes.len());
+                let text = format!("a fingerprint with {digests} digests and {sizes} sizes");
+                return Err(D::Error::custom(text));
+            }
+            let digested = |(text, bytes): (&Cow<'_, str>, u64)| {
+                let wrong = |_| D::Error::custom(format!("{text:?} is no digest of 32 digits"));
+                Ok(Digested { digest: text.parse::<Digest>().map_err(wrong)?, bytes })
             };
-            Ok(Self(digests.iter().map(digest).collect::<Result<_, _>>()?))
+            Ok(Self(digests.iter().zip(sizes).map(digested).collect::<Result<_, _>>()?))
         }
     }
 }
@@ -180,10 +211,10 @@ impl Rehash {
         budget_bytes: u64,
     ) -> Result<RehashStep, Error> {
         let all = all_pieces(parts).count();
-        self.fingerprint.check_piece_count(all)?;
+        self.fingerprint.check_sizes(parts)?;
         let mut bytes = 0_u64;
         let fits = |(_, piece): &(&LoadedPart, Piece<'_>)| {
-            let with = bytes + (piece.range.end - piece.range.start);
+            let with = bytes + piece.bytes();
             let first = bytes == 0;
             if first || with <= budget_bytes {
                 bytes = with;
@@ -224,7 +255,7 @@ mod tests {
                     let piece = left.next().unwrap();
                     assert_eq!((&piece.op.tensor, piece.range.start), (&op.tensor, end));
                     assert_eq!(piece.range.start % 16, 0);
-                    assert!((1..=PIECE_BYTES).contains(&(piece.range.end - piece.range.start)));
+                    assert!((1..=PIECE_BYTES).contains(&piece.bytes()));
                     end = piece.range.end;
                 }
                 assert_eq!(end, op.dest.end);

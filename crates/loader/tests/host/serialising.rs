@@ -167,9 +167,12 @@ fn a_fingerprint_can_be_stored_and_compared_later() {
     let error = again.verify_fingerprint(&other).unwrap_err();
     assert_eq!(error.code(), "VERIFICATION_FAILED");
 
-    for (field, value) in
-        [("version", json!(2)), ("piece_bytes", json!(4096)), ("digests", json!(["xyz"]))]
-    {
+    for (field, value) in [
+        ("version", json!(2)),
+        ("piece_bytes", json!(4096)),
+        ("digests", json!(["xyz"])),
+        ("sizes", json!([1])),
+    ] {
         let mut wrong = fields.clone();
         wrong[field] = value;
         serde_json::from_value::<Fingerprint>(wrong).unwrap_err();

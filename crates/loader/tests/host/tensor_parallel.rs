@@ -9,7 +9,7 @@ use crate::small_model::phi3_keys_of;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use loader::{
-    DeviceChoice, Fused, Io, Loader, NonFiniteTensor, Placement, Slot, SplitMode, Storage,
+    DeviceChoice, Fused, Io, Loader, NonFiniteTensor, Placement, Rehash, Slot, SplitMode, Storage,
 };
 use std::path::Path;
 
@@ -134,6 +134,25 @@ fn infinite_weights_of_a_tensor_are_counted_together() {
     let found = &model.stats().proof.non_finite;
     assert_eq!(found.iter().map(|of| &of.tensor[..]).collect::<Vec<_>>(), [name; 2]);
     assert_eq!(sum(found), sum(&one.stats().proof.non_finite));
+}
+
+#[test]
+fn a_fingerprint_of_another_division_is_no_changed_weight() {
+    let path = model_path("one-and-two-bits.gguf");
+    let load = |proportions: &[f64]| {
+        let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+        let placement = placement.with_proportions(proportions).unwrap();
+        load_in_parts(&path, Storage::F16, &placement).unwrap()
+    };
+    let (one, other) = (load(&[1.0, 3.0]), load(&[3.0, 1.0]));
+    let fingerprint = one.fingerprint().unwrap();
+    one.verify_fingerprint(&fingerprint).unwrap();
+    for error in [
+        other.verify_fingerprint(&fingerprint).unwrap_err(),
+        Rehash::new(fingerprint).step(&other, u64::MAX).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("another division of this model"), "{error}");
+    }
 }
 
 #[test]
