@@ -12,6 +12,7 @@ use loader::{
     DeviceChoice, Fused, Io, Loader, NonFiniteTensor, Placement, Rehash, Slot, SplitMode, Storage,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 #[test]
 fn layers_on_several_devices_are_those_of_one_device() {
@@ -134,6 +135,36 @@ fn infinite_weights_of_a_tensor_are_counted_together() {
     let found = &model.stats().proof.non_finite;
     assert_eq!(found.iter().map(|of| &of.tensor[..]).collect::<Vec<_>>(), [name; 2]);
     assert_eq!(sum(found), sum(&one.stats().proof.non_finite));
+}
+
+#[test]
+fn weights_of_parts_outlive_model_and_loader_on_other_threads() {
+    const SLOT: Slot = Slot::FfnDown(0);
+    let path = model_path("one-and-two-bits.gguf");
+    let whole = Loader::new(hosts(1)).load(&path, &mut go_on).unwrap().read_slot(SLOT).unwrap();
+    let load = || {
+        let placement = Placement::new(SplitMode::Tensor, 2).unwrap();
+        let model = Arc::new(load_in_parts(&path, Storage::F16, &placement).unwrap());
+        assert_eq!(model.read_slot(SLOT).unwrap(), whole);
+        let left = Arc::downgrade(&model);
+        let shared = [0, 1].map(|part| model.share_of_part(part, SLOT).unwrap());
+        let bytes = [0, 1].map(|part| model.parts()[part].read_slot(SLOT).unwrap());
+        (left, shared, bytes)
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(load)).collect();
+        for (left, [first, second], bytes) in threads.into_iter().map(|of| of.join().unwrap()) {
+            assert_eq!(
+                [first.host_bytes(), second.host_bytes()],
+                bytes.each_ref().map(|b| b.as_deref())
+            );
+            let kept = second.to_dlpack();
+            drop((first, second));
+            assert!(left.upgrade().is_some());
+            scope.spawn(move || drop(kept)).join().unwrap();
+            assert!(left.upgrade().is_none(), "the last tensor frees all parts");
+        }
+    });
 }
 
 #[test]
