@@ -180,7 +180,7 @@ impl Placement {
         let is_possible = |proportion: &f64| (0.0..=MAX_PROPORTION).contains(proportion);
         let is_zero = |proportion: &f64| *proportion == 0.0;
         if !proportions.iter().all(is_possible) || proportions.iter().all(is_zero) {
-            let texts: Vec<String> = proportions.iter().map(f64::to_string).collect();
+            let texts: Vec<_> = proportions.iter().map(text_of).collect();
             return Err(InvalidPlacement::Proportions { proportions: texts.join(",") });
         }
         let zero = proportions.iter().position(is_zero);
@@ -218,4 +218,10 @@ impl Placement {
     fn weights(&self, devices: usize) -> Vec<f64> {
         if self.proportions.is_empty() { vec![1.0; devices] } else { self.proportions.clone() }
     }
+}
+
+/// Writes a number with an exponent if it would have many digits.
+fn text_of(proportion: &f64) -> String {
+    let text = proportion.to_string();
+    if text.len() > 20 { format!("{proportion:e}") } else { text }
 }

@@ -329,6 +329,8 @@ fn impossible_wishes_are_errors_of_the_caller() {
         for wrong in [[f64::NAN, 1.0], [-1.0, 1.0], [0.0, 0.0], [f64::INFINITY, 1.0], [1e20, 1.0]] {
             assert!(text(with(&wrong)).contains("are not possible"), "{wrong:?}");
         }
+        assert!(text(with(&[1e300, 1e-300])).contains("1e300,1e-300"));
+        assert!(text(with(&[-1.0, 0.5])).contains("-1,0.5"));
         assert_eq!(with(&[3.0, 1.0]).unwrap().proportions(), [3.0, 1.0]);
         assert_eq!(with(&[0.0, 1.0]).is_ok(), mode == Layer);
     }
