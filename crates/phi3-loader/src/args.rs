@@ -2,7 +2,7 @@
 
 use crate::device_list::DeviceList;
 use crate::failure::Failure;
-use crate::placement::{self, Wish};
+use crate::placement::{self, PlacementRequest};
 use clap::builder::{
     FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
 };
@@ -180,8 +180,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn wish(&self) -> Wish<'_> {
-        Wish {
+    pub(super) fn placement_request(&self) -> PlacementRequest<'_> {
+        PlacementRequest {
             devices: &self.device,
             arguments: &self.placement,
             memory: &self.memory,
@@ -354,7 +354,7 @@ impl Load {
             Some(via) => placement::helpers(&self.choices.device, via)?,
             None => Vec::new(),
         };
-        let (devices, placement) = self.wish().choose(&self.file)?;
+        let (devices, placement) = self.placement_request().choose(&self.file)?;
         let mut options = self
             .choices
             .options()
@@ -368,8 +368,8 @@ impl Load {
         Ok(options)
     }
 
-    fn wish(&self) -> Wish<'_> {
-        Wish {
+    fn placement_request(&self) -> PlacementRequest<'_> {
+        PlacementRequest {
             devices: &self.choices.device,
             arguments: &self.placement,
             memory: &[],

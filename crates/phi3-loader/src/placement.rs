@@ -72,7 +72,7 @@ impl Placed {
 
 /// The devices that the user names, and the way to divide a model among them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish<'a> {
+pub(super) struct PlacementRequest<'a> {
     pub(super) devices: &'a DeviceList,
     pub(super) arguments: &'a PlacementArgs,
     /// The memory of each device; empty if the user gave none.
@@ -83,7 +83,7 @@ pub(super) struct Wish<'a> {
     pub(super) limit: Option<u64>,
 }
 
-impl Wish<'_> {
+impl PlacementRequest<'_> {
     /// Divides the model of a file.
     pub(super) fn plan(&self, file: &Path, gguf: &GgufFile) -> Result<Placed, Failure> {
         let (asked, devices) = self.resolve()?;
@@ -218,8 +218,11 @@ fn placement(arguments: &PlacementArgs, devices: &[PlannedDevice]) -> Result<Pla
 
 /// Returns all devices here that can hold a model: all GPUs or, if there is none, the host.
 fn here() -> Result<Vec<PlannedDevice>, Failure> {
-    let gpus = gpus()?;
-    let devices = if gpus.is_empty() { vec![DeviceKind::Host] } else { gpus };
+    // As `auto` does, falls back to the host if no GPU can be used.
+    let devices = match DeviceChoice::Auto.resolve() {
+        DeviceKind::Host => vec![DeviceKind::Host],
+        DeviceKind::Cuda(_) => gpus()?,
+    };
     Ok(devices.into_iter().map(PlannedDevice::new).collect())
 }
 

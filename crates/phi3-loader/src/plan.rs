@@ -17,7 +17,7 @@ use std::path::Path;
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
     outputs::check_model(&arguments.file, &[])?;
     let gguf = Loader::new(LoadOptions::new()).inspect(&arguments.file)?;
-    let placed = arguments.wish().plan(&arguments.file, &gguf)?;
+    let placed = arguments.placement_request().plan(&arguments.file, &gguf)?;
     let warnings = Warning::of(&gguf, Some(&placed.config));
     let report = Report {
         file: &arguments.file,

@@ -334,7 +334,7 @@ impl Units {
             let too_few = self.kv_units() < devices as u64;
             return too_few.then(|| {
                 of_columns(format!(
-                    "{rule}, and {} key-value heads, each with {} columns, make {} such parts",
+                    "{rule}; {} key-value heads, each with {} columns of its query heads, make {} such parts",
                     self.kv_heads,
                     u64::from(self.group).saturating_mul(self.head_dim),
                     self.kv_units()

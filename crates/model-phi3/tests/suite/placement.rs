@@ -258,7 +258,7 @@ fn refusals_name_tensor_degree_block_and_what_is_possible() {
     assert_eq!(
         refused(&mini, Storage::Native, 8),
         "tensor blk.0.attn_output.weight cannot be divided among 8 devices: its columns can be cut only \
-         between Q4_K blocks of 256, and 32 key-value heads, each with 96 columns, make 4 such parts; \
+         between Q4_K blocks of 256; 32 key-value heads, each with 96 columns of its query heads, make 4 such parts; \
          these numbers of devices are possible: 1 to 4"
     );
     let phi_4 = published(Preset::Phi4, TypeMix::Q4_K_M);
