@@ -122,7 +122,7 @@ mod stored {
     use std::borrow::Cow;
 
     /// The version of this form and of the digests.
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     #[derive(Serialize, Deserialize)]
     #[serde(rename = "Fingerprint")]
@@ -130,6 +130,7 @@ mod stored {
         version: u32,
         piece_bytes: u64,
         digests: Vec<Cow<'a, str>>,
+        #[serde(default)]
         sizes: Vec<u64>,
     }
 

@@ -168,7 +168,7 @@ fn a_fingerprint_can_be_stored_and_compared_later() {
     assert_eq!(error.code(), "VERIFICATION_FAILED");
 
     for (field, value) in [
-        ("version", json!(2)),
+        ("version", json!(1)),
         ("piece_bytes", json!(4096)),
         ("digests", json!(["xyz"])),
         ("sizes", json!([1])),
