@@ -39,7 +39,10 @@ impl std::fmt::Display for InsufficientMemory {
             write!(f, "{limit} bytes available under the caller's limit, ")?;
         }
         match (memory, device) {
-            (Some(memory), DeviceKind::Host) => write!(f, "{}", host_figures(memory)),
+            // The caller's limit decides, not that of the host.
+            (Some(memory), DeviceKind::Host) if limit.is_none() => {
+                write!(f, "{}", host_figures(memory))
+            }
             (Some(MemoryInfo { free, total, .. }), _) => {
                 write!(f, "{free} bytes free of {total} bytes total")
             }

@@ -22,7 +22,7 @@ use crate::stats::{
 use crate::transfer::TransferOptions;
 use crate::warning::Warning;
 use crate::{readback, residency, transfer};
-use cuda_sys::{Engine, Stats};
+use cuda_sys::{DeviceKind, Engine, Stats};
 use gguf_format::GgufFile;
 use model_phi3::{Phi3Config, PlacedPlan};
 use std::borrow::Cow;
@@ -269,18 +269,6 @@ impl Loader {
             verify_seconds: verify.seconds,
         };
         let SuspectWeights { non_finite, all_zero } = suspects;
-        let account_of = |part: &LoadedPart| {
-            accounts.iter().find(|(device, _)| *device == part.device()).and_then(|(_, of)| *of)
-        };
-        let part_stats = parts.iter().zip(residencies).map(|(part, residency)| PartStats {
-            device: part.device(),
-            device_name: part.device_name().to_owned(),
-            vram_bytes: part.vram_bytes(),
-            source_bytes: part.plan().source_bytes(),
-            residency,
-            memory: account_of(part),
-            slots: part.plan().slots().to_vec(),
-        });
         let memory = MemoryAccount::sum(accounts.iter().map(|(_, account)| *account));
         let stats = LoadStats {
             device: session.devices.clone(),
@@ -289,7 +277,7 @@ impl Loader {
             source_bytes: moved.source_bytes,
             split_mode: plan.placement().mode(),
             resident: Resident::Off,
-            parts: part_stats.collect(),
+            parts: part_stats(&parts, residencies, &accounts),
             phases,
             transfer: transfer_figures(&session.engine, moved),
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
@@ -353,6 +341,24 @@ fn transfer(
         other => other,
     })?;
     Ok((moved, scales))
+}
+
+fn part_stats(
+    parts: &[LoadedPart],
+    residencies: Vec<Residency>,
+    accounts: &[(DeviceKind, Option<MemoryAccount>)],
+) -> Vec<PartStats> {
+    let of_device = |device| accounts.iter().find(|(of, _)| *of == device);
+    let stats = |(part, residency): (&LoadedPart, Residency)| PartStats {
+        device: part.device(),
+        device_name: part.device_name().to_owned(),
+        vram_bytes: part.vram_bytes(),
+        source_bytes: part.plan().source_bytes(),
+        residency,
+        memory: of_device(part.device()).and_then(|(_, account)| *account),
+        slots: part.plan().slots().to_vec(),
+    };
+    parts.iter().zip(residencies).map(stats).collect()
 }
 
 fn transfer_figures(engine: &Engine, moved: Stats) -> TransferFigures {

@@ -205,9 +205,9 @@ fn part_text(whole: &LoadPlan, held: &PlacedSlot) -> String {
     };
     let PlacedSlot { rows: held_rows, cols: held_cols, .. } = held;
     if *held_rows != (0..rows) {
-        format!(", rows {} to {}", held_rows.start, held_rows.end - 1)
+        format!(", rows {} to {} of the slot", held_rows.start, held_rows.end - 1)
     } else if *held_cols != (0..cols) {
-        format!(", columns {} to {}", held_cols.start, held_cols.end - 1)
+        format!(", columns {} to {} of the slot", held_cols.start, held_cols.end - 1)
     } else {
         String::new()
     }
