@@ -78,15 +78,17 @@ void read_fully(const OpenFile& file, std::uint64_t offset, std::uint64_t wanted
   }
 }
 
+std::uint64_t bytes_of(const std::vector<iovec>& places) {
+  return std::accumulate(places.begin(), places.end(), std::uint64_t{0},
+                         [](std::uint64_t sum, const iovec& place) { return sum + place.iov_len; });
+}
+
 // Reads into at most IOV_MAX places. Returns whether all bytes were read.
 bool read_places(const OpenFile& file, std::uint64_t offset, const std::vector<iovec>& places,
                  int flags) {
-  const auto bytes =
-      std::accumulate(places.begin(), places.end(), std::size_t{0},
-                      [](std::size_t sum, const iovec& place) { return sum + place.iov_len; });
   const ssize_t got = preadv2(file.descriptor, places.data(), static_cast<int>(places.size()),
                               static_cast<off_t>(offset), flags);
-  return got >= 0 && static_cast<std::size_t>(got) == bytes;
+  return got >= 0 && static_cast<std::uint64_t>(got) == bytes_of(places);
 }
 
 class FileSource : public Source {
@@ -211,7 +213,9 @@ class AutoSource final : public FileSource {
   void prepare_reads() noexcept override { survey_.query_parts(); }
 
   bool read_scattered(std::uint64_t offset, const std::vector<iovec>& places) override {
-    return read_places(file_, offset, places, RWF_NOWAIT);
+    // A read that finds nothing would make the kernel read ahead, into the page cache.
+    return survey_.is_cached(offset, bytes_of(places)) &&
+           read_places(file_, offset, places, RWF_NOWAIT);
   }
 
   void read(std::uint64_t offset, std::uint64_t bytes, std::byte* out,

@@ -6,7 +6,9 @@ use cuda_sys::{
     Columns, Conversion, CopyOp, DeviceKind, EngineConfig, ErrorCode, HostIsa, Io, PositionedRead,
     ReadHints, Request, Source, SourceFile, Stats, Stop, decode_to_f16, least_chunk_bytes,
 };
-use std::io;
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
+use std::io::{self, IoSliceMut};
 use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -202,6 +204,52 @@ pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
             }
         }
     }
+}
+
+/// Columns of a file that is not in the page cache are read past it, although reads from the cache could scatter.
+pub(crate) fn cold_columns_stay_out_of_the_page_cache(device: DeviceKind) {
+    const ROW: u64 = 16_384;
+    const BYTES: u64 = 2048 * ROW;
+    let named = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(named.path(), noise(BYTES as usize)).unwrap();
+    let (file, looked_at) = (named.as_file(), named.reopen().unwrap());
+    file.sync_all().unwrap();
+    fadvise(file, 0, None, Advice::DontNeed).unwrap();
+    // Without read-ahead, looking for a page can bring only that page into the cache.
+    fadvise(&looked_at, 0, None, Advice::Random).unwrap();
+    let is_cached = |offset: &u64| {
+        let mut byte = [0];
+        let places = &mut [IoSliceMut::new(&mut byte)];
+        preadv2(&looked_at, places, *offset, ReadWriteFlags::NOWAIT).is_ok_and(|read| read > 0)
+    };
+    if is_cached(&(BYTES - 4096)) {
+        // The file is in memory, or its file system does not support such reads.
+        return;
+    }
+    let half = |lane: u32| CopyOp {
+        lane,
+        dest_bytes: BYTES / 2,
+        columns: Columns {
+            row_bytes: ROW,
+            begin: u64::from(lane) * ROW / 2,
+            end: u64::from(lane + 1) * ROW / 2,
+            skip: 0,
+            keep: 0,
+        },
+        ..copy(0, BYTES, 0, 0)
+    };
+    let mut bench = Bench::new(Setup { device, lanes: 2 }, LARGE);
+    let mut arena = bench.arena(BYTES / 2);
+    let sources = [SourceFile { file: file.as_fd(), bytes: BYTES }.into()];
+    let ops = [half(0), half(1)];
+    let request = Request::new(&sources, Io::Auto, &ops, 1);
+    let stats = bench.execute(request, &mut arena, &mut |_| ControlFlow::Continue(())).unwrap();
+    if stats.io != Io::Auto {
+        // This file system refuses O_DIRECT.
+        return;
+    }
+    let cached = (0..BYTES).step_by(4 * ROW as usize).filter(is_cached).count();
+    assert_eq!(cached, 0, "places in the page cache");
 }
 
 /// Counts the bytes that are read.

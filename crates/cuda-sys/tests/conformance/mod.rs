@@ -18,7 +18,8 @@ mod refusing;
 mod sources;
 mod stopping;
 pub(crate) use columns::{
-    bad_columns_are_refused, columns_reach_their_lanes, shared_rows_are_read_once,
+    bad_columns_are_refused, cold_columns_stay_out_of_the_page_cache, columns_reach_their_lanes,
+    shared_rows_are_read_once,
 };
 pub(crate) use copying::{
     an_empty_request_succeeds, copies_exactly_under_every_division,
@@ -81,6 +82,7 @@ macro_rules! device_suite {
             a_flipped_bit_changes_one_digest,
             several_threads_can_use_one_buffer,
             columns_reach_their_lanes,
+            cold_columns_stay_out_of_the_page_cache,
             shared_rows_are_read_once,
             bad_columns_are_refused,
             slow_lanes_get_their_bytes,
