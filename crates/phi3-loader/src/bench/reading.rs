@@ -122,9 +122,7 @@ pub(super) fn read(
         let others = others.map_err(Unread::Threads)?;
         let (mut start, mut bytes) = reader();
         for other in others {
-            // A panic of the thread is a bug in this module. Resume it here.
-            let (started, read) =
-                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let (started, read) = threads::joined(other);
             start = start.min(started);
             bytes = bytes.and_then(|bytes| Ok(bytes + read?));
         }

@@ -10,7 +10,6 @@ use cuda_sys::{Device, DeviceKind};
 use gguf_format::GgufFile;
 use loader::{Error, Storage, threads};
 use model_phi3::{PlacedPlan, Placement, SplitMode};
-use std::thread::ScopedJoinHandle;
 
 /// The modes of the measured loads.
 const MODES: [SplitMode; 3] = [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate];
@@ -64,10 +63,7 @@ impl Several {
             let start = |device| threads::builder().spawn_scoped(scope, move || upload(device));
             let started: Result<Vec<_>, _> = devices.iter().map(start).collect();
             let started = started.map_err(|error| Failure::Start("a measuring thread", error))?;
-            let end = |thread: ScopedJoinHandle<'_, Result<Rate, Error>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            Ok(started.into_iter().map(end).collect::<Result<_, _>>()?)
+            Ok(started.into_iter().map(threads::joined).collect::<Result<_, _>>()?)
         });
         let rates = rates?;
         let sum = |of: fn(&Rate) -> f64| rates.iter().map(of).sum::<f64>() / 1e9;
