@@ -2,6 +2,7 @@
 
 use crate::devices::Devices;
 use crate::options::LoadOptions;
+use crate::session::Wanted;
 use cuda_sys::{DeviceKind, EngineConfig};
 
 /// On idle machines, 10 to 16 readers saturated the link of one GPU (docs/performance.md). More readers for each link
@@ -31,10 +32,10 @@ const HOST_CHUNKS_A_READER: u64 = 2;
 pub(crate) fn engine_config(
     options: &LoadOptions,
     devices: &Devices,
-    source_bytes: u64,
+    wanted: &Wanted,
 ) -> EngineConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    settings(options, gpus_of(devices), cores, source_bytes)
+    settings(options, gpus_of(devices), cores, wanted)
 }
 
 /// Returns the number of GPUs. Each has a link of its own.
@@ -42,7 +43,7 @@ fn gpus_of(devices: &Devices) -> usize {
     devices.distinct().iter().filter(|device| **device != DeviceKind::Host).count()
 }
 
-fn settings(options: &LoadOptions, gpus: usize, cores: usize, source_bytes: u64) -> EngineConfig {
+fn settings(options: &LoadOptions, gpus: usize, cores: usize, wanted: &Wanted) -> EngineConfig {
     // Leave some cores to other work: if one reader waits for a core, all readers wait for it.
     let most_cores = cores - cores / 8;
     let (readers, chunk_bytes) = match gpus {
@@ -53,8 +54,9 @@ fn settings(options: &LoadOptions, gpus: usize, cores: usize, source_bytes: u64)
     let readers = options.threads.unwrap_or(readers.min(EngineConfig::MAX_READERS));
     let storage_readers = options.threads.unwrap_or(readers.max(STORAGE_READERS));
     // A chunk larger than the model would only waste memory.
-    let chunk_bytes =
-        options.chunk_bytes.unwrap_or(chunk_bytes).min(source_bytes.max(chunk_bytes)).max(1);
+    let most_bytes = wanted.source_bytes.max(chunk_bytes);
+    let chunk_bytes = options.chunk_bytes.unwrap_or(chunk_bytes).min(most_bytes);
+    let chunk_bytes = chunk_bytes.max(wanted.least_chunk_bytes).max(1);
     let links = gpus.max(1) as u64;
     let most = match gpus {
         0 => u64::from(storage_readers) * HOST_CHUNKS_A_READER,
@@ -75,12 +77,14 @@ fn settings(options: &LoadOptions, gpus: usize, cores: usize, source_bytes: u64)
 mod tests {
     use super::*;
 
+    const LARGE: Wanted = Wanted { source_bytes: 8 << 30, ..Wanted::UNKNOWN };
+
     #[test]
     fn the_ring_takes_no_more_than_it_needs() {
         const MIB: u64 = 1 << 20;
         for device in [DeviceKind::Host, DeviceKind::Cuda(0)] {
             let devices = Devices::new([device]);
-            let config = |options| engine_config(&options, &devices, 8 << 30);
+            let config = |options| engine_config(&options, &devices, &LARGE);
             // 32 MiB plus slack for aligned reads, rounded up to a multiple of 2 MiB.
             assert!(config(LoadOptions::new()).ring_bytes() <= 34 * MIB, "{device}");
             for chunk_bytes in [1, 4096, MIB, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB] {
@@ -111,9 +115,9 @@ mod tests {
         for (gpus, cores, readers, depth) in
             [(1, 32, 16, 4), (1, 8, 7, 4), (2, 32, 28, 8), (2, 16, 14, 8), (8, 128, 112, 32)]
         {
-            let config = settings(&LoadOptions::new(), gpus, cores, 8 << 30);
+            let config = settings(&LoadOptions::new(), gpus, cores, &LARGE);
             assert_eq!((config.readers, config.depth), (readers, depth), "{gpus} {cores}");
-            let config = settings(&LoadOptions::new().threads(3).depth(5), gpus, cores, 8 << 30);
+            let config = settings(&LoadOptions::new().threads(3).depth(5), gpus, cores, &LARGE);
             assert_eq!((config.readers, config.depth), (3, 5), "{gpus} {cores}");
         }
     }

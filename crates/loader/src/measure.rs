@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::event::Unobserved;
 use crate::options::LoadOptions;
 use crate::scales::Scales;
+use crate::session::Wanted;
 use crate::source::Source;
 use crate::transfer::{self, TransferOptions};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, EngineConfig};
@@ -17,7 +18,8 @@ pub use cuda_sys;
 
 /// Returns the engine settings that a load of this number of bytes uses on this device and machine.
 pub fn engine_config(options: &LoadOptions, device: DeviceKind, source_bytes: u64) -> EngineConfig {
-    crate::engine_config::engine_config(options, &Devices::new([device]), source_bytes)
+    let wanted = Wanted { source_bytes, ..Wanted::UNKNOWN };
+    crate::engine_config::engine_config(options, &Devices::new([device]), &wanted)
 }
 
 /// A repeatable transfer of one model. It allocates its device buffers once; runs allocate no device memory.

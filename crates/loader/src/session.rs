@@ -12,8 +12,6 @@ use crate::transfer::least_chunk_bytes;
 use crate::{host_memory, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, MemoryInfo, StagingRing};
 use model_phi3::{Conversion, PlacedPart, PlacedPlan};
-use std::borrow::Cow;
-use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 /// The session of a loader, which may not exist yet, be open, or be opening in the background.
@@ -37,20 +35,17 @@ impl Sessions {
     ) -> Result<(&mut Session, Opening), Error> {
         let is_enough =
             |session: &Session| session.engine.config().chunk_bytes >= wanted.least_chunk_bytes;
-        let mut options = Cow::Borrowed(options);
-        let mut open = self.open.take().map(|session| (session, Opening::default()));
+        if let Some(session) = self.open.take().filter(is_enough) {
+            return Ok((self.open.insert(session), Opening::default()));
+        }
         let waiting = Instant::now();
+        // An opening that a cancelled load started may be for another model.
         loop {
-            match open.take() {
-                Some((session, opening)) if is_enough(&session) => {
-                    let opening = opening.last(waiting.elapsed().as_secs_f64());
-                    return Ok((self.open.insert(session), opening));
-                }
-                // The default depends on the devices. Few models have rows that need larger chunks.
-                Some(_) => options.to_mut().chunk_bytes = Some(wanted.least_chunk_bytes),
-                None => {}
+            let (session, opening) = self.wait_for_new(options, wanted.clone(), token)?;
+            if is_enough(&session) {
+                let opening = opening.last(waiting.elapsed().as_secs_f64());
+                return Ok((self.open.insert(session), opening));
             }
-            open = Some(self.wait_for_new(&options, wanted.clone(), token)?);
         }
     }
 
@@ -90,8 +85,7 @@ impl Sessions {
 
 /// Opens a session on another thread.
 fn begin(options: &LoadOptions, wanted: Wanted) -> Background<Opened> {
-    let (mut options, span) = (options.clone(), tracing::Span::current());
-    options.chunk_bytes = options.chunk_bytes.map(|bytes| bytes.max(wanted.least_chunk_bytes));
+    let (options, span) = (options.clone(), tracing::Span::current());
     Background::start(move || span.in_scope(|| Session::open(&options, &wanted)))
 }
 
@@ -112,10 +106,11 @@ impl Wanted {
 
     pub(crate) fn by(plan: &PlacedPlan) -> Self {
         let arenas = plan.parts().iter().map(PlacedPart::device_bytes).collect();
-        let least_chunk_bytes = least_chunk_bytes(plan);
-        // Chunks are not larger than the model.
-        let source_bytes = plan.source_bytes().max(least_chunk_bytes);
-        Self { source_bytes, arenas: Some(arenas), least_chunk_bytes }
+        Self {
+            source_bytes: plan.source_bytes(),
+            arenas: Some(arenas),
+            least_chunk_bytes: least_chunk_bytes(plan),
+        }
     }
 }
 
@@ -155,7 +150,7 @@ impl Session {
             |choices: &[DeviceChoice]| Devices::new(choices.iter().map(|choice| choice.resolve()));
         let devices = resolved(&options.devices);
         let lanes = resolved(&[&options.devices[..], &options.via[..]].concat());
-        let config = engine_config(options, &lanes, wanted.source_bytes);
+        let config = engine_config(options, &lanes, wanted);
         if let Some(arenas) = &wanted.arenas
             && devices.contains(&DeviceKind::Host)
         {
@@ -172,7 +167,7 @@ impl Session {
             let opened = open_all(&lanes);
             let context_seconds = start.elapsed().as_secs_f64();
             let ring = match ring.and_then(Result::ok) {
-                Some(ring) => joined(ring),
+                Some(ring) => threads::joined(ring),
                 // The thread could not be started.
                 None => make(),
             };
@@ -341,18 +336,13 @@ fn open_all(devices: &Devices) -> Result<Vec<Device>, Error> {
         let started: Vec<_> = others.iter().enumerate().map(start).collect();
         let first = Device::open(*first);
         let rest = started.into_iter().map(|(thread, open)| match thread {
-            Some(thread) => joined(thread),
+            Some(thread) => threads::joined(thread),
             // The thread could not be started.
             None => open(),
         });
         std::iter::once(first).chain(rest).collect::<Result<_, _>>()
     });
     Ok(opened?)
-}
-
-/// Returns the result of a thread. A panic of the thread is a bug, and resumes here.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Returns the needs of a device for weights alone. Parts on the same device count together.

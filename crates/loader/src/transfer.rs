@@ -9,7 +9,7 @@ use cuda_sys::{
     Columns, Conversion, CopyOp, DeviceBuffer, Engine, FloatFormat, Io, Progress, Request, Stats,
 };
 use gguf_format::GgmlType;
-use model_phi3::{PlacedOp, PlacedPlan, SlotFormat};
+use model_phi3::{PlacedOp, PlacedPart, PlacedPlan, SlotFormat};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
@@ -105,6 +105,10 @@ fn columns_of(op: &PlacedOp) -> Columns {
 
 /// Returns the size of the smallest chunks with which an engine accepts the plan; 0 if any size is enough.
 pub(crate) fn least_chunk_bytes(plan: &PlacedPlan) -> u64 {
+    let mut of_parts = plan.parts().iter().flat_map(PlacedPart::ops);
+    if of_parts.all(PlacedOp::is_rows) {
+        return 0;
+    }
     let ops: Vec<_> = moves(plan).iter().map(|of| copy_op(of.op, None)).collect();
     cuda_sys::least_chunk_bytes(&ops)
 }
