@@ -18,7 +18,7 @@ use crate::{fuzz, limits, process, sanitize, standalone, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-/// Duration of the fuzzing step, enough to find simple errors.
+/// Duration of the fuzzing step in all, enough to find simple errors.
 const FUZZ_SECONDS: u64 = 30;
 
 const STEPS: [Step; 16] = [
@@ -40,13 +40,14 @@ const STEPS: [Step; 16] = [
         process::run(strict(doc.env("RUSTDOCFLAGS", "-D warnings")))
     }),
     ("crates alone: packages, and consumers outside the workspace", standalone::check),
-    ("workspaces apart: libFuzzer's target, and other parsers", || {
-        ["crates/gguf-format/fuzz", "benches/parsers"].into_iter().try_for_each(check_apart)
+    ("workspaces apart: libFuzzer's targets, and other parsers", || {
+        let folders = ["crates/gguf-format/fuzz", "crates/keeper/fuzz", "benches/parsers"];
+        folders.into_iter().try_for_each(check_apart)
     }),
     ("examples", examples::check),
     ("engine under AddressSanitizer and UndefinedBehaviorSanitizer", sanitize::engine),
     ("CUDA device: clippy, nvcc and link", cuda_build::check),
-    ("fuzzing the parser", || fuzz::run(FUZZ_SECONDS)),
+    ("fuzzing the parser and the decoder of manifests", || fuzz::run(FUZZ_SECONDS)),
     ("demo, as the README runs it", || readme::run("demo")),
     ("conformance to the reference", conformance::check),
 ];

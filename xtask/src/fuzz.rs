@@ -1,13 +1,19 @@
-//! `cargo xtask fuzz`: gives mutated files to the parser, with a stable toolchain.
+//! `cargo xtask fuzz`: gives mutated files to the parser and mutated manifests to their decoder, with a stable
+//! toolchain.
 
 use anyhow::Result;
 
 use crate::process;
 use crate::workspace::cargo;
 
-/// Runs the driver for this time. Fails if a file breaks one of the promises in docs/fuzzing.md.
+/// The crates that have a driver.
+const CRATES: [&str; 2] = ["gguf-format", "keeper"];
+
+/// Runs the drivers for this time in all. Fails if an input breaks one of the promises in docs/fuzzing.md.
 pub(crate) fn run(seconds: u64) -> Result<()> {
-    let driver =
-        ["run", "--profile", "fuzz", "--locked", "-p", "gguf-format", "--example", "fuzz", "--"];
-    process::run(cargo(driver).arg(seconds.to_string()))
+    CRATES.iter().try_for_each(|name| {
+        let driver =
+            ["run", "--profile", "fuzz", "--locked", "--example", "fuzz", "-p", name, "--"];
+        process::run(cargo(driver).arg((seconds / CRATES.len() as u64).to_string()))
+    })
 }

@@ -73,7 +73,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Give mutated files to the parser
+    /// Give mutated files to the parser and mutated manifests to their decoder, each for half of the time
     Fuzz {
         #[arg(default_value_t = 60)]
         seconds: u64,

@@ -35,7 +35,7 @@ const HEADERS: [Header; 2] = [
     Header { of: "cuda-sys", variable: "DEP_PHI3_TRANSFER_INCLUDE", file: "transfer/device.hpp" },
 ];
 
-const CONSUMERS: [Consumer; 3] = [
+const CONSUMERS: [Consumer; 4] = [
     Consumer {
         of: "gguf-format",
         main: include_str!("../consumers/gguf-format.rs"),
@@ -45,6 +45,12 @@ const CONSUMERS: [Consumer; 3] = [
     Consumer {
         of: "model-phi3",
         main: include_str!("../consumers/model-phi3.rs"),
+        others: "",
+        headers: &[],
+    },
+    Consumer {
+        of: "keeper",
+        main: include_str!("../consumers/keeper.rs"),
         others: "",
         headers: &[],
     },

@@ -1,0 +1,1 @@
+../../gguf-format/fuzz/driver.rs
