@@ -71,6 +71,13 @@ impl GgufHeader {
     pub fn memory_bytes(&self) -> u64 {
         self.0.memory_bytes()
     }
+
+    /// Returns the bytes that were read of the file: the header, and perhaps some that follow it. A source of these bytes
+    /// that has the length of the file, and zeros after them, gives the same header.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.0.borrow_owner()
+    }
 }
 
 impl fmt::Debug for GgufHeader {

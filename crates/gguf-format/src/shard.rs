@@ -10,7 +10,7 @@ use crate::alignment::padded;
 use crate::byte_source::{ByteSource, OpenFile};
 use crate::error::{Error, ShardKind};
 use crate::gguf::Gguf;
-use crate::header::{BYTES, HeaderError, OwnedGguf};
+use crate::header::{BYTES, GgufHeader, HeaderError, OwnedGguf};
 use crate::limits::Limits;
 use crate::magic;
 use crate::split::SplitKeys;
@@ -88,6 +88,12 @@ impl<S: ByteSource> Shard<S> {
     #[must_use]
     pub fn gguf(&self) -> &Gguf<'_> {
         self.header.gguf()
+    }
+
+    /// Returns the header of this file alone. It stays valid when the file is closed.
+    #[must_use]
+    pub fn to_header(&self) -> GgufHeader {
+        GgufHeader::new(Arc::clone(&self.header))
     }
 
     /// Returns the warnings about this file. It can be read, but may be wrong.
