@@ -102,6 +102,8 @@ std::vector<DeviceBuffer*> buffers_of(Destinations& dests, const transfer::Engin
                             "the destination buffer belongs to another device",
                             ErrorSite::of_lane(static_cast<std::int64_t>(lane)));
     }
+    with_site([lane] { return ErrorSite::of_lane(static_cast<std::int64_t>(lane)); },
+              [&] { check_writable(buffer.get()); });
     out.push_back(&buffer.get());
   }
   return out;
@@ -156,8 +158,8 @@ rust::Vec<DeviceInfo> cuda_devices() {
 #ifdef TRANSFER_WITH_CUDA
     for (const CudaDeviceInfo& info : list_cuda_devices()) {
       out.push_back({info.ordinal, rust::String::lossy(info.name),
-                     rust::String::lossy(info.pci_bus_id), info.compute_major, info.compute_minor,
-                     info.total_bytes});
+                     rust::String::lossy(info.pci_bus_id), rust::String::lossy(info.identity),
+                     info.compute_major, info.compute_minor, info.total_bytes});
     }
 #endif
     return out;
@@ -182,6 +184,10 @@ std::int32_t Device::ordinal() const noexcept { return device_->ordinal(); }
 
 rust::String Device::name() const {
   return guarded([&] { return rust::String::lossy(device_->name()); });
+}
+
+rust::String Device::identity() const {
+  return guarded([&] { return rust::String::lossy(device_->identity()); });
 }
 
 Memory Device::memory() const {
@@ -222,6 +228,29 @@ Location Buffer::locate(std::uint64_t offset) const {
     const PointerInfo info = buffer_->locate(offset);
     return {info.address, static_cast<std::uint32_t>(info.kind), info.ordinal};
   });
+}
+
+void Buffer::protect() {
+  guarded([&] { buffer_->protect(); });
+}
+
+rust::Vec<SharedMemory> Buffer::share() {
+  return guarded([&] {
+    std::vector<MemoryShare> shares = buffer_->share();
+    rust::Vec<SharedMemory> out;
+    // First, because an exception after release() would leave the descriptor open.
+    out.reserve(shares.size());
+    for (MemoryShare& share : shares) out.push_back({share.descriptor.release(), share.bytes});
+    return out;
+  });
+}
+
+void Buffer::resize(std::uint64_t bytes) {
+  guarded([&] { buffer_->resize(bytes); });
+}
+
+void Buffer::give_access(const Device& peer) {
+  guarded([&] { buffer_->give_access(*peer.get()); });
 }
 
 ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const SourceReaders& readers,
@@ -279,6 +308,23 @@ std::unique_ptr<Device> open_cuda(std::int32_t ordinal, [[maybe_unused]] std::in
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes) {
   return guarded(
       [&] { return std::make_unique<Buffer>(device.get(), device.get()->allocate(bytes)); });
+}
+
+std::unique_ptr<Buffer> allocate_shareable(const Device& device, std::uint64_t bytes) {
+  return guarded([&] {
+    return std::make_unique<Buffer>(device.get(), device.get()->allocate_shareable(bytes));
+  });
+}
+
+std::unique_ptr<Buffer> import_memory(const Device& device, rust::Slice<const SharedMemory> shares,
+                                      std::uint64_t bytes, bool writable) {
+  return guarded([&] {
+    std::vector<MemoryShareView> views;
+    for (const SharedMemory& share : shares) views.push_back({share.descriptor, share.bytes});
+    const Access access = writable ? Access::kReadWrite : Access::kReadOnly;
+    return std::make_unique<Buffer>(device.get(),
+                                    device.get()->import_memory(views, bytes, access));
+  });
 }
 
 #ifdef TRANSFER_MEASURE

@@ -1,14 +1,9 @@
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <string>
 
 #include "transfer/decode_host.hpp"
 #include "transfer/device.hpp"
-#include "transfer/error.hpp"
+#include "transfer/host_buffer.hpp"
 #include "transfer/host_memory.hpp"
 
 namespace phi3::transfer {
@@ -18,59 +13,6 @@ namespace {
 // touch it at the same time, each clears a page and only one of these is kept. Each reader fills
 // two pages alone, so that readers seldom touch the same new page.
 constexpr std::uint64_t kStretchBytes = std::uint64_t{4} << 20;
-
-class HostBuffer final : public DeviceBuffer {
- public:
-  explicit HostBuffer(std::uint64_t bytes) : size_(bytes) {
-    if (bytes == 0) return;
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-      const int error = errno;
-      throw Error(Code::kOutOfMemory, error,
-                  "cannot map " + std::to_string(bytes) + " bytes of host memory");
-    }
-    data_ = static_cast<std::byte*>(memory);
-    // Only a hint: fewer page faults on first touch.
-    (void)madvise(memory, bytes, MADV_HUGEPAGE);
-  }
-
-  ~HostBuffer() override {
-    if (data_ != nullptr) munmap(data_, size_);
-  }
-
-  std::byte* data() const noexcept override { return data_; }
-  std::uint64_t size() const noexcept override { return size_; }
-
-  void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const override {
-    check_inside(offset, bytes, size_);
-    if (bytes != 0) std::memcpy(out, data_ + offset, bytes);
-  }
-
-  void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
-    check_inside(offset, bytes, size_);
-    if (bytes != 0) std::memcpy(data_ + offset, source, bytes);
-  }
-
-  std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const override {
-    std::vector<Digest> out;
-    for (const ByteRange& range : ranges) {
-      check_inside(range.offset, range.bytes, size_);
-      check_digest_start(range.offset);
-      out.push_back(digest_piece(reinterpret_cast<const std::uint8_t*>(data_ + range.offset),
-                                 range.bytes, 0));
-    }
-    return out;
-  }
-
-  PointerInfo locate(std::uint64_t offset) const override {
-    check_inside(offset, 1, size_);
-    return {reinterpret_cast<std::uint64_t>(data_ + offset), DeviceKind::kHost, 0};
-  }
-
- private:
-  std::byte* data_ = nullptr;
-  std::uint64_t size_;
-};
 
 // Converts in submit(), on the reader's own thread, so that nothing is ever in flight.
 class HostQueue final : public Queue {
@@ -161,12 +103,19 @@ class HostDevice final : public Device {
   DeviceKind kind() const noexcept override { return DeviceKind::kHost; }
   std::int32_t ordinal() const noexcept override { return 0; }
   std::string name() const override { return "host memory"; }
+  std::string identity() const override { return "host"; }
 
   std::optional<MemoryInfo> memory() const override { return host_memory(); }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
-    check_host_memory(bytes, Code::kOutOfMemory, "host memory");
-    return std::make_unique<HostBuffer>(bytes);
+    return make_host_buffer(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> allocate_shareable(std::uint64_t bytes) const override {
+    return make_shareable_host_buffer(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> import_memory(const std::vector<MemoryShareView>& shares,
+                                              std::uint64_t bytes, Access access) const override {
+    return import_host_buffer(shares, bytes, access);
   }
 
   bool pin(StagingRing&) const override { return false; }

@@ -130,6 +130,7 @@ class FakeDevice final : public Device {
   DeviceKind kind() const noexcept override { return host_->kind(); }
   std::int32_t ordinal() const noexcept override { return host_->ordinal(); }
   std::string name() const override { return kName; }
+  std::string identity() const override { return host_->identity(); }
   bool can_take_from(const Device& carrier) const override {
     calls_->enter("can_take_from");
     return has_peers_ && carrier.name() == kName;
@@ -137,6 +138,13 @@ class FakeDevice final : public Device {
   std::optional<MemoryInfo> memory() const override { return host_->memory(); }
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
     return host_->allocate(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> allocate_shareable(std::uint64_t bytes) const override {
+    return host_->allocate_shareable(bytes);
+  }
+  std::unique_ptr<DeviceBuffer> import_memory(const std::vector<MemoryShareView>& shares,
+                                              std::uint64_t bytes, Access access) const override {
+    return host_->import_memory(shares, bytes, access);
   }
   bool pin(StagingRing&) const override {
     calls_->enter("pin");

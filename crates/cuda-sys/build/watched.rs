@@ -2,11 +2,12 @@
 
 /// Functions of the CUDA runtime that `faults/cuda_runtime.rs` intercepts. Only the program of the fault
 /// matrix is linked in this way.
-pub(crate) const FUNCTIONS: [&str; 32] = [
+pub(crate) const FUNCTIONS: [&str; 34] = [
     "cudaDeviceCanAccessPeer",
     "cudaDeviceEnablePeerAccess",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDeviceGetPCIBusId",
+    "cudaDeviceSynchronize",
     "cudaEventCreateWithFlags",
     "cudaEventDestroy",
     "cudaEventElapsedTime",
@@ -16,6 +17,7 @@ pub(crate) const FUNCTIONS: [&str; 32] = [
     "cudaFree",
     "cudaFuncGetAttributes",
     "cudaGetDeviceCount",
+    "cudaGetDriverEntryPointByVersion",
     "cudaGetDeviceProperties",
     "cudaGetLastError",
     "cudaHostRegister",

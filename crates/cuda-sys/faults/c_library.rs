@@ -183,6 +183,32 @@ unsafe extern "C" fn munmap(memory: *mut c_void, bytes: usize) -> c_int {
     unsafe { real(memory, bytes) }
 }
 
+type MemfdCreate = unsafe extern "C" fn(*const c_char, c_uint) -> c_int;
+
+// SAFETY: as for pread.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+    if let Some(fault) = calls::count_call("memfd_create", false) {
+        return failed(fault) as c_int;
+    }
+    let real = real!(c"memfd_create" as MemfdCreate);
+    // SAFETY: the caller's own arguments.
+    unsafe { real(name, flags) }
+}
+
+type Ftruncate = unsafe extern "C" fn(c_int, i64) -> c_int;
+
+// SAFETY: as for pread.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ftruncate(descriptor: c_int, bytes: i64) -> c_int {
+    if let Some(fault) = calls::count_call("ftruncate", false) {
+        return failed(fault) as c_int;
+    }
+    let real = real!(c"ftruncate" as Ftruncate);
+    // SAFETY: the caller's own arguments.
+    unsafe { real(descriptor, bytes) }
+}
+
 type Madvise = unsafe extern "C" fn(*mut c_void, usize, c_int) -> c_int;
 
 // SAFETY: as for pread.
@@ -355,9 +381,12 @@ fn given(fault: Fault) -> usize {
     if matches!(fault, Fault::Trickle) { TRICKLE } else { 1 }
 }
 
+/// Functions that are called only for shareable memory of the host.
+pub(crate) const OF_HOST_MEMORY: [&str; 2] = ["ftruncate", "memfd_create"];
+
 /// Returns the table of faults in this file, with the permitted results.
 pub(crate) fn rows() -> Vec<Row> {
-    use ErrorCode::{FileTruncated, HostOutOfMemory, Internal, Io, OutOfMemory};
+    use ErrorCode::{DeviceFailure, FileTruncated, HostOutOfMemory, Internal, Io, OutOfMemory};
     use Fault::{BadAlloc, EndOfFile, ForeignException, Short, Status, Trickle};
     use Reach::{Once, Onwards};
     let row = |call, fault, reach, outcome| Row { call, fault, reach, outcome };
@@ -384,10 +413,15 @@ pub(crate) fn rows() -> Vec<Row> {
         row("mmap", Status(ENOMEM), Once, |stage| match stage {
             Stage::Ring => fails(&[HostOutOfMemory]),
             Stage::Allocate => fails(&[OutOfMemory]),
+            // The second code is that of a mapping that cannot become read-only.
+            Stage::Share => fails(&[OutOfMemory, DeviceFailure]),
             // The mapping of a file, or the tallies. Without the mapping that only queries the page cache,
             // the load succeeds.
             _ => may_fail(&[HostOutOfMemory, OutOfMemory]),
         }),
+        row("memfd_create", Status(EMFILE), Once, |_| fails(&[OutOfMemory])),
+        row("ftruncate", Status(ENOMEM), Once, |_| fails(&[OutOfMemory])),
+        row("ftruncate", Status(ENOMEM), Onwards, |_| fails(&[OutOfMemory])),
         row("madvise", Status(EINVAL), Once, succeeds),
         row("madvise", Status(EINVAL), Onwards, succeeds),
         // Without helper threads, one thread populates the ring. With one reader less, the others read.

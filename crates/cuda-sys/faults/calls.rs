@@ -55,6 +55,7 @@ pub(crate) enum Stage {
     Allocate,
     Execute,
     ReadBack,
+    Share,
     Drop,
 }
 

@@ -8,16 +8,21 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use cuda_sys::ErrorCode;
 
 use crate::calls::{self, Fault, Reach, Resource, Stage};
+use crate::cuda_driver;
 use crate::matrix::{Outcome, Row, Success, fails, may_fail, succeeds};
 
-const CUDA_ERROR_MEMORY_ALLOCATION: c_int = 2;
+pub(crate) const CUDA_ERROR_MEMORY_ALLOCATION: c_int = 2;
 const CUDA_ERROR_DEVICES_UNAVAILABLE: c_int = 46;
-const CUDA_ERROR_LAUNCH_FAILURE: c_int = 719;
+pub(crate) const CUDA_ERROR_LAUNCH_FAILURE: c_int = 719;
 const CUDA_ERROR_UNKNOWN: c_int = 999;
 
 /// Counts a call, and makes it fail as planned. Calls that release or wait are executed even if they fail:
 /// the device is not really lost, and would still use freed memory.
-fn through(name: &'static str, also_if_failing: bool, real: impl FnOnce() -> c_int) -> c_int {
+pub(crate) fn through(
+    name: &'static str,
+    also_if_failing: bool,
+    real: impl FnOnce() -> c_int,
+) -> c_int {
     let fault = calls::count_call(name, true).map(|fault| match fault {
         Fault::Status(status) => status,
         Fault::Short
@@ -91,6 +96,7 @@ wrapped! {
     starts cudaDeviceEnablePeerAccess(peer: c_int, flags: c_uint);
     starts cudaDeviceGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     starts cudaDeviceGetPCIBusId(out: *mut c_char, bytes: c_int, device: c_int);
+    ends cudaDeviceSynchronize();
     starts cudaEventCreateWithFlags(out: *mut Event, flags: c_uint), makes Event at out;
     ends cudaEventDestroy(event: Event), frees Event event;
     starts cudaEventElapsedTime(out: *mut f32, start: Event, end: Event);
@@ -131,9 +137,9 @@ wrapped! {
 /// Functions that are intercepted but need no row, because their results decide nothing.
 pub(crate) const WITHOUT_ROW: [&str; 1] = ["cudaGetLastError"];
 
-const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
+pub(crate) const LAUNCH: [ErrorCode; 1] = [ErrorCode::DeviceFailure];
 const UNAVAILABLE: [ErrorCode; 1] = [ErrorCode::DeviceUnavailable];
-const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
+pub(crate) const MEMORY: [ErrorCode; 1] = [ErrorCode::OutOfMemory];
 
 /// Functions that are called only if one lane takes bytes from another.
 pub(crate) const BETWEEN_LANES: [&str; 1] = ["cudaMemcpyPeerAsync"];
@@ -188,6 +194,11 @@ pub(crate) fn rows(between: &[&'static str]) -> Vec<Row> {
         Stage::Drop => succeeds(stage),
         _ => fails(&LAUNCH),
     });
+    // A destructor cannot report that waiting failed.
+    add("cudaDeviceSynchronize", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
+        Stage::Drop => succeeds(stage),
+        _ => may_fail(&LAUNCH),
+    });
     // When a device is opened, `cudaFree(nullptr)` makes the runtime create its context.
     add("cudaFree", CUDA_ERROR_LAUNCH_FAILURE, Reach::Once, |stage| match stage {
         Stage::Open => fails(&LAUNCH),
@@ -202,6 +213,7 @@ pub(crate) fn rows(between: &[&'static str]) -> Vec<Row> {
         codes: &[],
     });
 
+    rows.extend(cuda_driver::rows());
     let mut functions: Vec<_> = rows.iter().map(|row| row.call).collect();
     functions.sort_unstable();
     functions.dedup();

@@ -8,6 +8,7 @@
 
 mod c_library;
 mod calls;
+mod cuda_driver;
 mod cuda_runtime;
 mod matrix;
 mod scenario;
@@ -27,7 +28,11 @@ fn run() {
 }
 
 fn run_on(lanes: &[DeviceKind], between: &[&'static str]) {
-    let rows = cuda_runtime::rows(between).into_iter().chain(c_library::rows());
+    let has_host = lanes.contains(&DeviceKind::Host);
+    let of_library = c_library::rows().into_iter();
+    let of_library =
+        of_library.filter(|row| has_host || !c_library::OF_HOST_MEMORY.contains(&row.call));
+    let rows = cuda_runtime::rows(between).into_iter().chain(of_library);
     let free = |kind: &DeviceKind| Device::open(*kind).unwrap().memory().unwrap().unwrap().free;
     let gpus = || lanes.iter().filter(|kind| **kind != DeviceKind::Host);
     let free_memory = || gpus().map(free).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 //! `docs/fault-testing.md` describes the method.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[allow(dead_code, reason = "only the GPU's matrix uses the rest")]
 mod c_library;
 #[allow(dead_code, reason = "only the GPU's matrix uses the rest")]
 mod calls;

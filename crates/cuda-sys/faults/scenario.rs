@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use cuda_sys::{
-    Columns, Conversion, CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig, Error,
-    FloatFormat, HostIsa, Io, Request, SourceFile, StagingRing, Stats, cuda_devices, decode_to_f16,
-    decoders,
+    Access, Columns, Conversion, CopyOp, Device, DeviceBuffer, DeviceKind, Engine, EngineConfig,
+    Error, FloatFormat, HostIsa, Io, Request, SourceFile, StagingRing, Stats, cuda_devices,
+    decode_to_f16, decoders,
 };
 
 use crate::calls::{self, Stage};
@@ -105,6 +105,9 @@ impl Scenario {
             }
             calls::enter_stage(Stage::Drop);
         }
+        for device in &devices {
+            share_memory(device)?;
+        }
         calls::enter_stage(Stage::Drop);
         Ok(done)
     }
@@ -187,6 +190,26 @@ impl Scenario {
         assert_eq!(buffer.locate(0)?.device, self.lanes[lane]);
         Ok(())
     }
+}
+
+/// Shares memory, and maps it as another process would.
+fn share_memory(device: &Device) -> Result<(), Error> {
+    const BYTES: u64 = 70_001;
+    calls::enter_stage(Stage::Share);
+    let mut buffer = device.allocate_shareable(4 * BYTES)?;
+    buffer.resize(3 << 20)?;
+    buffer.resize(BYTES)?;
+    buffer.write(BYTES - 3, b"abc")?;
+    buffer.protect()?;
+    let shares = buffer.share()?;
+    let views: Vec<_> = shares.iter().map(|of| (of.descriptor.as_fd(), of.bytes)).collect();
+    let imported = device.import(&views, BYTES, Access::ReadOnly)?;
+    let mut end = [0; 3];
+    imported.read(BYTES - 3, &mut end)?;
+    assert_eq!(&end, b"abc", "shared memory has the bytes of its owner");
+    // The buffers are dropped at this stage.
+    calls::enter_stage(Stage::Drop);
+    Ok(())
 }
 
 #[derive(Default)]

@@ -48,6 +48,7 @@ pub(crate) mod ffi {
         ordinal: i32,
         name: String,
         pci_bus_id: String,
+        identity: String,
         compute_major: i32,
         compute_minor: i32,
         total_bytes: u64,
@@ -85,6 +86,11 @@ pub(crate) mod ffi {
         free_bytes: u64,
         total_bytes: u64,
         bound: u32,
+    }
+
+    struct SharedMemory {
+        descriptor: i32,
+        bytes: u64,
     }
 
     #[allow(dead_code, reason = "as host_memory_below")]
@@ -198,15 +204,31 @@ pub(crate) mod ffi {
         fn kind(self: &Device) -> u32;
         fn ordinal(self: &Device) -> i32;
         fn name(self: &Device) -> Result<String>;
+        fn identity(self: &Device) -> Result<String>;
         fn memory(self: &Device) -> Result<Memory>;
 
         fn allocate(device: &Device, bytes: u64) -> Result<UniquePtr<Buffer>>;
+        fn allocate_shareable(device: &Device, bytes: u64) -> Result<UniquePtr<Buffer>>;
+        fn import_memory(
+            device: &Device,
+            shares: &[SharedMemory],
+            bytes: u64,
+            writable: bool,
+        ) -> Result<UniquePtr<Buffer>>;
         fn address(self: &Buffer) -> u64;
         fn size(self: &Buffer) -> u64;
         fn read(self: &Buffer, offset: u64, out: &mut [u8]) -> Result<()>;
         fn write(self: Pin<&mut Buffer>, offset: u64, bytes: &[u8]) -> Result<()>;
         fn digests(self: &Buffer, ranges: &[ByteRange]) -> Result<Vec<Digest>>;
         fn locate(self: &Buffer, offset: u64) -> Result<Location>;
+        fn is_writable(self: &Buffer) -> bool;
+        fn is_shareable(self: &Buffer) -> bool;
+        fn is_shared(self: &Buffer) -> bool;
+        fn may_change(self: &Buffer) -> bool;
+        fn protect(self: Pin<&mut Buffer>) -> Result<()>;
+        fn share(self: Pin<&mut Buffer>) -> Result<Vec<SharedMemory>>;
+        fn resize(self: Pin<&mut Buffer>, bytes: u64) -> Result<()>;
+        fn give_access(self: Pin<&mut Buffer>, peer: &Device) -> Result<()>;
 
         #[cfg(feature = "measure")]
         fn measure_upload(device: &Device, shape: &UploadShape, runs: u32) -> Result<Rate>;

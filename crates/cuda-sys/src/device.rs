@@ -1,10 +1,10 @@
 //! Devices and the memory on them.
 
 use crate::bridge::ffi;
-use crate::digest::Digest;
+use crate::device_buffer::{Access, DeviceBuffer};
 use crate::error::{Error, ErrorCode};
 use cxx::UniquePtr;
-use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The device to open.
@@ -19,7 +19,7 @@ pub enum DeviceKind {
 
 impl DeviceKind {
     /// Decodes the number of the C++ `DeviceKind`.
-    fn from_parts(kind: u32, ordinal: i32) -> Result<Self, Error> {
+    pub(crate) fn from_parts(kind: u32, ordinal: i32) -> Result<Self, Error> {
         match kind {
             0 => Ok(Self::Host),
             1 => Ok(Self::Cuda(numbered(ordinal))),
@@ -77,6 +77,12 @@ pub struct MemoryInfo {
 }
 
 impl MemoryInfo {
+    /// Returns the same figures with other free bytes, at most [`total`](Self::total).
+    #[must_use]
+    pub fn with_free(self, free: u64) -> Self {
+        Self { free: free.min(self.total), ..self }
+    }
+
     /// Decodes the number of the C++ `MemoryBound`. `None` if the figures are unknown.
     pub(crate) fn from_ffi(memory: &ffi::Memory) -> Result<Option<Self>, Error> {
         let bound = match memory.bound {
@@ -106,6 +112,8 @@ pub struct CudaDeviceInfo {
     pub name: String,
     /// The PCI address as `domain:bus:device.function`.
     pub pci_bus_id: String,
+    /// The text of [`Device::identity`].
+    pub identity: String,
     /// Compute capability, major and minor.
     pub compute_capability: (i32, i32),
     /// Total memory in bytes.
@@ -130,6 +138,7 @@ pub fn cuda_devices() -> Result<Vec<CudaDeviceInfo>, Error> {
             ordinal: numbered(info.ordinal),
             name: info.name,
             pci_bus_id: info.pci_bus_id,
+            identity: info.identity,
             compute_capability: (info.compute_major, info.compute_minor),
             total_bytes: info.total_bytes,
         })
@@ -208,7 +217,55 @@ impl Device {
     /// [`OutOfMemory`](crate::ErrorCode::OutOfMemory) if the device does not have enough memory. On the
     /// host, also if `bytes` is more than [`memory`](Self::memory) reports as free.
     pub fn allocate(&self, bytes: u64) -> Result<DeviceBuffer, Error> {
-        Ok(DeviceBuffer { inner: ffi::allocate(&self.inner, bytes)?, device: self.kind() })
+        Ok(DeviceBuffer::new(ffi::allocate(&self.inner, bytes)?, self.kind))
+    }
+
+    /// A text that no other device of this machine has: `GPU-` and the UUID of a GPU, or `host`. It stays the same
+    /// if the machine starts again, or if some devices are hidden.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the host has no memory left.
+    pub fn identity(&self) -> Result<String, Error> {
+        Ok(self.inner.identity()?)
+    }
+
+    /// Allocates memory that can be [shared](DeviceBuffer::share), [protected](DeviceBuffer::protect) and
+    /// [resized](DeviceBuffer::resize). A GPU rounds it up to its granularity, usually 2 MiB. On the host it is a file in
+    /// memory (memfd).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_shareable(&self, bytes: u64) -> Result<DeviceBuffer, Error> {
+        Ok(DeviceBuffer::new(ffi::allocate_shareable(&self.inner, bytes)?, self.kind))
+    }
+
+    /// Maps the memory that a buffer of this device has [shared](DeviceBuffer::share), perhaps in a process that has
+    /// ended. `bytes` is the size of that buffer. The descriptors may be closed afterwards.
+    ///
+    /// With [`Access::ReadOnly`], no code of this process can write to the memory. On the host, the memory must then be
+    /// one that no process can write any more: its owner protected it before it shared it. On a GPU, other processes
+    /// may have mapped it with write access: compare its [digests](DeviceBuffer::digests).
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignMemory`](crate::ErrorCode::ForeignMemory) if the descriptors are something else, or memory of another
+    /// device or size. [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if the driver fails.
+    pub fn import(
+        &self,
+        shares: &[(BorrowedFd<'_>, u64)],
+        bytes: u64,
+        access: Access,
+    ) -> Result<DeviceBuffer, Error> {
+        let share = |(descriptor, bytes): &(BorrowedFd<'_>, u64)| ffi::SharedMemory {
+            descriptor: descriptor.as_raw_fd(),
+            bytes: *bytes,
+        };
+        let shares: Vec<_> = shares.iter().map(share).collect();
+        let writable = access == Access::ReadWrite;
+        let inner = ffi::import_memory(&self.inner, &shares, bytes, writable)?;
+        Ok(DeviceBuffer::new(inner, self.kind))
     }
 
     pub(crate) fn from_ffi(inner: UniquePtr<ffi::Device>) -> Result<Self, Error> {
@@ -227,124 +284,6 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// The memory of a pointer, as the driver reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Location {
-    /// The address of the query.
-    pub address: u64,
-    /// The device whose memory it points into.
-    pub device: DeviceKind,
-}
-
-/// One allocation on a device. Dropping it frees the memory.
-pub struct DeviceBuffer {
-    inner: UniquePtr<ffi::Buffer>,
-    device: DeviceKind,
-}
-
-impl DeviceBuffer {
-    /// The address of the first byte, aligned to at least 256 bytes; 0 for an empty buffer. It is valid
-    /// on the device. On the host it is valid only for [`DeviceKind::Host`].
-    pub fn address(&self) -> u64 {
-        self.inner.address()
-    }
-
-    /// The size in bytes.
-    pub fn len(&self) -> u64 {
-        self.inner.size()
-    }
-
-    /// Whether the buffer holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The device of the buffer.
-    pub fn device(&self) -> DeviceKind {
-        self.device
-    }
-
-    /// Copies the bytes that start at `offset` into `out`, and waits for the copy.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidArgument`](crate::ErrorCode::InvalidArgument) if the range leaves the buffer,
-    /// [`DeviceFailure`](crate::ErrorCode::DeviceFailure) if the copy fails.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        Ok(self.inner.read(offset, out)?)
-    }
-
-    /// Copies `bytes` into the buffer, starting at `offset`, and waits for the copy.
-    ///
-    /// # Errors
-    ///
-    /// The same as for [`read`](Self::read).
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.inner.pin_mut().write(offset, bytes)?)
-    }
-
-    /// Returns the bytes of a buffer in host memory; `None` for a buffer on a GPU.
-    pub fn host_bytes(&self) -> Option<&[u8]> {
-        let address =
-            std::ptr::with_exposed_provenance::<u8>(usize::try_from(self.address()).ok()?);
-        match (self.device, usize::try_from(self.len()).ok()?) {
-            (DeviceKind::Cuda(_), _) => None,
-            (DeviceKind::Host, 0) => Some(&[]),
-            // SAFETY: the host device allocates `len` bytes at `address` as one anonymous mapping, which the
-            // kernel fills with zeros. It is unmapped only when this buffer is dropped, and the result
-            // borrows the buffer. Safe code writes to the memory only through `&mut self`. Code that writes to it
-            // through the bare address is unsafe and must not do so while anyone may read it.
-            (DeviceKind::Host, len) => Some(unsafe { std::slice::from_raw_parts(address, len) }),
-        }
-    }
-
-    /// Computes digests of byte ranges on the device. Only the digests are copied to the host.
-    ///
-    /// # Errors
-    ///
-    /// The same as for [`read`](Self::read). The start of a range must be a multiple of 16 bytes.
-    pub fn digests(&self, ranges: &[Range<u64>]) -> Result<Vec<Digest>, Error> {
-        let ranges = ranges.iter().map(byte_range).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.inner.digests(&ranges)?.into_iter().map(Digest::from).collect())
-    }
-
-    /// Asks the driver which memory the byte at `offset` is in.
-    ///
-    /// # Errors
-    ///
-    /// The same as for [`read`](Self::read).
-    pub fn locate(&self, offset: u64) -> Result<Location, Error> {
-        let ffi::Location { address, kind, ordinal } = self.inner.locate(offset)?;
-        Ok(Location { address, device: DeviceKind::from_parts(kind, ordinal)? })
-    }
-
-    pub(crate) fn as_ffi_mut(&mut self) -> std::pin::Pin<&mut ffi::Buffer> {
-        self.inner.pin_mut()
-    }
-}
-
-fn byte_range(range: &Range<u64>) -> Result<ffi::ByteRange, Error> {
-    let Range { start, end } = *range;
-    let bytes = end.checked_sub(start).ok_or_else(|| {
-        Error::new(
-            ErrorCode::InvalidArgument,
-            format!("the range {start}..{end} ends before its start"),
-        )
-    })?;
-    Ok(ffi::ByteRange { offset: start, bytes })
-}
-
-impl std::fmt::Debug for DeviceBuffer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceBuffer")
-            .field("device", &self.device)
-            .field("address", &format_args!("{:#x}", self.address()))
-            .field("len", &self.len())
-            .finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,17 +297,6 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::Internal);
             assert!(error.context().ends_with(&format!(": {number}")), "{error}");
         }
-    }
-
-    #[test]
-    fn a_buffer_in_host_memory_is_a_slice() {
-        let host = Device::open(DeviceKind::Host).unwrap();
-        let mut buffer = host.allocate(5).unwrap();
-        buffer.write(1, b"abc").unwrap();
-        let bytes = buffer.host_bytes().unwrap();
-        assert_eq!(bytes, b"\0abc\0");
-        assert_eq!(bytes.as_ptr() as u64, buffer.address());
-        assert_eq!(host.allocate(0).unwrap().host_bytes(), Some(&[][..]));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use crate::bridge::ffi;
 use crate::copy_op::CopyOp;
-use crate::device::{Device, DeviceBuffer, DeviceKind};
+use crate::device::{Device, DeviceKind};
+use crate::device_buffer::DeviceBuffer;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::io::Io;

@@ -27,11 +27,13 @@ pub enum ErrorCode {
     Cancelled,
     /// Anything that should not happen.
     Internal,
+    /// Descriptors are not the memory of this device that they should be.
+    ForeignMemory,
 }
 
 impl ErrorCode {
     /// Every code, in the order of the numbers on the C++ side, which start at 1.
-    pub const ALL: [ErrorCode; 9] = [
+    pub const ALL: [ErrorCode; 10] = [
         ErrorCode::InvalidArgument,
         ErrorCode::DeviceUnavailable,
         ErrorCode::OutOfMemory,
@@ -41,6 +43,7 @@ impl ErrorCode {
         ErrorCode::DeviceFailure,
         ErrorCode::Cancelled,
         ErrorCode::Internal,
+        ErrorCode::ForeignMemory,
     ];
 
     /// As the C++ side numbers it.
@@ -263,7 +266,7 @@ mod tests {
             "std::bad_alloc",
             "",
             "transfer\x1f0\x1f0\x1f0\x1f0\x1f0\x1fx",
-            "transfer\x1f10\x1f0\x1f0\x1f0\x1f0\x1fx",
+            "transfer\x1f11\x1f0\x1f0\x1f0\x1f0\x1fx",
         ] {
             let error = Error::decode(what);
             assert_eq!(error.code(), ErrorCode::Internal);

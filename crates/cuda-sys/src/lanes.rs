@@ -1,7 +1,8 @@
 //! Passes the devices and buffers of an engine's lanes to C++.
 
 use crate::bridge::ffi;
-use crate::device::{Device, DeviceBuffer};
+use crate::device::Device;
+use crate::device_buffer::DeviceBuffer;
 use std::collections::VecDeque;
 use std::pin::Pin;
 

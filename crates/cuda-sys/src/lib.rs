@@ -49,6 +49,7 @@ mod bridge;
 mod copy_op;
 mod decode;
 mod device;
+mod device_buffer;
 mod digest;
 mod engine;
 mod error;
@@ -67,9 +68,10 @@ mod timeline;
 pub use copy_op::{Columns, Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
-    CudaDeviceInfo, Device, DeviceBuffer, DeviceKind, Location, MemoryBound, MemoryInfo,
-    cuda_compiled, cuda_devices, number_gpus_from,
+    CudaDeviceInfo, Device, DeviceKind, MemoryBound, MemoryInfo, cuda_compiled, cuda_devices,
+    number_gpus_from,
 };
+pub use device_buffer::{Access, DeviceBuffer, Location, SharedMemory};
 pub use digest::{Digest, ParseDigestError};
 pub use engine::{Engine, EngineConfig, OpReport, Request, StagingRing, Stats, least_chunk_bytes};
 pub use error::{Error, ErrorCode};

@@ -8,19 +8,25 @@ use conformance::{Setup, device_suite, engine_suite};
 use cuda_sys::{Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
 
 device_suite!(DeviceKind::Host);
-engine_suite!(Setup { device: DeviceKind::Host, lanes: 1 });
+engine_suite!(Setup::plain(DeviceKind::Host, 1));
 
 mod two_lanes {
     use super::{DeviceKind, Setup, conformance};
 
-    conformance::engine_suite!(Setup { device: DeviceKind::Host, lanes: 2 });
+    conformance::engine_suite!(Setup::plain(DeviceKind::Host, 2));
+}
+
+mod shareable {
+    use super::{DeviceKind, Setup, conformance};
+
+    conformance::engine_suite!(Setup::shareable(DeviceKind::Host));
 }
 
 /// More lanes than readers, and often more than chunks.
 mod five_lanes {
     use super::{DeviceKind, Setup, conformance};
 
-    conformance::engine_suite!(Setup { device: DeviceKind::Host, lanes: 5 });
+    conformance::engine_suite!(Setup::plain(DeviceKind::Host, 5));
 }
 
 #[test]

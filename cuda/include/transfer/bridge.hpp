@@ -22,6 +22,7 @@ struct DeviceInfo;
 struct ExecuteStats;
 struct Location;
 struct Memory;
+struct SharedMemory;
 struct ProcessLimits;
 struct Rate;
 struct RingShape;
@@ -54,6 +55,7 @@ class Device {
   std::uint32_t kind() const noexcept;
   std::int32_t ordinal() const noexcept;
   rust::String name() const;
+  rust::String identity() const;
   Memory memory() const;
   const std::shared_ptr<const transfer::Device>& get() const noexcept { return device_; }
 
@@ -73,6 +75,15 @@ class Buffer {
   void write(std::uint64_t offset, rust::Slice<const std::uint8_t> bytes);
   rust::Vec<Digest> digests(rust::Slice<const ByteRange> ranges) const;
   Location locate(std::uint64_t offset) const;
+  bool is_writable() const noexcept { return buffer_->is_writable(); }
+  bool is_shareable() const noexcept { return buffer_->is_shareable(); }
+  bool is_shared() const noexcept { return buffer_->is_shared(); }
+  bool may_change() const noexcept { return buffer_->may_change(); }
+  void protect();
+  // The caller owns the descriptors.
+  rust::Vec<SharedMemory> share();
+  void resize(std::uint64_t bytes);
+  void give_access(const Device& peer);
   transfer::DeviceBuffer& get() noexcept { return *buffer_; }
   bool is_on(const transfer::Device& device) const noexcept {
     return device.kind() == device_->kind() && device.ordinal() == device_->ordinal();
@@ -123,6 +134,9 @@ class Engine {
 std::unique_ptr<Device> open_host();
 std::unique_ptr<Device> open_cuda(std::int32_t ordinal, std::int32_t first);
 std::unique_ptr<Buffer> allocate(const Device& device, std::uint64_t bytes);
+std::unique_ptr<Buffer> allocate_shareable(const Device& device, std::uint64_t bytes);
+std::unique_ptr<Buffer> import_memory(const Device& device, rust::Slice<const SharedMemory> shares,
+                                      std::uint64_t bytes, bool writable);
 #ifdef TRANSFER_MEASURE
 Rate measure_upload(const Device& device, const UploadShape& shape, std::uint32_t runs);
 Rate measure_work(const Device& device, const WorkShape& shape, std::uint32_t runs);

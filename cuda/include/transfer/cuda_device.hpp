@@ -14,6 +14,7 @@ struct CudaDeviceInfo {
   std::int32_t ordinal;
   std::string name;
   std::string pci_bus_id;
+  std::string identity;  // as Device::identity()
   std::int32_t compute_major;
   std::int32_t compute_minor;
   std::uint64_t total_bytes;

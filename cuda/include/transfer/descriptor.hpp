@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 namespace phi3::transfer {
 
 // A file descriptor that it owns; negative if the file could not be opened.
@@ -18,6 +20,9 @@ class Descriptor {
   Descriptor& operator=(Descriptor&&) = delete;
 
   int value() const noexcept { return value_; }
+
+  // Gives up the file, without closing it.
+  int release() noexcept { return std::exchange(value_, -1); }
 
  private:
   int value_;

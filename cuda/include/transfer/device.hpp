@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "transfer/call_clock.hpp"
+#include "transfer/descriptor.hpp"
 #include "transfer/digest.hpp"
 #include "transfer/kernel_use.hpp"
 #include "transfer/non_finite.hpp"
@@ -17,6 +18,8 @@
 
 namespace phi3::transfer {
 
+class Device;
+class DeviceBuffer;
 class StagingRing;
 
 enum class DeviceKind : std::uint32_t { kHost = 0, kCuda = 1 };
@@ -51,6 +54,9 @@ struct ByteRange {
 // bytes.
 void check_inside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size);
 
+// Throws Error{kInvalidArgument} if this process cannot write to the buffer.
+void check_writable(const DeviceBuffer& buffer);
+
 // Throws Error{kInvalidArgument} if `offset` is not a multiple of 16. Devices digest 16 bytes at a
 // time.
 void check_digest_start(std::uint64_t offset);
@@ -60,6 +66,22 @@ struct OpTally {
   NonFinite non_finite;
   Digest digest;  // of the source bytes, computed on the device
 };
+
+// A file descriptor of memory on a device, and the number of bytes of that memory. The memory
+// exists as long as a process has such a descriptor or has mapped the memory, even if that process
+// uses no device.
+struct MemoryShare {
+  Descriptor descriptor;
+  std::uint64_t bytes;
+};
+
+// The same for a descriptor that someone else owns.
+struct MemoryShareView {
+  int descriptor;
+  std::uint64_t bytes;
+};
+
+enum class Access : std::uint32_t { kReadOnly = 0, kReadWrite = 1 };
 
 // One allocation on a device. The destructor frees it, throws nothing, and tolerates a driver that
 // has already shut down. A driver frees memory only after the device has finished all queued work.
@@ -89,6 +111,39 @@ class DeviceBuffer {
 
   // Asks the driver which memory holds the byte at `offset`, inside the buffer. Throws like read().
   virtual PointerInfo locate(std::uint64_t offset) const = 0;
+
+  // Whether this process can write to the memory through data().
+  virtual bool is_writable() const noexcept { return true; }
+
+  // On the host, whether another process may be able to write to the memory.
+  virtual bool may_change() const noexcept { return false; }
+
+  // Whether share() and the methods below can be called.
+  virtual bool is_shareable() const noexcept { return false; }
+
+  // Whether other processes may use the memory.
+  virtual bool is_shared() const noexcept { return false; }
+
+  // The methods below are for memory of Device::allocate_shareable() and import_memory(). For other
+  // memory they throw Error{kInvalidArgument}.
+
+  // Makes the memory read-only for this process, at the same address. No work may be writing to it.
+  // Throws Error{kDeviceFailure}.
+  virtual void protect();
+
+  // Returns descriptors of the memory, in the order of the addresses. The size can no longer change
+  // then. On the host, memory that was protected can never be written again, by any process.
+  // Throws Error{kDeviceFailure}.
+  virtual std::vector<MemoryShare> share();
+
+  // Changes the size, keeps as much of the memory as possible, and makes it writable. Address and
+  // content are unspecified afterwards. Waits for all work of the device. Not for memory that is
+  // shared. If it throws Error{kOutOfMemory, kDeviceFailure}, the buffer is empty.
+  virtual void resize(std::uint64_t bytes);
+
+  // Lets another device read the memory, and write to it unless it is protected. Throws
+  // Error{kDeviceFailure}.
+  virtual void give_access(const Device& peer);
 };
 
 // The floats of one operation at their destination, and the counters of infinities and NaNs.
@@ -207,6 +262,10 @@ class Device {
   virtual std::int32_t ordinal() const noexcept = 0;
   virtual std::string name() const = 0;
 
+  // Returns a text of printable ASCII that no other device of this machine has, and that does not
+  // change when the machine starts again or devices are hidden.
+  virtual std::string identity() const = 0;
+
   // Empty if the system does not report it.
   virtual std::optional<MemoryInfo> memory() const = 0;
 
@@ -216,6 +275,16 @@ class Device {
 
   // Throws Error{kOutOfMemory} if the device cannot hold `bytes`.
   virtual std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const = 0;
+
+  // Allocates memory that can be shared with other processes, protected and resized. A process that
+  // uses it needs as much device memory as for allocate(), rounded up. Throws like allocate().
+  virtual std::unique_ptr<DeviceBuffer> allocate_shareable(std::uint64_t bytes) const = 0;
+
+  // Maps the memory of descriptors that share() of a buffer of this device returned, perhaps in
+  // another process. Keeps copies of the descriptors. `bytes` is the size of that buffer. Throws
+  // Error{kForeignMemory} if the descriptors are something else.
+  virtual std::unique_ptr<DeviceBuffer> import_memory(const std::vector<MemoryShareView>& shares,
+                                                      std::uint64_t bytes, Access access) const = 0;
 
   // Pins staging memory for fast copies to this device, if the device supports that. Returns false
   // if the device refuses: copies then still work, but are slower. unpin() undoes it.

@@ -18,6 +18,7 @@ enum class Code : int {
   kDeviceFailure = 7,      // a device call failed; status is the device's own error number
   kCancelled = 8,          // the observer asked to stop
   kInternal = 9,           // anything that should not happen
+  kForeignMemory = 10,     // descriptors are not the memory of this device that they should be
 };
 
 constexpr std::int64_t kUnknown = -1;

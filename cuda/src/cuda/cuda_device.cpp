@@ -1,84 +1,31 @@
 #include "transfer/cuda_device.hpp"
 
+#include <cstdio>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "check.hpp"
+#include "cuda_buffer.hpp"
 #include "cuda_queue.hpp"
 #include "device_guard.hpp"
-#include "digester.hpp"
 #include "transfer/kernels.hpp"
 #include "transfer/staging_ring.hpp"
 
 namespace phi3::transfer {
 namespace {
 
-class CudaBuffer final : public DeviceBuffer {
- public:
-  CudaBuffer(int ordinal, std::uint64_t bytes) : ordinal_(ordinal), size_(bytes) {
-    if (bytes == 0) return;
-    const DeviceGuard guard(ordinal_);
-    check(cudaMalloc(&data_, bytes), "cudaMalloc", std::to_string(bytes) + " bytes");
+// Returns a UUID as the driver's tools print it.
+std::string identity_of(const cudaUUID_t& uuid) {
+  std::string text = "GPU-";
+  for (std::size_t byte = 0; byte < sizeof uuid.bytes; ++byte) {
+    if (byte == 4 || byte == 6 || byte == 8 || byte == 10) text += '-';
+    char digits[3];
+    (void)std::snprintf(digits, sizeof digits, "%02x",
+                        static_cast<unsigned>(static_cast<unsigned char>(uuid.bytes[byte])));
+    text += digits;
   }
-
-  ~CudaBuffer() override {
-    if (data_ == nullptr && digester_ == nullptr) return;
-    // A destructor cannot report errors, and a driver that is shutting down has already freed the
-    // memory.
-    const QuietDeviceGuard guard(ordinal_);
-    digester_.reset();
-    (void)cudaFree(data_);
-  }
-
-  std::byte* data() const noexcept override { return static_cast<std::byte*>(data_); }
-  std::uint64_t size() const noexcept override { return size_; }
-
-  void read(std::uint64_t offset, std::byte* out, std::uint64_t bytes) const override {
-    check_inside(offset, bytes, size_);
-    if (bytes == 0) return;
-    const DeviceGuard guard(ordinal_);
-    check(cudaMemcpy(out, data() + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy",
-          "reading the device buffer back");
-  }
-
-  void write(std::uint64_t offset, const std::byte* source, std::uint64_t bytes) override {
-    check_inside(offset, bytes, size_);
-    if (bytes == 0) return;
-    const DeviceGuard guard(ordinal_);
-    check(cudaMemcpy(data() + offset, source, bytes, cudaMemcpyHostToDevice), "cudaMemcpy",
-          "writing to the device buffer");
-  }
-
-  std::vector<Digest> digests(const std::vector<ByteRange>& ranges) const override {
-    for (const ByteRange& range : ranges) {
-      check_inside(range.offset, range.bytes, size_);
-      check_digest_start(range.offset);
-    }
-    if (ranges.empty()) return {};
-    const std::lock_guard<std::mutex> lock(digester_mutex_);
-    const DeviceGuard guard(ordinal_);
-    if (digester_ == nullptr) digester_ = std::make_unique<Digester>();
-    return digester_->digests(data(), ranges);
-  }
-
-  PointerInfo locate(std::uint64_t offset) const override {
-    check_inside(offset, 1, size_);
-    const DeviceGuard guard(ordinal_);
-    cudaPointerAttributes attributes{};
-    check(cudaPointerGetAttributes(&attributes, data() + offset), "cudaPointerGetAttributes");
-    const bool on_device = attributes.type == cudaMemoryTypeDevice;
-    return {reinterpret_cast<std::uint64_t>(data() + offset),
-            on_device ? DeviceKind::kCuda : DeviceKind::kHost, attributes.device};
-  }
-
- private:
-  int ordinal_;
-  void* data_ = nullptr;
-  std::uint64_t size_;
-  mutable std::mutex digester_mutex_;
-  mutable std::unique_ptr<Digester> digester_;  // made on first use
-};
+  return text;
+}
 
 class CudaDevice final : public Device {
  public:
@@ -87,6 +34,7 @@ class CudaDevice final : public Device {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties");
     name_ = properties.name;
+    identity_ = identity_of(properties.uuid);
     // The runtime creates the primary context on its first use, which is this call.
     check(cudaFree(nullptr), "cudaFree", "creating the primary context");
   }
@@ -94,6 +42,7 @@ class CudaDevice final : public Device {
   DeviceKind kind() const noexcept override { return DeviceKind::kCuda; }
   std::int32_t ordinal() const noexcept override { return ordinal_; }
   std::string name() const override { return name_; }
+  std::string identity() const override { return identity_; }
 
   std::optional<MemoryInfo> memory() const override {
     const DeviceGuard guard(ordinal_);
@@ -121,7 +70,14 @@ class CudaDevice final : public Device {
   }
 
   std::unique_ptr<DeviceBuffer> allocate(std::uint64_t bytes) const override {
-    return std::make_unique<CudaBuffer>(ordinal_, bytes);
+    return make_cuda_buffer(ordinal_, bytes);
+  }
+  std::unique_ptr<DeviceBuffer> allocate_shareable(std::uint64_t bytes) const override {
+    return make_mapped_buffer(ordinal_, bytes);
+  }
+  std::unique_ptr<DeviceBuffer> import_memory(const std::vector<MemoryShareView>& shares,
+                                              std::uint64_t bytes, Access access) const override {
+    return import_mapped_buffer(ordinal_, shares, bytes, access);
   }
 
   bool pin(StagingRing& ring) const override {
@@ -165,6 +121,7 @@ class CudaDevice final : public Device {
  private:
   std::int32_t ordinal_;
   std::string name_;
+  std::string identity_;
 };
 
 int device_count() {
@@ -188,8 +145,8 @@ std::vector<CudaDeviceInfo> list_cuda_devices() {
     check(cudaGetDeviceProperties(&properties, ordinal), "cudaGetDeviceProperties");
     char bus_id[32] = {};
     check(cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, ordinal), "cudaDeviceGetPCIBusId");
-    devices.push_back({ordinal, properties.name, bus_id, properties.major, properties.minor,
-                       properties.totalGlobalMem});
+    devices.push_back({ordinal, properties.name, bus_id, identity_of(properties.uuid),
+                       properties.major, properties.minor, properties.totalGlobalMem});
   }
   return devices;
 }

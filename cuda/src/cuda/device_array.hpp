@@ -35,8 +35,9 @@ class DeviceArray {
     capacity_ = 0;
     if (data_ != nullptr) check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
     const std::size_t bytes = count * sizeof(T);
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), bytes), "cudaMalloc",
-          std::to_string(bytes) + " bytes for " + purpose);
+    // Nothing may throw after a successful call.
+    const std::string text = std::to_string(bytes) + " bytes for " + purpose;
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), bytes), "cudaMalloc", text);
     capacity_ = count;
   }
 

@@ -5,15 +5,14 @@
 #include <exception>
 #include <map>
 #include <mutex>
-#include <string>
 
 #include "check.hpp"
+#include "driver_function.hpp"
 
 namespace phi3::transfer {
 namespace {
 
-// Driver functions without an equivalent in the runtime. The runtime looks them up, so that nothing
-// here links to the driver.
+// Driver functions without an equivalent in the runtime.
 struct Driver {
   decltype(&cuDeviceGet) device;
   decltype(&cuDevicePrimaryCtxRetain) retain_primary;
@@ -21,37 +20,14 @@ struct Driver {
   decltype(&cuCtxPopCurrent) pop;
 };
 
-template <class Function>
-Function find(const char* name) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-#if CUDART_VERSION >= 12050
-  constexpr unsigned kVersion = 12000;
-  check(cudaGetDriverEntryPointByVersion(name, &function, kVersion, cudaEnableDefault, &found),
-        "cudaGetDriverEntryPointByVersion", name);
-#else
-  check(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found),
-        "cudaGetDriverEntryPoint", name);
-#endif
-  if (found != cudaDriverEntryPointSuccess) {
-    throw Error(Code::kDeviceUnavailable, 0, std::string("the driver does not provide ") + name);
-  }
-  return reinterpret_cast<Function>(function);
-}
-
 const Driver& driver() {
   static const Driver functions{
-      find<decltype(Driver::device)>("cuDeviceGet"),
-      find<decltype(Driver::retain_primary)>("cuDevicePrimaryCtxRetain"),
-      find<decltype(Driver::push)>("cuCtxPushCurrent"),
-      find<decltype(Driver::pop)>("cuCtxPopCurrent"),
+      driver_function<decltype(Driver::device)>("cuDeviceGet"),
+      driver_function<decltype(Driver::retain_primary)>("cuDevicePrimaryCtxRetain"),
+      driver_function<decltype(Driver::push)>("cuCtxPushCurrent"),
+      driver_function<decltype(Driver::pop)>("cuCtxPopCurrent"),
   };
   return functions;
-}
-
-// The driver and the runtime use the same error numbers.
-void check_driver(CUresult result, const char* call) {
-  check(static_cast<cudaError_t>(result), call);
 }
 
 // Retained once and never released, as the runtime does: buffers outlive the object that opened a

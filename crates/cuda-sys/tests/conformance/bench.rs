@@ -15,6 +15,7 @@ pub(super) struct Bench {
     pub(super) device: Device,
     pub(super) engine: Engine,
     pub(super) lanes: u32,
+    setup: Setup,
 }
 
 impl Bench {
@@ -23,11 +24,12 @@ impl Bench {
         let ring = StagingRing::new(config).unwrap();
         let devices = vec![&device; setup.lanes as usize];
         let engine = Engine::with_lanes(&devices, ring).unwrap();
-        Self { device, engine, lanes: setup.lanes }
+        Self { device, engine, lanes: setup.lanes, setup }
     }
 
     pub(super) fn arena(&self, bytes: u64) -> Arena {
-        let lanes = (0..self.lanes).map(|_| self.device.allocate(bytes).unwrap()).collect();
+        let allocate = |_| self.setup.allocate(&self.device, bytes).unwrap();
+        let lanes = (0..self.lanes).map(allocate).collect();
         Arena { lanes, owners: Vec::new() }
     }
 

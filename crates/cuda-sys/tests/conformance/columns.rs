@@ -190,7 +190,7 @@ pub(crate) fn columns_reach_their_lanes(device: DeviceKind) {
         let size = wanted.iter().map(Vec::len).max().unwrap() as u64;
         let least = EngineConfig { chunk_bytes: least_chunk_bytes(&ops), ..CHUNKS };
         for (io, config) in IOS.into_iter().flat_map(|io| [least, CHUNKS, LARGE].map(|c| (io, c))) {
-            let mut bench = Bench::new(Setup { device, lanes: lanes as u32 }, config);
+            let mut bench = Bench::new(Setup::plain(device, lanes as u32), config);
             let mut arena = arena(&bench, size);
             let source = SourceFile { file: file.as_fd(), bytes: bytes.len() as u64 };
             let stats = run(&mut bench, source.into(), io, &ops, &mut arena);
@@ -238,7 +238,7 @@ pub(crate) fn cold_columns_stay_out_of_the_page_cache(device: DeviceKind) {
         },
         ..copy(0, BYTES, 0, 0)
     };
-    let mut bench = Bench::new(Setup { device, lanes: 2 }, LARGE);
+    let mut bench = Bench::new(Setup::plain(device, 2), LARGE);
     let mut arena = bench.arena(BYTES / 2);
     let sources = [SourceFile { file: file.as_fd(), bytes: BYTES }.into()];
     let ops = [half(0), half(1)];
@@ -303,9 +303,9 @@ pub(crate) fn shared_rows_are_read_once(device: DeviceKind) {
     for (division, converts) in divisions.iter().flat_map(|d| [true, false].map(|c| (*d, c))) {
         let ops: Vec<_> =
             (0..).zip(division).map(|(lane, range)| rows(converts, lane, range.clone())).collect();
-        let setup = Setup { device, lanes: ops.len() as u32 };
+        let setup = Setup::plain(device, ops.len() as u32);
         let one = |op: &CopyOp| {
-            let mut bench = Bench::new(Setup { device, lanes: 1 }, LARGE);
+            let mut bench = Bench::new(Setup::plain(device, 1), LARGE);
             let source = Counting { bytes: bytes.clone(), read: AtomicU64::new(0) };
             let mut arena = arena(&bench, op.dest_bytes);
             let op = CopyOp { lane: 0, ..*op };
@@ -351,7 +351,7 @@ pub(crate) fn bad_columns_are_refused(device: DeviceKind) {
     ];
     let file = file_of(&noise(matrix.bytes() as usize));
     let sources = [SourceFile { file: file.as_fd(), bytes: matrix.bytes() }.into()];
-    let mut bench = Bench::new(Setup { device, lanes: 1 }, LARGE);
+    let mut bench = Bench::new(Setup::plain(device, 1), LARGE);
     let refused = |bench: &mut Bench, op: CopyOp| {
         let mut arena = bench.arena(good.dest_bytes);
         let request = Request::new(&sources, Io::Read, std::slice::from_ref(&op), 1);
@@ -369,7 +369,7 @@ pub(crate) fn bad_columns_are_refused(device: DeviceKind) {
     let op = CopyOp { source_bytes: 16 * 840, dest_bytes: 16 * 210, ..row.op(0, &(0..256), 0, 0) };
     assert_eq!(least_chunk_bytes(&[op]), 6976);
     let bench =
-        |chunk_bytes| Bench::new(Setup { device, lanes: 1 }, EngineConfig { chunk_bytes, ..LARGE });
+        |chunk_bytes| Bench::new(Setup::plain(device, 1), EngineConfig { chunk_bytes, ..LARGE });
     let error = refused(&mut bench(4096), op).unwrap();
     assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
     assert!(error.context().contains("need chunks of at least 6976 bytes"), "{error}");

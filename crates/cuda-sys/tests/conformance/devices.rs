@@ -3,26 +3,26 @@
 use super::bench::{Bench, content, copy, file_of, noise};
 use super::examining::digest_by_definition;
 use super::{SMALL, Setup};
-use cuda_sys::{Device, DeviceKind, ErrorCode, Io};
+use cuda_sys::{Device, ErrorCode, Io};
 
 /// A request for more memory than any device has fails with its own code.
-pub(crate) fn absurd_allocations_are_out_of_memory(kind: DeviceKind) {
-    let device = Device::open(kind).unwrap();
-    let error = device.allocate(1 << 52).unwrap_err();
+pub(crate) fn absurd_allocations_are_out_of_memory(setup: Setup) {
+    let device = Device::open(setup.device).unwrap();
+    let error = setup.allocate(&device, 1 << 52).unwrap_err();
     assert_eq!(error.code(), ErrorCode::OutOfMemory);
-    assert!(device.allocate(1 << 20).is_ok());
+    assert!(setup.allocate(&device, 1 << 20).is_ok());
 }
 
 /// The driver reports the device of a buffer, and ranges outside the buffer are refused.
-pub(crate) fn buffers_report_their_device(kind: DeviceKind) {
-    let device = Device::open(kind).unwrap();
+pub(crate) fn buffers_report_their_device(setup: Setup) {
+    let device = Device::open(setup.device).unwrap();
     let memory = device.memory().unwrap().unwrap();
     assert!(memory.free > 0 && memory.free <= memory.total);
-    let buffer = device.allocate(1000).unwrap();
+    let buffer = setup.allocate(&device, 1000).unwrap();
     assert_eq!(buffer.address() % 256, 0);
-    assert_eq!(buffer.device(), kind);
+    assert_eq!(buffer.device(), setup.device);
     let location = buffer.locate(999).unwrap();
-    assert_eq!((location.device, location.address), (kind, buffer.address() + 999));
+    assert_eq!((location.device, location.address), (setup.device, buffer.address() + 999));
     for offset in [1000, u64::MAX] {
         assert_eq!(buffer.locate(offset).unwrap_err().code(), ErrorCode::InvalidArgument);
     }
@@ -64,10 +64,10 @@ pub(crate) fn engines_run_side_by_side(setup: Setup) {
 }
 
 /// Threads that share a buffer read, digest and locate it at once.
-pub(crate) fn several_threads_can_use_one_buffer(kind: DeviceKind) {
-    let device = Device::open(kind).unwrap();
+pub(crate) fn several_threads_can_use_one_buffer(setup: Setup) {
+    let device = Device::open(setup.device).unwrap();
     let bytes = noise(1 << 20);
-    let mut buffer = device.allocate(1 << 20).unwrap();
+    let mut buffer = setup.allocate(&device, 1 << 20).unwrap();
     buffer.write(0, &bytes).unwrap();
     let want = [digest_by_definition(&bytes[..1 << 19]), digest_by_definition(&bytes[1 << 19..])];
     let ranges = [0..1 << 19, 1 << 19..1 << 20];
@@ -77,7 +77,7 @@ pub(crate) fn several_threads_can_use_one_buffer(kind: DeviceKind) {
                 for _ in 0..10 {
                     assert_eq!(buffer.digests(&ranges).unwrap(), want);
                     assert!(content(&buffer) == bytes);
-                    assert_eq!(buffer.locate(0).unwrap().device, kind);
+                    assert_eq!(buffer.locate(0).unwrap().device, setup.device);
                 }
             });
         }

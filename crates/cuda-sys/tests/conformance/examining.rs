@@ -3,9 +3,7 @@
 use super::bench::{Bench, copy, decode, decoder, file_of, noise};
 use super::digest_definition;
 use super::{F32, IOS, LARGE, SHARED, SMALL, Setup};
-use cuda_sys::{
-    CopyOp, Device, DeviceKind, Digest, ErrorCode, FloatFormat, Io, Request, SourceFile,
-};
+use cuda_sys::{CopyOp, Device, Digest, ErrorCode, FloatFormat, Io, Request, SourceFile};
 use half::f16;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -46,9 +44,9 @@ pub(crate) fn digests_match_their_definition(setup: Setup) {
 }
 
 /// Every bit of a buffer changes the digest of its range, and no other digest.
-pub(crate) fn a_flipped_bit_changes_one_digest(kind: DeviceKind) {
-    let device = Device::open(kind).unwrap();
-    let mut buffer = device.allocate(1024).unwrap();
+pub(crate) fn a_flipped_bit_changes_one_digest(setup: Setup) {
+    let device = Device::open(setup.device).unwrap();
+    let mut buffer = setup.allocate(&device, 1024).unwrap();
     let bytes = noise(1024);
     buffer.write(0, &bytes).unwrap();
     // More ranges than one launch accepts.

@@ -75,7 +75,7 @@ fn load<'a>(
 }
 
 fn reference(kind: DeviceKind, model: &Model) -> Loaded {
-    let mut one = Bench::new(Setup { device: kind, lanes: 1 }, LARGE);
+    let mut one = Bench::new(Setup::plain(kind, 1), LARGE);
     load(&mut one.engine, model, std::iter::once(&one.device)).unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! The requirements for every device, written once. `host.rs` and `gpu.rs` run them on their device, with
 //! one lane and with several.
 
-use cuda_sys::{DeviceKind, EngineConfig, Io};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind, EngineConfig, Error, Io};
 
 mod bench;
 mod columns;
@@ -15,6 +15,7 @@ mod lanes;
 mod measure;
 mod peers;
 mod refusing;
+mod sharing;
 mod sources;
 mod stopping;
 pub(crate) use columns::{
@@ -47,6 +48,12 @@ pub(crate) use refusing::{
     a_failing_read_carries_errno, a_truncated_file_is_noticed, bad_configurations_are_refused,
     bad_operations_are_refused,
 };
+pub(crate) use sharing::{
+    descriptors_of_other_things_are_refused, identities_are_printable,
+    imported_memory_can_be_written, memory_can_grow_and_shrink,
+    other_processes_can_map_shared_memory, plain_memory_is_not_shared,
+    protected_memory_is_not_written,
+};
 pub(crate) use sources::{
     a_call_can_be_cancelled_at_every_read, a_source_in_memory_is_read, every_read_fails_once,
     sources_that_wait_get_more_readers,
@@ -70,17 +77,39 @@ pub(crate) struct Setup {
     pub(crate) device: DeviceKind,
     /// Number of destinations, all on this device.
     pub(crate) lanes: u32,
+    /// Whether the destinations are memory that other processes can map.
+    pub(crate) shareable: bool,
 }
 
-/// Expands to one `#[test]` for each test of the suite that concerns one device and its memory, or that
+impl Setup {
+    pub(crate) const fn plain(device: DeviceKind, lanes: u32) -> Self {
+        Self { device, lanes, shareable: false }
+    }
+
+    pub(crate) const fn shareable(device: DeviceKind) -> Self {
+        Self { device, lanes: 1, shareable: true }
+    }
+
+    pub(crate) fn allocate(&self, device: &Device, bytes: u64) -> Result<DeviceBuffer, Error> {
+        match self.shareable {
+            true => device.allocate_shareable(bytes),
+            false => device.allocate(bytes),
+        }
+    }
+}
+
+/// Expands to one `#[test]` for each test of the suite that concerns one device and the memory that it shares, or that
 /// adds a lane to another device.
 macro_rules! device_suite {
     ($device:expr) => {
         conformance::tests! { $device;
-            absurd_allocations_are_out_of_memory,
-            buffers_report_their_device,
-            a_flipped_bit_changes_one_digest,
-            several_threads_can_use_one_buffer,
+            other_processes_can_map_shared_memory,
+            protected_memory_is_not_written,
+            imported_memory_can_be_written,
+            descriptors_of_other_things_are_refused,
+            memory_can_grow_and_shrink,
+            plain_memory_is_not_shared,
+            identities_are_printable,
             columns_reach_their_lanes,
             cold_columns_stay_out_of_the_page_cache,
             shared_rows_are_read_once,
@@ -94,10 +123,14 @@ macro_rules! device_suite {
 }
 pub(crate) use device_suite;
 
-/// Expands to one `#[test]` for each test of the suite that concerns engines.
+/// Expands to one `#[test]` for each test of the suite that concerns memory or engines.
 macro_rules! engine_suite {
     ($setup:expr) => {
         conformance::tests! { $setup;
+            absurd_allocations_are_out_of_memory,
+            buffers_report_their_device,
+            a_flipped_bit_changes_one_digest,
+            several_threads_can_use_one_buffer,
             decoders_match_gguf_py,
             a_tensor_scale_multiplies_before_rounding,
             copies_exactly_under_every_division,
