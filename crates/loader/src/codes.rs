@@ -111,6 +111,34 @@ codes! {
     INVALID_OPTION: 2, false,
         "An option of a load is outside its range. The command line refuses such options itself, without a code.",
         "use a value in the range that the message names";
+    RESIDENT_REFUSED: 9, false,
+        "Resident weights cannot be used: their devices are not here, their descriptors are something else, or their \
+         manifest belongs to another version of the program.",
+        "load the file again with `--resident-reload`, or drop the entry with `phi3-loader resident drop`";
+    RESIDENT_UNKNOWN: 7, false,
+        "The keeper of resident weights has no entry with this key, or several have keys that start with it.",
+        "`phi3-loader resident list` prints the keys";
+    KEEPER_UNREACHABLE: 7, true,
+        "No keeper of resident weights listens at the path.",
+        "start one with `phi3-loader hold`, or check the path";
+    KEEPER_REFUSED: 7, false,
+        "The keeper of resident weights belongs to another user.",
+        "use the keeper's user, or start a keeper of your own at another path";
+    KEEPER_PROTOCOL: 7, false,
+        "The process that listens at the path does not answer as a keeper of resident weights does.",
+        "check that the path is that of a keeper, and that both programs have the same version";
+    KEEPER_FULL: 7, false,
+        "A limit of the keeper of resident weights is reached.",
+        "drop entries that are not needed (`phi3-loader resident list`, `phi3-loader resident drop`)";
+    KEEPER_SOCKET: 7, false,
+        "A keeper of resident weights cannot listen at the path.",
+        "choose a path in a folder that only you can write to, and that no other keeper uses";
+    KEEPER_IO: 7, true,
+        "The system refused a call that concerns the keeper of resident weights.",
+        "check the limits of the process, such as the number of open files";
+    MANIFEST_INVALID: 9, false,
+        "The description of resident weights is damaged, or is of another version.",
+        "drop the entry with `phi3-loader resident drop`, and load the file again";
 }
 
 impl FailureCode {

@@ -1,6 +1,7 @@
 //! The GPUs that a load can choose, and the devices of a load.
 
 use crate::error::Error;
+use crate::options::DeviceChoice;
 use cuda_sys::{CudaDeviceInfo, DeviceKind};
 use std::fmt;
 use std::ops::Deref;
@@ -33,6 +34,11 @@ impl Devices {
             [device] => Some(device),
             _ => None,
         }
+    }
+
+    /// Returns the device of each choice.
+    pub(crate) fn resolve(choices: &[DeviceChoice]) -> Self {
+        Self::new(choices.iter().map(|choice| choice.resolve()))
     }
 
     /// Returns each device once.

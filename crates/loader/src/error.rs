@@ -157,6 +157,19 @@ pub enum Error {
         /// The slot or figure that is wrong, with the expected and the actual value.
         what: String,
     },
+    /// Resident weights cannot be used.
+    #[error("the resident weights cannot be used: {}", gguf_format::escape(what))]
+    #[non_exhaustive]
+    Resident {
+        /// The reason. It may contain texts of a manifest.
+        what: String,
+    },
+    /// The place where resident weights are kept failed.
+    #[error("{}", gguf_format::escape(&.0.to_string()))]
+    Keeper(#[source] keeper::Error),
+    /// Weights in the memory of this process alone were to be handed over.
+    #[error("invalid option: the model was loaded without the option `shareable`")]
+    NotShareable,
     /// Loaded weights are infinite or NaN, and the caller refuses such weights.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
@@ -223,9 +236,12 @@ impl Error {
             Self::Write { .. } => codes::WRITE_FAILED,
             Self::InsufficientMemory(_) => codes::INSUFFICIENT_VRAM,
             Self::HostMemory { .. } => codes::INSUFFICIENT_HOST_MEMORY,
-            Self::InvalidOption { .. } | Self::InvalidPlacement(_) | Self::DeviceCount { .. } => {
-                codes::INVALID_OPTION
-            }
+            Self::InvalidOption { .. }
+            | Self::InvalidPlacement(_)
+            | Self::DeviceCount { .. }
+            | Self::NotShareable => codes::INVALID_OPTION,
+            Self::Resident { .. } => codes::RESIDENT_REFUSED,
+            Self::Keeper(error) => keeper_facts(error),
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
@@ -294,10 +310,33 @@ impl Error {
                     "build with the feature `cuda`, or load to the host device"
                 }
             }
+            Self::NotShareable => "load the model with `LoadOptions::shareable`",
             _ if self.code() == codes::CANCELLED.code => return None,
             _ => self.facts().cure,
         };
         Some(help)
+    }
+}
+
+impl From<keeper::Error> for Error {
+    fn from(error: keeper::Error) -> Self {
+        match error {
+            keeper::Error::Cancelled => Self::Cancelled,
+            other => Self::Keeper(other),
+        }
+    }
+}
+
+fn keeper_facts(error: &keeper::Error) -> FailureCode {
+    match error {
+        keeper::Error::Unreachable { .. } => codes::KEEPER_UNREACHABLE,
+        keeper::Error::OtherUser { .. } | keeper::Error::Refused => codes::KEEPER_REFUSED,
+        keeper::Error::Protocol { .. } => codes::KEEPER_PROTOCOL,
+        keeper::Error::Full { .. } => codes::KEEPER_FULL,
+        keeper::Error::Manifest(_) => codes::MANIFEST_INVALID,
+        keeper::Error::Socket { .. } => codes::KEEPER_SOCKET,
+        keeper::Error::Cancelled => codes::CANCELLED,
+        _ => codes::KEEPER_IO,
     }
 }
 
@@ -310,6 +349,7 @@ fn engine_facts(code: ErrorCode) -> FailureCode {
         ErrorCode::DeviceFailure => codes::DEVICE_FAILURE,
         ErrorCode::Cancelled => codes::CANCELLED,
         ErrorCode::InvalidArgument => codes::ENGINE_CONTRACT,
+        ErrorCode::ForeignMemory => codes::RESIDENT_REFUSED,
         _ => codes::INTERNAL,
     }
 }
@@ -338,6 +378,7 @@ mod tests {
                 ("DEVICE_FAILURE", 8, "CUDA_ERROR", true),
                 ("CANCELLED", 130, "CANCELLED", true),
                 ("INTERNAL", 1, "INTERNAL", false),
+                ("RESIDENT_REFUSED", 9, "MODEL_LOAD_FAILED", false),
             ]
         );
     }
@@ -372,6 +413,9 @@ mod tests {
             Error::Engine(engine),
             Error::HostMemory { what: "comparing".to_owned() },
             Error::Verification { what: "a slot".to_owned() },
+            Error::Resident { what: "a layout".to_owned() },
+            Error::Keeper(keeper::Error::Refused),
+            Error::NotShareable,
             Error::Cancelled,
         ];
         for error in &all {

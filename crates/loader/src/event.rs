@@ -17,6 +17,7 @@ use std::path::Path;
 /// without the field `schema_version`. The program does not print [`Transferred`](Self::Transferred).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "a load has one event with statistics")]
 pub enum LoadEvent<'a> {
     /// The file is open and its header is valid.
     #[non_exhaustive]

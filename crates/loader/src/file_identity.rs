@@ -18,13 +18,13 @@ pub(crate) struct FileIdentity {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) bytes: u64,
+    pub(crate) modified: (i64, i64),
     /// The time of the last change (ctime). Every write updates it. Programs cannot set it, but copying tools
     /// set `modified`.
-    changed: (i64, i64),
+    pub(crate) changed: (i64, i64),
 }
 
 impl Facts {
@@ -78,6 +78,18 @@ impl FileIdentity {
         Self { by_path: false, ..Self::new(path, opened) }
     }
 
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// Returns whether these are the facts of the same file in the same state.
+    pub(crate) fn is_as(&self, mut facts: Facts) -> bool {
+        if !self.by_path {
+            facts.changed = self.facts.changed;
+        }
+        facts == self.facts
+    }
+
     /// Returns how long to wait after `opening` until [`check`](Self::check) detects every change. `opening`
     /// is a moment before the file was opened. `None` if no wait is needed.
     pub(crate) fn unsettled_for(&self, opening: SystemTime) -> Option<Duration> {
@@ -88,10 +100,7 @@ impl FileIdentity {
     /// Fails if the open file has changed or, if it was opened by its path, the file at that path is another one.
     pub(crate) fn check(&self, file: &File) -> Result<(), Error> {
         let open = file.metadata().map_err(|error| self.gone(error))?;
-        let mut now = Facts::of(&open);
-        if !self.by_path {
-            now.changed = self.facts.changed;
-        }
+        let now = Facts::of(&open);
         if now.bytes != self.facts.bytes {
             let what = format!(
                 "it had {} bytes when it was opened, and has {} bytes now",
@@ -99,7 +108,7 @@ impl FileIdentity {
             );
             return Err(self.changed(what));
         }
-        if now != self.facts {
+        if !self.is_as(now) {
             return Err(self.changed("its time of last change is different".to_owned()));
         }
         if !self.by_path {

@@ -74,6 +74,15 @@ impl Fingerprint {
         Ok(Self(digests(&pieces)?.into_iter().zip(sizes).map(digested).collect()))
     }
 
+    /// Returns the digest of each piece, and its bytes.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.0.iter().map(|of| (of.digest, of.bytes))
+    }
+
+    pub(crate) fn from_pieces(pieces: impl Iterator<Item = (Digest, u64)>) -> Self {
+        Self(pieces.map(|(digest, bytes)| Digested { digest, bytes }).collect())
+    }
+
     /// Digests the pieces again and compares them with the digests from index `first` on.
     fn check(&self, first: usize, pieces: &[(&LoadedPart, Piece<'_>)]) -> Result<(), Error> {
         let now = digests(pieces)?;

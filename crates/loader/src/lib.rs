@@ -71,6 +71,9 @@
 //! | store addresses of weights | [`LoadedModel::share`], [`LoadedModel::share_fused`] |
 //! | pass weights to C or C++ | [`LoadedModel::c_weights`], [`LoadedModel::shared_c_weights`] and `include/phi3_weights.h`; with several devices [`LoadedPart::c_weights`] |
 //! | pass weights to PyTorch and others | `SharedTensor::to_dlpack` (feature `dlpack`) |
+//! | keep weights when the process ends | [`Loader::load_resident`] with a [`keeper`]; [`LoadedModel::hand_over`], [`Loader::attach`] |
+//! | protect weights from stray writes | [`LoadOptions::protect`] |
+//! | replace a model by another one | [`Loader::replace`] |
 //! | read tokens and chat template | [`LoadedModel::tokenizer`], [`LoadedModel::metadata`] |
 //! | check the weights later | [`LoadedModel::verify_residency`], [`Rehash`], [`LoadedModel::verify_fingerprint`] |
 //!
@@ -81,6 +84,44 @@
 //! the device, which the CUDA runtime, PyTorch and cudarc use as well. When a load returns, the weights are
 //! complete for every stream. They start on multiples of 256 bytes, except parts of a tensor that the file has
 //! fused: K, V and up, for example, start on a row. Do not write to them: other code may read them at the same time.
+//!
+//! # Weights that outlive the process
+//!
+//! A worker that is restarted need not load its weights again. Their memory exists as long as any process holds its
+//! descriptors: a [`keeper`], the service manager, or the next worker.
+//!
+//! ```
+//! use keeper::{Connection, Keeper, KeeperOptions};
+//! use loader::{CancelToken, DeviceChoice, LoadOptions, Loader, Mismatch, Resident, Unobserved};
+//! # use std::os::fd::AsFd;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/models/fused-f16.gguf");
+//! # let folder = tempfile::tempdir()?;
+//! # let socket = folder.path().join("keeper.sock");
+//! // Usually another process: `phi3-loader hold --socket SOCKET`.
+//! let mut keeper = Keeper::bind(&socket, KeeperOptions::new())?;
+//! # let (stop, stopper) = std::io::pipe()?;
+//! # std::thread::spawn(move || keeper.run(stop.as_fd()));
+//!
+//! let mut connection = Connection::open(&socket)?;
+//! let mut loader = Loader::new(LoadOptions::new().device(DeviceChoice::Host));
+//! let mut load = |token: &CancelToken| {
+//!     loader.load_resident(path, &mut connection, Mismatch::Fail, &mut Unobserved, token)
+//! };
+//! let first = load(&CancelToken::new())?;
+//! assert_eq!(first.stats().resident, Resident::Published);
+//! drop(first); // or the process is killed
+//!
+//! let second = load(&CancelToken::new())?;
+//! assert_eq!(second.stats().resident, Resident::Attached);
+//! # drop(stopper);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Attached weights are read-only, and several processes share one copy. Their content is proven before the model is
+//! returned.
 //!
 //! # Several devices
 //!
@@ -211,7 +252,10 @@ mod options;
 mod output_file;
 mod part;
 mod readback;
+mod replace;
 mod residency;
+mod resident;
+mod reuse;
 mod scales;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -219,6 +263,7 @@ mod session;
 mod shared_tensor;
 mod source;
 mod stats;
+mod stored_model;
 #[cfg(feature = "synth")]
 pub mod synth;
 #[cfg(test)]
@@ -249,7 +294,9 @@ pub use crate::options::{DeviceChoice, LoadOptions, Verify};
 #[cfg(feature = "output")]
 pub use crate::output_file::OutputFile;
 pub use crate::part::{LoadedPart, PartView, TensorView};
+pub use crate::replace::{Replace, ReplaceError};
 pub use crate::residency::Residency;
+pub use crate::resident::Mismatch;
 #[cfg(feature = "serde")]
 pub use crate::serialize::FileName;
 pub use crate::shared_tensor::SharedTensor;
@@ -268,7 +315,7 @@ pub use model_phi3::{
     Placement, Slot, SlotFormat, SplitMode, Storage, Tokenizer,
 };
 // A header, a configuration, a plan or weights refer to more types of these crates.
-pub use {gguf_format, half, model_phi3};
+pub use {gguf_format, half, keeper, model_phi3};
 
 const _: () = {
     const fn sent<T: Send>() {}

@@ -11,7 +11,7 @@ use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
 use crate::model::LoadedModel;
 use crate::options::{LoadOptions, Verify};
-use crate::part::{LoadedPart, PartsOf};
+use crate::part::LoadedPart;
 use crate::residency::Residency;
 use crate::scales::Scales;
 use crate::session::{Allocated, Session, Sessions, Wanted};
@@ -23,11 +23,11 @@ use crate::transfer::TransferOptions;
 use crate::warning::Warning;
 use crate::{readback, residency, transfer};
 use cuda_sys::{DeviceKind, Engine, Stats};
-use gguf_format::GgufFile;
-use model_phi3::{Phi3Config, PlacedPlan};
+use gguf_format::{ByteSource, GgufFile};
+use model_phi3::{Phi3Config, PlacedPart, PlacedPlan, Placement, Storage};
 use std::borrow::Cow;
 use std::fs::File;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Instant;
 
 /// Loads models. Keeps its devices and its staging memory between loads.
@@ -37,8 +37,8 @@ use std::time::Instant;
 /// until the device is open.
 #[derive(Debug)]
 pub struct Loader {
-    options: LoadOptions,
-    sessions: Sessions,
+    pub(crate) options: LoadOptions,
+    pub(crate) sessions: Sessions,
 }
 
 /// The configuration of a file's model, and the plan of its load. Made without a device.
@@ -178,20 +178,33 @@ impl Loader {
         self.load_input(&input.into(), observer, token)
     }
 
-    #[tracing::instrument(name = "load", level = "info", skip_all, fields(
-        path = %input,
-        storage = %self.options.storage,
-        verify = %self.options.verify,
-        device = tracing::field::Empty,
-    ))]
     fn load_input(
         &mut self,
         input: &Input,
         observer: &mut dyn Observer,
         token: &CancelToken,
     ) -> Result<LoadedModel, Error> {
+        self.run(input, observer, token, |loader, load| {
+            loader.move_weights(load, loader.options.shareable, &mut None)
+        })
+    }
+
+    /// Opens and plans the model of a file, and does the work that gets its weights to the devices.
+    #[tracing::instrument(name = "load", level = "info", skip_all, fields(
+        path = %input,
+        storage = %self.options.storage,
+        verify = %self.options.verify,
+        device = tracing::field::Empty,
+    ))]
+    pub(crate) fn run(
+        &mut self,
+        input: &Input,
+        observer: &mut dyn Observer,
+        token: &CancelToken,
+        work: impl FnOnce(&mut Self, &mut Load<'_>) -> Result<LoadedModel, Error>,
+    ) -> Result<LoadedModel, Error> {
         let mut observer = Cancellable { observer, token };
-        let result = self.load_with_session(input, &mut observer, token);
+        let result = self.run_with_source(input, &mut observer, token, work);
         if let Err(Error::Engine(_) | Error::InsufficientMemory(_)) = &result {
             // The state of a failed device is unknown. If the device is full, closing the session frees
             // its memory.
@@ -200,68 +213,72 @@ impl Loader {
         result.inspect_err(log_failure)
     }
 
-    fn load_with_session(
+    fn run_with_source(
         &mut self,
         input: &Input,
         observer: &mut dyn Observer,
         token: &CancelToken,
+        work: impl FnOnce(&mut Self, &mut Load<'_>) -> Result<LoadedModel, Error>,
     ) -> Result<LoadedModel, Error> {
         self.options.check()?;
         token.check()?;
         let start = Instant::now();
         let source = Source::open_settled(input, &self.options.limits, token)?;
         let parse_seconds = start.elapsed().as_secs_f64();
-        self.load_source(&source, observer, token, start, parse_seconds)
-            .map_err(|error| source.explain(error))
+        let loaded = (|| {
+            let (planned, plan_seconds) = timed(|| plan(&source, &self.options))?;
+            announce(source.path(), &planned, observer)?;
+            let times = EarlyTimes { start, parse_seconds, plan_seconds, driver_seconds: 0.0 };
+            let mut load = Load { source: &source, planned, times, observer, token };
+            let model = work(self, &mut load)?;
+            load.finish(model)
+        })();
+        loaded.map_err(|error| source.explain(error))
     }
 
-    fn load_source(
+    /// Allocates memory and loads the weights of the file. `earlier` is a model whose memory is reused; it is still there
+    /// if this fails before its weights are gone.
+    pub(crate) fn move_weights(
         &mut self,
-        source: &Source,
-        observer: &mut dyn Observer,
-        token: &CancelToken,
-        start: Instant,
-        parse_seconds: f64,
+        load: &mut Load<'_>,
+        shareable: bool,
+        earlier: &mut Option<LoadedModel>,
     ) -> Result<LoadedModel, Error> {
         let options = &self.options;
-        let (planned, plan_seconds) = timed(|| plan(source, options))?;
-        announce(source, &planned, observer)?;
-        let Planned { config, plan, warnings } = planned;
+        let Load { source, planned, times, observer, token } = load;
+        let Planned { config, plan, warnings } = planned.clone();
 
         let (session, opening) = self.sessions.get(options, &Wanted::by(&plan), token)?;
         let needs = session.needs(&plan, options);
+        let shareable = shareable || options.protect;
         let (Allocated { buffers, accounts }, allocate_seconds) =
-            timed(|| session.allocate(&plan, &needs))?;
-        let (devices, device_names) = (session.devices.clone(), session.names.clone());
-        tracing::Span::current().record("device", tracing::field::display(&devices));
-        let of = Arc::new(PartsOf { config, plan, devices, device_names });
-        let part = |(index, buffer)| LoadedPart { of: Arc::clone(&of), index, buffer };
-        let mut parts: Vec<_> = buffers.into_iter().enumerate().map(part).collect();
-        for part in &parts {
-            let (device, bytes) = (part.device(), part.vram_bytes());
-            let device_name = part.device_name().into();
-            emit(observer, &LoadEvent::Allocated { device, device_name, bytes })?;
-        }
+            timed(|| session.allocate(&plan, &needs, shareable, earlier))?;
+        let (of, mut parts) = session.parts(config, plan, buffers)?;
+        tracing::Span::current().record("device", tracing::field::display(&of.devices));
+        announce_memory(&parts, *observer)?;
 
         let plan = &of.plan;
         let ((moved, scales), moving_seconds) =
-            timed(|| transfer(session, source, options, &needs, plan, &mut parts, observer))?;
+            timed(|| transfer(session, source, options, &needs, plan, &mut parts, *observer))?;
         let moves = transfer::moves(plan);
         let reported =
             Moved { moves: &moves, reports: &moved.operations, devices: &session.devices };
         reported.check_complete(moved.source_bytes, plan.source_bytes())?;
         let (residencies, verify) = verify(options, source, &reported, &parts, token)?;
         let suspects = SuspectWeights::among(&reported, plan, &scales, options)?;
+        if options.protect {
+            parts.iter_mut().try_for_each(|part| part.buffer.protect())?;
+        }
         // Must be the last check: it shows that all bytes were read from the file that was opened.
         source.check_unchanged()?;
         let residency = Residency::sum(&residencies);
-        emit(observer, &LoadEvent::Verified { residency: Cow::Borrowed(&residency) })?;
+        emit(*observer, &LoadEvent::Verified { residency: Cow::Borrowed(&residency) })?;
 
         let phases = Phases {
-            seconds: start.elapsed().as_secs_f64(),
-            parse_seconds,
-            plan_seconds,
-            context_seconds: opening.context_seconds,
+            seconds: times.start.elapsed().as_secs_f64(),
+            parse_seconds: times.parse_seconds,
+            plan_seconds: times.plan_seconds,
+            context_seconds: times.driver_seconds + opening.context_seconds,
             pin_seconds: opening.pin_seconds,
             allocate_seconds,
             prepare_seconds: moving_seconds - moved.seconds,
@@ -277,21 +294,67 @@ impl Loader {
             source_bytes: moved.source_bytes,
             split_mode: plan.placement().mode(),
             resident: Resident::Off,
-            parts: part_stats(&parts, residencies, &accounts),
+            resident_key: None,
+            parts: part_stats(&parts, residencies, &accounts, PlacedPart::source_bytes),
             phases,
             transfer: transfer_figures(&session.engine, moved),
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
-        log_stats(&stats);
-        emit(observer, &LoadEvent::Finished { stats: Cow::Borrowed(&stats) })?;
-        let whole = |part: &LoadedPart| Some((part.index(), part.whole_weights()?));
-        let whole = parts.iter().find_map(whole);
-        Ok(LoadedModel { of, whole, parts, stats, header: source.gguf().header() })
+        Ok(LoadedModel::new(of, parts, stats, source.gguf().header(), source.model_files()))
     }
 }
 
+/// A load whose file is open and whose plan is complete.
+pub(crate) struct Load<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) planned: Planned,
+    pub(crate) times: EarlyTimes,
+    pub(crate) observer: &'a mut dyn Observer,
+    pub(crate) token: &'a CancelToken,
+}
+
+/// The start of a load, and the seconds of the steps before its devices are opened.
+#[derive(Clone, Copy)]
+pub(crate) struct EarlyTimes {
+    pub(crate) start: Instant,
+    pub(crate) parse_seconds: f64,
+    pub(crate) plan_seconds: f64,
+    /// Asking the driver which devices there are.
+    pub(crate) driver_seconds: f64,
+}
+
+impl Load<'_> {
+    /// Reports that the model is complete.
+    fn finish(&mut self, model: LoadedModel) -> Result<LoadedModel, Error> {
+        finish(model, self.observer)
+    }
+}
+
+/// Reports that a model is complete.
+pub(crate) fn finish(
+    model: LoadedModel,
+    observer: &mut dyn Observer,
+) -> Result<LoadedModel, Error> {
+    log_stats(&model.stats);
+    emit(observer, &LoadEvent::Finished { stats: Cow::Borrowed(&model.stats) })?;
+    Ok(model)
+}
+
+/// Reports the memory of each device.
+pub(crate) fn announce_memory(
+    parts: &[LoadedPart],
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    for part in parts {
+        let (device, bytes) = (part.device(), part.vram_bytes());
+        let device_name = part.device_name().into();
+        emit(observer, &LoadEvent::Allocated { device, device_name, bytes })?;
+    }
+    Ok(())
+}
+
 /// Runs a step. Returns its result and its duration in seconds.
-fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> {
+pub(crate) fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> {
     let start = Instant::now();
     let result = step()?;
     Ok((result, start.elapsed().as_secs_f64()))
@@ -299,19 +362,32 @@ fn timed<T>(step: impl FnOnce() -> Result<T, Error>) -> Result<(T, f64), Error> 
 
 fn plan(source: &Source, options: &LoadOptions) -> Result<Planned, Error> {
     let placement = options.placement_of_devices()?;
-    let gguf = source.gguf();
-    let (metadata, tensors) = (gguf.metadata(), gguf.tensors());
-    let (config, plan) = PlacedPlan::from_gguf(metadata, tensors, options.storage, &placement)
-        .map_err(|error| Error::of_model(source.path(), error))?;
-    let warnings = Warning::of(gguf, Some(&config));
-    Ok(Planned { config, plan, warnings })
+    Planned::of(source.gguf(), options.storage, &placement)
+        .map_err(|error| Error::of_model(source.path(), error))
+}
+
+impl Planned {
+    pub(crate) fn of<S: ByteSource>(
+        gguf: &GgufFile<S>,
+        storage: Storage,
+        placement: &Placement,
+    ) -> Result<Self, model_phi3::Error> {
+        let (metadata, tensors) = (gguf.metadata(), gguf.tensors());
+        let (config, plan) = PlacedPlan::from_gguf(metadata, tensors, storage, placement)?;
+        let warnings = Warning::of(gguf, Some(&config));
+        Ok(Self { config, plan, warnings })
+    }
 }
 
 /// Reports the configuration, the warnings and the plan to the observer and the log.
-fn announce(source: &Source, planned: &Planned, observer: &mut dyn Observer) -> Result<(), Error> {
+pub(crate) fn announce(
+    path: &Path,
+    planned: &Planned,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
     let Planned { config, plan, warnings } = planned;
     log_model(config, plan);
-    let path = Cow::Borrowed(source.path());
+    let path = Cow::Borrowed(path);
     emit(observer, &LoadEvent::Opened { path, config: Cow::Borrowed(config) })?;
     for warning in warnings {
         tracing::warn!(code = warning.code(), "{warning}");
@@ -343,17 +419,18 @@ fn transfer(
     Ok((moved, scales))
 }
 
-fn part_stats(
+pub(crate) fn part_stats(
     parts: &[LoadedPart],
     residencies: Vec<Residency>,
     accounts: &[(DeviceKind, Option<MemoryAccount>)],
+    source_bytes: fn(&PlacedPart) -> u64,
 ) -> Vec<PartStats> {
     let of_device = |device| accounts.iter().find(|(of, _)| *of == device);
     let stats = |(part, residency): (&LoadedPart, Residency)| PartStats {
         device: part.device(),
         device_name: part.device_name().to_owned(),
         vram_bytes: part.vram_bytes(),
-        source_bytes: part.plan().source_bytes(),
+        source_bytes: source_bytes(part.plan()),
         residency,
         memory: of_device(part.device()).and_then(|(_, account)| *account),
         slots: part.plan().slots().to_vec(),
@@ -446,7 +523,7 @@ fn log_model(config: &Phi3Config, plan: &PlacedPlan) {
     );
 }
 
-fn emit(observer: &mut dyn Observer, event: &LoadEvent<'_>) -> Result<(), Error> {
+pub(crate) fn emit(observer: &mut dyn Observer, event: &LoadEvent<'_>) -> Result<(), Error> {
     match observer.event(event) {
         std::ops::ControlFlow::Continue(()) => Ok(()),
         std::ops::ControlFlow::Break(()) => Err(Error::Cancelled),
@@ -459,6 +536,8 @@ fn log_stats(stats: &LoadStats) {
         seconds = stats.phases.seconds,
         transfer_seconds = stats.phases.transfer_seconds,
         gb_per_s = stats.gb_per_s(),
+        attached = stats.resident == Resident::Attached,
+        key = stats.resident_key,
         "model resident"
     );
 }
@@ -467,7 +546,7 @@ fn log_stats(stats: &LoadStats) {
 const FAILURE_TARGET: &str = "loader::failure";
 
 /// Logs a failed load. A cancelled load is no error.
-fn log_failure(error: &Error) {
+pub(crate) fn log_failure(error: &Error) {
     let (code, class) = (error.code(), error.class().name());
     if matches!(error, Error::Cancelled) {
         tracing::info!(code, class, "load cancelled");

@@ -3,6 +3,7 @@
 use crate::assemble;
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::file_identity::Facts;
 use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 use crate::part::{LoadedPart, PartsOf, TensorView};
 use crate::residency::{self, Residency};
@@ -10,6 +11,7 @@ use crate::stats::LoadStats;
 use gguf_format::{GgufHeader, Metadata};
 use model_phi3::{Fused, Phi3Config, Phi3Weights, PlacedPlan, Slot, Tokenizer};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The weights of one model, in one allocation on each of its devices. Dropping it frees the allocations.
@@ -25,10 +27,32 @@ pub struct LoadedModel {
     pub(crate) whole: Option<(usize, Phi3Weights<TensorView>)>,
     pub(crate) parts: Vec<LoadedPart>,
     pub(crate) stats: LoadStats,
+    /// The header of the first file.
+    pub(crate) header: GgufHeader,
+    pub(crate) files: Vec<ModelFile>,
+}
+
+/// A file of a model.
+#[derive(Debug)]
+pub(crate) struct ModelFile {
+    pub(crate) path: PathBuf,
+    pub(crate) facts: Facts,
     pub(crate) header: GgufHeader,
 }
 
 impl LoadedModel {
+    pub(crate) fn new(
+        of: Arc<PartsOf>,
+        parts: Vec<LoadedPart>,
+        stats: LoadStats,
+        header: GgufHeader,
+        files: Vec<ModelFile>,
+    ) -> Self {
+        let whole = |part: &LoadedPart| Some((part.index(), part.whole_weights()?));
+        let whole = parts.iter().find_map(whole);
+        Self { of, whole, parts, stats, header, files }
+    }
+
     /// Returns the model's configuration.
     pub fn config(&self) -> &Phi3Config {
         &self.of.config

@@ -77,6 +77,17 @@ pub struct LoadOptions {
     /// If a loaded weight is infinite or NaN, the load fails instead of reporting it. Quantised blocks
     /// that native storage keeps are not checked.
     pub deny_overflow: bool,
+    /// Whether other processes can map the memory of the weights ([`LoadedModel::hand_over`]), and a later load can
+    /// reuse it ([`Loader::replace`]). A GPU rounds such memory up, usually to 2 MiB. On the host it is a file in
+    /// memory.
+    ///
+    /// [`LoadedModel::hand_over`]: crate::LoadedModel::hand_over
+    /// [`Loader::replace`]: crate::Loader::replace
+    pub shareable: bool,
+    /// Whether the weights become read-only at the end of the load. A kernel that writes to them ends the GPU context of
+    /// its process, and the weights stay as they are. On the host such a write is a `SIGSEGV`. The memory is then
+    /// [`shareable`](Self::shareable).
+    pub protect: bool,
     /// Whether to record the time of each step, for
     /// [`TransferFigures::timeline`](crate::TransferFigures::timeline).
     pub timeline: bool,
@@ -100,6 +111,8 @@ impl Default for LoadOptions {
             reserve: 0,
             verify: Verify::default(),
             deny_overflow: false,
+            shareable: false,
+            protect: false,
             timeline: false,
             limits: Limits::default(),
         }
@@ -217,6 +230,20 @@ impl LoadOptions {
     #[must_use]
     pub fn reserve(mut self, bytes: u64) -> Self {
         self.reserve = bytes;
+        self
+    }
+
+    /// Sets [`shareable`](Self::shareable).
+    #[must_use]
+    pub fn shareable(mut self, shareable: bool) -> Self {
+        self.shareable = shareable;
+        self
+    }
+
+    /// Sets [`protect`](Self::protect).
+    #[must_use]
+    pub fn protect(mut self, protect: bool) -> Self {
+        self.protect = protect;
         self
     }
 

@@ -6,7 +6,7 @@ use crate::fingerprint::Fingerprint;
 use crate::host_memory;
 use crate::host_view::{self, WeightElement};
 use crate::residency::{self, Residency};
-use cuda_sys::{DeviceBuffer, DeviceKind};
+use cuda_sys::{Device, DeviceBuffer, DeviceKind};
 use model_phi3::{
     Fused, HeadRange, Matrix, Phi3Config, Phi3Weights, PlacedPart, PlacedPlan, PlacedSlot, Slot,
     SlotFormat,
@@ -76,6 +76,30 @@ pub(crate) struct PartsOf {
     /// One for each part of the plan.
     pub(crate) devices: Devices,
     pub(crate) device_names: Vec<String>,
+    /// [`Device::identity`](cuda_sys::Device::identity) of each device.
+    pub(crate) identities: Vec<String>,
+}
+
+impl PartsOf {
+    /// Makes the parts of a model, in buffers of these devices. More devices than buffers are ignored.
+    pub(crate) fn new(
+        config: Phi3Config,
+        plan: PlacedPlan,
+        opened: &[Device],
+        buffers: Vec<DeviceBuffer>,
+    ) -> Result<(Arc<Self>, Vec<LoadedPart>), Error> {
+        let opened = || opened.iter().take(buffers.len());
+        let of = Arc::new(Self {
+            config,
+            plan,
+            devices: Devices::new(opened().map(Device::kind)),
+            device_names: opened().map(Device::name).collect::<Result<_, _>>()?,
+            identities: opened().map(Device::identity).collect::<Result<_, _>>()?,
+        });
+        let part = |(index, buffer)| LoadedPart { of: Arc::clone(&of), index, buffer };
+        let parts = buffers.into_iter().enumerate().map(part).collect();
+        Ok((of, parts))
+    }
 }
 
 /// The weights of a model that one device holds, in one allocation.
@@ -116,6 +140,11 @@ impl LoadedPart {
     /// Returns the bytes of device memory allocated for the weights.
     pub fn vram_bytes(&self) -> u64 {
         self.buffer.len()
+    }
+
+    /// Returns whether the weights are read-only.
+    pub fn is_protected(&self) -> bool {
+        !self.buffer.is_writable()
     }
 
     /// Returns the weight, or the part of it that this device holds; `None` if it holds nothing of it.

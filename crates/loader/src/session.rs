@@ -7,11 +7,14 @@ use crate::engine_config::engine_config;
 use crate::error::Error;
 use crate::memory_account::MemoryAccount;
 use crate::memory_needs::MemoryNeeds;
-use crate::options::{DeviceChoice, LoadOptions};
+use crate::model::LoadedModel;
+use crate::options::LoadOptions;
+use crate::part::{LoadedPart, PartsOf};
 use crate::transfer::least_chunk_bytes;
-use crate::{host_memory, threads};
+use crate::{host_memory, reuse, threads};
 use cuda_sys::{Device, DeviceBuffer, DeviceKind, Engine, ErrorCode, MemoryInfo, StagingRing};
-use model_phi3::{Conversion, PlacedPart, PlacedPlan};
+use model_phi3::{Conversion, Phi3Config, PlacedPart, PlacedPlan};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The session of a loader, which may not exist yet, be open, or be opening in the background.
@@ -20,6 +23,8 @@ pub(crate) struct Sessions {
     open: Option<Session>,
     /// The opening that a cancelled load started and did not wait for.
     opening: Option<Background<Opened>>,
+    /// The same, for devices alone.
+    opening_devices: Option<Background<Result<Vec<Device>, Error>>>,
 }
 
 type Opened = Result<(Session, Opening), Error>;
@@ -54,6 +59,23 @@ impl Sessions {
         if self.open.is_none() && self.opening.is_none() {
             self.opening = Some(begin(options, wanted));
         }
+    }
+
+    /// Opens devices without the rest of a session. If the token is cancelled, the opening goes on.
+    pub(crate) fn open_devices(
+        &mut self,
+        devices: &Devices,
+        token: &CancelToken,
+    ) -> Result<Vec<Device>, Error> {
+        let (devices, span) = (devices.clone(), tracing::Span::current());
+        let open = move || span.in_scope(|| open_all(&devices));
+        let opened = self
+            .opening_devices
+            .insert(Background::start(open))
+            .wait(token)
+            .ok_or(Error::Cancelled)?;
+        self.opening_devices = None;
+        opened
     }
 
     /// Closes the session. The next load opens a new one.
@@ -146,10 +168,8 @@ pub(crate) struct Session {
 impl Session {
     fn open(options: &LoadOptions, wanted: &Wanted) -> Result<(Self, Opening), Error> {
         let start = Instant::now();
-        let resolved =
-            |choices: &[DeviceChoice]| Devices::new(choices.iter().map(|choice| choice.resolve()));
-        let devices = resolved(&options.devices);
-        let lanes = resolved(&[&options.devices[..], &options.via[..]].concat());
+        let devices = Devices::resolve(&options.devices);
+        let lanes = Devices::resolve(&[&options.devices[..], &options.via[..]].concat());
         let config = engine_config(options, &lanes, wanted);
         if let Some(arenas) = &wanted.arenas
             && devices.contains(&DeviceKind::Host)
@@ -247,11 +267,14 @@ impl Session {
     }
 
     /// Makes one allocation for each part, after the memory of all devices was checked. Reads the free memory of each
-    /// device before and after that.
+    /// device before and after that. `earlier` is a model whose memory is reused or freed; if the check fails, it stays
+    /// as it is.
     pub(crate) fn allocate(
         &self,
         plan: &PlacedPlan,
         needs: &[MemoryNeeds],
+        shareable: bool,
+        earlier: &mut Option<LoadedModel>,
     ) -> Result<Allocated, Error> {
         let read = || {
             let of_each = needs.iter().map(|needs| self.memory(needs.device));
@@ -259,14 +282,26 @@ impl Session {
         };
         let before = read()?;
         for (needs, memory) in needs.iter().zip(&before) {
-            needs.check_before(*memory)?;
+            let freed = earlier.as_ref().map_or(0, |model| reuse::bytes_on(model, needs.device));
+            let memory = memory.map(|memory| memory.with_free(memory.free.saturating_add(freed)));
+            needs.check_before(memory)?;
         }
-        let allocate = |(device, part): (&Device, &PlacedPart)| {
-            let refused = |error| self.with_figures(error, device.kind(), needs);
-            device.allocate(part.device_bytes()).map_err(refused)
-        };
-        let buffers =
-            self.opened.iter().zip(plan.parts()).map(allocate).collect::<Result<_, _>>()?;
+        let mut reused = earlier.take().map_or_else(Vec::new, |model| {
+            reuse::buffers(model, &self.devices, plan.parts(), shareable)
+        });
+        reused.resize_with(plan.parts().len(), || None);
+        let mut buffers = Vec::new();
+        for ((device, part), reused) in self.opened.iter().zip(plan.parts()).zip(reused) {
+            let bytes = part.device_bytes();
+            let buffer = match reused {
+                // Mapping memory again takes time.
+                Some(buffer) if buffer.len() == bytes && buffer.is_writable() => Ok(buffer),
+                Some(mut buffer) => buffer.resize(bytes).map(|()| buffer),
+                None if shareable => device.allocate_shareable(bytes),
+                None => device.allocate(bytes),
+            };
+            buffers.push(buffer.map_err(|error| self.with_figures(error, device.kind(), needs))?);
+        }
         let after: Vec<_> = read()?;
         let mut accounts = Vec::new();
         for (needs, (before, after)) in needs.iter().zip(before.into_iter().zip(after)) {
@@ -280,6 +315,16 @@ impl Session {
             }
         }
         Ok(Allocated { buffers, accounts })
+    }
+
+    /// Returns the parts of a model, in these buffers.
+    pub(crate) fn parts(
+        &self,
+        config: Phi3Config,
+        plan: PlacedPlan,
+        buffers: Vec<DeviceBuffer>,
+    ) -> Result<(Arc<PartsOf>, Vec<LoadedPart>), Error> {
+        PartsOf::new(config, plan, &self.opened, buffers)
     }
 
     /// Adds the memory figures to an out-of-memory error of the transfer.
@@ -304,6 +349,11 @@ impl Session {
         device: DeviceKind,
         needs: &[MemoryNeeds],
     ) -> Error {
+        // Shareable memory of the host is a file, whose size is limited apart from memory.
+        const EFBIG: i32 = 27;
+        if (device, error.status()) == (DeviceKind::Host, EFBIG) {
+            return Error::HostMemory { what: error.context().to_owned() };
+        }
         let needs = needs.iter().find(|needs| needs.device == device);
         match (error.code(), self.memory(device), needs) {
             (ErrorCode::OutOfMemory, Ok(memory), Some(needs)) => needs.refused(memory),
@@ -375,6 +425,7 @@ fn needs_staging(plan: &PlacedPlan, part: &PlacedPart) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::DeviceChoice;
     use crate::test_plan;
     use model_phi3::SplitMode;
 
@@ -397,7 +448,7 @@ mod tests {
             let (session, _) = Session::open(&begun_by, &begun_for)?;
             Ok((session, Opening { context_seconds: 1e6, pin_seconds: 1e6 }))
         });
-        let mut sessions = Sessions { open: None, opening: Some(begun) };
+        let mut sessions = Sessions { opening: Some(begun), ..Sessions::default() };
         let start = Instant::now();
         let (_, opening) = sessions.get(&options, &wanted, &CancelToken::new()).unwrap();
         let most = start.elapsed().as_secs_f64();
@@ -434,12 +485,13 @@ mod tests {
         let needs = session.needs(&plan, &options);
         assert_eq!(needs.len(), 1, "both parts are on one device");
         assert_eq!(needs[0].arena, plan.device_bytes());
-        let allocated = session.allocate(&plan, &needs).unwrap();
+        let allocated = session.allocate(&plan, &needs, false, &mut None).unwrap();
         let sizes = plan.parts().iter().map(PlacedPart::device_bytes);
         assert!(allocated.buffers.iter().map(DeviceBuffer::len).eq(sizes));
         // Another device, for which nothing can be allocated, is checked as well.
         let full = MemoryNeeds { device: DeviceKind::Cuda(7), limit: Some(9), ..needs[0] };
-        let error = session.allocate(&plan, &[needs[0], full]).map(drop).unwrap_err();
+        let error =
+            session.allocate(&plan, &[needs[0], full], false, &mut None).map(drop).unwrap_err();
         assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_VRAM", 6));
         assert!(error.to_string().starts_with("cuda:7 cannot hold the weights"), "{error}");
     }

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::file_identity::FileIdentity;
 use crate::host_memory;
 use crate::input::Input;
+use crate::model::ModelFile;
 use cuda_sys::{ErrorCode, SourceFile};
 use gguf_format::{GgufFile, Limits, Shard};
 use model_phi3::SourceRange;
@@ -133,6 +134,22 @@ impl Source {
     /// Returns the checked header.
     pub(crate) fn gguf(&self) -> &GgufFile {
         &self.gguf
+    }
+
+    /// Returns what a model keeps of its files, in the order of the shards.
+    pub(crate) fn model_files(&self) -> Vec<ModelFile> {
+        let shards = self.gguf.shards().iter().zip(&self.identities);
+        let file = |(shard, identity): (&Shard, &FileIdentity)| ModelFile {
+            path: shard.path().to_owned(),
+            facts: identity.facts(),
+            header: shard.to_header(),
+        };
+        shards.map(file).collect()
+    }
+
+    /// Returns what identifies each file, in the order of the shards.
+    pub(crate) fn identities(&self) -> &[FileIdentity] {
+        &self.identities
     }
 
     /// Returns the header without the file identities.

@@ -29,6 +29,8 @@ pub struct LoadStats {
     pub split_mode: SplitMode,
     /// Whether the weights outlive the process.
     pub resident: Resident,
+    /// The key of the weights in the store of resident weights; `None` if they are not there.
+    pub resident_key: Option<String>,
     /// The weights on each device, in the order of the devices.
     pub parts: Vec<PartStats>,
     /// Durations of the steps.
@@ -59,6 +61,10 @@ impl LoadStats {
 pub enum Resident {
     /// They are freed with the model.
     Off,
+    /// They were loaded and published: a keeper has descriptors of their memory.
+    Published,
+    /// They were in device memory before: nothing was read but the header of the file.
+    Attached,
 }
 
 /// The weights that a load moved to one device.
@@ -100,7 +106,7 @@ pub struct Phases {
     pub parse_seconds: f64,
     /// Reading the configuration and planning.
     pub plan_seconds: f64,
-    /// Opening the device. 0 if the loader had already opened it. If a cancelled load had started to open it,
+    /// Opening the device, and starting the driver for it. 0 if the loader had already opened it. If a cancelled load had started to open it,
     /// only the time that this load waited for the rest.
     pub context_seconds: f64,
     /// Pinning the staging ring and creating the streams. The ring is allocated while the device is opened;
@@ -112,7 +118,8 @@ pub struct Phases {
     /// The engine's work before the first read and after the last byte.
     pub prepare_seconds: f64,
     /// From the first read to the end of the residency check, which `verify_seconds` includes as well. Includes
-    /// computing the digests (`Verify::Checksum`).
+    /// computing the digests (`Verify::Checksum`). If resident weights were attached, mapping their memory and proving
+    /// their content.
     pub transfer_seconds: f64,
     /// Verifying, as far as `LoadOptions::verify` asks. Includes the residency check, as `transfer_seconds` does.
     pub verify_seconds: f64,
@@ -144,6 +151,23 @@ pub struct TransferFigures {
     /// Start and end times of reads, copies and kernels. Empty unless `LoadOptions::timeline` is set.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub timeline: Vec<Span>,
+}
+
+impl TransferFigures {
+    /// Returns the figures of a load that moved nothing.
+    pub(crate) fn none(io: Io) -> Self {
+        Self {
+            io,
+            threads: 0,
+            depth: 0,
+            chunk_bytes: 0,
+            read_bytes: 0,
+            chunks: 0,
+            pinned: false,
+            links: Vec::new(),
+            timeline: Vec::new(),
+        }
+    }
 }
 
 /// The bytes that went from host memory to one device. If several GPUs need the same bytes, one of them receives these,

@@ -1,6 +1,6 @@
 //! Warnings about files that can be loaded.
 
-use gguf_format::GgufFile;
+use gguf_format::{ByteSource, GgufFile};
 use model_phi3::Phi3Config;
 
 /// A possible fault of a file that can be loaded. Its model may give wrong answers.
@@ -15,7 +15,7 @@ pub enum Warning {
 
 impl Warning {
     /// Returns all warnings of a file and, if it has one, of its model.
-    pub fn of(gguf: &GgufFile, config: Option<&Phi3Config>) -> Vec<Self> {
+    pub fn of<S: ByteSource>(gguf: &GgufFile<S>, config: Option<&Phi3Config>) -> Vec<Self> {
         let of_file = gguf.warnings().cloned().map(Self::Gguf);
         let of_model = config.map(Phi3Config::warnings).unwrap_or_default();
         of_file.chain(of_model.into_iter().map(Self::Model)).collect()

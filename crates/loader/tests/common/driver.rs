@@ -19,7 +19,41 @@ type SetCurrent = unsafe extern "C" fn(*mut c_void) -> c_int;
 type StreamCreate = unsafe extern "C" fn(*mut *mut c_void, c_uint) -> c_int;
 type LaunchHostFunc = unsafe extern "C" fn(*mut c_void, HostFunction, *mut c_void) -> c_int;
 
+type ModuleLoadData = unsafe extern "C" fn(*mut *mut c_void, *const c_void) -> c_int;
+type ModuleGetFunction =
+    unsafe extern "C" fn(*mut *mut c_void, *mut c_void, *const c_char) -> c_int;
+type LaunchKernel = unsafe extern "C" fn(
+    *mut c_void,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    *mut c_void,
+    *mut *mut c_void,
+    *mut *mut c_void,
+) -> c_int;
+type Synchronize = unsafe extern "C" fn() -> c_int;
+
 const NON_BLOCKING: c_uint = 1;
+
+/// A kernel that writes a number to an address.
+const STORE: &CStr = c"
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry store(.param .u64 address, .param .u32 value)
+{
+    .reg .b64 %address;
+    .reg .b32 %value;
+    ld.param.u64 %address, [address];
+    ld.param.u32 %value, [value];
+    st.global.u32 [%address], %value;
+    ret;
+}
+";
 
 /// The driver's functions, with the signatures in its documentation.
 pub(crate) struct Driver {
@@ -29,6 +63,10 @@ pub(crate) struct Driver {
     set_current: SetCurrent,
     stream_create: StreamCreate,
     launch_host_func: LaunchHostFunc,
+    module_load_data: ModuleLoadData,
+    module_get_function: ModuleGetFunction,
+    launch_kernel: LaunchKernel,
+    synchronize: Synchronize,
 }
 
 impl Driver {
@@ -55,6 +93,10 @@ impl Driver {
             set_current: function!(c"cuCtxSetCurrent" as SetCurrent),
             stream_create: function!(c"cuStreamCreate" as StreamCreate),
             launch_host_func: function!(c"cuLaunchHostFunc" as LaunchHostFunc),
+            module_load_data: function!(c"cuModuleLoadData" as ModuleLoadData),
+            module_get_function: function!(c"cuModuleGetFunction" as ModuleGetFunction),
+            launch_kernel: function!(c"cuLaunchKernel" as LaunchKernel),
+            synchronize: function!(c"cuCtxSynchronize" as Synchronize),
         }
     }
 
@@ -72,6 +114,38 @@ impl Driver {
         // SAFETY: the call writes only to the variable.
         assert_eq!(unsafe { (self.current)(&raw mut context) }, 0);
         context
+    }
+
+    /// Lets a kernel write a number to an address, and waits for it. Returns the driver's status. Leaves the device's
+    /// context current in the calling thread.
+    ///
+    /// # Safety
+    ///
+    /// The address must be of memory that nothing else uses, or to which the device refuses to write.
+    pub(crate) unsafe fn store(&self, ordinal: i32, mut address: u64, mut value: u32) -> c_int {
+        let mut context = std::ptr::null_mut();
+        let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the call writes only the context.
+        assert_eq!(unsafe { (self.primary_retain)(&raw mut context, ordinal) }, 0);
+        // SAFETY: the context is retained.
+        assert_eq!(unsafe { (self.set_current)(context) }, 0);
+        // SAFETY: the text is PTX and ends with NUL.
+        let loaded = unsafe { (self.module_load_data)(&raw mut module, STORE.as_ptr().cast()) };
+        assert_eq!(loaded, 0);
+        // SAFETY: the module is loaded, and has this kernel.
+        let found =
+            unsafe { (self.module_get_function)(&raw mut function, module, c"store".as_ptr()) };
+        assert_eq!(found, 0);
+        let none = std::ptr::null_mut();
+        let mut arguments = [(&raw mut address).cast(), (&raw mut value).cast::<c_void>()];
+        let arguments = arguments.as_mut_ptr();
+        let launch = self.launch_kernel;
+        // SAFETY: the arguments are those of the kernel. The caller guarantees the address.
+        let launched =
+            unsafe { launch(function, 1, 1, 1, 1, 1, 1, 0, none, arguments, std::ptr::null_mut()) };
+        assert_eq!(launched, 0);
+        // SAFETY: the thread has a current context.
+        unsafe { (self.synchronize)() }
     }
 
     /// Enqueues a call of `function` in a new stream of a device, and does not wait for the call. Leaves the

@@ -25,6 +25,9 @@ mod observing;
 mod preparing;
 #[path = "../../examples/logits/reference.rs"]
 mod reference;
+#[path = "../common/resident.rs"]
+mod resident;
+mod resident_weights;
 mod restricted;
 #[path = "../../examples/logits/rotation.rs"]
 mod rotation;

@@ -1,11 +1,13 @@
 //! Compares loads of split models with loads of the same models in one file, in host memory.
 
 use crate::common::go_on;
+use crate::resident::{self, Shelf};
 use crate::small_model::phi3_keys;
 use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
 use loader::{
-    DeviceChoice, Error, Input, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Storage,
+    DeviceChoice, Error, Input, Io, LoadEvent, LoadOptions, LoadedModel, Loader, Mismatch,
+    Resident, Storage,
 };
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -237,4 +239,18 @@ fn a_shard_that_cannot_be_read_is_named() {
     assert!(error.to_string().contains(name.to_str().unwrap()), "{error}");
     let cause = std::error::Error::source(&error).unwrap();
     assert!(cause.downcast_ref::<gguf_format::IoError>().is_some(), "{cause:?}");
+}
+
+#[test]
+fn the_weights_of_a_split_file_are_attached_without_it() {
+    let files = Files::new();
+    let options = LoadOptions::new().device(DeviceChoice::Host);
+    let mut shelf = Shelf::default();
+    let model = resident::load(&options, &files.shard(1), &mut shelf, Mismatch::Fail).unwrap();
+    assert_eq!(shelf.only().manifest.files.len(), SHARDS);
+    let again = resident::load(&options, &files.shard(2), &mut shelf, Mismatch::Fail).unwrap();
+    assert_eq!(again.stats().resident, Resident::Attached, "any shard leads to the model");
+    drop(files);
+    let attached = resident::attach(shelf.only()).unwrap();
+    resident::assert_equal(&attached, &model);
 }
