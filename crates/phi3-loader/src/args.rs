@@ -4,10 +4,11 @@ use crate::device_list::DeviceList;
 use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
 use clap::builder::{
-    FalseyValueParser, PossibleValue, PossibleValuesParser, Resettable, TypedValueParser,
+    FalseyValueParser, NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, Resettable,
+    TypedValueParser,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
@@ -27,6 +28,9 @@ Examples:
   phi3-loader load model.gguf --device cuda:0,cuda:1 --split-mode tensor
   phi3-loader synth big.gguf --preset mini-4k --type f16
   phi3-loader bench big.gguf --cold --kernels --svg bench.svg
+  phi3-loader hold --socket run/keeper.sock
+  phi3-loader load model.gguf --resident run/keeper.sock
+  phi3-loader resident list --socket run/keeper.sock
 
 Exit codes:
   0 success, 1 internal error, 2 usage, 3 malformed file, 4 unsupported, 5 device unavailable,
@@ -60,8 +64,9 @@ pub(super) fn parse() -> Result<Arguments, clap::Error> {
         Some(_) => arg.hide_env_values(true),
         None => arg,
     };
-    let mut command =
-        Arguments::command().mut_subcommands(|command| command.mut_args(without_empty));
+    let of_subcommand = |command: clap::Command| command.mut_args(without_empty);
+    let mut command = Arguments::command()
+        .mut_subcommands(|command| of_subcommand(command).mut_subcommands(of_subcommand));
     command
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| Arguments::from_arg_matches(&matches))
@@ -104,6 +109,10 @@ pub(super) enum Command {
     Plan(Plan),
     /// Load a model into device memory, verify it, and report
     Load(Load),
+    /// Keep weights in device memory after the processes that loaded them have ended; runs until a signal ends it
+    Hold(Hold),
+    /// List, verify and drop the weights that a keeper (`phi3-loader hold`) has
+    Resident(Resident),
     /// Measure loads and compare them with the limits of this machine
     Bench(Bench),
     /// List the devices that can hold a model
@@ -122,7 +131,11 @@ impl Command {
             Self::Plan(command) => Some(&command.file),
             Self::Load(command) => Some(&command.file),
             Self::Bench(command) => Some(&command.file),
-            Self::Devices(_) | Self::Synth(_) | Self::Completions(_) => None,
+            Self::Hold(_)
+            | Self::Resident(_)
+            | Self::Devices(_)
+            | Self::Synth(_)
+            | Self::Completions(_) => None,
         }
     }
 
@@ -334,6 +347,16 @@ pub(super) struct Load {
     /// Fail if a loaded weight is infinite or NaN, instead of warning
     #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
+    /// Make the weights read-only when they are loaded and verified
+    #[arg(long)]
+    pub(super) protect: bool,
+    /// Attach to the weights of this file that the keeper at this socket has. If it has none, load them and publish
+    /// them there. `systemd` is the descriptor store of the unit that runs this command
+    #[arg(long, value_name = "SOCKET", conflicts_with = "fit")]
+    pub(super) resident: Option<PathBuf>,
+    /// If the weights to attach to are not what they were when they were loaded, load the file instead of failing
+    #[arg(long, requires = "resident")]
+    pub(super) resident_reload: bool,
     /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard
     /// output, which must then be a file. An existing file is replaced; nothing is appended to it, even
     /// with `>>`
@@ -362,6 +385,7 @@ impl Load {
             .placement(placement)
             .via(via)
             .deny_overflow(self.deny_overflow)
+            .protect(self.protect)
             .timeline(self.timeline.is_some());
         options.vram_limit = self.vram_limit;
         options.reserve = self.reserve;
@@ -378,6 +402,73 @@ impl Load {
             limit: self.vram_limit,
         }
     }
+}
+
+/// The socket of a keeper.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Socket {
+    /// Socket of the keeper [default: phi3-loader/keeper.sock in XDG_RUNTIME_DIR; for root without that, in /run]
+    #[arg(long = "socket", value_name = "SOCKET", env = "PHI3_LOADER_SOCKET")]
+    pub(super) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Hold {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// Drop weights that no process has used for this time; 0 as soon as they are unused [default: keep them]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = parse_seconds)]
+    pub(super) expire: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Resident {
+    #[command(subcommand)]
+    pub(super) action: ResidentAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ResidentAction {
+    /// List the weights that the keeper has
+    List(ResidentList),
+    /// Drop weights: their memory is free when no process uses it any more
+    Drop(ResidentDrop),
+    /// Attach to weights, and compare them with the digests of when they were loaded
+    Verify(ResidentVerify),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ResidentList {
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("dropped").args(["key", "all"]).required(true)))]
+pub(super) struct ResidentDrop {
+    /// Key of the weights, as `resident list` prints it, or the first characters of it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(super) key: Option<String>,
+    /// Drop everything that the keeper has
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResidentVerify {
+    /// Key of the weights, as `resident list` prints it, or the first characters of it [default: all weights]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(super) key: Option<String>,
+    #[command(flatten)]
+    pub(super) socket: Socket,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -455,6 +546,10 @@ where
 /// The accepted sizes, for error messages.
 const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M and G are powers of 1000, \
      Ki, Mi and Gi powers of 1024";
+
+fn parse_seconds(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a whole number of seconds, such as 600")
+}
 
 fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = parse_size::parse_size(text).map_err(|error| match error {

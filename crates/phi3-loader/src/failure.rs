@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Read(PathBuf, std::io::Error),
     /// A thread or process cannot be started.
     Start(&'static str, std::io::Error),
+    /// No entry of a keeper has this key, or several have keys that start with it. The message says which.
+    UnknownKey(String),
     /// A child process of this program failed and reported why.
     Process(ProcessFailure),
 }
@@ -51,6 +53,7 @@ impl Failure {
             Self::Output(_) => codes::WRITE_FAILED.exit_code,
             Self::Read(..) => codes::READ_FAILED.exit_code,
             Self::Start(_, error) => start_facts(error).exit_code,
+            Self::UnknownKey(_) => codes::RESIDENT_UNKNOWN.exit_code,
             Self::Process(failure) => failure.exit_code,
         }
     }
@@ -77,6 +80,10 @@ impl Failure {
                 let FailureCode { code, cure, .. } = start_facts(error);
                 let limits = start_limits(error);
                 (code, format!("{what} cannot be started: {error}{limits}"), Some(cure))
+            }
+            Self::UnknownKey(message) => {
+                let FailureCode { code, cure, .. } = codes::RESIDENT_UNKNOWN;
+                (code, message.clone(), Some(cure))
             }
             Self::Process(failure) => {
                 (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
@@ -115,6 +122,12 @@ fn start_limits(error: &std::io::Error) -> String {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Load(error)
+    }
+}
+
+impl From<keeper::Error> for Failure {
+    fn from(error: keeper::Error) -> Self {
+        Self::Load(error.into())
     }
 }
 

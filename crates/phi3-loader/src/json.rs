@@ -3,12 +3,15 @@
 use super::failure::Failure;
 use super::stdout;
 use gguf_format::{Metadata, TensorInfo};
+use keeper::{Key, Listed, StoredPart};
 use loader::{Error, FileName, LoadStats, Phi3Config, Warning};
 use model_phi3::{PlacedPart, PlanOp, PlannedSlot};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The `schema_version` of every document and event.
@@ -197,6 +200,115 @@ pub(super) struct DeviceDocument {
     pub(super) compute_capability: Option<String>,
 }
 
+/// What a keeper has.
+#[derive(Serialize)]
+pub(super) struct ResidentDocument<'a> {
+    schema_version: u32,
+    entries: Vec<EntryDocument<'a>>,
+}
+
+impl<'a> ResidentDocument<'a> {
+    pub(super) fn new(entries: &'a [Listed]) -> Self {
+        let entries = entries.iter().map(EntryDocument::new).collect();
+        Self { schema_version: SCHEMA_VERSION, entries }
+    }
+}
+
+/// The weights of one model.
+#[derive(Serialize)]
+struct EntryDocument<'a> {
+    key: &'a str,
+    storage: &'a str,
+    split_mode: &'a str,
+    /// The devices, separated by commas: `host`, or the UUID of a GPU.
+    device: String,
+    device_name: String,
+    /// Bytes of weights on all devices.
+    vram_bytes: u64,
+    /// The paths of the model's files when they were loaded.
+    #[serde(flatten)]
+    shards: FileNames,
+    /// When the weights were loaded, in seconds since 1970.
+    created: u64,
+    /// The number of connections that use the weights.
+    users: u32,
+    /// For how long no connection has used them; `None` if one does.
+    unused_seconds: Option<u64>,
+    parts: Vec<EntryPartDocument<'a>>,
+}
+
+/// The weights of one model on one device.
+#[derive(Serialize)]
+struct EntryPartDocument<'a> {
+    device: &'a str,
+    device_name: &'a str,
+    vram_bytes: u64,
+    /// Bytes of memory behind each descriptor.
+    descriptors: &'a [u64],
+}
+
+impl<'a> EntryDocument<'a> {
+    fn new(entry: &'a Listed) -> Self {
+        let Listed { manifest, users, unused_seconds, .. } = entry;
+        let part = |part: &'a StoredPart| EntryPartDocument {
+            device: &part.device,
+            device_name: &part.device_name,
+            vram_bytes: part.bytes,
+            descriptors: &part.descriptors,
+        };
+        let parts: Vec<_> = manifest.parts.iter().map(part).collect();
+        let joined = |field: fn(&EntryPartDocument<'a>) -> &'a str, separator| {
+            parts.iter().map(field).collect::<Vec<_>>().join(separator)
+        };
+        let paths = manifest.files.iter().map(|file| Path::new(OsStr::from_bytes(&file.path)));
+        Self {
+            key: manifest.key.as_str(),
+            storage: &manifest.storage,
+            split_mode: &manifest.placement.mode,
+            device: joined(|part| part.device, ","),
+            device_name: joined(|part| part.device_name, ", "),
+            vram_bytes: parts.iter().map(|part| part.vram_bytes).sum(),
+            shards: FileNames::new(paths),
+            created: manifest.created,
+            users: *users,
+            unused_seconds: *unused_seconds,
+            parts,
+        }
+    }
+}
+
+/// The results of `resident verify`.
+#[derive(Serialize)]
+pub(super) struct VerifyDocument<'a> {
+    schema_version: u32,
+    entries: Vec<VerifiedDocument<'a>>,
+}
+
+impl<'a> VerifyDocument<'a> {
+    pub(super) fn new(results: &'a [(Key, Result<LoadStats, Error>)]) -> Self {
+        let entry = |(key, result): &'a (Key, Result<LoadStats, Error>)| VerifiedDocument {
+            key: key.as_str(),
+            ok: result.is_ok(),
+            vram_bytes: result.as_ref().ok().map(|stats| stats.vram_bytes),
+            seconds: result.as_ref().ok().map(|stats| stats.phases.transfer_seconds),
+            error: result.as_ref().err(),
+        };
+        Self { schema_version: SCHEMA_VERSION, entries: results.iter().map(entry).collect() }
+    }
+}
+
+/// The result for one entry of a keeper.
+#[derive(Serialize)]
+struct VerifiedDocument<'a> {
+    key: &'a str,
+    ok: bool,
+    /// Bytes that were compared; `None` if the weights are not all right.
+    vram_bytes: Option<u64>,
+    /// The time that attaching and comparing took.
+    seconds: Option<f64>,
+    error: Option<&'a Error>,
+}
+
 /// One line of `load --json`: a [`LoadEvent`](loader::LoadEvent) or a [`LastEvent`].
 #[derive(Serialize)]
 pub(super) struct Event<'a, T> {
@@ -251,8 +363,6 @@ impl<'a> LastEvent<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
 
     fn written(value: &impl Serialize) -> String {
         let mut out = Vec::new();

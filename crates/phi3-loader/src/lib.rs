@@ -7,6 +7,9 @@
 //! phi3-loader load MODEL.gguf --device cuda:0 --verify checksum --json    # loads, one event a line
 //! phi3-loader load MODEL.gguf --dump weights.safetensors                  # and writes the weights
 //! phi3-loader load MODEL.gguf --device cuda:0,cuda:1                      # half of the layers on each GPU
+//! phi3-loader hold --socket SOCKET              # keeps weights for other processes
+//! phi3-loader load MODEL.gguf --resident SOCKET # attaches to them, or loads and publishes
+//! phi3-loader resident list --socket SOCKET     # lists the weights of the keeper
 //! phi3-loader bench MODEL.gguf                 # loads beside the limits of the machine
 //! phi3-loader synth OUT.gguf --preset mini-4k  # a file with real shapes and random weights
 //! ```
@@ -22,6 +25,7 @@ mod device_list;
 mod devices;
 mod dump;
 mod failure;
+mod hold;
 mod inspect;
 mod json;
 mod load;
@@ -31,8 +35,10 @@ mod outputs;
 mod placement;
 mod plan;
 mod progress;
+mod resident;
 mod signals;
 mod stdout;
+mod store;
 mod synth;
 mod text;
 mod thread_limits;
@@ -93,12 +99,14 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
         outputs::check_standard_error(model)?;
     }
     let bars = MultiProgress::new();
-    logging::init(arguments.verbose, arguments.quiet, &bars);
+    logging::init(&arguments, &bars);
     let quiet = arguments.quiet;
     match arguments.command {
         Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
         Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
         Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
+        Command::Hold(command) => hold::run(&command, interrupt),
+        Command::Resident(command) => resident::run(command.action, interrupt),
         Command::Bench(command) => bench::run(command, quiet, interrupt.token()),
         Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
         Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),

@@ -9,11 +9,15 @@ use super::outputs::{self, Output, Prints};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
+use super::store;
 use super::text::{bytes, held, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
-use loader::{CancelToken, LoadEvent, LoadStats, LoadedModel, Loader, PartStats, codes};
+use loader::{
+    CancelToken, LoadEvent, LoadStats, LoadedModel, LoadedPart, Loader, Mismatch, PartStats,
+    Resident, codes,
+};
 use serde::Serialize;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -93,11 +97,17 @@ fn load(
         }
         ControlFlow::Continue(())
     };
-    let model = Loader::new(arguments.options()?).load_cancellable(
-        &arguments.file,
-        &mut observer,
-        token,
-    )?;
+    // While the store is open, its keeper knows that the weights are used.
+    let mut store = arguments.resident.as_deref().map(store::open).transpose()?;
+    let mut loader = Loader::new(arguments.options()?);
+    let model = match &mut store {
+        Some(store) => {
+            let mismatch =
+                if arguments.resident_reload { Mismatch::Reload } else { Mismatch::Fail };
+            loader.load_resident(&arguments.file, &mut **store, mismatch, &mut observer, token)?
+        }
+        None => loader.load_cancellable(&arguments.file, &mut observer, token)?,
+    };
     if let Some(output) = &dump {
         dump::write(&model, &output.file, token)?;
     }
@@ -146,6 +156,40 @@ fn write_devices(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> 
     Ok(())
 }
 
+/// Writes where the weights came from, and how long that took.
+fn write_source(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> {
+    let LoadStats { phases, transfer, .. } = stats;
+    let (seconds, context_seconds, transfer_seconds) =
+        (phases.seconds, phases.context_seconds, phases.transfer_seconds);
+    let key = stats.resident_key.as_deref().unwrap_or_default();
+    if stats.resident == Resident::Published {
+        writeln!(out, "resident  published as {key}")?;
+    }
+    if stats.resident == Resident::Attached {
+        writeln!(out, "resident  attached to {key}")?;
+        writeln!(out, "read      {}: the weights were in memory", bytes(stats.source_bytes))?;
+        return writeln!(
+            out,
+            "time      {seconds:.3} s: {context_seconds:.3} s opening the device, \
+             {transfer_seconds:.3} s attaching and verifying"
+        );
+    }
+    writeln!(
+        out,
+        "read      {} in {} chunks ({}, {} threads)",
+        bytes(stats.source_bytes),
+        transfer.chunks,
+        transfer.io,
+        transfer.threads
+    )?;
+    writeln!(
+        out,
+        "time      {seconds:.3} s: {context_seconds:.3} s opening the device, \
+         {transfer_seconds:.3} s transfer at {:.2} GB/s",
+        stats.gb_per_s()
+    )
+}
+
 fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> std::io::Result<()> {
     let stats = model.stats();
     writeln!(out, "loaded    {}", path_text(&arguments.file))?;
@@ -154,27 +198,15 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         None => write_devices(out, stats)?,
     }
     writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
-    writeln!(
-        out,
-        "read      {} in {} chunks ({}, {} threads)",
-        bytes(stats.source_bytes),
-        stats.transfer.chunks,
-        stats.transfer.io,
-        stats.transfer.threads
-    )?;
-    writeln!(
-        out,
-        "time      {:.3} s: {:.3} s opening the device, {:.3} s transfer at {:.2} GB/s",
-        stats.phases.seconds,
-        stats.phases.context_seconds,
-        stats.phases.transfer_seconds,
-        stats.gb_per_s()
-    )?;
+    write_source(out, stats)?;
     writeln!(
         out,
         "verified  {} weights resident on {}",
         stats.proof.residency.pointers_checked, stats.device
     )?;
+    if model.parts().iter().all(LoadedPart::is_protected) {
+        writeln!(out, "protected the memory is read-only")?;
+    }
     write_warnings(out, &stats.proof.warnings)?;
     write_findings(out, &stats.proof.all_zero, "the file may be incomplete: fetch it again")?;
     write_findings(out, &stats.proof.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;

@@ -1,14 +1,17 @@
 //! Log lines on standard error. Progress bars are hidden while a line is written.
 
+use super::args::{Arguments, Command};
 use indicatif::MultiProgress;
 use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Installs the subscriber. If `RUST_LOG` is set and not empty, it overrides `verbose` and `quiet`.
-pub(super) fn init(verbose: u8, quiet: bool, bars: &MultiProgress) {
-    let level = match (quiet, verbose) {
+/// Installs the subscriber. If `RUST_LOG` is set and not empty, it overrides `--verbose` and `--quiet`.
+pub(super) fn init(arguments: &Arguments, bars: &MultiProgress) {
+    let level = match (arguments.quiet, arguments.verbose) {
         (true, _) => "error",
+        // The log is the only output of a keeper.
+        (false, 0) if matches!(arguments.command, Command::Hold(_)) => "info",
         (false, 0) => "warn",
         (false, 1) => "info",
         (false, _) => "debug",

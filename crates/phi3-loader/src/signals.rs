@@ -5,6 +5,7 @@ use loader::{Background, CancelToken, Error};
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
+use std::io::{PipeReader, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -79,6 +80,19 @@ impl Interrupt {
 
     pub(super) fn token(&self) -> &CancelToken {
         &self.token
+    }
+
+    /// Returns a pipe that is readable from the first signal on.
+    pub(super) fn pipe(&self) -> std::io::Result<PipeReader> {
+        let (reader, mut writer) = std::io::pipe()?;
+        for signal in [SIGINT, SIGTERM] {
+            low_level::pipe::register(signal, writer.try_clone()?)?;
+        }
+        // The signal may have arrived before the pipe was there.
+        if self.token.is_cancelled() {
+            writer.write_all(b"X")?;
+        }
+        Ok(reader)
     }
 
     /// Returns the exit code of a failed command. After a cancellation it is the code of the signal.

@@ -7,6 +7,7 @@ mod common;
 
 use common::model_path;
 use cuda_sys::{Device, DeviceKind};
+use keeper::Connection;
 use serde_json::Value;
 use std::process::Command;
 
@@ -19,11 +20,14 @@ fn gpus() -> i32 {
     gpus
 }
 
-fn load(ordinal: i32, more: &[&str]) -> Command {
+fn program() -> Command {
     // The GPU archive names its copy of the program.
     let program = std::env::var_os("PHI3_LOADER_BIN");
-    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_phi3-loader").into());
-    let mut load = Command::new(program);
+    Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_phi3-loader").into()))
+}
+
+fn load(ordinal: i32, more: &[&str]) -> Command {
+    let mut load = program();
     load.arg("load").arg(model_path("fused-f16.gguf")).arg(format!("--device=cuda:{ordinal}"));
     load.args(more).env_remove("RUST_LOG");
     load
@@ -73,6 +77,39 @@ fn a_gpu_that_does_not_exist_has_the_same_error_with_and_without_a_list() {
     let output = load(1, &[]).env(VISIBLE, "0,-1,1").output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("CUDA device 1 does not exist: 1 visible"), "{text}");
+}
+
+#[test]
+fn weights_stay_in_a_keeper_without_a_driver() {
+    let last = gpus() - 1;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("keeper.sock");
+    let mut keeper = program().args(["hold", "--quiet", "--socket"]).arg(&socket).spawn().unwrap();
+    while Connection::open(&socket).is_err() {
+        assert!(keeper.try_wait().unwrap().is_none(), "the keeper has ended");
+    }
+    let dump = |resident: &str| {
+        let dump = folder.path().join("dump.safetensors");
+        let mut load = load(last, &["--json", "--dump", dump.to_str().unwrap()]);
+        if resident != "off" {
+            load.arg("--resident").arg(&socket);
+        }
+        let output = load.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let finished: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(finished["resident"], resident, "{finished}");
+        std::fs::read(dump).unwrap()
+    };
+    let plain = dump("off");
+    assert!(dump("published") == plain);
+    assert!(dump("attached") == plain);
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", keeper.id())).unwrap();
+    assert!(!maps.contains("libcuda.so"), "{maps}");
+    let verified =
+        program().args(["resident", "verify", "--socket"]).arg(&socket).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    keeper.kill().unwrap();
+    keeper.wait().unwrap();
 }
 
 #[test]

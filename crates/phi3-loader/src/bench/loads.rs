@@ -8,7 +8,8 @@ use super::{child, load_command};
 use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
 use crate::json::{Event, LastEvent};
-use loader::{CancelToken, Error, Loader, Storage, Unobserved, Verify};
+use cuda_sys::DeviceKind;
+use loader::{CancelToken, Error, LoadedModel, Loader, Replace, Storage, Unobserved, Verify};
 use model_phi3::SplitMode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -131,34 +132,35 @@ impl FromStorage {
     }
 }
 
-/// Measures loads by one loader that has loaded before: the device is open and the ring is pinned. One kind
-/// starts [`CLEARED_AFTER`] after the previous model was dropped, the other immediately after.
+/// Measures loads by loaders that have loaded before: the device is open and the ring is pinned. One kind starts
+/// [`CLEARED_AFTER`] after the previous model was dropped. The other replaces a model and reuses its memory. Both take
+/// turns.
 pub(super) fn reused(
     arguments: &Bench,
     files: &[PathBuf],
     token: &CancelToken,
 ) -> Result<[LoadFigures; 2], Failure> {
-    let mut loader = Loader::new(arguments.choices.options());
-    drop(loader.load_cancellable(&arguments.file, &mut Unobserved, token)?);
-    let mut samples = |pause: Duration| -> Result<Samples, Failure> {
-        let mut samples = Samples::default();
-        for _ in 0..arguments.repeat {
-            samples.cached.extend(page_cache::cached_share(files, Moment::Before));
-            std::thread::sleep(pause);
-            let model = loader.load_cancellable(&arguments.file, &mut Unobserved, token)?;
-            let event = serde_json::to_value(Event::new(&LastEvent::finished(model.stats())))
-                .map_err(|error| broken_load(&error))?;
-            samples.finished.push(finished_of(event)?);
-        }
-        Ok(samples)
-    };
-    let choices = &arguments.choices;
-    let reused = "one loader after its first load, file in the page cache";
-    let swap = "the same, immediately after the previous model was dropped";
-    Ok([
-        samples(CLEARED_AFTER)?.figures("reused", reused, choices),
-        samples(Duration::ZERO)?.figures("swap", swap, choices),
-    ])
+    let (file, choices) = (&arguments.file, &arguments.choices);
+    let mut loader = Loader::new(choices.options());
+    let first = loader.load_cancellable(file, &mut Unobserved, token)?;
+    // On the host, shareable memory is a file, for which the limit of file sizes (`ulimit -f`) holds.
+    let is_gpu = first.device().iter().any(|device| *device != DeviceKind::Host);
+    let mut replacing = Loader::new(choices.options().shareable(is_gpu));
+    drop(first);
+    let (mut reused, mut swap) = (Samples::default(), Samples::default());
+    for _ in 0..arguments.repeat {
+        std::thread::sleep(CLEARED_AFTER);
+        let model = loader.load_cancellable(file, &mut Unobserved, token)?;
+        reused.add_model(&model, files)?;
+        drop(model);
+        let model = replacing.load_cancellable(file, &mut Unobserved, token)?;
+        let how = Replace::ReuseMemory;
+        let replaced = replacing.replace(model, file, how, &mut Unobserved, token);
+        swap.add_model(&replaced.map_err(|error| error.error)?, files)?;
+    }
+    let of_reused = "one loader after its first load, file in the page cache";
+    let of_swap = "in turn with these, a model replaced in its own memory";
+    Ok([reused.figures("reused", of_reused, choices), swap.figures("swap", of_swap, choices)])
 }
 
 /// Runs a load in a new process. Returns its last event, and the seconds from the start of the process to that
@@ -244,6 +246,15 @@ impl Samples {
         self.cached_after.extend(page_cache::cached_share(files, Moment::After));
         self.finished.push(finished);
         self.ready.push(seconds);
+        Ok(())
+    }
+
+    /// Adds a load of this process.
+    fn add_model(&mut self, model: &LoadedModel, files: &[PathBuf]) -> Result<(), Failure> {
+        self.cached.extend(page_cache::cached_share(files, Moment::Before));
+        let event = serde_json::to_value(Event::new(&LastEvent::finished(model.stats())))
+            .map_err(|error| broken_load(&error))?;
+        self.finished.push(finished_of(event)?);
         Ok(())
     }
 

@@ -4,12 +4,13 @@ use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
 use std::os::unix::process::CommandExt;
 
-const COMMANDS: [&str; 7] = ["inspect", "plan", "load", "bench", "devices", "synth", "completions"];
+const COMMANDS: [&str; 8] =
+    ["inspect", "plan", "load", "bench", "devices", "synth", "completions", "hold"];
 
 /// Returns a complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
     match command {
-        "devices" => vec![command],
+        "devices" | "hold" => vec![command],
         "completions" => vec![command, "bash"],
         _ => vec![command, "one"],
     }
@@ -17,7 +18,8 @@ fn start(command: &str) -> Vec<&str> {
 
 /// Returns the options in the help of a command whose value is not a path.
 fn options(command: &str) -> Vec<String> {
-    let is_path = |value: &str| ["FILE", "PROGRAM", "OUT."].iter().any(|path| value.contains(path));
+    let paths = ["FILE", "PROGRAM", "OUT.", "SOCKET"];
+    let is_path = |value: &str| paths.iter().any(|path| value.contains(path));
     let help = run([command, "--help"]);
     let lines = help.stdout().lines().filter_map(|line| line.trim().split_once(" <"));
     lines
@@ -26,7 +28,7 @@ fn options(command: &str) -> Vec<String> {
         .collect()
 }
 
-/// Returns the environment variables in the help of `load`, which lists all of them.
+/// Returns the environment variables in the help of `load`, which lists all of them but the path of a socket.
 fn variables() -> Vec<String> {
     let help = run(["load", "--help"]);
     let variables = help.stdout().split("[env: ").skip(1);
@@ -58,12 +60,13 @@ fn messages_escape_hidden_characters_of_arguments() {
         }
         is_refused(&run([&start(command)[..], &[&format!("--quiet={HIDDEN}")]].concat()));
         for option in options(command) {
-            is_refused(&run([command, "one", &format!("{option}={HIDDEN}")]));
-            is_refused(&run([command, "one", &option, &format!("f16\n{HIDDEN}")]));
+            is_refused(&run([&start(command)[..], &[&format!("{option}={HIDDEN}")]].concat()));
+            let value = format!("f16\n{HIDDEN}");
+            is_refused(&run([&start(command)[..], &[&option, &value]].concat()));
         }
     }
-    let numbers = ["bench", "load", "plan", "synth"].map(|command| options(command).len());
-    assert_eq!(numbers, [10, 14, 10, 4], "the help shows every option");
+    let numbers = ["bench", "load", "plan", "synth", "hold"].map(|command| options(command).len());
+    assert_eq!(numbers, [10, 14, 10, 4, 1], "the help shows every option");
 }
 
 #[test]
@@ -121,12 +124,13 @@ fn a_negative_number_is_refused_as_a_value_and_not_as_an_option() {
                 "--batch",
                 "--seed",
                 "--shapes",
+                "--expire",
             ];
             names.contains(&option.as_str())
         };
         for option in options(command).iter().filter(|option| takes_number(option)) {
             for number in ["-5", "-5GiB", "-0.5"] {
-                let ran = run([command, "one", option, number]);
+                let ran = run([&start(command)[..], &[option, number]].concat());
                 assert_eq!(ran.code(), 2, "{}", ran.stderr());
                 let start = format!("error: invalid value '{number}' for '{option} <");
                 assert!(ran.stderr().starts_with(&start), "{}", ran.stderr());

@@ -7,6 +7,7 @@ use cuda_sys::{
 };
 use gguf_format::write::{GgufWriter, Layout};
 use gguf_format::{GgmlType, Gguf, GgufFile, Limits, OpenFile};
+use keeper::{Connection, Keeper, KeeperOptions, Manifest};
 use loader::{
     CancelToken, DeviceChoice, Error, FailureCode, LoadEvent, LoadOptions, LoadedModel, Loader,
 };
@@ -16,7 +17,8 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,12 +35,13 @@ enum By {
     Library(fn(&Path) -> Error),
     /// Provoke an error of a lower crate, which the loader wraps. No file can provoke it.
     Model(fn() -> model_phi3::Error),
-    /// Do not provoke the code: without a GPU that is not possible from outside. Other tests cover these
-    /// codes. `cuda-sys` tests that each engine code is passed from C++ to Rust, and
+    /// Do not provoke the code: other tests do. Without a GPU, engine codes cannot be provoked from outside.
+    /// `cuda-sys` tests that each of them is passed from C++ to Rust, and
     /// `every_engine_code_maps_to_its_loader_code` in `crates/loader/src/error.rs` tests the next step. The
     /// fault matrix of `cuda-sys` provokes `INTERNAL` by an unexpected exception, and `DEVICE_FAILURE` on a
-    /// GPU.
-    EngineCode,
+    /// GPU. `KEEPER_REFUSED` needs two users, which the tests of `keeper` have if root runs them.
+    /// `RESIDENT_UNKNOWN` is an error of `phi3-loader resident` (`resident/listing.rs`).
+    Elsewhere,
 }
 
 struct Row {
@@ -57,7 +60,7 @@ const UNSUPPORTED: Expected = (4, "MODEL_LOAD_FAILED", false);
 const BUG: Expected = (1, "INTERNAL", false);
 
 fn rows() -> Vec<Row> {
-    use By::{EngineCode, Library, Load, Model, SmallBench};
+    use By::{Elsewhere, Library, Load, Model, SmallBench};
     let row = |code, expected, by, names| Row { code, expected, by, names };
     vec![
         row(
@@ -397,7 +400,7 @@ fn rows() -> Vec<Row> {
             // If there is no driver, a build with CUDA fails before it uses the ordinal.
             if cuda_sys::cuda_compiled() { &[] } else { &["CUDA device 65535"] },
         ),
-        row("DEVICE_FAILURE", (8, "CUDA_ERROR", true), EngineCode, &[]),
+        row("DEVICE_FAILURE", (8, "CUDA_ERROR", true), Elsewhere, &[]),
         row(
             "VERIFICATION_FAILED",
             (9, "MODEL_LOAD_FAILED", false),
@@ -430,7 +433,7 @@ fn rows() -> Vec<Row> {
             Library(|dir| read_by_engine(dir, 2).unwrap_err()),
             &["operation 0", "source range"],
         ),
-        row("INTERNAL", BUG, EngineCode, &[]),
+        row("INTERNAL", BUG, Elsewhere, &[]),
         row(
             "NON_FINITE_WEIGHTS",
             (9, "MODEL_LOAD_FAILED", false),
@@ -446,7 +449,81 @@ fn rows() -> Vec<Row> {
             }),
             &["blk.0.ffn_norm.weight has 1 infinite and 0 NaN"],
         ),
+        row(
+            "RESIDENT_REFUSED",
+            (9, "MODEL_LOAD_FAILED", false),
+            Library(|_| {
+                let mut loader = Loader::new(options().shareable(true));
+                let mut model = loader.load(model_path("fused-f16.gguf"), &mut go_on).unwrap();
+                let mut entry = model.hand_over().unwrap();
+                entry.manifest.plan_digest = [0; 16];
+                loader.attach(&entry, &mut go_on, &CancelToken::new()).unwrap_err()
+            }),
+            &["laid out in another way"],
+        ),
+        row("RESIDENT_UNKNOWN", (7, "MODEL_LOAD_FAILED", false), Elsewhere, &[]),
+        row(
+            "KEEPER_UNREACHABLE",
+            (7, "MODEL_LOAD_FAILED", true),
+            Load(|dir| {
+                let socket = dir.join("absent.sock").display().to_string();
+                (model_path("fused-f16.gguf"), vec!["--resident".to_owned(), socket])
+            }),
+            &["absent.sock", "No such file"],
+        ),
+        row("KEEPER_REFUSED", (7, "MODEL_LOAD_FAILED", false), Elsewhere, &[]),
+        row(
+            "KEEPER_PROTOCOL",
+            (7, "MODEL_LOAD_FAILED", false),
+            Library(|dir| {
+                let stream = UnixListener::bind(dir.join("stream.sock")).unwrap();
+                keeper_of(stream.into()).unwrap_err()
+            }),
+            &["SOCK_SEQPACKET"],
+        ),
+        row(
+            "KEEPER_FULL",
+            (7, "MODEL_LOAD_FAILED", false),
+            Library(|dir| {
+                let mut options = KeeperOptions::default();
+                options.limits.connections = 0;
+                let socket = dir.join("keeper.sock");
+                let mut keeper = Keeper::bind(&socket, options).unwrap();
+                let (stop, stopped) = std::io::pipe().unwrap();
+                let serving = std::thread::spawn(move || keeper.run(stop.as_fd()));
+                let error = Connection::open(&socket).unwrap_err();
+                drop(stopped);
+                serving.join().unwrap().unwrap();
+                error.into()
+            }),
+            &["0 connections"],
+        ),
+        row(
+            "KEEPER_SOCKET",
+            (7, "MODEL_LOAD_FAILED", false),
+            Library(|dir| {
+                let (file, _) = written(dir, b"content");
+                Keeper::bind(&file, KeeperOptions::default()).unwrap_err().into()
+            }),
+            &["cannot listen at ", "no socket"],
+        ),
+        row(
+            "KEEPER_IO",
+            (7, "MODEL_LOAD_FAILED", true),
+            Library(|_| keeper_of(tempfile::tempfile().unwrap().into()).unwrap_err()),
+            &["use the given descriptor", "Socket operation on non-socket"],
+        ),
+        row(
+            "MANIFEST_INVALID",
+            (9, "MODEL_LOAD_FAILED", false),
+            Library(|_| keeper::Error::from(Manifest::decode(b"GGUF").unwrap_err()).into()),
+            &["not a manifest"],
+        ),
     ]
+}
+
+fn keeper_of(listener: OwnedFd) -> Result<Keeper, Error> {
+    Ok(Keeper::from_listener(listener, KeeperOptions::default())?)
 }
 
 fn file(path: PathBuf) -> (PathBuf, Vec<String>) {
@@ -688,7 +765,7 @@ fn every_code_is_provoked_with_the_expected_facts_and_message() {
                 let error = provoke();
                 Reported::by_facts(error.facts().into(), error.to_string())
             }
-            By::EngineCode => {
+            By::Elsewhere => {
                 let facts = FailureCode::all().into_iter().find(|facts| facts.code == *code);
                 Reported::by_facts(facts.unwrap(), String::new())
             }

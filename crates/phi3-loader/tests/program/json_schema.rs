@@ -3,6 +3,8 @@
 
 use crate::common::model_path;
 use crate::program::run;
+use crate::resident::{KeeperProcess, finished, resident};
+use keeper::Store;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -67,6 +69,23 @@ fn the_fields_agree_with_the_committed_list() {
             fields(&format!("{command}{}", event.unwrap_or_default()), &document, &mut found);
         }
     }
+    let keeper = KeeperProcess::start(&[]);
+    let finished = finished(Path::new(synthetic), &keeper.socket(), &[]);
+    fields("load.finished", &finished, &mut found);
+    let mut add = |command: &str| {
+        for document in resident(&keeper.socket(), [command, "--json"]).json_lines() {
+            fields(&format!("resident.{command}"), &document, &mut found);
+        }
+    };
+    add("list");
+    add("verify");
+    // With another layout, the entry is refused, so that its result has an error.
+    let mut connection = keeper.connect();
+    let key = finished["resident_key"].as_str().unwrap().parse().unwrap();
+    let mut entry = connection.fetch(&key).unwrap().unwrap();
+    entry.manifest.plan_digest = [0; 16];
+    connection.publish(&entry).unwrap();
+    add("verify");
     for document in run(["load", "/no/such/file", "--json"]).json_lines() {
         fields("load.failed", &document, &mut found);
     }

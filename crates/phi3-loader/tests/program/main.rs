@@ -22,6 +22,7 @@ mod limits;
 mod outputs;
 mod placement;
 mod program;
+mod resident;
 mod restricted;
 mod several_devices;
 mod shown;
