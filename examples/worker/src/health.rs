@@ -1,5 +1,6 @@
 //! Checks of a loaded model: where its weights are, and whether their bytes have changed.
 
+use crate::load::Store;
 use crate::status::{Phase, Shared};
 use loader::{Error, LoadedModel, Rehash, Residency};
 use std::sync::{Arc, Mutex};
@@ -11,13 +12,15 @@ const REHASH_BUDGET_BYTES: u64 = 256 << 20;
 pub(crate) struct Resident {
     pub(crate) model: Arc<LoadedModel>,
     rehash: Mutex<Rehash>,
+    /// While it is open, a keeper knows that the weights are in use.
+    _store: Option<Store>,
 }
 
 impl Resident {
     /// Takes the fingerprint of the weights. Blocks.
-    pub(crate) fn new(model: Arc<LoadedModel>) -> Result<Self, Error> {
+    pub(crate) fn new(model: Arc<LoadedModel>, store: Option<Store>) -> Result<Self, Error> {
         let rehash = Mutex::new(Rehash::new(model.fingerprint()?));
-        Ok(Self { model, rehash })
+        Ok(Self { model, rehash, _store: store })
     }
 
     /// Checks the place of all weights and the next part of their bytes, and publishes the result. Blocks.

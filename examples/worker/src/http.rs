@@ -34,12 +34,15 @@ async fn health(State(shared): State<Shared>) -> Result<Response, Failure> {
             Phase::Ready(resident) => Arc::clone(resident),
         }
     };
-    let (device, status) = (resident.model.device().to_string(), shared.clone());
+    let stats = resident.model.stats();
+    let (device, of_weights) = (stats.device.to_string(), stats.resident);
+    let status = shared.clone();
     let residency = blocking(move || resident.check(&status)).await.map_err(Failure)?;
     let ok = json!({
         "status": "ok",
         "device": device,
         "vram_bytes": residency.vram_bytes,
+        "resident": of_weights,
         "pointers_checked": residency.pointers_checked,
         "rehash": shared.borrow().rehash,
     });

@@ -33,6 +33,9 @@ struct Args {
     /// The device to load to: auto, host, cuda or cuda:N
     #[arg(long, default_value_t)]
     device: DeviceChoice,
+    /// Where the weights stay when the worker ends: the socket of a keeper, or `systemd`
+    #[arg(long, value_name = "SOCKET", env = "WORKER_RESIDENT")]
+    resident: Option<PathBuf>,
 }
 
 /// The time that open requests have to end when the process ends.
@@ -67,8 +70,9 @@ async fn run(args: Args) -> io::Result<ExitCode> {
 
     let cancel = CancelToken::new();
     let token = cancel.clone();
-    let mut load =
-        pin!(load::blocking(move || load::load(args.model, args.device, &token, &status)));
+    let mut load = pin!(load::blocking(move || {
+        load::load(args.model, args.device, args.resident, &token, &status)
+    }));
     let (loaded, signalled) = tokio::select! {
         loaded = &mut load => (loaded, None),
         code = &mut signal => {

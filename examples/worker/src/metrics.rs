@@ -1,7 +1,7 @@
 //! Metrics for Prometheus.
 
 use crate::status::{Phase, Status};
-use loader::Error;
+use loader::{Error, Resident};
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -23,6 +23,20 @@ pub(crate) fn text(status: &Status) -> String {
     gauge("load_done_bytes", progress.bytes, "Bytes of the file that are loaded");
     gauge("load_bytes", progress.of_bytes, "Bytes of the file to load");
     gauge("vram_bytes", progress.vram_bytes, "Device memory allocated for the weights");
+    let (attached, outlives) = match progress.resident {
+        Some(Resident::Attached) => (true, true),
+        resident => (false, resident == Some(Resident::Published)),
+    };
+    gauge(
+        "weights_attached",
+        attached.into(),
+        "1 if the weights were in device memory before, else 0",
+    );
+    gauge(
+        "weights_resident",
+        outlives.into(),
+        "1 if the weights were published or attached when the load ended, else 0",
+    );
     gauge("healthy", healthy.into(), "1 if the model is loaded and no check has failed, else 0");
     let seconds = ConstGauge::new(progress.seconds);
     registry.register("load_duration_seconds", "Duration of the load, 0 until it ends", seconds);

@@ -47,6 +47,9 @@ pub(crate) struct Progress {
     pub(crate) vram_bytes: u64,
     #[serde(skip)]
     pub(crate) seconds: f64,
+    /// `None` until the load ends.
+    #[serde(skip)]
+    pub(crate) resident: Option<loader::Resident>,
 }
 
 impl Status {
@@ -77,7 +80,10 @@ impl Progress {
                 self.label = Some(label.to_string());
                 self.bytes = *bytes;
             }
-            LoadEvent::Finished { stats, .. } => self.seconds = stats.phases.seconds,
+            LoadEvent::Finished { stats, .. } => {
+                self.seconds = stats.phases.seconds;
+                self.resident = Some(stats.resident);
+            }
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a reader of the output may want the latency of a signal")]
 
 use loader::gguf_format::GgufFile;
+use loader::keeper::{Connection, Keeper, KeeperOptions};
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,11 +29,16 @@ struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker. Returns when it answers requests.
     fn start(model: impl AsRef<Path>) -> Self {
+        Self::start_with(model, &[])
+    }
+
+    /// Starts a worker. Returns when it answers requests.
+    fn start_with(model: impl AsRef<Path>, more: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_worker"))
             .arg(model.as_ref())
             .args(["--listen", "127.0.0.1:0", "--device", "host"])
+            .args(more)
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -45,7 +52,11 @@ impl Worker {
 
     /// Starts a worker. Returns when it has loaded the model.
     fn ready(model: impl AsRef<Path>) -> Self {
-        let worker = Self::start(model);
+        Self::ready_with(model, &[])
+    }
+
+    fn ready_with(model: impl AsRef<Path>, more: &[&str]) -> Self {
+        let worker = Self::start_with(model, more);
         assert_eq!(worker.events().last().unwrap()["event"], "finished");
         worker
     }
@@ -170,11 +181,49 @@ fn the_metrics_agree_with_the_events_and_the_health() {
             ("worker_rehash_bytes_total", health["rehash"]["bytes"].as_f64().unwrap()),
             ("worker_rehash_rounds_total", 1.0),
             ("worker_mismatches_total", 0.0),
+            ("worker_weights_attached", 0.0),
+            ("worker_weights_resident", 0.0),
             ("worker_healthy", 1.0),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
     assert_eq!(metrics, expected);
+}
+
+#[test]
+fn a_worker_that_is_killed_leaves_its_weights_to_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("keeper.sock");
+    let mut keeper = Keeper::bind(&socket, KeeperOptions::default()).unwrap();
+    let (stop, running) = std::io::pipe().unwrap();
+    let serving = std::thread::spawn(move || keeper.run(stop.as_fd()));
+    let start = || Worker::ready_with(SMALL_MODEL, &["--resident", socket.to_str().unwrap()]);
+    let is = |worker: &Worker, resident: &str, attached: f64| {
+        let (status, health) = worker.health();
+        assert_eq!((status, &health["resident"]), (200, &resident.into()), "{health}");
+        let metrics = worker.metrics();
+        assert_eq!(metrics["worker_weights_attached"], attached);
+        assert_eq!(metrics["worker_weights_resident"], 1.0);
+    };
+    let mut first = start();
+    is(&first, "published", 0.0);
+    first.process.kill().unwrap();
+    first.process.wait().unwrap();
+    let second = start();
+    is(&second, "attached", 1.0);
+    // Several workers share the weights.
+    is(&start(), "attached", 1.0);
+    let users = Connection::open(&socket).unwrap().list().unwrap()[0].users;
+    assert!(users >= 1, "the second worker uses the weights");
+    drop(running);
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_worker_without_its_keeper_loads_the_file() {
+    let worker = Worker::ready_with(SMALL_MODEL, &["--resident", "/missing/keeper.sock"]);
+    let (status, health) = worker.health();
+    assert_eq!((status, &health["resident"]), (200, &"off".into()), "{health}");
 }
 
 #[test]
