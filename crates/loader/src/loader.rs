@@ -231,7 +231,7 @@ impl Loader {
             let times = EarlyTimes { start, parse_seconds, plan_seconds, driver_seconds: 0.0 };
             let mut load = Load { source: &source, planned, times, observer, token };
             let model = work(self, &mut load)?;
-            load.finish(model)
+            finish(model, load.observer)
         })();
         loaded.map_err(|error| source.explain(error))
     }
@@ -321,13 +321,6 @@ pub(crate) struct EarlyTimes {
     pub(crate) plan_seconds: f64,
     /// Asking the driver which devices there are.
     pub(crate) driver_seconds: f64,
-}
-
-impl Load<'_> {
-    /// Reports that the model is complete.
-    fn finish(&mut self, model: LoadedModel) -> Result<LoadedModel, Error> {
-        finish(model, self.observer)
-    }
 }
 
 /// Reports that a model is complete.
