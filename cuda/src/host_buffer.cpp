@@ -19,7 +19,7 @@
 namespace phi3::transfer {
 namespace {
 
-// Nobody can change the size of a file with these seals.
+// No process can change the size of a file that has these seals.
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 // Reading and digesting are the same for all memory of the host.

@@ -21,7 +21,7 @@ pub enum Error {
         #[source]
         cause: Arc<io::Error>,
     },
-    /// The keeper runs as another user, who is not root.
+    /// The keeper runs as a user that is neither root nor the user of this process.
     #[error("the keeper runs as user {found}; {}", trusted_by(*own))]
     OtherUser {
         /// The user of the keeper.

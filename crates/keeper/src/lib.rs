@@ -68,10 +68,10 @@
 //!
 //! # What is trusted
 //!
-//! Keeper and clients trust only root and their own user: the folder and the file of the socket are closed to
-//! others, and both sides ask the system who is on the other side. Nothing else that comes over the socket is
-//! trusted. Messages and manifests are bounded; a manifest is in memory that can no longer change when it is read. A
-//! keeper waits for no client, and limits what all clients together can take ([`Limits`]).
+//! Keeper and clients trust only root and their own user. Other users cannot open the folder and the file of the socket.
+//! In addition, each side asks the system for the user of the other process. Everything that comes over the socket is
+//! checked: messages and manifests have a largest size, and a manifest is in memory that can no longer change when it is
+//! read. A keeper waits for no client, and limits what all clients together can take ([`Limits`]).
 //!
 //! The descriptors of memory can be anything: only the code that maps them can find out. Nor does a manifest prove what
 //! the memory contains. It has digests, which the user of an entry must compare.
