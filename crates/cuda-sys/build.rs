@@ -149,6 +149,8 @@ fn compile_kernels(
     let known = output_of(&toolkit.nvcc, "--list-gpu-arch")?;
     let request = Request::choose(variable);
     let targets = architectures::targets(request.as_ref(), &known, || dry_run(toolkit, kernels))?;
+    println!("cargo::rustc-env=CUDA_SYS_BUILT_WITH={version}");
+    println!("cargo::rustc-env=CUDA_SYS_BUILT_FOR={targets}");
 
     let out = required_path("OUT_DIR")?;
     let jobs: usize = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);

@@ -133,6 +133,15 @@ impl Targets {
     }
 }
 
+/// The targets as users see them: machine code first, ascending.
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine_code = self.machine_code.iter().map(|name| format!("sm_{name}"));
+        let ptx = self.ptx.iter().map(|name| format!("compute_{name}"));
+        f.write_str(&machine_code.chain(ptx).collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// Returns the code to make for a request, or for the default if there is none.
 ///
 /// `known` is the output of `nvcc --list-gpu-arch`. `native` returns the output of `nvcc -arch=native --dryrun`.

@@ -125,6 +125,22 @@ pub fn cuda_compiled() -> bool {
     ffi::cuda_compiled()
 }
 
+/// How the CUDA code of this build was compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CudaBuild {
+    /// The release of nvcc, such as `12.9`.
+    pub toolkit: &'static str,
+    /// The targets, such as `sm_80 sm_90 compute_90`: machine code of these architectures, and PTX for later ones.
+    pub architectures: &'static str,
+}
+
+/// Returns how the CUDA code of this build was compiled; `None` in a build without CUDA.
+pub fn cuda_build() -> Option<CudaBuild> {
+    let toolkit = option_env!("CUDA_SYS_BUILT_WITH")?;
+    Some(CudaBuild { toolkit, architectures: option_env!("CUDA_SYS_BUILT_FOR")? })
+}
+
 /// The visible GPUs in ordinal order. In a build without CUDA, the list is empty. Creates no context.
 ///
 /// # Errors

@@ -68,8 +68,8 @@ mod timeline;
 pub use copy_op::{Columns, Conversion, CopyOp, FloatFormat};
 pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
 pub use device::{
-    CudaDeviceInfo, Device, DeviceKind, MemoryBound, MemoryInfo, cuda_compiled, cuda_devices,
-    number_gpus_from,
+    CudaBuild, CudaDeviceInfo, Device, DeviceKind, MemoryBound, MemoryInfo, cuda_build,
+    cuda_compiled, cuda_devices, number_gpus_from,
 };
 pub use device_buffer::{Access, DeviceBuffer, Location, SharedMemory};
 pub use digest::{Digest, ParseDigestError};

@@ -172,19 +172,13 @@ fn targets_of(variables: &[(&str, &str)], known: &str, dry_run: &str) -> Result<
     architectures::targets(request.as_ref(), known, || Ok(dry_run.to_owned()))
 }
 
-/// Shortens flags: `sm_90` for machine code, `compute_90` for PTX.
-fn codes(targets: &Targets) -> String {
-    let code = |flag: &String| flag.split_once(",code=").expect("a code").1.to_owned();
-    targets.flags().iter().map(code).collect::<Vec<_>>().join(" ")
-}
-
 fn codes_of(value: &str) -> Result<String, String> {
-    targets_of(&[("CUDAARCHS", value)], KNOWN_13_0, DRY_RUN_GPUS).map(|targets| codes(&targets))
+    targets_of(&[("CUDAARCHS", value)], KNOWN_13_0, DRY_RUN_GPUS).map(|targets| targets.to_string())
 }
 
 #[test]
 fn default_architectures_that_nvcc_does_not_know_are_left_out() {
-    let default = |known| targets_of(&[], known, "").map(|targets| codes(&targets));
+    let default = |known| targets_of(&[], known, "").map(|targets| targets.to_string());
     let newest = "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120 compute_120";
     assert_eq!(default(KNOWN_13_0).unwrap(), newest);
     assert_eq!(default(KNOWN_12_2).unwrap(), "sm_75 sm_80 sm_86 sm_89 sm_90 compute_90");
@@ -221,7 +215,7 @@ fn each_spelling_of_an_architecture_is_understood() {
 #[test]
 fn all_and_all_major_start_with_turing() {
     let all = |value, known| {
-        targets_of(&[("CUDAARCHS", value)], known, "").map(|targets| codes(&targets)).unwrap()
+        targets_of(&[("CUDAARCHS", value)], known, "").map(|targets| targets.to_string()).unwrap()
     };
     assert_eq!(
         all("all", KNOWN_13_0),
@@ -290,7 +284,7 @@ fn the_first_variable_that_is_not_empty_counts_and_all_are_read() {
         (&[(own, "80"), (cmake, "OFF")], "sm_80 compute_80"),
     ] {
         let targets = targets_of(variables, KNOWN_13_0, "").unwrap();
-        assert_eq!(codes(&targets), want, "{variables:?}");
+        assert_eq!(targets.to_string(), want, "{variables:?}");
     }
 
     // Cargo runs the build script again only for variables that it has read.
