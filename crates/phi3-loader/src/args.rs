@@ -1,14 +1,16 @@
 //! The command line: commands, options and their values.
 
+use crate::completions::{command_name, device_list, gguf_file, gpu_list, socket};
 use crate::device_list::DeviceList;
 use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
+use crate::version;
 use clap::builder::{
     FalseyValueParser, NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, Resettable,
     TypedValueParser,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
@@ -64,8 +66,11 @@ pub(super) fn parse() -> Result<Arguments, clap::Error> {
         Some(_) => arg.hide_env_values(true),
         None => arg,
     };
-    let of_subcommand = |command: clap::Command| command.mut_args(without_empty);
+    // The display name is for `-V`, which would print `phi3-loader-load`.
+    let of_subcommand =
+        |command: clap::Command| command.mut_args(without_empty).display_name("phi3-loader");
     let mut command = Arguments::command()
+        .long_version(version::text())
         .mut_subcommands(|command| of_subcommand(command).mut_subcommands(of_subcommand));
     command
         .try_get_matches_from_mut(std::env::args_os())
@@ -121,6 +126,8 @@ pub(super) enum Command {
     Synth(Synth),
     /// Print a completion script for a shell
     Completions(Completions),
+    /// Print the man page of the program or of a command, or write all of them
+    Man(Man),
 }
 
 impl Command {
@@ -135,7 +142,8 @@ impl Command {
             | Self::Resident(_)
             | Self::Devices(_)
             | Self::Synth(_)
-            | Self::Completions(_) => None,
+            | Self::Completions(_)
+            | Self::Man(_) => None,
         }
     }
 
@@ -153,6 +161,7 @@ impl Command {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
     /// GGUF file; for a split file, any shard
+    #[arg(add = gguf_file())]
     pub(super) file: PathBuf,
     /// Print one JSON document
     #[arg(long)]
@@ -162,6 +171,7 @@ pub(super) struct Inspect {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Plan {
     /// GGUF file; for a split file, any shard
+    #[arg(add = gguf_file())]
     pub(super) file: PathBuf,
     /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
@@ -180,7 +190,7 @@ pub(super) struct Plan {
     pub(super) reserve: u64,
     /// Devices to divide the model among: auto, or a list such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU,
     /// a number is a GPU
-    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str)]
+    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str, add = device_list())]
     pub(super) device: DeviceList,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
@@ -226,7 +236,7 @@ pub(super) struct PlacementArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Choices {
     /// Devices to load to: auto, or a list such as cuda:0,cuda:1 or host,cuda:0; cuda:all is every GPU, a number is a GPU
-    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str, env = "PHI3_LOADER_DEVICE")]
+    #[arg(long, value_name = "LIST", default_value = "auto", value_parser = DeviceList::from_str, add = device_list(), env = "PHI3_LOADER_DEVICE")]
     pub(super) device: DeviceList,
     /// Format of the weights on the device
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
@@ -288,6 +298,7 @@ impl Choices {
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     /// GGUF file; for a split file, any shard
+    #[arg(add = gguf_file())]
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) choices: Choices,
@@ -330,13 +341,14 @@ pub(super) struct Bench {
 #[derive(Debug, Args)]
 pub(super) struct Load {
     /// GGUF file; for a split file, any shard
+    #[arg(add = gguf_file())]
     pub(super) file: PathBuf,
     #[command(flatten)]
     pub(super) choices: Choices,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
     /// GPUs that lend their links to the load, such as cuda:1; the device is then one other GPU, such as cuda:0
-    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str, conflicts_with_all = ["fit", "n_gpu_layers"])]
+    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str, add = gpu_list(), conflicts_with_all = ["fit", "n_gpu_layers"])]
     pub(super) via: Option<DeviceList>,
     /// Memory of each GPU that the weights can use, such as 8GB [default: all free memory]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, env = "PHI3_LOADER_VRAM_LIMIT")]
@@ -352,7 +364,7 @@ pub(super) struct Load {
     pub(super) protect: bool,
     /// Attach to the weights of this file that the keeper at this socket has. If it has none, load them and publish
     /// them there. `systemd` is the descriptor store of the unit that runs this command
-    #[arg(long, value_name = "SOCKET", conflicts_with = "fit")]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "fit", add = socket())]
     pub(super) resident: Option<PathBuf>,
     /// If the weights to attach to are not what they were when they were loaded, load the file instead of failing
     #[arg(long, requires = "resident")]
@@ -408,7 +420,7 @@ impl Load {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Socket {
     /// Socket of the keeper [default: phi3-loader/keeper.sock in XDG_RUNTIME_DIR; for root without that, in /run]
-    #[arg(long = "socket", value_name = "SOCKET", env = "PHI3_LOADER_SOCKET")]
+    #[arg(long = "socket", value_name = "SOCKET", env = "PHI3_LOADER_SOCKET", add = socket())]
     pub(super) path: Option<PathBuf>,
 }
 
@@ -500,6 +512,16 @@ pub(super) struct Synth {
 pub(super) struct Completions {
     /// Shell to print the script for
     pub(super) shell: Shell,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Man {
+    /// Command whose page to print, such as `load` or `resident list` [default: the page of the program]
+    #[arg(add = command_name())]
+    pub(super) command: Vec<String>,
+    /// Write the pages of the program and of each command into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with = "command", value_hint = ValueHint::DirPath)]
+    pub(super) dir: Option<PathBuf>,
 }
 
 /// The values of an option, each with its help text.

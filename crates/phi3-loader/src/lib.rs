@@ -30,6 +30,7 @@ mod inspect;
 mod json;
 mod load;
 mod logging;
+mod man;
 mod out_of_memory;
 mod outputs;
 mod placement;
@@ -43,6 +44,7 @@ mod synth;
 mod text;
 mod thread_limits;
 mod timeline;
+mod version;
 mod visible_gpus;
 
 use args::Command;
@@ -84,6 +86,9 @@ pub fn main(start: Start) -> ExitCode {
 }
 
 fn run(interrupt: &Interrupt) -> Result<(), Failure> {
+    if let Some(request) = completions::Request::of_shell() {
+        return interrupt.or_end(move || request.answer());
+    }
     let arguments = match args::parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => return Err(Failure::Usage(error)),
@@ -111,5 +116,6 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
         Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
         Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
         Command::Completions(command) => interrupt.or_end(move || completions::run(&command)),
+        Command::Man(command) => interrupt.or_end(move || man::run(&command)),
     }
 }

@@ -4,13 +4,13 @@ use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
 use std::os::unix::process::CommandExt;
 
-const COMMANDS: [&str; 8] =
-    ["inspect", "plan", "load", "bench", "devices", "synth", "completions", "hold"];
+const COMMANDS: [&str; 9] =
+    ["inspect", "plan", "load", "bench", "devices", "synth", "completions", "hold", "man"];
 
 /// Returns a complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
     match command {
-        "devices" | "hold" => vec![command],
+        "devices" | "hold" | "man" => vec![command],
         "completions" => vec![command, "bash"],
         _ => vec![command, "one"],
     }
@@ -18,7 +18,7 @@ fn start(command: &str) -> Vec<&str> {
 
 /// Returns the options in the help of a command whose value is not a path.
 fn options(command: &str) -> Vec<String> {
-    let paths = ["FILE", "PROGRAM", "OUT.", "SOCKET"];
+    let paths = ["FILE", "PROGRAM", "OUT.", "SOCKET", "FOLDER"];
     let is_path = |value: &str| paths.iter().any(|path| value.contains(path));
     let help = run([command, "--help"]);
     let lines = help.stdout().lines().filter_map(|line| line.trim().split_once(" <"));

@@ -544,14 +544,16 @@ fn an_empty_variable_counts_as_absent() {
 }
 
 #[test]
-fn completions_contain_every_command() {
-    for shell in ["bash", "zsh", "fish"] {
-        let ran = run(["completions", shell]);
-        assert_eq!(ran.code(), 0);
-        for command in ["inspect", "plan", "load", "devices", "synth", "completions"] {
-            assert!(ran.stdout().contains(command), "{shell} {command}");
-        }
+fn the_version_says_how_the_program_was_built() {
+    let version = concat!("phi3-loader ", env!("CARGO_PKG_VERSION"), "\n");
+    for command in [&["-V"][..], &["load", "-V"], &["resident", "list", "-V"]] {
+        assert_eq!(run(command).stdout(), version);
     }
+    let ran = run(["load", "--version"]);
+    assert!(ran.stdout().starts_with(version), "{}", ran.stdout());
+    let cuda =
+        if cuda_sys::cuda_compiled() { "code for sm_" } else { "\nCUDA not in this build\n" };
+    assert!(ran.stdout().contains(cuda), "{}", ran.stdout());
 }
 
 #[test]

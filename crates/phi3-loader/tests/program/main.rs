@@ -15,10 +15,12 @@ mod codes;
 #[path = "../../../loader/tests/common/mod.rs"]
 #[expect(dead_code, reason = "the tests of the library use the rest")]
 mod common;
+mod completions;
 mod json_schema;
 mod limit_runs;
 mod limited;
 mod limits;
+mod man;
 mod outputs;
 mod placement;
 mod program;

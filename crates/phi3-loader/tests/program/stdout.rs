@@ -19,6 +19,7 @@ fn commands() -> Vec<Vec<String>> {
         &["help"],
         &["load", "--help"],
         &["completions", "bash"],
+        &["man"],
         &["resident", "list", "--help"],
         &["devices"],
         &["devices", "--json"],
