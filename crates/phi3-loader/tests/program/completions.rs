@@ -53,8 +53,6 @@ cat shown
 "#;
 
 const ZSH_SETUP: &str = r#"
-autoload -Uz compinit && compinit -u -D
-source <(phi3-loader completions zsh)
 zstyle ':completion:*' completer _all_matches _complete
 zstyle ':completion:*' insert true
 show() { print -r -- "<$BUFFER>" >>shown; BUFFER=; print SHOWN }
@@ -127,10 +125,16 @@ fn bash_completes() {
 
 #[test]
 fn zsh_completes() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some(mut zsh) = shell("zsh", folder.path()) else { return };
-    fs::write(folder.path().join("setup.zsh"), ZSH_SETUP).unwrap();
-    completes(&stdout(zsh.args(["-f", "-c", ZSH, "zsh"]).args(lines())));
+    let compinit = "autoload -Uz compinit && compinit -u -D";
+    for loaded in [
+        format!("{compinit}; source <(phi3-loader completions zsh)"),
+        format!("phi3-loader completions zsh >_phi3-loader; fpath+=($PWD); {compinit}"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(mut zsh) = shell("zsh", folder.path()) else { return };
+        fs::write(folder.path().join("setup.zsh"), loaded + ZSH_SETUP).unwrap();
+        completes(&stdout(zsh.args(["-f", "-c", ZSH, "zsh"]).args(lines())));
+    }
 }
 
 #[test]
