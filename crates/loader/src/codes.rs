@@ -139,6 +139,10 @@ codes! {
     MANIFEST_INVALID: 9, false,
         "The description of resident weights is damaged, or is of another version.",
         "drop the entry with `phi3-loader resident drop`, and load the file again";
+    FILE_DAMAGED: 9, false,
+        "The header of the file is valid, but the file has another sha256 than the expected one, tensors whose bytes are all \
+         zero, or infinite or NaN values.",
+        "fetch the file again; if it was made on this machine, make it again";
 }
 
 impl FailureCode {

@@ -173,6 +173,15 @@ pub enum Error {
     /// Loaded weights are infinite or NaN, and the caller refuses such weights.
     #[error("{}", non_finite_text(.0))]
     NonFinite(Vec<NonFiniteTensor>),
+    /// The header of the file is valid, but the rest is not: see [`FileReport`](crate::FileReport).
+    #[error("{path}: {what}", path = path_text(path))]
+    #[non_exhaustive]
+    DamagedFile {
+        /// The file.
+        path: PathBuf,
+        /// The faults.
+        what: String,
+    },
     /// The observer or a [`CancelToken`](crate::CancelToken) asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -245,6 +254,7 @@ impl Error {
             Self::Engine(error) => engine_facts(error.code()),
             Self::Verification { .. } => codes::VERIFICATION_FAILED,
             Self::NonFinite(_) => codes::NON_FINITE_WEIGHTS,
+            Self::DamagedFile { .. } => codes::FILE_DAMAGED,
             Self::Cancelled => codes::CANCELLED,
         }
     }
@@ -416,6 +426,7 @@ mod tests {
             Error::Resident { what: "a layout".to_owned() },
             Error::Keeper(keeper::Error::Refused),
             Error::NotShareable,
+            Error::DamagedFile { path: path(), what: "a tensor".to_owned() },
             Error::Cancelled,
         ];
         for error in &all {

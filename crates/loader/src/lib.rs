@@ -270,6 +270,8 @@ pub mod synth;
 mod test_plan;
 pub mod threads;
 mod transfer;
+mod turns;
+mod verify_file;
 mod warning;
 
 // The example in the README must compile.
@@ -302,6 +304,9 @@ pub use crate::serialize::FileName;
 pub use crate::shared_tensor::SharedTensor;
 pub use crate::stats::{
     AllZeroTensor, LinkFigures, LoadStats, PartStats, Phases, Proof, Resident, TransferFigures,
+};
+pub use crate::verify_file::{
+    FileDigest, FileReport, TensorReport, VerifyFileOptions, verify_file,
 };
 pub use crate::warning::Warning;
 pub use cuda_sys::{

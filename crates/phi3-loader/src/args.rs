@@ -14,7 +14,7 @@ use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcomma
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
-use loader::{Io, LoadOptions, Verify};
+use loader::{Io, LoadOptions};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, SplitMode, Storage};
 use std::ffi::OsStr;
@@ -27,6 +27,7 @@ Examples:
   phi3-loader plan Phi-3-mini-4k-instruct-q4.gguf --storage native
   phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
   phi3-loader load model.gguf --device host --dump weights.safetensors
+  phi3-loader verify model.gguf
   phi3-loader load model.gguf --device cuda:0,cuda:1 --split-mode tensor
   phi3-loader synth big.gguf --preset mini-4k --type f16
   phi3-loader bench big.gguf --cold --kernels --svg bench.svg
@@ -114,6 +115,8 @@ pub(super) enum Command {
     Plan(Plan),
     /// Load a model into device memory, verify it, and report
     Load(Load),
+    /// Read a GGUF file of any model once, and say whether it is whole; loads nothing
+    Verify(Verify),
     /// Keep weights in device memory after the processes that loaded them have ended; runs until a signal ends it
     Hold(Hold),
     /// List, verify and drop the weights that a keeper (`phi3-loader hold`) has
@@ -137,6 +140,7 @@ impl Command {
             Self::Inspect(command) => Some(&command.file),
             Self::Plan(command) => Some(&command.file),
             Self::Load(command) => Some(&command.file),
+            Self::Verify(command) => Some(&command.file),
             Self::Bench(command) => Some(&command.file),
             Self::Hold(_)
             | Self::Resident(_)
@@ -260,8 +264,8 @@ pub(super) struct Choices {
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_READ_SIZE")]
     pub(super) read_size: Option<u64>,
     /// Checks at the end of the load
-    #[arg(long, default_value = "residency", value_parser = word_of::<Verify>(VERIFY_LEVELS), env = "PHI3_LOADER_VERIFY")]
-    pub(super) verify: Verify,
+    #[arg(long, default_value = "residency", value_parser = word_of::<loader::Verify>(VERIFY_LEVELS), env = "PHI3_LOADER_VERIFY")]
+    pub(super) verify: loader::Verify,
 }
 
 impl Choices {
@@ -414,6 +418,19 @@ impl Load {
             limit: self.vram_limit,
         }
     }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Verify {
+    /// GGUF file; for a split file, any shard
+    pub(super) file: PathBuf,
+    /// The sha256 that the file must have, such as the one that a model hub shows. Of a split file, only the given
+    /// shard is compared
+    #[arg(long, value_name = "HEX", allow_hyphen_values = true, value_parser = parse_sha256)]
+    pub(super) sha256: Option<String>,
+    /// Print one JSON document, with the sha256 of every file and tensor
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// The socket of a keeper.
@@ -588,6 +605,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!("a fraction of a byte; {SIZES}"));
     }
     Ok(bytes)
+}
+
+fn parse_sha256(text: &str) -> Result<String, &'static str> {
+    let is_digest = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digest.then(|| text.to_ascii_lowercase()).ok_or("expected 64 hexadecimal digits")
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {

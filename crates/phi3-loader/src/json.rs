@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::stdout;
 use gguf_format::{Metadata, TensorInfo};
 use keeper::{Key, Listed, StoredPart};
-use loader::{Error, FileName, LoadStats, Phi3Config, Warning};
+use loader::{Error, FileName, FileReport, LoadStats, Phi3Config, TensorReport, Warning};
 use model_phi3::{PlacedPart, PlanOp, PlannedSlot};
 use serde::Serialize;
 use serde_json::Serializer;
@@ -307,6 +307,60 @@ struct VerifiedDocument<'a> {
     /// The time that attaching and comparing took.
     seconds: Option<f64>,
     error: Option<&'a Error>,
+}
+
+/// The document of `verify`.
+#[derive(Serialize)]
+pub(super) struct VerifyFileDocument<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    file: FileName,
+    ok: bool,
+    /// The first faults in one message; `None` if `ok`.
+    error: Option<&'a Error>,
+    /// All faults, one text for each.
+    problems: &'a [String],
+    warnings: &'a [Warning],
+    /// The sum of all files.
+    file_bytes: u64,
+    seconds: f64,
+    files: Vec<FileDigestDocument<'a>>,
+    tensors: &'a [TensorReport],
+}
+
+#[derive(Serialize)]
+struct FileDigestDocument<'a> {
+    #[serde(flatten)]
+    file: FileName,
+    bytes: u64,
+    sha256: Option<&'a str>,
+}
+
+impl<'a> VerifyFileDocument<'a> {
+    pub(super) fn new(
+        file: &Path,
+        report: &'a FileReport,
+        error: Option<&'a Error>,
+        seconds: f64,
+    ) -> Self {
+        let digest = |file: &'a loader::FileDigest| FileDigestDocument {
+            file: FileName::new(&file.path),
+            bytes: file.bytes,
+            sha256: file.sha256.as_deref(),
+        };
+        Self {
+            schema_version: SCHEMA_VERSION,
+            file: FileName::new(file),
+            ok: report.is_ok(),
+            error,
+            problems: report.problems(),
+            warnings: &report.warnings,
+            file_bytes: report.files.iter().map(|file| file.bytes).sum(),
+            seconds,
+            files: report.files.iter().map(digest).collect(),
+            tensors: &report.tensors,
+        }
+    }
 }
 
 /// One line of `load --json`: a [`LoadEvent`](loader::LoadEvent) or a [`LastEvent`].

@@ -10,6 +10,7 @@
 //! phi3-loader hold --socket SOCKET              # keeps weights for other processes
 //! phi3-loader load MODEL.gguf --resident SOCKET # attaches to them, or loads and publishes
 //! phi3-loader resident list --socket SOCKET     # lists the weights of the keeper
+//! phi3-loader verify MODEL.gguf                # reads everything once: is the file whole?
 //! phi3-loader bench MODEL.gguf                 # loads beside the limits of the machine
 //! phi3-loader synth OUT.gguf --preset mini-4k  # a file with real shapes and random weights
 //! ```
@@ -44,6 +45,7 @@ mod synth;
 mod text;
 mod thread_limits;
 mod timeline;
+mod verify;
 mod version;
 mod visible_gpus;
 
@@ -110,6 +112,7 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
         Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
         Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
         Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
+        Command::Verify(command) => verify::run(&command, quiet, &bars, interrupt.token()),
         Command::Hold(command) => hold::run(&command, interrupt),
         Command::Resident(command) => resident::run(command.action, interrupt),
         Command::Bench(command) => bench::run(command, quiet, interrupt.token()),

@@ -5,7 +5,7 @@ use crate::shown::{HIDDEN, shows_itself};
 use std::os::unix::process::CommandExt;
 
 const COMMANDS: [&str; 9] =
-    ["inspect", "plan", "load", "bench", "devices", "synth", "completions", "hold", "man"];
+    ["inspect", "plan", "load", "verify", "bench", "devices", "synth", "completions", "hold", "man"];
 
 /// Returns a complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
@@ -65,8 +65,9 @@ fn messages_escape_hidden_characters_of_arguments() {
             is_refused(&run([&start(command)[..], &[&option, &value]].concat()));
         }
     }
-    let numbers = ["bench", "load", "plan", "synth", "hold"].map(|command| options(command).len());
-    assert_eq!(numbers, [10, 14, 10, 4, 1], "the help shows every option");
+    let numbers =
+        ["bench", "load", "plan", "synth", "hold", "verify"].map(|command| options(command).len());
+    assert_eq!(numbers, [10, 14, 10, 4, 1, 1], "the help shows every option");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use gguf_format::{GgmlType, Gguf, GgufFile, Limits, OpenFile};
 use keeper::{Connection, Keeper, KeeperOptions, Manifest};
 use loader::{
     CancelToken, DeviceChoice, Error, FailureCode, LoadEvent, LoadOptions, LoadedModel, Loader,
+    VerifyFileOptions, verify_file,
 };
 use model_phi3::{LoadPlan, Phi3Config, PlacedPlan, Placement, SplitMode, Storage, TensorMap};
 use serde_json::Value;
@@ -518,6 +519,17 @@ fn rows() -> Vec<Row> {
             (9, "MODEL_LOAD_FAILED", false),
             Library(|_| keeper::Error::from(Manifest::decode(b"GGUF").unwrap_err()).into()),
             &["not a manifest"],
+        ),
+        row(
+            "FILE_DAMAGED",
+            (9, "MODEL_LOAD_FAILED", false),
+            Library(|dir| {
+                let (path, _) = written(dir, &zeroed(&model(&TENSORS)));
+                let (options, token) = (VerifyFileOptions::default(), CancelToken::new());
+                let report = verify_file(&path, &options, &|_, _| (), &token).unwrap();
+                report.error().unwrap()
+            }),
+            &["token_embd.weight is all zero: the file has 512 zero bytes", "and 4 more"],
         ),
     ]
 }

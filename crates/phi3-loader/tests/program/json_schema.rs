@@ -60,6 +60,7 @@ fn the_fields_agree_with_the_committed_list() {
         ("load", synthetic, &["--device=host"]),
         ("load", warned, &["--device=host"]),
         ("load", synthetic, &["--device=host,host"]),
+        ("verify", synthetic, &[]),
         ("bench", warned, &["--device=host", "--repeat=1", "--cold", "--kernels"]),
     ] {
         let ran = run([&[command, file, "--json"], more].concat());
@@ -86,6 +87,9 @@ fn the_fields_agree_with_the_committed_list() {
     entry.manifest.plan_digest = [0; 16];
     connection.publish(&entry).unwrap();
     add("verify");
+    for document in run(["verify", warned, "--json"]).json_lines() {
+        fields("verify", &document, &mut found);
+    }
     for document in run(["load", "/no/such/file", "--json"]).json_lines() {
         fields("load.failed", &document, &mut found);
     }

@@ -34,4 +34,5 @@ mod stderr;
 mod stdout;
 mod suspect_weights;
 mod trial;
+mod verify;
 mod warnings;

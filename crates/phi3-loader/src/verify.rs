@@ -1,0 +1,78 @@
+//! The command `verify`.
+
+use super::args::Verify;
+use super::failure::Failure;
+use super::json::{self, VerifyFileDocument};
+use super::outputs;
+use super::progress::style;
+use super::stdout;
+use super::text::{bytes, write_warnings};
+use gguf_format::path_text;
+use indicatif::{MultiProgress, ProgressBar};
+use loader::{CancelToken, FileReport, VerifyFileOptions, verify_file};
+use std::io::Write;
+use std::time::Instant;
+
+pub(super) fn run(
+    arguments: &Verify,
+    quiet: bool,
+    bars: &MultiProgress,
+    token: &CancelToken,
+) -> Result<(), Failure> {
+    outputs::check_model(&arguments.file, &[])?;
+    let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
+    bar.set_style(style(
+        "verifying {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+    ));
+    let mut options = VerifyFileOptions::default();
+    options.digests = arguments.json;
+    options.sha256.clone_from(&arguments.sha256);
+    let start = Instant::now();
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let verified = verify_file(&arguments.file, &options, &progress, token);
+    bar.finish_and_clear();
+    let (report, seconds) = (verified?, start.elapsed().as_secs_f64());
+    let error = report.error();
+    if arguments.json {
+        json::print(&VerifyFileDocument::new(&arguments.file, &report, error.as_ref(), seconds))?;
+    } else {
+        stdout::print(|out| write_report(out, arguments, &report, seconds))?;
+    }
+    error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn write_report(
+    out: &mut dyn Write,
+    arguments: &Verify,
+    report: &FileReport,
+    seconds: f64,
+) -> std::io::Result<()> {
+    let read = report.files.iter().map(|file| file.bytes).sum();
+    writeln!(out, "file      {}", path_text(&arguments.file))?;
+    if let files @ 2.. = report.files.len() {
+        writeln!(out, "shards    {files}")?;
+    }
+    writeln!(
+        out,
+        "read      {}, {} tensors, in {seconds:.3} s",
+        bytes(read),
+        report.tensors.len()
+    )?;
+    for file in &report.files {
+        if let Some(digest) = &file.sha256 {
+            writeln!(out, "sha256    {digest}  {}", path_text(&file.path))?;
+        }
+    }
+    write_warnings(out, &report.warnings)?;
+    for problem in report.problems() {
+        writeln!(out, "wrong     {problem}")?;
+    }
+    writeln!(
+        out,
+        "result    {}",
+        if report.is_ok() { "the file is whole" } else { "the file is damaged" }
+    )
+}
