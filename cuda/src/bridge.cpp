@@ -109,6 +109,13 @@ std::vector<DeviceBuffer*> buffers_of(Destinations& dests, const transfer::Engin
   return out;
 }
 
+// Returns whether this number of bytes is a whole number of blocks with this number of values.
+bool are_blocks(std::uint32_t ggml_type, std::size_t bytes, std::size_t values) noexcept {
+  const decode::TypeInfo* type = decode::find_type(ggml_type);
+  return type != nullptr && bytes % type->block_bytes == 0 && values % type->block_len == 0 &&
+         bytes / type->block_bytes == values / type->block_len;
+}
+
 }  // namespace
 
 bool cuda_compiled() noexcept {
@@ -130,15 +137,16 @@ rust::Vec<DecoderInfo> decoders() {
 
 bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
                    rust::Slice<std::uint16_t> halves, float scale, bool baseline) noexcept {
-  const decode::TypeInfo* type = decode::find_type(ggml_type);
-  if (type == nullptr || blocks.size() % type->block_bytes != 0 ||
-      halves.size() % type->block_len != 0 ||
-      blocks.size() / type->block_bytes != halves.size() / type->block_len) {
-    return false;
-  }
+  if (!are_blocks(ggml_type, blocks.size(), halves.size())) return false;
   const auto decode_all = baseline ? decode::decode_to_f16_baseline : decode::decode_to_f16;
   return halves.empty() ||
          decode_all(ggml_type, blocks.data(), halves.data(), halves.size(), scale);
+}
+
+bool decode_to_f32(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
+                   rust::Slice<float> values) noexcept {
+  return are_blocks(ggml_type, blocks.size(), values.size()) &&
+         decode::decode_to_f32(ggml_type, blocks.data(), values.data(), values.size());
 }
 
 rust::Vec<Digest> digest_with_each_instruction_set(rust::Slice<const std::uint8_t> bytes,

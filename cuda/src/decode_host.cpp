@@ -21,6 +21,7 @@ namespace {
 
 using DecodeFn = void (*)(const std::uint8_t* src, half_bits* dst, std::uint64_t elements,
                           float scale);
+using DecodeToF32Fn = void (*)(const std::uint8_t* src, float* dst, std::uint64_t elements);
 
 template <class Type>
 TRANSFER_HD void decode_words(const std::uint8_t* src, half_bits* dst, std::uint64_t elements) {
@@ -67,6 +68,24 @@ void decode_baseline(const std::uint8_t* src, half_bits* dst, std::uint64_t elem
   }
 }
 
+template <class Type>
+void decode_blocks_to_f32(const std::uint8_t* src, float* dst, std::uint64_t elements) {
+  for (std::uint64_t block = 0; block < elements / Type::kBlockLen; ++block) {
+    const BlockValues<Type> values(src + block * Type::kBlockBytes, 1.0F);
+    std::memcpy(dst + block * Type::kBlockLen, values.group, sizeof values.group);
+  }
+}
+
+// Plain numbers have no such decoder.
+template <class Type>
+constexpr DecodeToF32Fn decode_to_f32_of() {
+  if constexpr (Type::kBlockLen == 1) {
+    return nullptr;
+  } else {
+    return decode_blocks_to_f32<Type>;
+  }
+}
+
 #if defined(TRANSFER_HAS_AVX2_DECODERS)
 
 TRANSFER_TARGET_AVX2 inline void store_computed_avx2(const float (&values)[8], half_bits* dst) {
@@ -106,6 +125,7 @@ bool has_avx2_and_f16c() noexcept {
 
 struct Entry {
   TypeInfo info;
+  DecodeToF32Fn to_f32;
   DecodeFn baseline;
 #if defined(TRANSFER_HAS_AVX2_DECODERS)
   DecodeFn avx2;
@@ -116,6 +136,7 @@ template <class Type>
 constexpr Entry entry_of() {
   static_assert(Type::kBlockLen == 1 || Type::kBlockLen % 8 == 0);
   return {{Type::kTypeId, Type::kName, Type::kBlockLen, Type::kBlockBytes, has_tensor_scale<Type>},
+          decode_to_f32_of<Type>(),
           decode_baseline<Type>,
 #if defined(TRANSFER_HAS_AVX2_DECODERS)
           decode_avx2<Type>
@@ -205,6 +226,14 @@ bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src,
     entry->baseline(src, dst, elements, scale);
   }
   return entry != nullptr;
+}
+
+bool decode_to_f32(std::uint32_t ggml_type_id, const std::uint8_t* src, float* dst,
+                   std::uint64_t elements) noexcept {
+  const Entry* entry = find_entry(ggml_type_id);
+  if (entry == nullptr || entry->to_f32 == nullptr) return false;
+  entry->to_f32(src, dst, elements);
+  return true;
 }
 
 }  // namespace phi3::transfer::decode

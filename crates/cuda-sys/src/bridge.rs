@@ -191,6 +191,7 @@ pub(crate) mod ffi {
             scale: f32,
             baseline: bool,
         ) -> bool;
+        fn decode_to_f32(ggml_type: u32, blocks: &[u8], values: &mut [f32]) -> bool;
         #[allow(dead_code, reason = "for tests: the engine uses the best one alone")]
         fn digest_with_each_instruction_set(bytes: &[u8], offset: u64) -> Result<Vec<Digest>>;
         fn cuda_devices() -> Result<Vec<DeviceInfo>>;

@@ -58,16 +58,23 @@ pub fn decode_to_f16(
     scale: f32,
     isa: HostIsa,
 ) -> Result<(), Error> {
-    if ffi::decode_to_f16(ggml_type, blocks, halves, scale, isa == HostIsa::Baseline) {
-        Ok(())
-    } else {
-        Err(Error::new(
-            ErrorCode::InvalidArgument,
-            format!(
-                "{} bytes of ggml type {ggml_type} do not decode to {} values",
-                blocks.len(),
-                halves.len()
-            ),
-        ))
-    }
+    let decoded = ffi::decode_to_f16(ggml_type, blocks, halves, scale, isa == HostIsa::Baseline);
+    decoded.then_some(()).ok_or_else(|| no_blocks(ggml_type, blocks.len(), halves.len()))
+}
+
+/// Decodes whole blocks in host memory to f32, on the calling thread. Slower than [`decode_to_f16`]: it uses no vector
+/// extensions. It shows which values are infinite or NaN in the file, and not only too large for f16. Values are not
+/// multiplied by a [tensor scale](Decoder::has_tensor_scale).
+///
+/// # Errors
+///
+/// [`ErrorCode::InvalidArgument`] as from [`decode_to_f16`], and for types of plain numbers.
+pub fn decode_to_f32(ggml_type: u32, blocks: &[u8], values: &mut [f32]) -> Result<(), Error> {
+    let decoded = ffi::decode_to_f32(ggml_type, blocks, values);
+    decoded.then_some(()).ok_or_else(|| no_blocks(ggml_type, blocks.len(), values.len()))
+}
+
+fn no_blocks(ggml_type: u32, bytes: usize, values: usize) -> Error {
+    let what = format!("{bytes} bytes of ggml type {ggml_type} do not decode to {values} values");
+    Error::new(ErrorCode::InvalidArgument, what)
 }

@@ -66,7 +66,7 @@ mod sources;
 mod timeline;
 
 pub use copy_op::{Columns, Conversion, CopyOp, FloatFormat};
-pub use decode::{Decoder, HostIsa, decode_to_f16, decoders};
+pub use decode::{Decoder, HostIsa, decode_to_f16, decode_to_f32, decoders};
 pub use device::{
     CudaBuild, CudaDeviceInfo, Device, DeviceKind, MemoryBound, MemoryInfo, cuda_build,
     cuda_compiled, cuda_devices, number_gpus_from,

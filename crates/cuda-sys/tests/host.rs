@@ -5,7 +5,8 @@ mod conformance;
 
 use conformance::decoding::{goldens, scaled_halves};
 use conformance::{Setup, device_suite, engine_suite};
-use cuda_sys::{Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16};
+use cuda_sys::{Decoder, Device, DeviceKind, ErrorCode, HostIsa, decode_to_f16, decode_to_f32};
+use half::f16;
 
 device_suite!(DeviceKind::Host);
 engine_suite!(Setup::plain(DeviceKind::Host, 1));
@@ -67,6 +68,25 @@ fn every_instruction_set_decodes_like_gguf_py() {
 }
 
 #[test]
+fn values_in_f32_round_to_the_halves_of_gguf_py() {
+    for golden in goldens() {
+        let Decoder { ggml_type, block_len, name, .. } = &golden.decoder;
+        let mut values = vec![0.0; golden.halves.len() / 2];
+        let decoded = decode_to_f32(*ggml_type, &golden.blocks, &mut values);
+        if *block_len == 1 {
+            assert_eq!(decoded.unwrap_err().code(), ErrorCode::InvalidArgument, "{name}");
+            continue;
+        }
+        decoded.unwrap();
+        for (value, half) in values.iter().zip(golden.halves.as_chunks().0) {
+            let half = f16::from_le_bytes(*half);
+            let rounded = f16::from_f32(*value);
+            assert!(rounded == half || rounded.is_nan() && half.is_nan(), "{name}: {value} {half}");
+        }
+    }
+}
+
+#[test]
 fn sizes_that_do_not_fit_are_refused() {
     let q4_0 = 2;
     for (ggml_type, blocks, halves) in [(q4_0, 17, 32), (q4_0, 18, 31), (q4_0, 36, 32), (4, 18, 32)]
@@ -77,4 +97,6 @@ fn sizes_that_do_not_fit_are_refused() {
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{ggml_type} {blocks} {halves}");
     }
     decode_to_f16(q4_0, &[], &mut [], 1.0, HostIsa::Best).unwrap();
+    let error = decode_to_f32(q4_0, &[0; 17], &mut [0.0; 32]).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
 }

@@ -80,8 +80,8 @@ pub struct TensorReport {
     pub bytes: u64,
     /// Whether it has bytes, and all of them are zero.
     pub all_zero: bool,
-    /// The number of infinite values; `None` if the type cannot be decoded. Values of quantised types are decoded to
-    /// f16, so they also count if they are too large for that.
+    /// The number of infinite values; `None` if the type cannot be decoded. Values that are only too large for f16 do
+    /// not count.
     pub infinite: Option<u64>,
     /// The number of NaN values; `None` if the type cannot be decoded.
     pub nan: Option<u64>,
@@ -300,6 +300,10 @@ impl NonFinite {
                 (value.is_infinite(), value.is_nan())
             }))),
             GgmlType::I8 | GgmlType::I16 | GgmlType::I32 | GgmlType::I64 => Some(Self::default()),
+            GgmlType::F16 => Some(Self::count(bytes.as_chunks().0.iter().map(|word| {
+                let value = f16::from_le_bytes(*word);
+                (value.is_infinite(), value.is_nan())
+            }))),
             _ => Self::among_decoded(ggml_type, bytes),
         }
     }
@@ -308,20 +312,20 @@ impl NonFinite {
         let index = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let (block_len, block_bytes) =
             (index(ggml_type.block_len()), index(ggml_type.block_bytes()));
-        let mut halves = [0; DECODED_VALUES];
-        bytes.chunks(DECODED_VALUES / block_len * block_bytes).try_fold(
-            Self::default(),
-            |sum, blocks| {
-                let halves = &mut halves[..blocks.len() / block_bytes * block_len];
-                cuda_sys::decode_to_f16(ggml_type.id(), blocks, halves, 1.0, HostIsa::Best).ok()?;
-                let values = halves.iter().map(|bits| f16::from_bits(*bits));
-                Some(
-                    sum.plus(Self::count(
-                        values.map(|value| (value.is_infinite(), value.is_nan())),
-                    )),
-                )
-            },
-        )
+        let (mut halves, mut values) = ([0; DECODED_VALUES], [0.0; DECODED_VALUES]);
+        let runs = bytes.chunks(DECODED_VALUES / block_len * block_bytes);
+        runs.map(|blocks| {
+            let len = blocks.len() / block_bytes * block_len;
+            let (id, halves, values) = (ggml_type.id(), &mut halves[..len], &mut values[..len]);
+            cuda_sys::decode_to_f16(id, blocks, halves, 1.0, HostIsa::Best).ok()?;
+            // Nearly all values are finite also as f16, which is faster.
+            if halves.iter().all(|bits| f16::from_bits(*bits).is_finite()) {
+                return Some(Self::default());
+            }
+            cuda_sys::decode_to_f32(id, blocks, values).ok()?;
+            Some(Self::count(values.iter().map(|value| (value.is_infinite(), value.is_nan()))))
+        })
+        .try_fold(Self::default(), |sum, run| Some(sum.plus(run?)))
     }
 }
 

@@ -40,6 +40,8 @@ rust::Vec<DecoderInfo> decoders();
 // Returns false and writes nothing if the sizes do not fit the type, or there is no such decoder.
 bool decode_to_f16(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
                    rust::Slice<std::uint16_t> halves, float scale, bool baseline) noexcept;
+bool decode_to_f32(std::uint32_t ggml_type, rust::Slice<const std::uint8_t> blocks,
+                   rust::Slice<float> values) noexcept;
 rust::Vec<Digest> digest_with_each_instruction_set(rust::Slice<const std::uint8_t> bytes,
                                                    std::uint64_t offset);
 rust::Vec<DeviceInfo> cuda_devices();

@@ -40,4 +40,9 @@ bool decode_cropped_to_f16(std::uint32_t ggml_type_id, const std::uint8_t* src, 
 bool decode_to_f16_baseline(std::uint32_t ggml_type_id, const std::uint8_t* src, std::uint16_t* dst,
                             std::uint64_t elements, float scale) noexcept;
 
+// Decodes whole blocks to f32, without vector extensions and without a tensor scale. Returns false
+// and writes nothing if the type has no blocks or cannot be decoded.
+bool decode_to_f32(std::uint32_t ggml_type_id, const std::uint8_t* src, float* dst,
+                   std::uint64_t elements) noexcept;
+
 }  // namespace phi3::transfer::decode

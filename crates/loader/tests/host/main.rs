@@ -42,4 +42,5 @@ mod tensor_parallel;
 #[path = "../../examples/logits/values.rs"]
 mod values;
 mod verifying;
+mod verifying_files;
 mod warnings;

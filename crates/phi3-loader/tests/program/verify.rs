@@ -148,11 +148,21 @@ fn infinities_and_nans_are_found_in_values_and_in_scales() {
     assert_eq!(counts(&document(&path, 9), norm), (1, 2));
 
     let down = "blk.0.ffn_down.weight";
-    let path = changed(dir.path(), "split-q8_0.gguf", &[down], |_, ggml_type, bytes| {
-        assert_eq!(ggml_type, GgmlType::Q8_0);
-        bytes[..2].copy_from_slice(&0x7e00_u16.to_le_bytes());
-    });
-    assert_eq!(counts(&document(&path, 9), down), (0, 32));
+    for (scale, values, want) in [
+        (0x7e00_u16, [1_u8; 32], Some((0, 32))),
+        // Infinity times 0 is NaN.
+        (0x7c00, [[0; 16], [1; 16]].concat().try_into().unwrap(), Some((16, 16))),
+        // The largest scale: the values are finite, but too large for f16.
+        (0x7bff, [100; 32], None),
+    ] {
+        let path = changed(dir.path(), "split-q8_0.gguf", &[down], |_, ggml_type, bytes| {
+            assert_eq!(ggml_type, GgmlType::Q8_0);
+            bytes[..2].copy_from_slice(&scale.to_le_bytes());
+            bytes[2..34].copy_from_slice(&values);
+        });
+        let found = document(&path, if want.is_some() { 9 } else { 0 });
+        assert_eq!(counts(&found, down), want.unwrap_or_default());
+    }
 }
 
 #[test]
