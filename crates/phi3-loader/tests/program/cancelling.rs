@@ -120,6 +120,27 @@ fn a_cancelled_synth_keeps_the_existing_file() {
     }
 }
 
+#[test]
+fn a_verification_can_be_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = large_model(&dir);
+    for (signal, exit_code) in SIGNALS {
+        let mut verify = program(["verify", &path, "--json"]);
+        let verify = verify.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // Its handlers are installed when it reads data, and the rest of the file takes much longer than a signal.
+        let has_read = || {
+            let counters = std::fs::read_to_string(format!("/proc/{}/io", verify.id())).unwrap();
+            let read = counters.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+            read.parse::<u64>().unwrap() > 8 << 20
+        };
+        while !has_read() {
+            std::thread::yield_now();
+        }
+        send(signal, verify.id());
+        is_cancelled_by(verify, exit_code);
+    }
+}
+
 /// Starts a command that reads a model. Its standard output accepts one page and then blocks. Waits until the
 /// command has written that page: its handlers are then installed, and it is blocked in a write.
 fn blocked_in_a_write(command: &str, more: &[&str]) -> (Child, PipeReader) {

@@ -32,6 +32,8 @@ fn commands(file: &OsStr) -> Vec<Vec<OsString>> {
         &["plan", "--json"],
         &["load", "--device=host", "-vv"],
         &["load", "--device=host", "--json"],
+        &["verify"],
+        &["verify", "--json"],
     ]
     .iter()
     .map(|command| command.iter().map(OsString::from).chain([file.to_owned()]).collect())
