@@ -91,7 +91,12 @@ fn headers_that_do_not_fit_are_refused() {
         let path = dir.path().join(format!("{number}.gguf"));
         fs::write(&path, writer.to_bytes(|_, data| data.fill(0x2c)).unwrap()).unwrap();
         for limit in [6 * MIB, 12 * MIB, 24 * MIB, 1 << 30] {
-            for command in [&["inspect"][..], &["plan", "--json"], &["load", "--device=host"]] {
+            for command in [
+                &["inspect"][..],
+                &["plan", "--json"],
+                &["load", "--device=host"],
+                &["verify", "--json"],
+            ] {
                 let arguments = [command, &[path.to_str().unwrap()]].concat();
                 let limited = Limited { kind: Kind::GroupMemory, limit, user: 0 };
                 let output = limited.run(&arguments);
