@@ -423,6 +423,7 @@ impl Load {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Verify {
     /// GGUF file; for a split file, any shard
+    #[arg(add = gguf_file())]
     pub(super) file: PathBuf,
     /// The sha256 that the file must have, such as the one that a model hub shows. Of a split file, only the given
     /// shard is compared

@@ -4,8 +4,18 @@ use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
 use std::os::unix::process::CommandExt;
 
-const COMMANDS: [&str; 9] =
-    ["inspect", "plan", "load", "verify", "bench", "devices", "synth", "completions", "hold", "man"];
+const COMMANDS: &[&str] = &[
+    "inspect",
+    "plan",
+    "load",
+    "verify",
+    "bench",
+    "devices",
+    "synth",
+    "completions",
+    "hold",
+    "man",
+];
 
 /// Returns a complete command line for the command.
 fn start(command: &str) -> Vec<&str> {
