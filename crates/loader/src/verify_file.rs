@@ -22,6 +22,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// The number of values that are decoded at a time. At least the values of one block of every type.
 const DECODED_VALUES: usize = 4096;
 
+/// The size of the parts that are searched for zeros. File systems allocate space in multiples of it.
+const PART_BYTES: usize = 4096;
+
 /// The largest number of tensors that a message names.
 const SHOWN_TENSORS: usize = 5;
 
@@ -46,7 +49,7 @@ pub struct FileReport {
     pub files: Vec<FileDigest>,
     /// All tensors, in the order of the files.
     pub tensors: Vec<TensorReport>,
-    /// Possible faults that the header shows.
+    /// Possible faults of the header and of tensors.
     pub warnings: Vec<Warning>,
     given: PathBuf,
     problems: Vec<String>,
@@ -80,6 +83,9 @@ pub struct TensorReport {
     pub bytes: u64,
     /// Whether it has bytes, and all of them are zero.
     pub all_zero: bool,
+    /// Bytes in parts of 4 KiB that are all zero. An incomplete download has such parts. So have some models, in rows
+    /// that they do not use.
+    pub zero_bytes: u64,
     /// The number of infinite values; `None` if the type cannot be decoded. Values that are only too large for f16 do
     /// not count.
     pub infinite: Option<u64>,
@@ -128,7 +134,8 @@ impl TensorReport {
             ggml_type: tensor.ggml_type(),
             shard: tensor.shard(),
             bytes,
-            all_zero: bytes > 0 && !found.has_bits,
+            all_zero: bytes > 0 && found.zero_bytes == bytes,
+            zero_bytes: found.zero_bytes,
             infinite: found.non_finite.map(|of| of.infinite),
             nan: found.non_finite.map(|of| of.nan),
             sha256: found.digest.map(hex),
@@ -138,6 +145,16 @@ impl TensorReport {
     /// Biases may be zero: some models have none, and their files have zeros for them.
     fn may_be_zero(&self) -> bool {
         self.name.ends_with(".bias")
+    }
+
+    fn warning(&self) -> Option<Warning> {
+        let Self { name, bytes, zero_bytes, all_zero, .. } = self;
+        // The last part of a small tensor may be one value.
+        (*zero_bytes >= PART_BYTES as u64 && !all_zero).then(|| Warning::ZeroPart {
+            tensor: name.clone(),
+            zero_bytes: *zero_bytes,
+            bytes: *bytes,
+        })
     }
 
     fn problem(&self) -> Option<String> {
@@ -202,13 +219,9 @@ pub fn verify_file(
         options.sha256.as_deref().and_then(|wanted| other_digest(&files, source.path(), wanted));
     let problems =
         differs.into_iter().chain(tensors.iter().filter_map(TensorReport::problem)).collect();
-    Ok(FileReport {
-        files,
-        tensors,
-        warnings: Warning::of(gguf, None),
-        given: source.path().to_owned(),
-        problems,
-    })
+    let of_tensors = tensors.iter().filter_map(TensorReport::warning);
+    let warnings = Warning::of(gguf, None).into_iter().chain(of_tensors).collect();
+    Ok(FileReport { files, tensors, warnings, given: source.path().to_owned(), problems })
 }
 
 /// Returns the fault if the given file does not have this digest.
@@ -261,7 +274,7 @@ fn pieces(gguf: &GgufFile) -> impl Iterator<Item = Piece> {
 /// The findings about a tensor, or a part of one.
 #[derive(Clone)]
 struct Found {
-    has_bits: bool,
+    zero_bytes: u64,
     non_finite: Option<NonFinite>,
     digest: Option<Sha256>,
 }
@@ -358,7 +371,7 @@ impl<'a> Reading<'a, ()> {
         let files = gguf.shards().iter();
         let files = files.map(|shard| (options.digests || is_given(shard)).then(Sha256::new));
         let found = Found {
-            has_bits: false,
+            zero_bytes: 0,
             non_finite: Some(NonFinite::default()),
             digest: options.digests.then(Sha256::new),
         };
@@ -417,7 +430,9 @@ impl<P: Iterator<Item = (usize, Piece)> + Send> Reading<'_, P> {
 
     /// Checks a piece and adds it to the results. Returns false if another thread has failed.
     fn take(&self, turn: usize, piece: &Piece, bytes: &[u8]) -> bool {
-        let has_bits = bytes.iter().any(|byte| *byte != 0);
+        let parts = bytes.chunks(PART_BYTES);
+        let zeros = parts.filter(|part| part.iter().all(|byte| *byte == 0));
+        let zero_bytes = zeros.map(|part| part.len() as u64).sum::<u64>();
         let ggml_type = piece.tensor.map(|at| self.source.gguf().tensors()[at].ggml_type());
         let non_finite = ggml_type.and_then(|ggml_type| NonFinite::among(ggml_type, bytes));
         let digested = self.files.take(turn, |digests| {
@@ -429,7 +444,7 @@ impl<P: Iterator<Item = (usize, Piece)> + Send> Reading<'_, P> {
             && self.tensors.take(turn, |tensors| {
                 if let Some(at) = piece.tensor {
                     let found = &mut tensors.found[at];
-                    found.has_bits |= has_bits;
+                    found.zero_bytes += zero_bytes;
                     found.non_finite =
                         found.non_finite.zip(non_finite).map(|(sum, of)| sum.plus(of));
                     if let Some(digest) = &mut found.digest {

@@ -1,6 +1,6 @@
 //! Warnings about files that can be loaded.
 
-use gguf_format::{ByteSource, GgufFile};
+use gguf_format::{ByteSource, GgufFile, escape};
 use model_phi3::Phi3Config;
 
 /// A possible fault of a file that can be loaded. Its model may give wrong answers.
@@ -11,7 +11,24 @@ pub enum Warning {
     Gguf(gguf_format::Warning),
     /// About the model: its keys or tensors do not fit together.
     Model(model_phi3::Warning),
+    /// About a part of a tensor: [`verify_file`](crate::verify_file) read only zeros there.
+    #[non_exhaustive]
+    ZeroPart {
+        /// The name of the tensor.
+        tensor: String,
+        /// Bytes in parts of 4 KiB that are all zero.
+        zero_bytes: u64,
+        /// Bytes of the tensor.
+        bytes: u64,
+    },
 }
+
+const ZERO_PART: (&str, &str, &str) = (
+    "ZERO_PART",
+    "`verify` found parts of 4 KiB in a tensor that are all zero. An incomplete download has them, but so have models \
+     with unused rows.",
+    "if the file was downloaded, compare it with the published sha256 (`verify --sha256`)",
+);
 
 impl Warning {
     /// Returns all warnings of a file and, if it has one, of its model.
@@ -23,7 +40,8 @@ impl Warning {
 
     /// Returns code, cause and cure of every kind of warning.
     pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-        gguf_format::Warning::ALL.iter().chain(model_phi3::Warning::ALL).copied()
+        let of_crates = gguf_format::Warning::ALL.iter().chain(model_phi3::Warning::ALL);
+        of_crates.copied().chain([ZERO_PART])
     }
 
     /// Returns the stable name of this kind of warning.
@@ -31,6 +49,7 @@ impl Warning {
         match self {
             Self::Gguf(warning) => warning.code(),
             Self::Model(warning) => warning.code(),
+            Self::ZeroPart { .. } => ZERO_PART.0,
         }
     }
 
@@ -39,6 +58,7 @@ impl Warning {
         match self {
             Self::Gguf(warning) => warning.help(),
             Self::Model(warning) => warning.help(),
+            Self::ZeroPart { .. } => ZERO_PART.2,
         }
     }
 }
@@ -49,6 +69,13 @@ impl std::fmt::Display for Warning {
         match self {
             Self::Gguf(warning) => warning.fmt(f),
             Self::Model(warning) => warning.fmt(f),
+            Self::ZeroPart { tensor, zero_bytes, bytes } => {
+                write!(
+                    f,
+                    "{} has {zero_bytes} zero bytes in parts of 4 KiB, of {bytes}",
+                    escape(tensor)
+                )
+            }
         }
     }
 }

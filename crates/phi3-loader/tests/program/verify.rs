@@ -56,7 +56,7 @@ fn the_golden_models_are_whole_and_all_digests_are_right() {
             let range = of.range().start as usize..of.range().end as usize;
             let want = json!({
                 "name": of.name(), "type": of.ggml_type().name(), "shard": 0, "bytes": of.byte_len(),
-                "all_zero": false, "infinite": 0, "nan": 0, "sha256": sha256(&bytes[range]),
+                "all_zero": false, "zero_bytes": 0, "infinite": 0, "nan": 0, "sha256": sha256(&bytes[range]),
             });
             assert_eq!(*reported, want, "{path:?}");
         }
@@ -128,6 +128,26 @@ fn holes_are_found_and_a_bias_may_be_zero() {
     let found = document(&path, 0);
     assert_eq!(tensor(&found, "a.bias")["all_zero"], true);
     assert_eq!(tensor(&found, "empty.weight")["all_zero"], false);
+}
+
+#[test]
+fn zeros_in_a_part_of_a_tensor_are_only_a_warning_because_models_can_have_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mut writer = GgufWriter::new();
+    writer.tensor("a.weight", &[20_000], GgmlType::I8).tensor("b.weight", &[5000], GgmlType::I8);
+    let bytes = writer.to_bytes(|index, data| {
+        data.fill(1);
+        // Two whole parts of `a`. The last part of `b` is shorter than 4 KiB.
+        data[if index == 0 { 4000..13_000 } else { 4096..5000 }].fill(0);
+    });
+    std::fs::write(&path, bytes.unwrap()).unwrap();
+    let found = document(&path, 0);
+    assert_eq!(tensor(&found, "a.weight")["zero_bytes"], 2 * 4096);
+    let warnings = found["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0]["code"], "ZERO_PART");
+    assert_eq!(warnings[0]["message"], "a.weight has 8192 zero bytes in parts of 4 KiB, of 20000");
 }
 
 #[test]
