@@ -1,6 +1,8 @@
 //! The command line: commands, options and their values.
 
-use crate::completions::{command_name, device_list, gguf_file, gpu_list, socket};
+use crate::completions::{
+    command_name, device_list, gguf_file, gpu_list, resident_key, socket, store,
+};
 use crate::device_list::DeviceList;
 use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
@@ -368,7 +370,7 @@ pub(super) struct Load {
     pub(super) protect: bool,
     /// Attach to the weights of this file that the keeper at this socket has. If it has none, load them and publish
     /// them there. `systemd` is the descriptor store of the unit that runs this command
-    #[arg(long, value_name = "SOCKET", conflicts_with = "fit", add = socket())]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "fit", add = store())]
     pub(super) resident: Option<PathBuf>,
     /// If the weights to attach to are not what they were when they were loaded, load the file instead of failing
     #[arg(long, requires = "resident")]
@@ -480,7 +482,7 @@ pub(super) struct ResidentList {
 #[command(group(ArgGroup::new("dropped").args(["key", "all"]).required(true)))]
 pub(super) struct ResidentDrop {
     /// Key of the weights, as `resident list` prints it, or the first characters of it
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = NonEmptyStringValueParser::new(), add = resident_key())]
     pub(super) key: Option<String>,
     /// Drop everything that the keeper has
     #[arg(long)]
@@ -492,7 +494,7 @@ pub(super) struct ResidentDrop {
 #[derive(Debug, Args)]
 pub(super) struct ResidentVerify {
     /// Key of the weights, as `resident list` prints it, or the first characters of it [default: all weights]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = NonEmptyStringValueParser::new(), add = resident_key())]
     pub(super) key: Option<String>,
     #[command(flatten)]
     pub(super) socket: Socket,

@@ -3,7 +3,7 @@
 //! At each press of the completion key, a script runs the program with [`VARIABLE`] set. Thus a script needs no
 //! knowledge of the options, and values are those of this machine, such as its GPUs.
 
-use super::args::{Arguments, Completions};
+use super::args::{Arguments, Completions, Socket};
 use super::failure::Failure;
 use super::stdout;
 use clap::{Command, CommandFactory};
@@ -14,7 +14,7 @@ use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Set to the name of a shell, it makes the program complete the words after `--`.
 const VARIABLE: &str = "PHI3_LOADER_COMPLETE";
@@ -152,6 +152,26 @@ pub(super) fn gguf_file() -> ArgValueCompleter {
 pub(super) fn socket() -> ArgValueCompleter {
     let is_socket = |path: &Path| path.metadata().is_ok_and(|file| file.file_type().is_socket());
     ArgValueCompleter::new(PathCompleter::any().filter(is_socket))
+}
+
+/// Completes a keeper's socket, and the word for the store of systemd.
+pub(super) fn store() -> ArgValueCompleter {
+    let sockets = socket();
+    ArgValueCompleter::new(move |current: &OsStr| {
+        let mut stores = last_of_list(current, vec![CompletionCandidate::new("systemd")]);
+        stores.extend(sockets.complete(current));
+        stores
+    })
+}
+
+/// Completes keys of the weights that the keeper at the default socket has.
+pub(super) fn resident_key() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let path = std::env::var_os("PHI3_LOADER_SOCKET").map(PathBuf::from);
+        let entries = Socket { path }.connect().ok().and_then(|mut keeper| keeper.list().ok());
+        let entries = entries.unwrap_or_default();
+        entries.iter().map(|entry| CompletionCandidate::new(entry.manifest.key.as_str())).collect()
+    })
 }
 
 /// Completes the name of a command of this program.

@@ -1,6 +1,7 @@
 //! Tests of completion, in the shells themselves.
 
 use crate::program::program;
+use crate::resident::{KeeperProcess, publishes, small_model};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
@@ -25,6 +26,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("load spa", &["spa ced.gguf"]),
     ("inspect folder/", &["folder/inner.gguf"]),
     ("hold --socket ke", &["keeper.sock"]),
+    ("load x --resident ", &["keeper.sock", "systemd"]),
     ("completions z", &["zsh"]),
     ("man res", &["resident"]),
 ];
@@ -142,6 +144,17 @@ fn fish_completes() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut fish) = shell("fish", folder.path()) else { return };
     completes(&stdout(fish.args(["--no-config", "-c", FISH]).args(lines())));
+}
+
+#[test]
+fn keys_of_resident_weights_are_completed() {
+    let keeper = KeeperProcess::start(&[]);
+    let key = publishes(&small_model(), &keeper.socket(), &[]);
+    for command in ["drop", "verify"] {
+        let mut completing = program(["--", "phi3-loader", "resident", command, &key[..4]]);
+        completing.env("PHI3_LOADER_COMPLETE", "bash").env("PHI3_LOADER_SOCKET", keeper.socket());
+        assert_eq!(stdout(&mut completing), format!("{key}\n"));
+    }
 }
 
 #[test]

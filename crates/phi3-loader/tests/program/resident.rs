@@ -40,7 +40,7 @@ pub(crate) fn finished(file: &Path, socket: &Path, more: &[&str]) -> Value {
 
 /// Checks that a load publishes its weights. Returns their key.
 #[track_caller]
-fn publishes(file: &Path, socket: &Path, more: &[&str]) -> String {
+pub(crate) fn publishes(file: &Path, socket: &Path, more: &[&str]) -> String {
     let finished = finished(file, socket, more);
     assert_eq!(finished["resident"], "published", "{finished}");
     assert!(finished["source_bytes"].as_u64() > Some(0), "{finished}");
@@ -65,7 +65,7 @@ pub(crate) fn resident<S: AsRef<OsStr>>(
     Ran::of(program(["resident"]).args(arguments).arg("--socket").arg(socket))
 }
 
-fn small_model() -> std::path::PathBuf {
+pub(crate) fn small_model() -> std::path::PathBuf {
     model_path("fused-f16.gguf")
 }
 
