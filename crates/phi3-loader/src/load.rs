@@ -10,7 +10,7 @@ use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
 use super::store;
-use super::text::{bytes, held, write_warnings};
+use super::text::{bytes, held, memory_bytes, memory_word, rate, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
@@ -150,7 +150,7 @@ fn write_findings(
 fn write_devices(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> {
     writeln!(out, "split     {}", stats.split_mode)?;
     for PartStats { device, device_name, vram_bytes, slots, .. } in &stats.parts {
-        let (size, content) = (bytes(*vram_bytes), held(slots, stats.split_mode));
+        let (size, content) = (memory_bytes(*vram_bytes), held(slots, stats.split_mode));
         writeln!(out, "{:<9} {size}: {content} ({device_name})", device.to_string())?;
     }
     Ok(())
@@ -185,8 +185,8 @@ fn write_source(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> {
     writeln!(
         out,
         "time      {seconds:.3} s: {context_seconds:.3} s opening the device, \
-         {transfer_seconds:.3} s transfer at {:.2} GB/s",
-        stats.gb_per_s()
+         {transfer_seconds:.3} s transfer at {}",
+        rate(stats.gb_per_s())
     )
 }
 
@@ -197,7 +197,8 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         Some(device) => writeln!(out, "device    {device} ({})", stats.device_name)?,
         None => write_devices(out, stats)?,
     }
-    writeln!(out, "VRAM      {}", bytes(stats.vram_bytes))?;
+    let memory = memory_word(stats.parts.iter().map(|part| part.device));
+    writeln!(out, "{memory:<9} {}", memory_bytes(stats.vram_bytes))?;
     write_source(out, stats)?;
     writeln!(
         out,

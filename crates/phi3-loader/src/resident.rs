@@ -5,7 +5,7 @@ use super::failure::Failure;
 use super::json::{self, ResidentDocument, VerifyDocument};
 use super::signals::Interrupt;
 use super::stdout;
-use super::text::bytes;
+use super::text::memory_bytes;
 use gguf_format::{escape, path_text};
 use keeper::{Key, Listed, Store};
 use loader::{CancelToken, Error, LoadOptions, LoadStats, Loader, Unobserved, codes};
@@ -48,7 +48,7 @@ fn write_entry(out: &mut dyn Write, entry: &Listed) -> std::io::Result<()> {
     writeln!(out, "  storage  {storage}, split {mode}")?;
     for part in &manifest.parts {
         let (device, name) = (escape(&part.device), escape(&part.device_name));
-        writeln!(out, "  device   {device} ({name}): {}", bytes(part.bytes))?;
+        writeln!(out, "  device   {device} ({name}): {}", memory_bytes(part.bytes))?;
     }
     writeln!(out, "  created  {}", created(manifest.created))?;
     match unused_seconds {
@@ -77,7 +77,7 @@ fn drop(arguments: &ResidentDrop) -> Result<(), Failure> {
                 0 => String::new(),
                 users => format!("; the memory is still in use by {}", connections(*users)),
             };
-            let (key, bytes) = (&manifest.key, bytes(manifest.memory_bytes()));
+            let (key, bytes) = (&manifest.key, memory_bytes(manifest.memory_bytes()));
             stdout::print(|out| writeln!(out, "dropped   {key}: {bytes}{still_used}"))?;
         }
     }
@@ -145,7 +145,7 @@ fn write_result(
 ) -> std::io::Result<()> {
     match result {
         Ok(stats) => {
-            writeln!(out, "ok        {key}: {} on {}", bytes(stats.vram_bytes), stats.device)
+            writeln!(out, "ok        {key}: {} on {}", memory_bytes(stats.vram_bytes), stats.device)
         }
         Err(error) => writeln!(out, "wrong     {key}: {}: {error}", error.code()),
     }

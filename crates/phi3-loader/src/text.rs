@@ -1,13 +1,35 @@
 //! Formats sizes, shapes, parts of models and warnings for text output.
 
-use indicatif::DecimalBytes;
+use indicatif::{BinaryBytes, DecimalBytes};
 use loader::Warning;
 use model_phi3::{PlacedSlot, Slot, SplitMode};
 use std::io::Write;
 
 /// Formats a byte count in a decimal unit, followed by the exact number: `1.50 kB (1500 bytes)`.
 pub(super) fn bytes(count: u64) -> String {
-    format!("{} ({count} bytes)", DecimalBytes(count))
+    match count {
+        0..1000 => format!("{count} bytes"),
+        _ => format!("{} ({count} bytes)", DecimalBytes(count)),
+    }
+}
+
+/// Formats a size of device memory also in the binary unit of tools for GPUs: `1.50 GB (1.40 GiB, 1500000000 bytes)`.
+pub(super) fn memory_bytes(count: u64) -> String {
+    match count {
+        0..1024 => bytes(count),
+        _ => format!("{} ({}, {count} bytes)", DecimalBytes(count), BinaryBytes(count)),
+    }
+}
+
+/// Returns the word for the memory of devices with these names, as `--device` takes them.
+pub(super) fn memory_word(devices: impl IntoIterator<Item: ToString>) -> &'static str {
+    let all_gpus = devices.into_iter().all(|device| device.to_string().starts_with("cuda"));
+    if all_gpus { "VRAM" } else { "memory" }
+}
+
+/// Formats a rate in a decimal unit: `5.99 GB/s`, `12.30 MB/s`.
+pub(super) fn rate(gb_per_s: f64) -> String {
+    format!("{}/s", DecimalBytes((gb_per_s * 1e9) as u64))
 }
 
 /// Formats a shape as `[rows, cols]`.
@@ -59,4 +81,30 @@ pub(super) fn write_warnings(out: &mut dyn Write, warnings: &[Warning]) -> std::
         writeln!(out, "          help: {}", warning.help())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_memory_have_a_decimal_and_a_binary_unit() {
+        assert_eq!(memory_bytes(7_642_159_104), "7.64 GB (7.12 GiB, 7642159104 bytes)");
+        assert_eq!(memory_bytes(1023), "1.02 kB (1023 bytes)");
+        assert_eq!(memory_bytes(0), "0 bytes");
+    }
+
+    #[test]
+    fn the_memory_of_gpus_alone_is_vram() {
+        assert_eq!(memory_word(["cuda:0", "cuda:1"]), "VRAM");
+        assert_eq!(memory_word(["host"]), "memory");
+        assert_eq!(memory_word(["cuda:0", "host"]), "memory");
+    }
+
+    #[test]
+    fn a_rate_has_a_unit_that_fits() {
+        assert_eq!(rate(5.994), "5.99 GB/s");
+        assert_eq!(rate(0.0123), "12.30 MB/s");
+        assert_eq!(rate(0.0), "0 B/s");
+    }
 }

@@ -3,7 +3,7 @@
 use super::document::{
     BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,
 };
-use crate::text::bytes;
+use crate::text::{bytes, memory_bytes, memory_word};
 use gguf_format::path_text;
 use std::io::{Result, Write};
 use std::path::Path;
@@ -29,7 +29,7 @@ fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Re
     let BenchDocument { machine, file, settings, .. } = document;
     writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
     let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
-    let memory = machine.memory_bytes.map_or("unknown memory size".to_owned(), bytes);
+    let memory = machine.memory_bytes.map_or("unknown memory size".to_owned(), memory_bytes);
     writeln!(out, "machine   {cpu}, {} cores, {memory}", machine.cores)?;
     write!(out, "device    {} ({})", machine.device, machine.device_name)?;
     for (what, fact) in [
@@ -44,7 +44,7 @@ fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Re
     writeln!(out)?;
     writeln!(out, "file      {}, {} tensors", path_text(path), file.tensors)?;
     writeln!(out, "to read   {}", bytes(file.source_bytes))?;
-    writeln!(out, "VRAM      {}", bytes(file.vram_bytes))?;
+    writeln!(out, "{:<9} {}", memory_word([&machine.device]), memory_bytes(file.vram_bytes))?;
     writeln!(
         out,
         "options   storage {}, io {}, verify {}, {} runs per measurement; median (minimum to maximum)",

@@ -83,7 +83,7 @@ fn the_report_says_where_the_weights_came_from() {
     let key = keeper.connect().list().unwrap()[0].manifest.key.clone();
     assert!(published.contains(&format!("\nresident  published as {key}\n")), "{published}");
     assert!(attached.contains(&format!("\nresident  attached to {key}\n")), "{attached}");
-    assert!(attached.contains("\nread      0 B (0 bytes)"), "{attached}");
+    assert!(attached.contains("\nread      0 bytes"), "{attached}");
     assert!(attached.contains("attaching and verifying\n"), "{attached}");
 }
 
