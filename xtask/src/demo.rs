@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
         Command::new(&loader)
             .arg("synth")
             .arg(&model)
-            .args(["--preset", "tiny", "--type", "q4_k_m"]),
+            .args(["--preset", "tiny", "--type", "q4_k_m", "--force"]),
     )?;
     process::run(Command::new(&loader).arg("load").arg(&model).args(["--device", "auto"]))
 }

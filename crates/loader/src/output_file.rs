@@ -49,7 +49,8 @@ pub struct OutputFile {
 
 impl OutputFile {
     /// Finds the file behind `path`. Follows symbolic links, even to a file that does not exist yet. Only
-    /// a regular file that the caller may write can be replaced; a device, a pipe or a folder is refused.
+    /// a regular file that the caller may write can be replaced; a device, a pipe or a folder is refused. So is a
+    /// path in a folder in which the caller cannot create files.
     ///
     /// # Errors
     ///
@@ -91,8 +92,14 @@ impl OutputFile {
             Some(name) if bytes.ends_with(name.as_bytes()) => name,
             _ => return Err(refused("it does not end in a file name")),
         };
-        let folder = fs::canonicalize(folder_of(&target))?;
-        Ok(Self { named: named.to_owned(), path: folder.join(name), folder, mode })
+        let of_folder = |error: io::Error| {
+            io::Error::new(error.kind(), format!("the folder of the file: {error}"))
+        };
+        let folder = fs::canonicalize(folder_of(&target)).map_err(of_folder)?;
+        let found = Self { named: named.to_owned(), path: folder.join(name), folder, mode };
+        // The content may come much later. This file is removed at once.
+        found.create().map_err(of_folder)?;
+        Ok(found)
     }
 
     /// Returns the folder of the file.
@@ -371,7 +378,10 @@ mod tests {
     fn a_path_where_no_file_can_exist_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        for name in ["folder/file", "new/", "new/.", "new/..", "file/", "file/new"] {
+        // In /proc, not even root can create a file.
+        for name in
+            ["folder/file", "new/", "new/.", "new/..", "file/", "file/new", "/proc/phi3-loader"]
+        {
             let path = dir.path().join(name);
             assert!(matches!(OutputFile::find(&path), Err(Error::Write { .. })), "{name}");
         }

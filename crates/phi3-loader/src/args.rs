@@ -523,6 +523,9 @@ pub(super) struct Synth {
     /// Whether Q, K, V and gate, up are fused into one tensor or split into several
     #[arg(long, default_value = "fused", value_parser = one_of::<Layout>(Layout::ALL.iter().map(|layout| layout.name())))]
     pub(super) layout: Layout,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub(super) force: bool,
     /// Seed of the random weights; the same seed gives the same file
     #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
     pub(super) seed: u64,

@@ -1,6 +1,6 @@
 //! The command `synth`.
 
-use super::args::Synth;
+use super::args::{Synth, wrong_use};
 use super::failure::Failure;
 use super::outputs::{self, Output, Prints};
 use super::progress::style;
@@ -19,6 +19,11 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let out = Output::find("OUT", &arguments.out)?;
     let reports = outputs::check(&[&out], Prints::new(false, quiet))?;
+    // If nothing is reported, the file is standard output: the shell has opened it, and perhaps emptied it.
+    if reports && !arguments.force && out.file.path().exists() {
+        let message = format!("{} exists; --force replaces it", path_text(&arguments.out));
+        return Err(Failure::Usage(wrong_use(message)));
+    }
     let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
     bar.set_style(style("writing {wide_bar} {decimal_bytes}/{decimal_total_bytes} {eta}"));
     let options =

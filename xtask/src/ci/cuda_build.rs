@@ -36,7 +36,9 @@ pub(super) fn check() -> Result<()> {
     super::examples::check_cuda(&cuda)?;
     process::run(Command::new(&loader).arg("devices"))?;
     let model = workspace::target().join("cuda-build.gguf");
-    process::run(Command::new(&loader).arg("synth").arg(&model).args(["--preset", "tiny"]))?;
+    process::run(
+        Command::new(&loader).arg("synth").arg(&model).args(["--preset", "tiny", "--force"]),
+    )?;
     let expected = if nvidia::has_driver() { 0 } else { DEVICE_UNAVAILABLE };
     let mut load = Command::new(&loader);
     process::expect_exit(load.arg("load").arg(&model).args(["--device", "cuda"]), expected)

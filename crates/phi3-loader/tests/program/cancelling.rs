@@ -102,7 +102,8 @@ fn a_cancelled_synth_keeps_the_existing_file() {
     let path = dir.path().join("big.gguf");
     std::fs::write(&path, "old content").unwrap();
     for (signal, exit_code) in SIGNALS {
-        let mut synth = program(["synth", path.to_str().unwrap(), "--preset", "mini-4k"]);
+        let arguments = ["synth", path.to_str().unwrap(), "--preset", "mini-4k", "--force"];
+        let mut synth = program(arguments);
         let synth = synth.stderr(Stdio::piped()).spawn().unwrap();
         // Wait until the program has opened its output file: its handlers are then installed. It needs
         // seconds to fill the file.

@@ -408,7 +408,8 @@ fn synth_writes_the_same_loadable_file_for_the_same_seed() {
     };
     for layout in ["fused", "split"] {
         for kind in ["f16", "bf16", "f32", "q8_0", "q4_k_m"] {
-            let path = synth("model.gguf", &["--type", kind, "--layout", layout]);
+            let name = format!("{layout}-{kind}.gguf");
+            let path = synth(&name, &["--type", kind, "--layout", layout]);
             let ran = load(&path, &["--verify", "readback"]);
             assert_eq!(ran.code(), 0, "{kind} {layout}: {}", ran.stderr());
         }

@@ -300,16 +300,49 @@ fn only_regular_files_are_replaced() {
 
 #[test]
 fn an_output_that_cannot_be_written_is_reported_before_the_load() {
-    let model = model_path("fused-f16.gguf");
-    for option in ["--dump", "--timeline"] {
-        let load = ["load", model.to_str().unwrap(), "--device=host", "--json"];
-        let ran = run([&load[..], &[option, "/no/such/folder/file"]].concat());
-        assert_eq!(ran.code(), 7);
-        let events = ran.json_lines();
-        assert_eq!(events.len(), 1);
-        assert_eq!((&events[0]["event"], &events[0]["exit_code"]), (&"failed".into(), &7.into()));
-        assert!(ran.stderr().contains("/no/such/folder"), "{}", ran.stderr());
+    let models = Models::new();
+    fs::create_dir(models.path("folder")).unwrap();
+    // In /proc, not even root can create a file.
+    for output in ["no/such/file", "folder", "folder/", "model.gguf/file", "/proc/phi3-loader"] {
+        let mut commands = Vec::from(writers("model.gguf", output));
+        commands.push(program(["synth", output]));
+        for mut command in commands {
+            // The load would fail as well, with another exit code.
+            command.env("PHI3_LOADER_VRAM_LIMIT", "0").current_dir(models.dir.path());
+            let ran = Ran::of(&mut command);
+            assert_eq!(ran.code(), 7, "{command:?}: {}", ran.stderr());
+            let start = format!("error[WRITE_FAILED]: {output}: ");
+            assert!(ran.stderr().starts_with(&start), "{command:?}: {}", ran.stderr());
+            let events: Vec<_> =
+                ran.json_lines().iter().map(|line| line["event"].clone()).collect();
+            assert!(events.iter().all(|event| event == "failed"), "{events:?}");
+        }
     }
+}
+
+#[test]
+fn synth_replaces_a_file_only_with_force() {
+    let models = Models::new();
+    fs::write(models.path("old"), "old content").unwrap();
+    symlink("old", models.path("link")).unwrap();
+    symlink("new", models.path("link-to-new")).unwrap();
+    let synth = |arguments: &[&str]| {
+        let command = [&["synth"], arguments].concat();
+        Ran::of(program(command).current_dir(models.dir.path()))
+    };
+    let before = models.contents();
+    for path in ["old", "link", "./old"] {
+        let ran = synth(&[path]);
+        assert_eq!((ran.code(), ran.stdout()), (2, ""), "{}", ran.stderr());
+        let start = format!("error: {path} exists; --force replaces it\n");
+        assert!(ran.stderr().starts_with(&start), "{}", ran.stderr());
+    }
+    assert!(models.contents() == before);
+    for arguments in [&["new"][..], &["link-to-new", "--force"], &["old", "--force"]] {
+        let ran = synth(arguments);
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    }
+    assert!(fs::read(models.path("old")).unwrap() == fs::read(models.path("new")).unwrap());
 }
 
 #[test]
@@ -329,7 +362,7 @@ fn an_output_that_exceeds_the_size_limit_changes_no_file() {
                     "--timeline=out",
                 ],
             ),
-            below_shell("ulimit -f 1", ["synth", "out"]),
+            below_shell("ulimit -f 1", ["synth", "out", "--force"]),
             below_shell("ulimit -f 1", ["bench", "model.gguf", "--repeat=1", "--svg=out"]),
         ] {
             if let Some(before) = before {
@@ -357,7 +390,7 @@ fn two_programs_that_write_one_file_do_not_mix_their_content() {
     });
     for _ in 0..5 {
         let start = |seed| {
-            let mut synth = program(["synth", "both", "--seed", seed]);
+            let mut synth = program(["synth", "both", "--force", "--seed", seed]);
             synth.current_dir(models.dir.path()).stdout(Stdio::null()).spawn().unwrap()
         };
         let both = ["1", "2"].map(start);

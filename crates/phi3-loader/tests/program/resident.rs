@@ -72,7 +72,7 @@ pub(crate) fn small_model() -> std::path::PathBuf {
 /// Writes a model with random weights.
 fn synthetic(folder: &Path, seed: u64) -> std::path::PathBuf {
     let path = folder.join("synthetic.gguf");
-    let ran = run(["synth", path.to_str().unwrap(), &format!("--seed={seed}")]);
+    let ran = run(["synth", path.to_str().unwrap(), "--force", &format!("--seed={seed}")]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
     path
 }
