@@ -28,24 +28,22 @@ pub struct InsufficientMemory {
 impl std::fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { device, required, staging, reserve, memory, limit } = self;
-        write!(f, "{device} cannot hold the weights: {required} bytes required, ")?;
+        write!(f, "{device} cannot hold the weights: {} required, ", bytes(*required))?;
         if *staging != 0 {
-            write!(f, "{staging} bytes of them for staging, ")?;
+            write!(f, "{} of them for staging, ", bytes(*staging))?;
         }
         if *reserve != 0 {
-            write!(f, "{reserve} bytes reserved in addition, ")?;
+            write!(f, "{} reserved in addition, ", bytes(*reserve))?;
         }
         if let Some(limit) = limit {
-            write!(f, "{limit} bytes available under the caller's limit, ")?;
+            write!(f, "{} available under the caller's limit, ", bytes(*limit))?;
         }
         match (memory, device) {
             // The caller's limit decides, not that of the host.
             (Some(memory), DeviceKind::Host) if limit.is_none() => {
                 write!(f, "{}", host_figures(memory))
             }
-            (Some(MemoryInfo { free, total, .. }), _) => {
-                write!(f, "{free} bytes free of {total} bytes total")
-            }
+            (Some(memory), _) => write!(f, "{}", figures(memory)),
             (None, _) => f.write_str("the free memory is unknown"),
         }
     }
@@ -53,8 +51,21 @@ impl std::fmt::Display for InsufficientMemory {
 
 /// Formats the host's free and total memory and the limit that applies, for messages.
 pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
-    let MemoryInfo { free, total, bound, .. } = memory;
-    format!("{free} bytes free of {total} bytes total, limited by {bound}")
+    format!("{}, limited by {}", figures(memory), memory.bound)
+}
+
+fn figures(memory: &MemoryInfo) -> String {
+    format!("{} free of {} total", bytes(memory.free), bytes(memory.total))
+}
+
+/// Formats a number of bytes. From 1 MiB on, the text has also the unit in which tools for GPUs show memory.
+pub(crate) fn bytes(count: u64) -> String {
+    let mib = count as f64 / f64::from(1 << 20);
+    match mib {
+        ..1.0 => format!("{count} bytes"),
+        ..1024.0 => format!("{count} bytes ({mib:.2} MiB)"),
+        _ => format!("{count} bytes ({:.2} GiB)", mib / 1024.0),
+    }
 }
 
 /// The reason why a load failed. Nothing stays allocated.
@@ -297,20 +308,29 @@ impl Error {
         let help = match self {
             Self::Gguf(error) => return error.help(),
             Self::Model { source, .. } => return source.help(),
-            Self::InsufficientMemory(memory) if memory.limit.is_some() => {
+            Self::InsufficientMemory(InsufficientMemory { limit: Some(_), .. }) => {
                 "raise the limit, load with native storage, or load a smaller quantisation"
             }
-            Self::InsufficientMemory(memory) if memory.reserve > 0 => {
-                "free memory on the device, reserve less, choose another device, load with \
-                 native storage, or load a smaller quantisation"
-            }
-            Self::InsufficientMemory(memory) if memory.device == DeviceKind::Host => {
-                "free host memory or raise the limit that the message names, use fewer or smaller \
-                 chunks, load with native storage, or load a smaller quantisation"
-            }
-            Self::InsufficientMemory(_) => {
-                "free memory on the device, choose another device, load with native storage, or \
-                 load a smaller quantisation"
+            Self::InsufficientMemory(InsufficientMemory { device, reserve, .. }) => {
+                match (device, reserve) {
+                    (DeviceKind::Host, 0) => {
+                        "free host memory or raise the limit that the message names, use fewer or \
+                         smaller chunks, load with native storage, or load a smaller quantisation"
+                    }
+                    (DeviceKind::Host, _) => {
+                        "free host memory or raise the limit that the message names, reserve less, \
+                         use fewer or smaller chunks, load with native storage, or load a smaller \
+                         quantisation"
+                    }
+                    (DeviceKind::Cuda(_), 0) => {
+                        "free memory on the GPU, choose another device, load with native storage, \
+                         or load a smaller quantisation"
+                    }
+                    (DeviceKind::Cuda(_), _) => {
+                        "free memory on the GPU, reserve less, choose another device, load with \
+                         native storage, or load a smaller quantisation"
+                    }
+                }
             }
             Self::Engine(error) if error.code() == ErrorCode::DeviceUnavailable => {
                 if cuda_sys::cuda_compiled() {

@@ -1,7 +1,7 @@
 //! Checks the host's free memory before an allocation. Free memory is the smallest of three: what the machine
 //! has free, what the memory cgroups still allow, and what the limits of the process still allow.
 
-use crate::error::{Error, host_figures};
+use crate::error::{self, Error, host_figures};
 use crate::threads::STACK_BYTES;
 use cuda_sys::{Device, DeviceKind, MemoryBound, MemoryInfo};
 use gguf_format::{Limits, path_text};
@@ -43,8 +43,8 @@ fn memory() -> Result<Option<MemoryInfo>, Error> {
 }
 
 fn no_room(purpose: &str, bytes: u64, memory: &MemoryInfo) -> Error {
-    let figures = host_figures(memory);
-    Error::HostMemory { what: format!("{purpose}: {bytes} bytes required, {figures}") }
+    let (bytes, figures) = (error::bytes(bytes), host_figures(memory));
+    Error::HostMemory { what: format!("{purpose}: {bytes} required, {figures}") }
 }
 
 /// Memory that a command needs for a file's header, in multiples of the memory for parsing. The rest is for the
@@ -115,9 +115,9 @@ mod tests {
             let error = zeroed(bytes, "testing").unwrap_err();
             assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_HOST_MEMORY", 6));
             let text = error.to_string();
-            let start = format!("testing: {bytes} bytes required, ");
+            let start = format!("testing: {bytes} bytes (");
             assert!(text.starts_with(&start), "{text}");
-            assert!(text.contains(" bytes free of ") && text.contains(" bytes total, limited by "));
+            assert!(text.contains(" free of ") && text.contains(" total, limited by "));
         }
         assert_eq!((room_for_threads(3, 1 << 60), room_for_threads(3, 4096)), (0, 3));
         assert_eq!(bytes_of_threads(2, 4096), 2 * (4096 + THREAD_BYTES));

@@ -135,6 +135,17 @@ mod tests {
     }
 
     #[test]
+    fn large_figures_have_a_binary_unit() {
+        let needs = MemoryNeeds { arena: 7_642_158_804, reserve: 5 << 20, ..NEEDS };
+        assert_eq!(
+            message(needs.check_before(memory_of(1 << 30, 80 << 30))),
+            "cuda:1 cannot hold the weights: 7642159104 bytes (7.12 GiB) required, 5242880 bytes \
+             (5.00 MiB) reserved in addition, 1073741824 bytes (1.00 GiB) free of 85899345920 \
+             bytes (80.00 GiB) total"
+        );
+    }
+
+    #[test]
     fn unknown_free_memory_refuses_no_load() {
         NEEDS.check_before(None).unwrap();
         NEEDS.check_after(None).unwrap();

@@ -61,8 +61,8 @@ fn a_load_that_does_not_fit_is_refused_and_the_limit_named() {
         let message = failed["message"].as_str().unwrap();
         for part in [
             // 32 chunks with slack for aligned reads, rounded up to whole huge pages.
-            " bytes required, 2149580800 bytes of them for staging, ".to_owned(),
-            " bytes free of 1073741824 bytes total, limited by ".to_owned() + name,
+            " GiB) required, 2149580800 bytes (2.00 GiB) of them for staging, ".to_owned(),
+            " free of 1073741824 bytes (1.00 GiB) total, limited by ".to_owned() + name,
         ] {
             assert!(message.contains(&part), "{part}: {message}");
         }
@@ -174,8 +174,9 @@ fn the_message_for_readers_without_memory_contains_figures() {
         let messages = messages_of_bench(kind, (2..16).map(|step| step * 4 * MIB));
         let mut readers = messages.iter().filter(|(_, text)| text.contains("reading to measure: "));
         for (limit, text) in readers.clone() {
-            assert!(text.contains(" bytes required, "), "{text}");
-            let end = format!(" bytes free of {limit} bytes total, limited by {name}\n");
+            assert!(text.contains(" required, "), "{text}");
+            let mib = limit / MIB;
+            let end = format!(" free of {limit} bytes ({mib}.00 MiB) total, limited by {name}\n");
             assert!(text.contains(&end), "{text}");
         }
         assert!(messages.is_empty() || readers.next().is_some(), "{messages:?}");
@@ -193,7 +194,7 @@ fn the_message_for_a_refused_thread_or_process_contains_the_limit() {
         let messages = messages_of_bench(kind, 1..12);
         let mut refused = messages.iter().filter(|(_, text)| text.contains(" cannot be started: "));
         for (limit, text) in refused.clone() {
-            assert!(text.contains(" bytes total, limited by "), "{text}");
+            assert!(text.contains(" total, limited by "), "{text}");
             let count = format!("; processes and threads are limited to {limit} by {name}\n");
             assert!(text.contains(&count), "{text}");
         }
