@@ -19,7 +19,9 @@ use gguf_format::escape;
 use loader::{Io, LoadOptions};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, SplitMode, Storage};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -62,23 +64,54 @@ pub(super) struct Arguments {
 /// Parses the command line of this process. An empty environment variable counts as absent, because shell
 /// scripts often set all of them.
 pub(super) fn parse() -> Result<Arguments, clap::Error> {
-    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let without_empty = |arg: Arg| match arg.get_env() {
-        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+    parse_without(None).map_err(|error| with_escapes(with_variable(error)))
+}
+
+/// Parses the command line as if this environment variable were absent.
+fn parse_without(variable: Option<&OsStr>) -> Result<Arguments, clap::Error> {
+    let is_absent = |name: &OsStr| {
+        variable == Some(name) || std::env::var_os(name).is_some_and(|value| value.is_empty())
+    };
+    let with_variables = |arg: Arg| match arg.get_env() {
+        Some(name) if is_absent(name) => arg.env(Resettable::Reset),
         // Without this, the help would print the values unescaped.
         Some(_) => arg.hide_env_values(true),
         None => arg,
     };
     // The display name is for `-V`, which would print `phi3-loader-load`.
     let of_subcommand =
-        |command: clap::Command| command.mut_args(without_empty).display_name("phi3-loader");
+        |command: clap::Command| command.mut_args(with_variables).display_name("phi3-loader");
     let mut command = Arguments::command()
         .long_version(version::text())
         .mut_subcommands(|command| of_subcommand(command).mut_subcommands(of_subcommand));
     command
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| Arguments::from_arg_matches(&matches))
-        .map_err(|error| with_escapes(error.format(&mut command)))
+        .map_err(|error| error.format(&mut command))
+}
+
+/// If the value of an environment variable causes the error, names the variable in it.
+fn with_variable(mut error: clap::Error) -> clap::Error {
+    let text = error.to_string();
+    let is_cause = |name: &OsString| {
+        !parse_without(Some(name)).is_err_and(|without| without.to_string() == text)
+    };
+    let Some(name) = variables().find(is_cause) else { return error };
+    let name = name.display();
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        return wrong_use(format!("the value of {name} is not valid UTF-8"));
+    }
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) {
+        let place = ContextValue::String(format!("{name} ({option})"));
+        error.insert(ContextKind::InvalidArg, place);
+    }
+    error
+}
+
+/// Returns the names of the environment variables for options of this program.
+pub(super) fn variables() -> impl Iterator<Item = OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| name.as_encoded_bytes().starts_with(b"PHI3_LOADER_"))
 }
 
 /// Escapes the arguments in an error, because clap prints them unescaped. If an argument needed escapes,
@@ -183,10 +216,10 @@ pub(super) struct Plan {
     #[arg(long, default_value = "f16", value_parser = word_of::<Storage>(STORAGES), env = "PHI3_LOADER_STORAGE")]
     pub(super) storage: Storage,
     /// Tokens in each sequence of the key-value cache [default: the model's context length]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=u32::MAX))]
     pub(super) context: Option<u32>,
     /// Number of sequences in the key-value cache
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = whole(1..=u32::MAX))]
     pub(super) batch: u32,
     /// Element type of the key-value cache
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = one_of::<KvDtype>(KvDtype::ALL.iter().map(|dtype| dtype.name())))]
@@ -228,10 +261,10 @@ pub(super) struct PlacementArgs {
     #[arg(long, value_name = "MODE", value_parser = word_of::<SplitMode>(SPLIT_MODES))]
     pub(super) split_mode: Option<SplitMode>,
     /// Proportions of the devices, such as 3,1
-    #[arg(long, value_name = "P,P,...", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_proportion)]
     pub(super) tensor_split: Vec<f64>,
     /// Put the last N layers and the output on the GPUs, the rest into host memory
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(0..=u32::MAX))]
     pub(super) n_gpu_layers: Option<u32>,
     /// Choose how to divide the model, by the free memory of the devices
     #[arg(long, conflicts_with_all = ["split_mode", "tensor_split", "n_gpu_layers"])]
@@ -255,11 +288,11 @@ pub(super) struct Choices {
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_chunk, env = "PHI3_LOADER_CHUNK")]
     pub(super) chunk: Option<u64>,
     /// Reader threads, 1 to 256 [default: depends on the device, the cores and the page cache]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_READERS)), env = "PHI3_LOADER_THREADS")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=EngineConfig::MAX_READERS), env = "PHI3_LOADER_THREADS")]
     pub(super) threads: Option<u32>,
     /// Copies that can run at the same time, 1 to 1024, each with its own staging memory [default: chosen by
     /// device]
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(EngineConfig::MAX_DEPTH)), env = "PHI3_LOADER_DEPTH")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole(1..=EngineConfig::MAX_DEPTH), env = "PHI3_LOADER_DEPTH")]
     pub(super) depth: Option<u32>,
     /// Largest single read of one thread; a copy consists of several reads [default: 512KiB, at most one
     /// copy]
@@ -309,7 +342,7 @@ pub(super) struct Bench {
     #[command(flatten)]
     pub(super) choices: Choices,
     /// Number of loads of each kind, and of runs of each other measurement
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 5, value_parser = whole(1..=1000_u32))]
     pub(super) repeat: u32,
     /// Also load with --verify checksum and with --storage native, in turn with the other loads
     #[arg(long)]
@@ -327,9 +360,9 @@ pub(super) struct Bench {
     /// Also measure other loaders, if they are installed
     #[arg(long)]
     pub(super) peers: bool,
-    /// Python interpreter that has PyTorch and safetensors
-    #[arg(long, value_name = "PROGRAM", default_value = "python3", requires = "peers")]
-    pub(super) python: PathBuf,
+    /// Python interpreter that has PyTorch and safetensors [default: python3]
+    #[arg(long, value_name = "PROGRAM", requires = "peers")]
+    pub(super) python: Option<PathBuf>,
     /// The same weights as a safetensors file, as `load --dump` writes it [default: written for the run]
     #[arg(long, value_name = "FILE", requires = "peers")]
     pub(super) safetensors: Option<PathBuf>,
@@ -527,7 +560,7 @@ pub(super) struct Synth {
     #[arg(long)]
     pub(super) force: bool,
     /// Seed of the random weights; the same seed gives the same file
-    #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
+    #[arg(long, allow_hyphen_values = true, default_value_t = 0, value_parser = whole(0..=u64::MAX))]
     pub(super) seed: u64,
 }
 
@@ -593,7 +626,24 @@ const SIZES: &str = "expected a size such as 16777216, 512MiB or 1.5GiB; K, M an
      Ki, Mi and Gi powers of 1024";
 
 fn parse_seconds(text: &str) -> Result<u64, &'static str> {
-    text.parse().map_err(|_| "a whole number of seconds, such as 600")
+    text.parse().map_err(|_| "expected a whole number of seconds, such as 600")
+}
+
+fn parse_proportion(text: &str) -> Result<f64, &'static str> {
+    text.parse().map_err(|_| "expected a number for each device, such as 3,1")
+}
+
+/// Returns a parser of the whole numbers in a range.
+fn whole<T>(range: RangeInclusive<T>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            format!("expected a whole number from {} to {}", range.start(), range.end())
+        })
+    }
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

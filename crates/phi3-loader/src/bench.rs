@@ -17,7 +17,7 @@ mod small_tensors;
 mod storage_reads;
 mod table;
 
-use super::args::Bench;
+use super::args::{self, Bench};
 use super::device_list::DeviceList;
 use super::failure::Failure;
 use super::json;
@@ -44,13 +44,14 @@ pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Res
     let outputs: Vec<_> = svg.iter().collect();
     let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
     let programs = [
-        ("--python", Some(&arguments.python)),
+        ("--python", arguments.python.as_ref()),
         ("--safetensors", arguments.safetensors.as_ref()),
         ("--llama-bench", arguments.llama_bench.as_ref()),
     ];
     let inputs = programs.into_iter().filter_map(|(option, path)| Named::input(option, path?));
     outputs::check_inputs(inputs, &outputs)?;
     outputs::check_model(&arguments.file, &outputs)?;
+    peers::check(arguments, token)?;
 
     let document = measure(arguments, &list, token)?;
     // Print the results before writing the chart, so that they are not lost if the chart cannot be written.
@@ -77,10 +78,8 @@ fn load_command(
 ) -> std::io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("load").args(arguments).arg("--").arg(file);
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"PHI3_LOADER_") {
-            command.env_remove(name);
-        }
+    for name in args::variables() {
+        command.env_remove(name);
     }
     Ok(command)
 }

@@ -5,10 +5,16 @@ mod safetensors;
 
 use super::child::{self, Stream};
 use super::document::{Peer, Spread, gb_per_s};
-use crate::args::Bench;
+use crate::args::{Bench, wrong_use};
+use crate::failure::Failure;
 use cuda_sys::DeviceKind;
 use gguf_format::{escape, path_text};
-use loader::{CancelToken, Error};
+use loader::{CancelToken, DeviceChoice, Error};
+use rustix::fs::{Access, access};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::Command;
 
 /// The result of a peer.
@@ -18,6 +24,41 @@ struct Measured {
     bytes: u64,
     /// The work that the seconds include.
     note: &'static str,
+}
+
+/// Fails if a program or file that the user names for the peers cannot be used. The peers are measured last, minutes
+/// later.
+pub(super) fn check(arguments: &Bench, token: &CancelToken) -> Result<(), Failure> {
+    let Bench { python, llama_bench, safetensors, choices, .. } = arguments;
+    let wrong = |message: String| Failure::Usage(wrong_use(message));
+    for (option, program) in [("--python", python), ("--llama-bench", llama_bench)] {
+        if let Some(program) = program.as_ref().filter(|program| !is_program(program)) {
+            let program = path_text(program);
+            return Err(wrong(format!("{option}: {program} is not a program that can be started")));
+        }
+    }
+    if let Some(weights) = safetensors {
+        let named = |error| wrong(format!("--safetensors: {}: {error}", path_text(weights)));
+        File::open(weights).map_err(named)?;
+    }
+    let is_host = choices.device.single() == Some(DeviceChoice::Host);
+    if let Some(python) = python.as_ref().filter(|_| !is_host) {
+        let versions = safetensors::versions(python, token);
+        token.check()?;
+        versions.map_err(|why| wrong(format!("--python: {why}")))?;
+    }
+    Ok(())
+}
+
+/// Returns whether the system can start a program by this name. If the name has no slash, the system looks for it in
+/// the folders of `PATH`.
+fn is_program(name: &Path) -> bool {
+    let folders = match name.as_os_str().as_bytes().contains(&b'/') {
+        true => OsString::new(),
+        false => std::env::var_os("PATH").unwrap_or_default(),
+    };
+    let is_executable = |path: &Path| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    std::env::split_paths(&folders).any(|folder| is_executable(&folder.join(name)))
 }
 
 /// Measures each peer. If a peer cannot be measured, its result contains the reason. `transfer` is the median

@@ -1,7 +1,10 @@
 //! Tests of wrong arguments: messages show them, and escape characters that a terminal interprets.
 
+use crate::common::model_path;
 use crate::program::{Ran, program, run};
 use crate::shown::{HIDDEN, shows_itself};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 
 const COMMANDS: &[&str] = &[
@@ -98,6 +101,36 @@ fn messages_and_help_escape_hidden_characters_of_variables() {
 }
 
 #[test]
+fn a_wrong_value_of_a_variable_is_named_as_the_variable() {
+    for variable in variables() {
+        let option = variable["PHI3_LOADER_".len()..].to_lowercase().replace('_', "-");
+        let load = |more: &[&str], value: &[u8]| {
+            let mut command = program([&["load", "--threads=1", "one"], more].concat());
+            // Another variable is wrong as well, but an option of the command line comes before it.
+            command.env("PHI3_LOADER_THREADS", "?").env(&variable, OsStr::from_bytes(value));
+            let ran = Ran::of(&mut command);
+            (ran.code(), ran.stderr().to_owned())
+        };
+        let in_argument = load(&[&format!("--{option}=?")], b"?");
+        // These two accept the value.
+        if ["PHI3_LOADER_DENY_OVERFLOW", "PHI3_LOADER_THREADS"].contains(&&*variable) {
+            assert!(!in_argument.1.contains("PHI3_LOADER"), "{}", in_argument.1);
+            continue;
+        }
+        let start = format!("error: invalid value '?' for '--{option} <");
+        assert!(in_argument.0 == 2 && in_argument.1.starts_with(&start), "{}", in_argument.1);
+        let in_variable = load(&[], b"?");
+        let start = format!("error: invalid value '?' for '{variable} (--{option} <");
+        assert!(in_variable.0 == 2 && in_variable.1.starts_with(&start), "{}", in_variable.1);
+        let no_text = load(&[], b"\xff");
+        let start = format!("error: the value of {variable} is not valid UTF-8\n");
+        assert!(no_text.0 == 2 && no_text.1.starts_with(&start), "{}", no_text.1);
+        let other = load(&["--bogus"], b"?");
+        assert!(other.1.starts_with("error: unexpected argument '--bogus'"), "{}", other.1);
+    }
+}
+
+#[test]
 fn messages_contain_the_name_of_the_program_and_not_the_name_it_was_started_as() {
     for arguments in [&["load"][..], &[], &["--help"], &["plan", "--help"]] {
         let ran = Ran::of(program(arguments).arg0(HIDDEN));
@@ -147,6 +180,49 @@ fn a_negative_number_is_refused_as_a_value_and_not_as_an_option() {
                 assert!(ran.stderr().starts_with(&start), "{}", ran.stderr());
                 assert!(!ran.stderr().contains("tip: "), "{}", ran.stderr());
             }
+        }
+    }
+}
+
+#[test]
+fn the_message_for_a_wrong_value_describes_the_accepted_values() {
+    for (command, option, value, expected) in [
+        ("load", "--threads", "0", "expected a whole number from 1 to 256"),
+        ("load", "--depth", "many", "expected a whole number from 1 to 1024"),
+        ("load", "--n-gpu-layers", "1.5", "expected a whole number from 0 to 4294967295"),
+        ("load", "--tensor-split", "3,x", "expected a number for each device, such as 3,1"),
+        ("load", "--device", "host, 0", "expected host, cuda:N, cuda:all or the number of a GPU"),
+        ("load", "--via", "gpu", "expected host, cuda:N, cuda:all or the number of a GPU"),
+        ("plan", "--memory", "24GB,x", "expected a size such as 16777216, 512MiB or 1.5GiB"),
+        ("plan", "--context", "4k", "expected a whole number from 1 to 4294967295"),
+        ("plan", "--batch", "", "expected a whole number from 1 to 4294967295"),
+        ("bench", "--repeat", "1001", "expected a whole number from 1 to 1000"),
+        ("bench", "--shapes", "1:2", "expected THREADS:DEPTH:CHUNK:READ, such as 12:4:8MiB:256KiB"),
+        ("synth", "--seed", "-1", "expected a whole number from 0 to 18446744073709551615"),
+        ("hold", "--expire", "1h", "expected a whole number of seconds, such as 600"),
+        ("verify", "--sha256", "abc", "expected 64 hexadecimal digits"),
+    ] {
+        let ran = run([&start(command)[..], &[option, value]].concat());
+        assert_eq!((ran.code(), ran.stdout()), (2, ""), "{}", ran.stderr());
+        assert!(ran.stderr().starts_with("error: invalid value '"), "{}", ran.stderr());
+        assert!(ran.stderr().contains(expected), "{}", ran.stderr());
+    }
+}
+
+#[test]
+fn a_number_as_a_device_is_a_gpu() {
+    let model = model_path("fused-f16.gguf");
+    let model = model.to_str().unwrap();
+    let plan = run(["plan", model, "--device=0,host,1", "--json"]);
+    let parts = plan.json_lines()[0]["parts"].clone();
+    let devices: Vec<_> = parts.as_array().unwrap().iter().map(|part| &part["device"]).collect();
+    assert_eq!(devices, ["cuda:0", "host", "cuda:1"]);
+    // No machine has this GPU.
+    for command in ["load", "bench"] {
+        let by_variable = Ran::of(program([command, model]).env("PHI3_LOADER_DEVICE", "65535"));
+        for ran in [run([command, model, "--device=65535"]), by_variable] {
+            assert_eq!(ran.code(), 5, "{}", ran.stderr());
+            assert!(ran.stderr().contains("CUDA device 65535 "), "{}", ran.stderr());
         }
     }
 }

@@ -242,6 +242,22 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
         assert_eq!(code(wrong).0, 2, "{wrong:?}");
     }
     assert_eq!(code(&["bench", "nowhere.gguf"]).0, 7);
+    let python = folder.path().join("python");
+    std::fs::write(&python, "#!/bin/sh\necho no torch >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let python = python.to_str().unwrap();
+    for (option, value, why) in [
+        ("--python", "no-such-program", "no-such-program is not a program that can be started"),
+        ("--python", python, "ended with exit status: 1: no torch"),
+        ("--llama-bench", model, "is not a program that can be started"),
+        ("--safetensors", "nowhere.safetensors", "No such file or directory"),
+    ] {
+        // The loads would fail as well, with another exit code.
+        let bench = ["bench", model, "--device=cuda:65535", "--peers", option, value];
+        let (code, stderr) = code(&bench);
+        assert!(code == 2 && stderr.starts_with(&format!("error: {option}: ")), "{stderr}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
     let unavailable = code(&["bench", model, "--device", "cuda:99"]);
     assert_eq!(unavailable.0, 5);
     assert!(unavailable.1.contains("error[DEVICE_UNAVAILABLE]"), "{}", unavailable.1);

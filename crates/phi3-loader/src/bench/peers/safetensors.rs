@@ -25,8 +25,9 @@ pub(super) fn measure(
     let DeviceKind::Cuda(ordinal) = device else {
         return Err("on the host it only maps the file".to_owned());
     };
+    let python = arguments.python.as_deref().unwrap_or(Path::new("python3"));
     // Check Python before gigabytes are written for it.
-    let found = run_script(&arguments.python, &[], token)?;
+    let found = versions(python, token)?;
     if found["cuda"] != true {
         return Err("its PyTorch has no CUDA device".to_owned());
     }
@@ -48,7 +49,7 @@ pub(super) fn measure(
     let bytes = std::fs::metadata(&weights).map_err(failed)?.len();
     let (place, runs) = (format!("cuda:{ordinal}"), arguments.repeat.to_string());
     let script_arguments = [weights.as_os_str(), place.as_ref(), runs.as_ref()];
-    let answer = run_script(&arguments.python, &script_arguments, token)?;
+    let answer = run_script(python, &script_arguments, token)?;
     let seconds = answer["seconds"].as_array().ok_or("its script printed no times")?;
     Ok(Measured {
         version: answer["version"].as_str().map(str::to_owned),
@@ -56,6 +57,11 @@ pub(super) fn measure(
         bytes,
         note: NOTE,
     })
+}
+
+/// Returns the versions of the modules that the script needs. Fails if one is missing.
+pub(super) fn versions(python: &Path, token: &CancelToken) -> Result<Value, String> {
+    run_script(python, &[], token)
 }
 
 fn run_script(python: &Path, arguments: &[&OsStr], token: &CancelToken) -> Result<Value, String> {
