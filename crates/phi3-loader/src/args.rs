@@ -8,8 +8,8 @@ use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
 use crate::version;
 use clap::builder::{
-    FalseyValueParser, NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, Resettable,
-    TypedValueParser,
+    FalseyValueParser, NonEmptyStringValueParser, PathBufValueParser, PossibleValue,
+    PossibleValuesParser, Resettable, TypedValueParser,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
@@ -403,7 +403,7 @@ pub(super) struct Load {
     pub(super) protect: bool,
     /// Attach to the weights of this file that the keeper at this socket has. If it has none, load them and publish
     /// them there. `systemd` is the descriptor store of the unit that runs this command
-    #[arg(long, value_name = "SOCKET", conflicts_with = "fit", add = store())]
+    #[arg(long, value_name = "SOCKET", value_parser = socket_path(), conflicts_with = "fit", add = store())]
     pub(super) resident: Option<PathBuf>,
     /// If the weights to attach to are not what they were when they were loaded, load the file instead of failing
     #[arg(long, requires = "resident")]
@@ -473,7 +473,7 @@ pub(super) struct Verify {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Socket {
     /// Socket of the keeper [default: phi3-loader/keeper.sock in XDG_RUNTIME_DIR; for root without that, in /run]
-    #[arg(long = "socket", value_name = "SOCKET", env = "PHI3_LOADER_SOCKET", add = socket())]
+    #[arg(long = "socket", value_name = "SOCKET", value_parser = socket_path(), env = "PHI3_LOADER_SOCKET", add = socket())]
     pub(super) path: Option<PathBuf>,
 }
 
@@ -661,6 +661,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!("a fraction of a byte; {SIZES}"));
     }
     Ok(bytes)
+}
+
+/// Returns a parser of paths that can be the address of a socket.
+fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
+    /// The length of `sun_path` in unix(7), without the final zero.
+    const MAX_BYTES: usize = 107;
+    PathBufValueParser::new().try_map(|path| match path.as_os_str().len() {
+        ..=MAX_BYTES => Ok(path),
+        bytes => Err(format!("expected a path of at most {MAX_BYTES} bytes, not of {bytes}")),
+    })
 }
 
 fn parse_sha256(text: &str) -> Result<String, &'static str> {

@@ -186,7 +186,10 @@ fn a_negative_number_is_refused_as_a_value_and_not_as_an_option() {
 
 #[test]
 fn the_message_for_a_wrong_value_describes_the_accepted_values() {
+    let long = "a".repeat(108);
     for (command, option, value, expected) in [
+        ("load", "--resident", &*long, "expected a path of at most 107 bytes"),
+        ("hold", "--socket", &long, "expected a path of at most 107 bytes"),
         ("load", "--threads", "0", "expected a whole number from 1 to 256"),
         ("load", "--depth", "many", "expected a whole number from 1 to 1024"),
         ("load", "--n-gpu-layers", "1.5", "expected a whole number from 0 to 4294967295"),

@@ -71,6 +71,14 @@ fn load_reports_all_events_and_figures() {
 }
 
 #[test]
+fn the_report_of_a_load_to_the_host_has_words_and_units_that_fit() {
+    let ran = load(&model_path("fused-f16.gguf"), &[]);
+    let text = ran.stdout();
+    assert!(text.contains("\nmemory    ") && text.contains(" KiB, "), "{text}");
+    assert!(!text.contains("VRAM") && !text.contains("0.00 GB/s"), "{text}");
+}
+
+#[test]
 fn plan_accounts_for_every_byte() {
     let path = model_path("tied-gqa-bf16.gguf");
     let ran = run(["plan", path.to_str().unwrap(), "--json"]);
