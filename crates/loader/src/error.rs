@@ -28,15 +28,15 @@ pub struct InsufficientMemory {
 impl std::fmt::Display for InsufficientMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { device, required, staging, reserve, memory, limit } = self;
-        write!(f, "{device} cannot hold the weights: {} required, ", bytes(*required))?;
+        write!(f, "{device} cannot hold the weights: {}, ", bytes(*required, "required"))?;
         if *staging != 0 {
-            write!(f, "{} of them for staging, ", bytes(*staging))?;
+            write!(f, "{}, ", bytes(*staging, "of them for staging"))?;
         }
         if *reserve != 0 {
-            write!(f, "{} reserved in addition, ", bytes(*reserve))?;
+            write!(f, "{}, ", bytes(*reserve, "reserved in addition"))?;
         }
         if let Some(limit) = limit {
-            write!(f, "{} available under the caller's limit, ", bytes(*limit))?;
+            write!(f, "{}, ", bytes(*limit, "available under the caller's limit"))?;
         }
         match (memory, device) {
             // The caller's limit decides, not that of the host.
@@ -55,17 +55,27 @@ pub(crate) fn host_figures(memory: &MemoryInfo) -> String {
 }
 
 fn figures(memory: &MemoryInfo) -> String {
-    format!("{} free of {} total", bytes(memory.free), bytes(memory.total))
+    let MemoryInfo { free, total, .. } = memory;
+    let binary = match *total {
+        ..MIB => String::new(),
+        _ => format!(" ({} of {})", binary(*free), binary(*total)),
+    };
+    format!("{free} bytes free of {total} bytes total{binary}")
 }
 
-/// Formats a number of bytes. From 1 MiB on, the text has also the unit in which tools for GPUs show memory.
-pub(crate) fn bytes(count: u64) -> String {
-    let mib = count as f64 / f64::from(1 << 20);
-    match mib {
-        ..1.0 => format!("{count} bytes"),
-        ..1024.0 => format!("{count} bytes ({mib:.2} MiB)"),
-        _ => format!("{count} bytes ({:.2} GiB)", mib / 1024.0),
+const MIB: u64 = 1 << 20;
+
+/// Says what a number of bytes is. From 1 MiB on, the text also has the unit in which tools for GPUs show memory.
+pub(crate) fn bytes(count: u64, what: &str) -> String {
+    match count {
+        ..MIB => format!("{count} bytes {what}"),
+        _ => format!("{count} bytes {what} ({})", binary(count)),
     }
+}
+
+fn binary(bytes: u64) -> String {
+    let mib = bytes as f64 / MIB as f64;
+    if mib < 1024.0 { format!("{mib:.2} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
 /// The reason why a load failed. Nothing stays allocated.

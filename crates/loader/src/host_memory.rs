@@ -43,8 +43,8 @@ fn memory() -> Result<Option<MemoryInfo>, Error> {
 }
 
 fn no_room(purpose: &str, bytes: u64, memory: &MemoryInfo) -> Error {
-    let (bytes, figures) = (error::bytes(bytes), host_figures(memory));
-    Error::HostMemory { what: format!("{purpose}: {bytes} required, {figures}") }
+    let (needs, figures) = (error::bytes(bytes, "required"), host_figures(memory));
+    Error::HostMemory { what: format!("{purpose}: {needs}, {figures}") }
 }
 
 /// Memory that a command needs for a file's header, in multiples of the memory for parsing. The rest is for the
@@ -115,9 +115,9 @@ mod tests {
             let error = zeroed(bytes, "testing").unwrap_err();
             assert_eq!((error.code(), error.exit_code()), ("INSUFFICIENT_HOST_MEMORY", 6));
             let text = error.to_string();
-            let start = format!("testing: {bytes} bytes (");
+            let start = format!("testing: {bytes} bytes required (");
             assert!(text.starts_with(&start), "{text}");
-            assert!(text.contains(" free of ") && text.contains(" total, limited by "));
+            assert!(text.contains(" bytes free of ") && text.contains("), limited by "));
         }
         assert_eq!((room_for_threads(3, 1 << 60), room_for_threads(3, 4096)), (0, 3));
         assert_eq!(bytes_of_threads(2, 4096), 2 * (4096 + THREAD_BYTES));

@@ -139,9 +139,9 @@ mod tests {
         let needs = MemoryNeeds { arena: 7_642_158_804, reserve: 5 << 20, ..NEEDS };
         assert_eq!(
             message(needs.check_before(memory_of(1 << 30, 80 << 30))),
-            "cuda:1 cannot hold the weights: 7642159104 bytes (7.12 GiB) required, 5242880 bytes \
-             (5.00 MiB) reserved in addition, 1073741824 bytes (1.00 GiB) free of 85899345920 \
-             bytes (80.00 GiB) total"
+            "cuda:1 cannot hold the weights: 7642159104 bytes required (7.12 GiB), 5242880 bytes \
+             reserved in addition (5.00 MiB), 1073741824 bytes free of 85899345920 bytes total \
+             (1.00 GiB of 80.00 GiB)"
         );
     }
 

@@ -371,7 +371,7 @@ fn rows() -> Vec<Row> {
             "INSUFFICIENT_VRAM",
             (6, "INSUFFICIENT_VRAM", false),
             Load(|_| (model_path("fused-f16.gguf"), vec!["--vram-limit=0".to_owned()])),
-            &["host", " bytes (", "0 bytes available under the caller's limit"],
+            &["host", " bytes required", "0 bytes available under the caller's limit"],
         ),
         row(
             "INSUFFICIENT_VRAM",
@@ -383,7 +383,7 @@ fn rows() -> Vec<Row> {
                 let reserve = format!("--reserve={}", total - (64 << 20));
                 (model_path("fused-f16.gguf"), vec![reserve])
             }),
-            &["host", " bytes (", ") required", ") reserved", ") free of ", ") total"],
+            &["host", " bytes required", " bytes reserved", " bytes free of ", " bytes total ("],
         ),
         row(
             "INSUFFICIENT_HOST_MEMORY",
