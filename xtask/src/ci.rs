@@ -6,6 +6,7 @@ mod cuda_build;
 mod deny;
 mod examples;
 mod features;
+mod install;
 mod readme;
 
 use std::process::Command;
@@ -53,7 +54,10 @@ const STEPS: [Step; 16] = [
 ];
 
 /// Checks that take too long for every change.
-const FULL_STEPS: [Step; 1] = [("runs under limits, 3,000", limits::run)];
+const FULL_STEPS: [Step; 2] = [
+    ("release archive and Debian package, installed", install::check),
+    ("runs under limits, 3,000", limits::run),
+];
 
 /// Runs the steps and stops at the first failure. With `full`, it also runs the long steps.
 pub(crate) fn run(full: bool) -> Result<()> {

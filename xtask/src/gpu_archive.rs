@@ -3,13 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::loader_binary::{self, executables};
-use crate::workspace::{self, cargo};
-use crate::{gpu_tests, process, toolkit};
+use crate::loader_binary::{self, copy_stripped, executables};
+use crate::workspace::{self, cargo, copy_folder};
+use crate::{gpu_tests, toolkit};
 
 const RUNNER: &str = include_str!("gpu_archive/run.sh");
 
@@ -29,9 +28,10 @@ pub(crate) fn pack(folder: &Path) -> Result<()> {
     ensure!(!tests.is_empty(), "cargo built no GPU tests");
 
     fs::create_dir_all(folder.join(TESTS))?;
-    copy_stripped(&loader, &folder.join(LOADER))?;
+    // Symbol names stay for backtraces.
+    copy_stripped("--strip-debug", &loader, &folder.join(LOADER))?;
     for (name, path) in &tests {
-        copy_stripped(path, &folder.join(TESTS).join(name))?;
+        copy_stripped("--strip-debug", path, &folder.join(TESTS).join(name))?;
     }
     copy_folder(&workspace::root().join("testdata"), &folder.join(DATA))?;
     let runner = folder.join(RUN);
@@ -66,26 +66,6 @@ fn clear(folder: &Path) -> Result<()> {
         let path = folder.join(name);
         if path.exists() {
             fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes debug information, which is most of a test program. Symbol names stay for backtraces.
-fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
-    process::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
-        .context("`strip` comes with the C++ compiler's binutils")
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
-        let entry = entry?;
-        let destination = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &destination)?;
-        } else {
-            fs::copy(entry.path(), destination)?;
         }
     }
     Ok(())

@@ -87,3 +87,9 @@ fn named_executable(message: &Value, kinds: &[&str]) -> Option<(String, PathBuf)
     let package = manifest.parent()?.file_name()?.to_str()?;
     Some((format!("{package}--{}", target["name"].as_str()?), path.into()))
 }
+
+/// Copies an executable without what this option of `strip` removes.
+pub(crate) fn copy_stripped(option: &str, from: &Path, to: &Path) -> Result<()> {
+    process::run(Command::new("strip").arg(option).arg("-o").arg(to).arg(from))
+        .context("`strip` comes with the C++ compiler's binutils")
+}

@@ -7,6 +7,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod dist;
 mod fuzz;
 mod gpu_archive;
 mod gpu_tests;
@@ -60,6 +61,12 @@ enum Command {
         /// GPU architectures, like 80;90 [default: all since Turing that nvcc supports]
         #[arg(long, value_name = "LIST")]
         archs: Option<String>,
+    },
+    /// Write a release archive and a Debian package to target/dist/
+    Dist {
+        /// Build the program with the CUDA device
+        #[arg(long)]
+        cuda: bool,
     },
     /// Install a pinned nvcc from its wheels into target/
     Toolkit,
@@ -115,6 +122,7 @@ fn run(command: Option<Command>) -> anyhow::Result<()> {
         Some(Command::TestGpu { archive: Some(folder), .. }) => gpu_archive::pack(&folder),
         Some(Command::TestGpu { archive: None, sanitize }) => gpu_tests::run(sanitize.as_deref()),
         Some(Command::BuildCuda { archs }) => loader_binary::build_cuda(archs.as_deref()),
+        Some(Command::Dist { cuda }) => dist::run(cuda),
         Some(Command::Toolkit) => toolkit::bring_and_print(),
         Some(Command::Bench { loader: false, arguments }) => bench::criterion(&arguments),
         Some(Command::Bench { loader: true, arguments }) => bench::loader(&arguments),

@@ -60,6 +60,13 @@ pub(crate) fn to_stderr(command: &mut Command) -> &mut Command {
     command.stdout(Stdio::from(io::stderr()))
 }
 
+/// Returns whether a program is installed: whether it can say its version.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let mut version = Command::new(program);
+    version.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    version.status().is_ok_and(|status| status.success())
+}
+
 fn announce(command: &Command) {
     eprintln!("$ {}", words(command));
 }

@@ -1,7 +1,5 @@
 //! Checks licences, sources and known vulnerabilities of dependencies against `deny.toml`.
 
-use std::process::{Command, Stdio};
-
 use anyhow::Result;
 
 use crate::process;
@@ -9,7 +7,7 @@ use crate::workspace::cargo;
 
 /// Runs cargo-deny if it is installed; otherwise reports that it is not.
 pub(super) fn check() -> Result<()> {
-    if !is_installed() {
+    if !process::is_installed("cargo-deny") {
         eprintln!("skipped: `cargo install cargo-deny --locked` brings what this asks");
         return Ok(());
     }
@@ -20,13 +18,4 @@ pub(super) fn check() -> Result<()> {
         return Ok(());
     }
     process::run(&mut cargo(["deny", "--locked", "check", "--disable-fetch", "advisories"]))
-}
-
-fn is_installed() -> bool {
-    Command::new("cargo-deny")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }
