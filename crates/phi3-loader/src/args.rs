@@ -575,7 +575,7 @@ pub(super) struct Man {
     /// Command whose page to print, such as `load` or `resident list` [default: the page of the program]
     #[arg(add = command_name())]
     pub(super) command: Vec<String>,
-    /// Write the pages of the program and of each command into this folder
+    /// Write the pages of the program and of each command into this folder, which is created if it is absent
     #[arg(long, value_name = "FOLDER", conflicts_with = "command", value_hint = ValueHint::DirPath)]
     pub(super) dir: Option<PathBuf>,
 }

@@ -14,6 +14,8 @@ pub(super) fn run(arguments: &Man) -> Result<(), Failure> {
     let mut program = Arguments::command().disable_help_subcommand(true);
     program.build();
     if let Some(folder) = &arguments.dir {
+        // If this fails, so does writing the first page, whose error names the file.
+        let _ = std::fs::create_dir_all(folder);
         return write_all(&program, folder);
     }
     let unknown = || {
