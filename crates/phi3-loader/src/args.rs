@@ -350,6 +350,12 @@ pub(super) struct Bench {
     /// Also load with the file's pages dropped from the page cache
     #[arg(long)]
     pub(super) cold: bool,
+    /// Also load over the links of these GPUs, as `load --via` does
+    #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str, add = gpu_list())]
+    pub(super) via: Option<DeviceList>,
+    /// Also attach to weights that another process keeps on the device, as `load --resident` does
+    #[arg(long)]
+    pub(super) resident: bool,
     /// Also measure every decoder
     #[arg(long)]
     pub(super) kernels: bool,
@@ -372,6 +378,9 @@ pub(super) struct Bench {
     /// Draw a chart into this file
     #[arg(long, value_name = "OUT.svg")]
     pub(super) svg: Option<PathBuf>,
+    /// Write the results as Markdown tables into this file
+    #[arg(long, value_name = "OUT.md")]
+    pub(super) markdown: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,

@@ -8,9 +8,11 @@ mod kernels;
 mod limits;
 mod loads;
 mod machine;
+mod markdown;
 mod page_cache;
 mod peers;
 mod reading;
+mod report;
 mod several;
 mod shapes;
 mod small_tensors;
@@ -22,12 +24,16 @@ use super::device_list::DeviceList;
 use super::failure::Failure;
 use super::json;
 use super::outputs::{self, Named, Output, Prints};
+use super::placement;
 use super::stdout;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Limit, LoadFigures, Settings};
+use gguf_format::path_text;
 use loader::{CancelToken, Error, Loader};
 use reading::Unread;
+use report::Report;
 use several::Several;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -40,8 +46,12 @@ pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Res
     let list = arguments.choices.device.clone();
     arguments.choices.device = list.first();
     let arguments = &arguments;
-    let svg = arguments.svg.as_deref().map(|path| Output::find("--svg", path)).transpose()?;
-    let outputs: Vec<_> = svg.iter().collect();
+    let find = |option, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| Output::find(option, path)).transpose()
+    };
+    let svg = find("--svg", &arguments.svg)?;
+    let markdown = find("--markdown", &arguments.markdown)?;
+    let outputs: Vec<_> = svg.iter().chain(&markdown).collect();
     let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
     let programs = [
         ("--python", arguments.python.as_ref()),
@@ -53,21 +63,45 @@ pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Res
     outputs::check_model(&arguments.file, &outputs)?;
     peers::check(arguments, token)?;
 
+    if let Some(via) = &arguments.via {
+        placement::helpers(&arguments.choices.device, via)?;
+    }
     let document = measure(arguments, &list, token)?;
-    // Print the results before writing the chart, so that they are not lost if the chart cannot be written.
+    let report = Report::new(&arguments.file, &document);
+    // Print the results before writing files, so that they are not lost if a file cannot be written.
     let printed = if arguments.json {
         json::print(&document)
     } else if reports {
-        stdout::print(|out| table::write(out, &arguments.file, &document)).map_err(Failure::from)
+        stdout::print(|out| table::write(out, &report, columns())).map_err(Failure::from)
     } else {
         Ok(())
     };
-    if let Some(Output { file, .. }) = &svg {
-        let svg = chart::draw(&document).map_err(|error| file.failed(io::Error::other(error)))?;
-        let draw = |mut out: &File| out.write_all(svg.as_bytes()).map_err(|e| file.failed(e));
-        file.write(svg.len() as u64, draw)?;
-    }
-    printed
+    let write = |output: &Output, text: io::Result<String>| -> Result<(), Failure> {
+        let failed = |error| output.file.failed(error);
+        let text = text.map_err(failed)?;
+        let write = |mut out: &File| out.write_all(text.as_bytes()).map_err(failed);
+        Ok(output.file.write(text.len() as u64, write)?)
+    };
+    let drawn = svg.map_or(Ok(()), |out| write(&out, chart::draw(&arguments.file, &document)));
+    let listed = markdown.map_or(Ok(()), |out| {
+        write(&out, markdown::write(&document.command, &report).map_err(io::Error::other))
+    });
+    printed.and(drawn).and(listed)
+}
+
+/// Returns the width of the terminal to which results are printed, in columns.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.ok().map(|size| size.ws_col.into()).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
+}
+
+/// Returns the command line of this process, quoted for a shell.
+fn command_line() -> String {
+    let arguments = std::env::args_os().skip(1).map(|argument| {
+        let text = path_text(argument.as_ref()).to_string();
+        shlex::try_quote(&text).map_or_else(|_| text.clone(), Cow::into_owned)
+    });
+    std::iter::once("phi3-loader".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the command that loads the file in a new process. Removes the program's environment variables: a
@@ -132,6 +166,7 @@ fn measure(
     };
     Ok(BenchDocument {
         schema_version: json::SCHEMA_VERSION,
+        command: command_line(),
         machine,
         file: FileFacts::of(&arguments.file, &gguf, planned.plan.whole()),
         settings: Settings::of(kind, arguments),
@@ -171,6 +206,9 @@ fn measure_loads(
     }
     page_cache::fill(files, token).map_err(unread)?;
     loads.splice(warm..warm, loads::reused(arguments, files, token)?);
+    if arguments.resident {
+        loads.push(loads::attached(arguments, files, token)?);
+    }
     Ok((loads, storage.limits()))
 }
 

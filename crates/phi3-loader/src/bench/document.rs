@@ -10,6 +10,8 @@ use std::path::Path;
 #[derive(Serialize)]
 pub(super) struct BenchDocument {
     pub(super) schema_version: u32,
+    /// The command line of the run, quoted for a shell.
+    pub(super) command: String,
     pub(super) machine: Machine,
     pub(super) file: FileFacts,
     pub(super) settings: Settings,
@@ -155,6 +157,7 @@ pub(super) enum LimitKind {
 pub(super) struct Limit {
     pub(super) kind: LimitKind,
     pub(super) name: String,
+    pub(super) description: &'static str,
     pub(super) chunk_bytes: Option<u64>,
     pub(super) threads: Option<u32>,
     /// `None` if it cannot be measured here; `note` then gives the reason.
@@ -170,8 +173,8 @@ pub(super) struct Reference {
 
 #[derive(Serialize)]
 pub(super) struct LoadFigures {
-    /// `warm`, `checksum`, `native`, `reused`, `swap`, `half-cached` or `cold`. For a load to several devices, its split
-    /// mode.
+    /// `warm`, `checksum`, `native`, `via`, `reused`, `swap`, `half-cached`, `cold` or `attached`. For a load to several
+    /// devices, its split mode.
     pub(super) name: &'static str,
     pub(super) description: &'static str,
     /// The devices, as a list.
@@ -188,14 +191,20 @@ pub(super) struct LoadFigures {
     /// The fraction after each load; also `None` if one process made several loads.
     pub(super) cached_after: Option<Spread>,
     pub(super) rows: Vec<Row>,
-    /// The rate of the transfer, in file bytes.
+    /// The rate of the transfer, in file bytes. 0 for `attached`, which reads no weights.
     pub(super) gb_per_s: Spread,
-    /// `None` for a load to several devices: the reference is the limit of one.
+    /// `None` for a load to several devices, because the reference is the limit of one, and for `attached`.
     pub(super) share_of_reference: Option<Spread>,
 }
 
 impl LoadFigures {
+    /// Returns whether weights come from the file.
+    pub(super) fn reads(&self) -> bool {
+        self.gb_per_s.max > 0.0
+    }
+
     pub(super) fn hold_against(&mut self, reference: Option<&Reference>) {
+        let reference = reference.filter(|_| self.reads());
         self.share_of_reference =
             reference.map(|reference| self.gb_per_s.map(|rate| rate / reference.gb_per_s));
     }

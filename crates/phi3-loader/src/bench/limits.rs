@@ -23,6 +23,24 @@ const DEPTH: u32 = 2;
 /// f16 values that each thread copies: 64 MiB, more than the thread's share of the caches.
 const COPIED_HALVES: u64 = 32 << 20;
 
+/// A copy within memory: the kind of its limit, its name, its description and the measured work.
+type MemoryCopy = (LimitKind, &'static str, &'static str, Work);
+
+const MEMORY_COPIES: [MemoryCopy; 2] = [
+    (
+        LimitKind::MemoryCopy,
+        "memory copy",
+        "Copies within memory; a byte counts as read and as written.",
+        Work::Copy,
+    ),
+    (
+        LimitKind::MemoryCopyToNew,
+        "copy to new memory",
+        "Copies to memory just allocated; a byte counts as read and as written.",
+        Work::CopyToNew,
+    ),
+];
+
 /// Measures copies from pinned memory to the device. On the host, measures copies within memory.
 pub(super) fn device(
     arguments: &Bench,
@@ -31,13 +49,9 @@ pub(super) fn device(
 ) -> std::result::Result<Vec<Limit>, Error> {
     token.check()?;
     match device.kind() {
-        DeviceKind::Host => [
-            (LimitKind::MemoryCopy, "memory copy", Work::Copy),
-            (LimitKind::MemoryCopyToNew, "copy to new memory", Work::CopyToNew),
-        ]
-        .into_iter()
-        .map(|(kind, name, work)| memory_copy(arguments, device, kind, name, work))
-        .collect(),
+        DeviceKind::Host => {
+            MEMORY_COPIES.into_iter().map(|copy| memory_copy(arguments, device, copy)).collect()
+        }
         DeviceKind::Cuda(_) => PINNED_CHUNKS
             .iter()
             .map(|&chunk_bytes| {
@@ -47,6 +61,7 @@ pub(super) fn device(
                 Ok(Limit {
                     kind: LimitKind::PinnedCopy,
                     name: format!("pinned copies, {} MiB", chunk_bytes >> 20),
+                    description: "Copies from pinned host memory to the GPU in pieces of this size.",
                     chunk_bytes: Some(chunk_bytes),
                     threads: None,
                     gb_per_s: Some(rate.into()),
@@ -71,9 +86,7 @@ pub(super) fn upload_shape(
 fn memory_copy(
     arguments: &Bench,
     host: &Device,
-    kind: LimitKind,
-    name: &str,
-    work: Work,
+    (kind, name, description, work): MemoryCopy,
 ) -> std::result::Result<Limit, Error> {
     let threads = cores();
     let shape = WorkShape { elements: COPIED_HALVES, threads };
@@ -81,6 +94,7 @@ fn memory_copy(
     Ok(Limit {
         kind,
         name: format!("{name}, {}", threads_text(threads)),
+        description,
         chunk_bytes: None,
         threads: Some(threads),
         gb_per_s: Some(rate.into()),
@@ -112,6 +126,7 @@ pub(super) fn page_cache(
             Ok(Limit {
                 kind: LimitKind::PageCache,
                 name: format!("page cache, {}", threads_text(threads)),
+                description: "Reads the file from the page cache: the system's copy in memory.",
                 chunk_bytes: None,
                 threads: Some(threads),
                 gb_per_s: Some(Spread::of(rates?)),

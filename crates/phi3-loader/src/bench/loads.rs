@@ -9,11 +9,16 @@ use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
 use crate::json::{Event, LastEvent};
 use cuda_sys::DeviceKind;
-use loader::{CancelToken, Error, LoadedModel, Loader, Replace, Storage, Unobserved, Verify};
+use keeper::{Keeper, KeeperOptions};
+use loader::{
+    CancelToken, Error, LoadedModel, Loader, Replace, Storage, Unobserved, Verify, threads,
+};
 use model_phi3::SplitMode;
 use serde::Deserialize;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fmt::Display;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -47,15 +52,15 @@ type Phase = (&'static str, fn(&Finished) -> f64, &'static str);
 
 /// The phases, in order.
 const PHASES: [Phase; 9] = [
-    ("parse", |load| load.parse_seconds, "file opened, header checked"),
-    ("plan", |load| load.plan_seconds, "configuration read, load planned"),
-    ("context", |load| load.context_seconds, "device context created"),
-    ("pin", |load| load.pin_seconds, "staging ring pinned, queues created"),
-    ("allocate", |load| load.allocate_seconds, "device memory allocated"),
-    ("prepare", |load| load.prepare_seconds, "schedule, kernel code and reports prepared"),
-    ("transfer", |load| load.transfer_seconds, "first read to verified residency"),
-    ("verify", |load| load.verify_seconds, "residency, and the checks of --verify"),
-    ("load", |load| load.seconds, "all phases"),
+    ("parse", |load| load.parse_seconds, "Opens the file and checks its header."),
+    ("plan", |load| load.plan_seconds, "Decides where each weight goes."),
+    ("context", |load| load.context_seconds, "Opens the device."),
+    ("pin", |load| load.pin_seconds, "Allocates buffers for the transfer."),
+    ("allocate", |load| load.allocate_seconds, "Allocates memory for the weights."),
+    ("prepare", |load| load.prepare_seconds, "Starts threads, loads device code."),
+    ("transfer", |load| load.transfer_seconds, "Moves the weights, or attaches to them."),
+    ("verify", |load| load.verify_seconds, "Checks the weights on the device."),
+    ("load", |load| load.seconds, "All phases together."),
 ];
 
 /// Measures loads of a file that is in the page cache. Each runs in a new process, as when a user starts the
@@ -67,30 +72,35 @@ pub(super) fn warm(
     token: &CancelToken,
 ) -> Result<Vec<LoadFigures>, Failure> {
     let plain = &arguments.choices;
-    let mut turns =
-        vec![("warm", "one new process per load, file in the page cache", plain.clone(), None)];
+    let what = "A new process loads the file, which the system has in memory (page cache).";
+    let mut turns = vec![("warm", what, plain.clone(), None)];
     if arguments.variants {
         let checksum = Choices { verify: Verify::Checksum, ..plain.clone() };
         let native = Choices { storage: Storage::Native, ..plain.clone() };
-        let turn = "in turn with the warm loads, with --verify checksum";
-        turns.push(("checksum", turn, checksum, None));
-        turns.push(("native", "in turn with the warm loads, with --storage native", native, None));
+        let what = "As warm, with --verify checksum: compares digests of file and device.";
+        turns.push(("checksum", what, checksum, None));
+        let what = "As warm, with --storage native: weights keep the format of the file.";
+        turns.push(("native", what, native, None));
     }
     if let Some(Several { list, modes, .. }) = several {
         let choices = Choices { device: list.clone(), ..plain.clone() };
         turns.extend(modes.iter().map(|&mode| {
-            (
-                mode.name(),
-                "in turn with the warm loads, to all devices",
-                choices.clone(),
-                Some(mode),
-            )
+            let what = match mode {
+                SplitMode::Layer => "As warm, to all devices: each gets some of the layers.",
+                SplitMode::Tensor => "As warm, to all devices: each gets a part of every layer.",
+                _ => "As warm, to all devices: each gets the whole model.",
+            };
+            (mode.name(), what, choices.clone(), Some(format!("--split-mode={mode}").into()))
         }));
+    }
+    if let Some(via) = &arguments.via {
+        let what = "As warm, over the links of the GPUs of --via as well.";
+        turns.push(("via", what, plain.clone(), Some(format!("--via={via}").into())));
     }
     let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
     for _ in 0..arguments.repeat {
-        for ((_, _, choices, mode), samples) in turns.iter().zip(&mut samples) {
-            samples.add_process(&arguments.file, choices, *mode, files, token)?;
+        for ((_, _, choices, more), samples) in turns.iter().zip(&mut samples) {
+            samples.add_process(&arguments.file, choices, more.as_ref(), files, token)?;
         }
     }
     let named = turns.iter().zip(samples);
@@ -122,9 +132,8 @@ impl FromStorage {
     }
 
     pub(super) fn figures(&self, choices: &Choices) -> [LoadFigures; 2] {
-        let half =
-            "one new process per load, after dropping the file's pages and reading its first half";
-        let cold = "one new process per load, after dropping the file's pages";
+        let half = "As warm, but only the first half of the file is in the page cache.";
+        let cold = "As warm, but the file is not in the page cache and comes from its drive.";
         [
             self.half_cached.figures("half-cached", half, choices),
             self.cold.figures("cold", cold, choices),
@@ -158,9 +167,39 @@ pub(super) fn reused(
         let replaced = replacing.replace(model, file, how, &mut Unobserved, token);
         swap.add_model(&replaced.map_err(|error| error.error)?, files)?;
     }
-    let of_reused = "one loader after its first load, file in the page cache";
-    let of_swap = "in turn with these, a model replaced in its own memory";
+    let of_reused = "A process loads the file again: its device is open, its buffers are ready.";
+    let of_swap = "A process replaces its model: the new one takes the memory of the old one.";
     Ok([reused.figures("reused", of_reused, choices), swap.figures("swap", of_swap, choices)])
+}
+
+/// Measures loads that attach to resident weights. This process keeps the weights, as `hold` does.
+pub(super) fn attached(
+    arguments: &Bench,
+    files: &[PathBuf],
+    token: &CancelToken,
+) -> Result<LoadFigures, Failure> {
+    let (file, choices) = (&arguments.file, &arguments.choices);
+    let unstarted = |error| Failure::Start("a keeper of resident weights", error);
+    let folder = tempfile::tempdir().map_err(unstarted)?;
+    let socket = folder.path().join("keeper.sock");
+    let mut keeper = Keeper::bind(&socket, KeeperOptions::default())?;
+    let (stop, end) = std::io::pipe().map_err(unstarted)?;
+    std::thread::scope(|scope| {
+        // When this is dropped, the keeper ends.
+        let _end = end;
+        let keep = move || keeper.run(stop.as_fd());
+        threads::builder().spawn_scoped(scope, keep).map_err(unstarted)?;
+        let mut resident = OsString::from("--resident=");
+        resident.push(&socket);
+        // The first load publishes the weights.
+        load_in_process(file, choices, Some(&resident), token)?;
+        let mut samples = Samples::default();
+        for _ in 0..arguments.repeat {
+            samples.add_process(file, choices, Some(&resident), files, token)?;
+        }
+        let what = "A new process finds the weights on the device, kept by another process.";
+        Ok(samples.figures("attached", what, choices))
+    })
 }
 
 /// Runs a load in a new process. Returns its last event, and the seconds from the start of the process to that
@@ -168,12 +207,12 @@ pub(super) fn reused(
 fn load_in_process(
     file: &Path,
     choices: &Choices,
-    mode: Option<SplitMode>,
+    more: Option<&OsString>,
     token: &CancelToken,
 ) -> Result<(Finished, f64), Failure> {
     let failed = |error: std::io::Error| broken_load(&error);
-    let mode = mode.map(|mode| format!("--split-mode={mode}"));
-    let options = choices.to_arguments().into_iter().chain(mode).chain(["--json".to_owned()]);
+    let options = choices.to_arguments().into_iter().map(OsString::from);
+    let options = options.chain(more.cloned()).chain(["--json".into()]);
     let unstarted = |error| Failure::Start("a measured load", error);
     let mut command = load_command(file, options).map_err(unstarted)?;
     let start = Instant::now();
@@ -237,12 +276,12 @@ impl Samples {
         &mut self,
         file: &Path,
         choices: &Choices,
-        mode: Option<SplitMode>,
+        more: Option<&OsString>,
         files: &[PathBuf],
         token: &CancelToken,
     ) -> Result<(), Failure> {
         self.cached.extend(page_cache::cached_share(files, Moment::Before));
-        let (finished, seconds) = load_in_process(file, choices, mode, token)?;
+        let (finished, seconds) = load_in_process(file, choices, more, token)?;
         self.cached_after.extend(page_cache::cached_share(files, Moment::After));
         self.finished.push(finished);
         self.ready.push(seconds);
@@ -275,7 +314,7 @@ impl Samples {
         if !self.ready.is_empty() {
             rows.push(Row {
                 phase: "process",
-                description: "from the start of the process to the loaded model",
+                description: "From process start to loaded model.",
                 seconds: Spread::of(self.ready.iter().copied()),
             });
         }

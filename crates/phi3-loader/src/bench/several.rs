@@ -70,6 +70,7 @@ impl Several {
         Ok(Some(Limit {
             kind: LimitKind::AllPinnedCopies,
             name: format!("pinned copies, {} MiB, {} GPUs", CHUNK_BYTES >> 20, gpus.len()),
+            description: "Copies from pinned host memory to all GPUs at the same time; the sum.",
             chunk_bytes: Some(CHUNK_BYTES),
             threads: None,
             gb_per_s: Some(Spread {

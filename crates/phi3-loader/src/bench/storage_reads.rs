@@ -88,37 +88,32 @@ impl<'a> StorageReads<'a> {
     }
 
     pub(super) fn limits(self) -> Vec<Limit> {
-        let (rates, note) = match self.direct {
+        let (gb_per_s, note) = match self.direct {
             Ok(_) => (Some(spread_of(&self.direct_reads)), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        let mut limits =
-            vec![storage_limit(LimitKind::DiskDirect, "storage, O_DIRECT", rates, note)];
-        if self.cold {
-            let rates = Some(spread_of(&self.buffered_reads));
-            limits.push(storage_limit(LimitKind::DiskBuffered, "storage, buffered", rates, None));
-        }
-        limits
+        let direct = Limit {
+            kind: LimitKind::DiskDirect,
+            name: format!("storage, O_DIRECT, {}", threads_text(STORAGE_READERS.threads)),
+            description: "Reads the file from its drive, without the page cache.",
+            chunk_bytes: Some(STORAGE_READERS.chunk_bytes.into()),
+            threads: Some(STORAGE_READERS.threads),
+            gb_per_s,
+            note,
+        };
+        let buffered = self.cold.then(|| Limit {
+            kind: LimitKind::DiskBuffered,
+            name: format!("storage, buffered, {}", threads_text(STORAGE_READERS.threads)),
+            description: "Reads the file from its drive through the page cache.",
+            gb_per_s: Some(spread_of(&self.buffered_reads)),
+            note: None,
+            ..direct
+        });
+        std::iter::once(direct).chain(buffered).collect()
     }
 }
 
 fn spread_of(reads: &[Read]) -> Spread {
     // If the file is small, the last part can be empty.
     Spread::of(reads.iter().filter(|read| read.bytes != 0).map(|read| read.gb_per_s()))
-}
-
-fn storage_limit(
-    kind: LimitKind,
-    name: &str,
-    gb_per_s: Option<Spread>,
-    note: Option<String>,
-) -> Limit {
-    Limit {
-        kind,
-        name: format!("{name}, {}", threads_text(STORAGE_READERS.threads)),
-        chunk_bytes: Some(STORAGE_READERS.chunk_bytes.into()),
-        threads: Some(STORAGE_READERS.threads),
-        gb_per_s,
-        note,
-    }
 }

@@ -1,168 +1,132 @@
-//! Prints the results of a run as text tables.
+//! Prints a report as text.
 
-use super::document::{
-    BenchDocument, Health, KernelFigures, LoadFigures, ShapeFigures, SmallTensors, Spread,
-};
-use crate::text::{bytes, memory_bytes, memory_word};
-use gguf_format::path_text;
+use super::report::{Report, Row, Section};
 use std::io::{Result, Write};
-use std::path::Path;
+use textwrap::Options;
+use textwrap::core::display_width;
 
-pub(super) fn write(out: &mut dyn Write, file: &Path, document: &BenchDocument) -> Result<()> {
-    print_facts(out, file, document)?;
-    print_limits(out, document)?;
-    for load in &document.loads {
-        print_load(out, load, document)?;
+/// Spaces between two columns.
+const GAP: usize = 2;
+
+/// Writes the report for a terminal of `columns` columns. Elsewhere, `columns` is `usize::MAX`, and a row has one line.
+pub(super) fn write(out: &mut dyn Write, report: &Report, columns: usize) -> Result<()> {
+    for (name, fact) in &report.facts {
+        writeln!(out, "{}", wrapped(&format!("{name:<9} "), fact, columns))?;
     }
-    print_small_tensors(out, &document.small_tensors)?;
-    if !document.shapes.is_empty() {
-        print_shapes(out, &document.shapes)?;
+    for section in &report.sections {
+        writeln!(out)?;
+        write_section(out, section, columns)?;
     }
-    print_health(out, &document.health)?;
-    if !document.kernels.is_empty() {
-        print_kernels(out, &document.kernels)?;
-    }
-    print_peers(out, document)
+    Ok(())
 }
 
-fn print_facts(out: &mut dyn Write, path: &Path, document: &BenchDocument) -> Result<()> {
-    let BenchDocument { machine, file, settings, .. } = document;
-    writeln!(out, "date      {}, phi3-loader {}", machine.date, machine.version)?;
-    let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
-    let memory = machine.memory_bytes.map_or("unknown memory size".to_owned(), memory_bytes);
-    writeln!(out, "machine   {cpu}, {} cores, {memory}", machine.cores)?;
-    write!(out, "device    {} ({})", machine.device, machine.device_name)?;
-    for (what, fact) in [
-        ("driver", &machine.driver),
-        ("compute capability", &machine.compute_capability),
-        ("PCI", &machine.pci_bus_id),
-    ] {
-        if let Some(fact) = fact {
-            write!(out, ", {what} {fact}")?;
+fn write_section(out: &mut dyn Write, section: &Section, columns: usize) -> Result<()> {
+    let Section { title, heads, rows, note } = section;
+    let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| display_width(text(row))).max();
+    let mut end = GAP + widest(|row| &row.name).unwrap_or(0);
+    let mut ends = Vec::new();
+    for (index, head) in heads.iter().enumerate() {
+        let figures = rows.iter().map(|row| display_width(&row.figures[index]));
+        end += GAP + figures.chain([head.len()]).max().unwrap_or(0);
+        ends.push(end);
+    }
+    // Each figure ends at the end of its column.
+    let line = |start: String, figures: &mut dyn Iterator<Item = &str>| {
+        figures.zip(&ends).fold(start, |line, (figure, end)| {
+            let width = end.saturating_sub(display_width(&line)).max(GAP + display_width(figure));
+            format!("{line}{figure:>width$}")
+        })
+    };
+    let indent = " ".repeat(GAP);
+    let below = " ".repeat(3 * GAP);
+    let is_wide = end + GAP + widest(|row| &row.sentence).unwrap_or(0) <= columns;
+    if end <= columns {
+        writeln!(out, "{}", line(title.clone(), &mut heads.iter().copied()))?;
+    } else {
+        writeln!(out, "{title}")?;
+    }
+    for row in rows {
+        let name = format!("{indent}{}", row.name);
+        let figures = &mut row.figures.iter().map(String::as_str);
+        if is_wide {
+            writeln!(out, "{}{indent}{}", line(name, figures), row.sentence)?;
+            continue;
+        }
+        if end <= columns {
+            writeln!(out, "{}", line(name, figures))?;
+        } else {
+            writeln!(out, "{name}")?;
+            for (head, figure) in heads.iter().zip(figures) {
+                writeln!(out, "{}", wrapped(&below, &format!("{head} {figure}"), columns))?;
+            }
+        }
+        writeln!(out, "{}", wrapped(&below, &row.sentence, columns))?;
+    }
+    note.iter().try_for_each(|note| writeln!(out, "{}", wrapped(&indent, note, columns)))
+}
+
+/// Wraps a text. The first line starts with `start`, the others with as many spaces.
+fn wrapped(start: &str, text: &str, columns: usize) -> String {
+    let indent = " ".repeat(display_width(start));
+    textwrap::fill(text, Options::new(columns).initial_indent(start).subsequent_indent(&indent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(columns: usize) -> String {
+        let row = |name: &str, rate: &str, sentence: &str| Row {
+            name: name.to_owned(),
+            figures: vec![rate.to_owned(), "92.0 %".to_owned()],
+            sentence: sentence.to_owned(),
+        };
+        let report = Report {
+            facts: vec![("date", "today, phi3-loader 0.1.0".to_owned())],
+            sections: vec![Section {
+                title: "Loads".to_owned(),
+                heads: vec!["rate", "of limit"],
+                rows: vec![
+                    row("warm load", "50.12 GB/s", "Loads a file that is in memory."),
+                    row("cold load", "812.00 MB/s", "Loads a file from its drive."),
+                ],
+                note: None,
+            }],
+        };
+        let mut out = Vec::new();
+        write(&mut out, &report, columns).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_row_has_one_line_if_it_fits_and_always_outside_a_terminal() {
+        let lines = "\
+date      today, phi3-loader 0.1.0
+
+Loads               rate  of limit
+  warm load   50.12 GB/s    92.0 %  Loads a file that is in memory.
+  cold load  812.00 MB/s    92.0 %  Loads a file from its drive.
+";
+        assert_eq!(text(usize::MAX), lines);
+        assert_eq!(text(80), lines);
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_sentences_have_their_own_lines() {
+        let lines = "\
+date      today, phi3-loader 0.1.0
+
+Loads               rate  of limit
+  warm load   50.12 GB/s    92.0 %
+      Loads a file that is in memory.
+  cold load  812.00 MB/s    92.0 %
+      Loads a file from its drive.
+";
+        assert_eq!(text(40), lines);
+        for columns in [20, 30] {
+            let lines = text(columns);
+            assert!(lines.lines().all(|line| line.len() <= columns), "{lines}");
+            assert!(lines.contains("\n  warm load\n      rate 50.12"), "{lines}");
         }
     }
-    writeln!(out)?;
-    writeln!(out, "file      {}, {} tensors", path_text(path), file.tensors)?;
-    writeln!(out, "to read   {}", bytes(file.source_bytes))?;
-    writeln!(out, "{:<9} {}", memory_word([&machine.device]), memory_bytes(file.vram_bytes))?;
-    writeln!(
-        out,
-        "options   storage {}, io {}, verify {}, {} runs per measurement; median (minimum to maximum)",
-        settings.storage, settings.io, settings.verify, settings.repeat
-    )
-}
-
-fn print_limits(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
-    writeln!(out, "\n{:<34} {:>28}", "limit", "GB/s")?;
-    for limit in &document.limits {
-        let rate = limit.gb_per_s.map_or_else(|| "-".to_owned(), |rate| spread(rate, 1));
-        let note = limit.note.as_deref().unwrap_or_default();
-        writeln!(out, "{:<34} {rate:>28}  {note}", limit.name)?;
-    }
-    Ok(())
-}
-
-fn print_load(out: &mut dyn Write, load: &LoadFigures, document: &BenchDocument) -> Result<()> {
-    writeln!(
-        out,
-        "\n{:<34} {:>28}  {}",
-        format!("{} load", load.name),
-        "milliseconds",
-        load.description
-    )?;
-    for row in &load.rows {
-        writeln!(
-            out,
-            "  {:<32} {:>28}  {}",
-            row.phase,
-            spread(row.seconds.map(|s| s * 1e3), 3),
-            row.description
-        )?;
-    }
-    write!(out, "  {:<32} {:>28}", "GB/s of the file", spread(load.gb_per_s, 2))?;
-    if let (Some(share), Some(reference)) = (load.share_of_reference, &document.reference) {
-        let share = spread(share.map(|share| share * 100.0), 1);
-        write!(out, "  {share} % of {:.2} ({})", reference.gb_per_s, reference.name)?;
-    }
-    writeln!(out)?;
-    write!(
-        out,
-        "  {}: {} with {} threads, chunks of {} bytes",
-        load.device, load.io, load.threads, load.chunk_bytes
-    )?;
-    if let Some(cached) = load.cached {
-        write!(out, "; {:.0} % of the file cached before the load", cached.median * 100.0)?;
-    }
-    if let Some(cached) = load.cached_after {
-        write!(out, ", {:.0} % after", cached.median * 100.0)?;
-    }
-    writeln!(out)
-}
-
-fn print_small_tensors(out: &mut dyn Write, small: &SmallTensors) -> Result<()> {
-    let SmallTensors { tensors, tensor_bytes, seconds, seconds_as_one } = small;
-    let milliseconds = |seconds: &Spread| spread(seconds.map(|s| s * 1e3), 3);
-    let bytes = tensors * tensor_bytes;
-    writeln!(out, "\n{:<34} {:>28}", "small tensors", "milliseconds")?;
-    let many = format!("  {tensors} of {tensor_bytes} bytes");
-    writeln!(out, "{many:<34} {:>28}", milliseconds(seconds))?;
-    writeln!(out, "{:<34} {:>28}", format!("  one of {bytes} bytes"), milliseconds(seconds_as_one))
-}
-
-fn print_shapes(out: &mut dyn Write, shapes: &[ShapeFigures]) -> Result<()> {
-    writeln!(out, "\n{:<34} {:>28} {:>28}", "engine settings", "milliseconds", "GB/s")?;
-    for shape in shapes {
-        let ShapeFigures { threads, depth, chunk_bytes, read_bytes, seconds, gb_per_s } = shape;
-        writeln!(
-            out,
-            "{:<34} {:>28} {:>28}",
-            format!("  {threads}:{depth}:{}KiB:{}KiB", chunk_bytes >> 10, read_bytes >> 10),
-            spread(seconds.map(|s| s * 1e3), 3),
-            spread(*gb_per_s, 2)
-        )?;
-    }
-    Ok(())
-}
-
-fn print_health(out: &mut dyn Write, health: &Health) -> Result<()> {
-    let milliseconds = |seconds: Spread| spread(seconds.map(|s| s * 1e3), 3);
-    writeln!(out, "\n{:<34} {:>28}", "health of a resident model", "milliseconds")?;
-    writeln!(out, "{:<34} {:>28}", "  residency", milliseconds(health.residency_seconds))?;
-    writeln!(out, "{:<34} {:>28}", "  fingerprint", milliseconds(health.fingerprint_seconds))
-}
-
-fn print_kernels(out: &mut dyn Write, kernels: &[KernelFigures]) -> Result<()> {
-    writeln!(out, "\n{:<22} {:>11} {:>28}  share of copy", "kernel", "threads", "GB/s")?;
-    for kernel in kernels {
-        let threads = kernel.threads.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let rate = spread(kernel.gb_per_s, if kernel.threads.is_some() { 2 } else { 0 });
-        let share = kernel.share_of_copy * 100.0;
-        writeln!(out, "{:<22} {threads:>11} {rate:>28}  {share:>11.1} %", kernel.name)?;
-    }
-    Ok(())
-}
-
-fn print_peers(out: &mut dyn Write, document: &BenchDocument) -> Result<()> {
-    if document.peers.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "\n{:<34} {:>28}", "peer", "seconds")?;
-    for peer in &document.peers {
-        let seconds = peer.seconds.map_or_else(|| "-".to_owned(), |seconds| spread(seconds, 3));
-        write!(out, "{:<34} {seconds:>28}  ", peer.name)?;
-        if let Some(times) = peer.times_of_transfer {
-            write!(out, "{times:.1} times the transfer time of this loader; ")?;
-        }
-        if let Some(version) = &peer.version {
-            write!(out, "{version}; ")?;
-        }
-        writeln!(out, "{}", peer.note)?;
-    }
-    Ok(())
-}
-
-/// Formats `median (minimum to maximum)`.
-fn spread(spread: Spread, decimals: usize) -> String {
-    let Spread { median, min, max } = spread;
-    format!("{median:.decimals$} ({min:.decimals$} to {max:.decimals$})")
 }

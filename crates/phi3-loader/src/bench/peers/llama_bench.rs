@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-const NOTE: &str = "model and an empty context, warm, in one process after its first load";
+const NOTE: &str =
+    "Loads the model and an empty context; the first load of the process does not count.";
 
 pub(super) fn measure(
     arguments: &Bench,

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 const SCRIPT: &str = include_str!("safetensors.py");
 
-const NOTE: &str = "load_file to the device, warm, in one process after its first load";
+const NOTE: &str =
+    "load_file of the same weights to the device; the first load of the process does not count.";
 
 pub(super) fn measure(
     arguments: &Bench,
