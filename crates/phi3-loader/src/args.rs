@@ -347,7 +347,7 @@ pub(super) struct Bench {
     /// Also load with --verify checksum and with --storage native, in turn with the other loads
     #[arg(long)]
     pub(super) variants: bool,
-    /// Also load with the file's pages dropped from the page cache
+    /// Also load with the file dropped from the page cache, so that it comes from its drive
     #[arg(long)]
     pub(super) cold: bool,
     /// Also load over the links of these GPUs, as `load --via` does
@@ -375,7 +375,7 @@ pub(super) struct Bench {
     /// The benchmark program of llama.cpp
     #[arg(long, value_name = "PROGRAM", requires = "peers")]
     pub(super) llama_bench: Option<PathBuf>,
-    /// Draw a chart into this file
+    /// Draw a chart of the rates into this file
     #[arg(long, value_name = "OUT.svg")]
     pub(super) svg: Option<PathBuf>,
     /// Write the results as Markdown tables into this file

@@ -156,7 +156,7 @@ fn phases(load: &LoadFigures) -> Section {
         note.extend(percent.map(|percent| format!("; {percent:.0} % cached {when}")));
     }
     let title = format!("Phases of the {} load", load.name);
-    Section { note: Some(note), ..Section::new(title, &["time"], rows.collect()) }
+    Section { note: Some(note + "."), ..Section::new(title, &["time"], rows.collect()) }
 }
 
 fn small_tensors(small: &SmallTensors) -> Section {

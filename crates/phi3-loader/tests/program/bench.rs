@@ -35,7 +35,7 @@ fn assert_is_spread(spread: &Value) {
 fn a_run_reports_limits_loads_kernels_and_peers() {
     let folder = tempfile::tempdir().unwrap();
     let model = synth(folder.path());
-    let svg = folder.path().join("chart.svg");
+    let [svg, markdown] = ["chart.svg", "results.md"].map(|name| folder.path().join(name));
     let ran = run(&[
         "bench",
         model.to_str().unwrap(),
@@ -43,12 +43,15 @@ fn a_run_reports_limits_loads_kernels_and_peers() {
         "--repeat=2",
         "--variants",
         "--cold",
+        "--resident",
         "--kernels",
         "--peers",
         "--shapes=1:2:4096:4096,3:4:1MiB:64KiB",
         "--json",
         "--svg",
         svg.to_str().unwrap(),
+        "--markdown",
+        markdown.to_str().unwrap(),
     ]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let document: Value = serde_json::from_slice(&ran.stdout).unwrap();
@@ -64,7 +67,8 @@ fn a_run_reports_limits_loads_kernels_and_peers() {
     }
     check_kernels(&document);
     check_peers(&document);
-    check_chart(&std::fs::read_to_string(svg).unwrap());
+    check_chart(&document, &std::fs::read_to_string(svg).unwrap());
+    check_markdown(&document, &std::fs::read_to_string(markdown).unwrap());
 }
 
 fn check_limits(document: &Value) {
@@ -77,10 +81,10 @@ fn check_limits(document: &Value) {
 }
 
 fn check_loads(loads: &Value) {
-    let order = ["warm", "checksum", "native", "reused", "swap", "half-cached", "cold"];
+    let order = ["warm", "checksum", "native", "reused", "swap", "half-cached", "cold", "attached"];
     assert_eq!(names(loads, "name"), order);
     let [f16, native] = ["f16", "native"];
-    assert_eq!(names(loads, "storage"), [f16, f16, native, f16, f16, f16, f16]);
+    assert_eq!(names(loads, "storage"), [f16, f16, native, f16, f16, f16, f16, f16]);
     assert_eq!(names(loads, "verify")[..3], ["residency", "checksum", "residency"]);
     let phases = ["parse", "plan", "context", "pin", "allocate", "prepare", "transfer", "verify"];
     for load in loads.as_array().unwrap() {
@@ -97,7 +101,12 @@ fn check_loads(loads: &Value) {
             }
         }
         assert_is_spread(&load["gb_per_s"]);
-        assert_is_spread(&load["share_of_reference"]);
+        if load["name"] == "attached" {
+            assert_eq!(load["gb_per_s"]["max"], 0.0, "no weights are read");
+            assert!(load["share_of_reference"].is_null());
+        } else {
+            assert_is_spread(&load["share_of_reference"]);
+        }
     }
 
     // Some file systems, such as tmpfs, never drop pages.
@@ -140,13 +149,53 @@ fn check_peers(document: &Value) {
     }
 }
 
-fn check_chart(svg: &str) {
+/// Returns the label and the sentence of each limit and each load that reads the file.
+fn explained(document: &Value) -> impl Iterator<Item = (String, &str)> {
+    let rows = |list: &'static str, after: &'static str| {
+        let rows = document[list].as_array().unwrap().iter();
+        rows.filter(|row| row["gb_per_s"]["max"].as_f64().is_some_and(|rate| rate > 0.0)).map(
+            move |row| {
+                let [name, sentence] = ["name", "description"].map(|field| row[field].as_str());
+                (format!("{}{after}", name.unwrap()), sentence.unwrap())
+            },
+        )
+    };
+    rows("limits", "").chain(rows("loads", " load"))
+}
+
+/// Checks that the chart has a bar, a label and a sentence for each row, and a legend. Unit tests check that no text
+/// is clipped.
+fn check_chart(document: &Value, svg: &str) {
     let elements = xml_elements(svg);
-    for text in ["page cache, 1 thread", "warm load", "reused load", "cold load"] {
+    let svg = svg.replace("&apos;", "'");
+    for (label, sentence) in explained(document) {
+        for text in [&label, sentence] {
+            assert!(svg.contains(text), "{text}: {svg}");
+        }
+    }
+    for text in ["limit of this machine", "load by phi3-loader", "lowest to highest run"] {
         assert!(svg.contains(text), "{text}");
     }
-    assert!(elements.iter().filter(|&&name| name == "rect").count() > 6);
+    assert!(!svg.contains("attached load") && !svg.contains("other loader"), "{svg}");
+    let rows = explained(document).count();
+    // One rectangle is the background, two belong to the legend.
+    assert_eq!(elements.iter().filter(|&&name| name == "rect").count(), rows + 3);
     assert_eq!(elements[0], "svg");
+}
+
+fn check_markdown(document: &Value, markdown: &str) {
+    let command = document["command"].as_str().unwrap();
+    assert!(command.starts_with("phi3-loader bench /"), "{command}");
+    assert!(command.contains(" '--device=host' '--repeat=2' --variants "), "{command}");
+    assert!(markdown.starts_with(&format!("```sh\n{command}\n```\n")), "{markdown}");
+    for (label, sentence) in explained(document) {
+        let row = |line: &str| line.replace('\\', "").starts_with(&format!("| {label} | "));
+        let row = markdown.lines().find(|line| row(line)).unwrap_or_else(|| panic!("{label}"));
+        assert!(row.ends_with(&format!(" | {sentence} |")), "{row}");
+    }
+    for line in markdown.lines().filter(|line| line.starts_with('|')) {
+        assert!(line.ends_with(" |"), "{line}");
+    }
 }
 
 /// A program that prints only llama-bench's lines about loads.
@@ -218,6 +267,10 @@ fn without_json_the_results_are_a_table() {
     {
         assert!(table.contains(text), "{text}: {table}");
     }
+    // Each row and each remark has a sentence.
+    for line in table.lines().filter(|line| line.starts_with("  ")) {
+        assert!(line.ends_with('.'), "{line}");
+    }
     assert!(!table.contains("cold load") && !table.contains("peer"), "{table}");
 }
 
@@ -236,6 +289,7 @@ fn failures_of_loads_and_arguments_have_the_exit_codes_of_load() {
         &["bench"][..],
         &["bench", model, "--repeat", "0"],
         &["bench", model, "--device", "gpu"],
+        &["bench", model, "--device=host", "--via=1"],
         &["bench", model, "--llama-bench", "llama-bench"],
         &["bench", model, "--safetensors", "weights.safetensors"],
     ] {

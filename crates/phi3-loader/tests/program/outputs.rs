@@ -61,12 +61,13 @@ impl Models {
 }
 
 /// Returns command lines that read `model` and write `output`.
-fn writers(model: &str, output: &str) -> [Command; 4] {
+fn writers(model: &str, output: &str) -> [Command; 5] {
     [
         program(["load", model, "--device=host", "--dump", output]),
         program(["load", model, "--device=host", "--json", "--dump", output]),
         program(["load", model, "--device=host", "--quiet", "--timeline", output]),
         program(["bench", model, "--device=host", "--repeat=1", "--svg", output]),
+        program(["bench", model, "--device=host", "--repeat=1", "--markdown", output]),
     ]
 }
 
@@ -139,6 +140,8 @@ fn two_outputs_that_are_the_same_file_are_refused() {
     ] {
         let load = ["load", "model.gguf", "--device=host", "--dump", dump, "--timeline", timeline];
         models.refuses(&mut program(load));
+        let bench = ["bench", "model.gguf", "--device=host", "--svg", dump, "--markdown", timeline];
+        models.refuses(&mut program(bench));
     }
     let load = ["load", "model.gguf", "--device=host", "--dump", "old", "--timeline", "new"];
     let ran = Ran::of(program(load).current_dir(models.dir.path()));

@@ -135,17 +135,21 @@ fn file_names_are_escaped_and_restored_from_json() {
 #[test]
 fn reports_escape_the_names_of_files() {
     let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join(HIDDEN);
-    let model = model.to_str().unwrap();
+    let paths = [HIDDEN, "svg", "markdown"].map(|name| dir.path().join(name));
+    let [model, svg, markdown] = [0, 1, 2].map(|at| paths[at].to_str().unwrap());
     for command in [
         &["synth", model][..],
         &["load", model, "--device=host", "--dump", &format!("{model}.safetensors")],
-        &["bench", model, "--device=host", "--repeat=1"],
+        &["bench", model, "--device=host", "--repeat=1", "--svg", svg, "--markdown", markdown],
     ] {
         let ran = Ran::of(&mut program(command));
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
         assert!(ran.stdout().contains("\\u{202e}"), "{}", ran.stdout());
         shows_itself(&ran);
+    }
+    for file in [svg, markdown] {
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(!text.contains(|c| c != '\n' && gguf_format::is_unprintable(c)), "{text}");
     }
 }
 
