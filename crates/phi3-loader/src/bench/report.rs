@@ -89,14 +89,12 @@ fn facts(path: &Path, document: &BenchDocument) -> Vec<(&'static str, String)> {
 }
 
 fn limits(document: &BenchDocument) -> Section {
-    let row = |limit: &Limit| match (limit.gb_per_s, &limit.note) {
-        (None, Some(why)) => {
-            let sentence = format!("{} Not measured: {why}.", limit.description);
-            Row::new(&limit.name, ["-".to_owned()], sentence)
+    let row = |limit: &Limit| {
+        let mut sentence = limit.description.to_owned();
+        if limit.gb_per_s.is_none() {
+            sentence.extend(limit.note.iter().map(|why| format!(" Not measured: {why}.")));
         }
-        (gb_per_s, _) => {
-            Row::new(&limit.name, [gb_per_s.map_or("-".to_owned(), rate)], limit.description)
-        }
+        Row::new(&limit.name, [or_dash(limit.gb_per_s.map(rate))], sentence)
     };
     Section::new("Limits of this machine", &["rate"], document.limits.iter().map(row).collect())
 }
@@ -108,8 +106,8 @@ fn loads(document: &BenchDocument) -> Section {
             format!("{} load", load.name),
             [
                 milliseconds(load.seconds_of("transfer")),
-                if load.reads() { rate(load.gb_per_s) } else { "-".to_owned() },
-                share.unwrap_or("-".to_owned()),
+                or_dash(load.reads().then(|| rate(load.gb_per_s))),
+                or_dash(share),
             ],
             load.description,
         )
@@ -127,20 +125,21 @@ fn loads(document: &BenchDocument) -> Section {
 
 fn peers(peers: &[Peer]) -> Section {
     let row = |peer: &Peer| {
-        let or_none = |figure: Option<String>| figure.unwrap_or("-".to_owned());
         let version = peer.version.iter().map(|version| format!(" ({version})"));
         Row::new(
             &peer.name,
             [
-                or_none(peer.seconds.map(|time| spread(time, 3, "s"))),
-                or_none(peer.gb_per_s.map(|rate| text::rate(rate.median))),
-                or_none(peer.times_of_transfer.map(|times| format!("{times:.1}"))),
+                or_dash(peer.seconds.map(time)),
+                or_dash(peer.gb_per_s.map(|rate| text::rate(rate.median))),
+                or_dash(peer.times_of_transfer.map(|times| format!("{times:.1}"))),
             ],
             format!("{}{}", peer.note, version.collect::<String>()),
         )
     };
-    let heads = ["time", "rate", "warm transfers"];
-    Section::new("Other loaders", &heads, peers.iter().map(row).collect())
+    let heads = ["time", "rate", "transfers"];
+    let section = Section::new("Other loaders", &heads, peers.iter().map(row).collect());
+    let note = "The last figure is the time, as a multiple of the transfer of the warm load.";
+    Section { note: Some(note.to_owned()), ..section }
 }
 
 fn phases(load: &LoadFigures) -> Section {
@@ -229,6 +228,10 @@ fn kernels(kernels: &[KernelFigures]) -> Section {
     let rows = kernels.iter().map(row).collect();
     let section = Section::new("Decoders", &["rate", "of copy"], rows);
     Section { note: Some("Bytes read and bytes written count.".to_owned()), ..section }
+}
+
+fn or_dash(figure: Option<String>) -> String {
+    figure.unwrap_or_else(|| "-".to_owned())
 }
 
 /// Formats a rate, given in GB per second, in the unit that fits its median.
