@@ -187,11 +187,12 @@ fn the_message_for_a_large_reserve_contains_every_figure() {
     assert_eq!(failed["retriable"], false, "the host will never have this much memory");
     let message = failed["message"].as_str().unwrap();
     for figure in [
-        format!("{required} bytes ("),
-        " MiB) required, 2097152 bytes (2.00 MiB) of them for staging, ".to_owned(),
-        "1000000000000000000 bytes (931322574.62 GiB) reserved in addition, ".to_owned(),
-        " GiB) free of ".to_owned(),
-        " GiB) total, limited by ".to_owned(),
+        format!("{required} bytes required ("),
+        " MiB), 2097152 bytes of them for staging (2.00 MiB), ".to_owned(),
+        "1000000000000000000 bytes reserved in addition (931322574.62 GiB), ".to_owned(),
+        " bytes free of ".to_owned(),
+        " bytes total (".to_owned(),
+        " GiB), limited by ".to_owned(),
     ] {
         assert!(message.contains(&figure), "{figure}: {message}");
     }
