@@ -276,7 +276,8 @@ ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const Source
                           timeline};
     const Stats stats =
         engine_.execute(request, buffers_of(dests, engine_), [&](const Progress& progress) {
-          return observer.on_progress(progress.units_done, progress.bytes_done);
+          return observer.on_progress(progress.units_done, progress.bytes_done,
+                                      {progress.lane_bytes.data(), progress.lane_bytes.size()});
         });
     rust::Vec<OpReport> operations;
     for (const transfer::OpReport& report : stats.operations) {

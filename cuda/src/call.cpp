@@ -46,7 +46,7 @@ Call::Call(const CallWork& work, const CallClock* clock, std::uint32_t readers)
       spans_(readers),
       scratch_(readers),
       places_(readers),
-      board_(work.schedule.unit_bytes(), readers),
+      board_(work.schedule.unit_bytes(), work.schedule.lanes.size(), readers),
       turns_(work.staging.slots, work.division, board_.stop(),
              [this](std::size_t chunk) { retire(chunk); }) {}
 

@@ -13,8 +13,11 @@ constexpr std::chrono::milliseconds kHeartbeat{20};
 
 }  // namespace
 
-ProgressBoard::ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers)
-    : remaining_(std::move(unit_bytes)), active_readers_(readers) {
+ProgressBoard::ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::size_t lanes,
+                             std::uint32_t readers)
+    : remaining_(std::move(unit_bytes)),
+      progress_{0, 0, std::vector<std::uint64_t>(lanes)},
+      active_readers_(readers) {
   advance_units();
 }
 
@@ -28,7 +31,10 @@ void ProgressBoard::landed(View<Segment> segments, std::uint64_t bytes) {
   bool unit_finished = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const Segment& segment : segments) remaining_[segment.unit] -= segment.source_bytes;
+    for (const Segment& segment : segments) {
+      remaining_[segment.unit] -= segment.source_bytes;
+      progress_.lane_bytes[segment.lane] += segment.source_bytes;
+    }
     progress_.bytes_done += bytes;
     const std::uint32_t before = progress_.units_done;
     advance_units();
@@ -56,7 +62,7 @@ void ProgressBoard::reader_finished() noexcept {
 
 void ProgressBoard::watch(const Observer& observer) {
   std::unique_lock<std::mutex> lock(mutex_);
-  Progress reported{0, 0};
+  Progress reported{0, 0, progress_.lane_bytes};
   for (bool readers_left = true; readers_left;) {
     changed_.wait_for(lock, kHeartbeat, [&] {
       return active_readers_ == 0 || progress_.units_done != reported.units_done;

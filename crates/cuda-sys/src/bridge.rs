@@ -148,7 +148,7 @@ pub(crate) mod ffi {
 
     extern "Rust" {
         type ObserverShim<'a>;
-        fn on_progress(&mut self, units_done: u32, bytes_done: u64) -> bool;
+        fn on_progress(&mut self, units_done: u32, bytes_done: u64, lane_bytes: &[u64]) -> bool;
     }
 
     extern "Rust" {

@@ -243,7 +243,7 @@ impl Engine {
         &mut self,
         request: Request<'_>,
         dest: &mut DeviceBuffer,
-        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        observe: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         self.execute_lanes(request, &mut [dest], observe)
     }
@@ -265,7 +265,7 @@ impl Engine {
         &mut self,
         request: Request<'_>,
         dests: &mut [&mut DeviceBuffer],
-        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        observe: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let Request { sources, io, ops, units, digest, timeline } = request;
         let readers = SourceReaders::new(sources);

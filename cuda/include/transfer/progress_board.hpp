@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -16,7 +17,7 @@ namespace phi3::transfer {
 
 class ProgressBoard {
  public:
-  ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::uint32_t readers);
+  ProgressBoard(std::vector<std::uint64_t> unit_bytes, std::size_t lanes, std::uint32_t readers);
 
   // The following functions are for readers.
   // `bytes` are the source bytes of the segments. Bytes that several lanes need count once.
@@ -39,7 +40,7 @@ class ProgressBoard {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::uint64_t> remaining_;  // bytes of each unit, of all lanes, that have not landed
-  Progress progress_{0, 0};
+  Progress progress_;
   std::uint32_t active_readers_;
   std::exception_ptr error_;
   bool cancelled_ = false;

@@ -38,7 +38,7 @@ impl Bench {
         &mut self,
         request: Request<'_>,
         arena: &mut Arena,
-        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        observe: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         arena.owners = owners(request.ops);
         let mut dests: Vec<_> = arena.lanes.iter_mut().collect();
@@ -53,7 +53,7 @@ impl Bench {
         ops: &[CopyOp],
         units: u32,
         arena: &mut Arena,
-        observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        observe: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<Stats, Error> {
         let ops = self.in_turn(ops);
         let sources = [whole(file)];

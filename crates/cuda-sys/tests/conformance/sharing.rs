@@ -2,7 +2,9 @@
 
 use super::bench::{Bench, content, copy, file_of, noise};
 use super::{SMALL, Setup};
-use cuda_sys::{Access, Device, DeviceBuffer, DeviceKind, Error, ErrorCode, Io, SharedMemory};
+use cuda_sys::{
+    Access, Device, DeviceBuffer, DeviceKind, Error, ErrorCode, Io, Progress, SharedMemory,
+};
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -68,7 +70,7 @@ pub(crate) fn protected_memory_is_not_written(kind: DeviceKind) {
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
         let mut arena = bench.arena(0);
         arena.lanes = vec![protected];
-        let go_on = &mut |_| ControlFlow::Continue(());
+        let go_on = &mut |_: Progress<'_>| ControlFlow::Continue(());
         let ops = [copy(0, 4096, 0, 0)];
         let error = bench.run(&file, Io::Read, &ops, 1, &mut arena, go_on).unwrap_err();
         assert_eq!((error.code(), error.lane()), (ErrorCode::InvalidArgument, Some(0)), "{error}");
