@@ -14,7 +14,8 @@ use std::path::Path;
 ///
 /// Events of a load borrow what they report. [`into_owned`](Self::into_owned) makes an event that can be sent
 /// to another thread. With the feature `serde`, an event is serialised as a line of `phi3-loader load --json`,
-/// without the field `schema_version`. The program does not print [`Transferred`](Self::Transferred).
+/// without the field `schema_version`. The program does not print [`Transferred`](Self::Transferred) and
+/// [`Compared`](Self::Compared).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "a load has one event with statistics")]
@@ -53,10 +54,13 @@ pub enum LoadEvent<'a> {
     /// times per second between units.
     #[non_exhaustive]
     Transferred {
-        /// Source bytes that have arrived so far.
+        /// Source bytes that have arrived so far. Bytes that several devices take count once.
         bytes: u64,
         /// Source bytes of the whole load.
         of_bytes: u64,
+        /// Source bytes that have arrived on each device so far, in the order of the parts of the plan, whose
+        /// [`source_bytes`](model_phi3::PlacedPart::source_bytes) are the totals.
+        part_bytes: Cow<'a, [u64]>,
     },
     /// A unit of the model is complete: the embedding, a layer, or the output. One event for each unit, in
     /// order.
@@ -71,6 +75,15 @@ pub enum LoadEvent<'a> {
         /// Source bytes that have arrived so far.
         bytes: u64,
         /// Source bytes of the whole load.
+        of_bytes: u64,
+    },
+    /// More bytes on the devices have been compared, for a progress bar: with the file, if `LoadOptions::verify` asks
+    /// for that, or with the digests of resident weights. If both happen, the bytes start again at zero.
+    #[non_exhaustive]
+    Compared {
+        /// Bytes on the devices that have been compared so far.
+        bytes: u64,
+        /// Bytes to compare.
         of_bytes: u64,
     },
     /// The load is verified, as far as `LoadOptions::verify` asks.
@@ -115,10 +128,13 @@ impl LoadEvent<'_> {
             Self::Allocated { device, device_name, bytes } => {
                 LoadEvent::Allocated { device, device_name: owned(device_name), bytes }
             }
-            Self::Transferred { bytes, of_bytes } => LoadEvent::Transferred { bytes, of_bytes },
+            Self::Transferred { bytes, of_bytes, part_bytes } => {
+                LoadEvent::Transferred { bytes, of_bytes, part_bytes: owned(part_bytes) }
+            }
             Self::Progress { unit, of, label, bytes, of_bytes } => {
                 LoadEvent::Progress { unit, of, label: owned(label), bytes, of_bytes }
             }
+            Self::Compared { bytes, of_bytes } => LoadEvent::Compared { bytes, of_bytes },
             Self::Verified { residency } => LoadEvent::Verified { residency: owned(residency) },
             Self::Finished { stats } => LoadEvent::Finished { stats: owned(stats) },
         }

@@ -1,6 +1,8 @@
 //! Detects weights that have changed on a device after they were loaded.
 
 use crate::error::Error;
+use crate::event::{LoadEvent, Observer};
+use crate::loader::emit;
 use crate::part::LoadedPart;
 use cuda_sys::Digest;
 use model_phi3::{PlacedOp, PlacedPart};
@@ -10,6 +12,10 @@ use std::ops::Range;
 /// names the piece, so a flipped bit is located to 16 MiB. A multiple of 16, because digests start at
 /// multiples of 16 bytes.
 const PIECE_BYTES: u64 = 16 << 20;
+
+/// The number of pieces after which a comparison reports its progress: at most 2 GiB. Each report costs a GPU some
+/// ten microseconds, in which it could compare 100 MB.
+const STEP_PIECES: usize = 128;
 
 /// Digests of a model's weights at one moment, one for every 16 MiB of a tensor.
 ///
@@ -114,9 +120,23 @@ impl Fingerprint {
         })
     }
 
-    pub(crate) fn check_all(&self, parts: &[LoadedPart]) -> Result<(), Error> {
+    /// Compares all weights with the fingerprint, and reports the progress.
+    pub(crate) fn check_all(
+        &self,
+        parts: &[LoadedPart],
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
         self.check_sizes(parts)?;
-        self.check(0, &all_pieces(parts).collect::<Vec<_>>())
+        let pieces: Vec<_> = all_pieces(parts).collect();
+        let bytes_of =
+            |pieces: &[(_, Piece<'_>)]| pieces.iter().map(|(_, piece)| piece.bytes()).sum::<u64>();
+        let (mut bytes, of_bytes) = (0, bytes_of(&pieces));
+        for (step, some) in pieces.chunks(STEP_PIECES).enumerate() {
+            emit(observer, &LoadEvent::Compared { bytes, of_bytes })?;
+            self.check(step * STEP_PIECES, some)?;
+            bytes += bytes_of(some);
+        }
+        emit(observer, &LoadEvent::Compared { bytes, of_bytes })
     }
 }
 

@@ -264,7 +264,7 @@ impl Loader {
         let reported =
             Moved { moves: &moves, reports: &moved.operations, devices: &session.devices };
         reported.check_complete(moved.source_bytes, plan.source_bytes())?;
-        let (residencies, verify) = verify(options, source, &reported, &parts, token)?;
+        let (residencies, verify) = verify(options, source, &reported, &parts, *observer, token)?;
         let suspects = SuspectWeights::among(&reported, plan, &scales, options)?;
         if options.protect {
             parts.iter_mut().try_for_each(|part| part.buffer.protect())?;
@@ -460,6 +460,7 @@ fn verify(
     source: &Source,
     moved: &Moved<'_>,
     parts: &[LoadedPart],
+    observer: &mut dyn Observer,
     token: &CancelToken,
 ) -> Result<(Vec<Residency>, VerifyTimes), Error> {
     let start = Instant::now();
@@ -469,7 +470,7 @@ fn verify(
     let (residencies, residency_seconds) =
         timed(|| parts.iter().map(residency::check).collect::<Result<_, _>>())?;
     if options.verify >= Verify::Readback {
-        readback::compare(parts, source, token)?;
+        readback::compare(parts, source, observer, token)?;
     }
     Ok((residencies, VerifyTimes { seconds: start.elapsed().as_secs_f64(), residency_seconds }))
 }

@@ -3,6 +3,7 @@
 use crate::assemble;
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::event::Unobserved;
 use crate::file_identity::Facts;
 use crate::fingerprint::{Fingerprint, Rehash, RehashStep};
 use crate::part::{LoadedPart, PartsOf, TensorView};
@@ -161,7 +162,7 @@ impl LoadedModel {
     ///
     /// [`Error::Verification`] with the name of the first tensor that changed and its device, or [`Error::Engine`].
     pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
-        earlier.check_all(&self.parts)
+        earlier.check_all(&self.parts, &mut Unobserved)
     }
 
     /// Checks again that every weight is in the memory of its device. Copies no weights.

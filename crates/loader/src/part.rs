@@ -2,6 +2,7 @@
 
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::event::Unobserved;
 use crate::fingerprint::Fingerprint;
 use crate::host_memory;
 use crate::host_view::{self, WeightElement};
@@ -244,7 +245,7 @@ impl LoadedPart {
     ///
     /// [`Error::Verification`] with the name of the first tensor that changed, or [`Error::Engine`].
     pub fn verify_fingerprint(&self, earlier: &Fingerprint) -> Result<(), Error> {
-        earlier.check_all(std::slice::from_ref(self))
+        earlier.check_all(std::slice::from_ref(self), &mut Unobserved)
     }
 
     /// Checks again that the weights are in the memory of this device. Copies no weights.

@@ -2,7 +2,9 @@
 
 use crate::cancel::CancelToken;
 use crate::error::Error;
+use crate::event::{LoadEvent, Observer};
 use crate::host_memory;
+use crate::loader::emit;
 use crate::part::LoadedPart;
 use crate::scales::Scales;
 use crate::source::Source;
@@ -25,10 +27,11 @@ const WINDOW_BYTES: u64 = 8 << 20;
 pub(crate) fn compare(
     parts: &[LoadedPart],
     source: &Source,
+    observer: &mut dyn Observer,
     token: &CancelToken,
 ) -> Result<(), Error> {
     let bytes = parts.iter().map(LoadedPart::vram_bytes).max().unwrap_or(0);
-    Comparison::new(source, parts, WINDOW_BYTES.min(bytes))?.run(parts, token)
+    Comparison::new(source, parts, WINDOW_BYTES.min(bytes))?.run(parts, observer, token)
 }
 
 /// A part of an operation that consists of whole blocks and, if the operation cuts columns, of whole rows.
@@ -131,17 +134,26 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    fn run(&mut self, parts: &[LoadedPart], token: &CancelToken) -> Result<(), Error> {
+    fn run(
+        &mut self,
+        parts: &[LoadedPart],
+        observer: &mut dyn Observer,
+        token: &CancelToken,
+    ) -> Result<(), Error> {
         let Some(first) = parts.first() else { return Ok(()) };
         let plan = &first.of.plan;
         let scales = Scales::read(plan.whole(), self.source)?;
         let moves = moves(plan);
+        let of_bytes = moves.iter().map(|of| length(&of.op.dest)).sum();
+        let mut bytes = 0;
         for part in parts {
             let of_part = moves.iter().filter(|of| of.part == part.index());
             let ops = of_part.map(|of| (of.op, scales.of(of.tensor)));
             for window in windows(ops, self.window_bytes) {
                 token.check()?;
                 self.compare(&window, part, token)?;
+                bytes += window.iter().map(|piece| length(&piece.dest)).sum::<u64>();
+                emit(observer, &LoadEvent::Compared { bytes, of_bytes })?;
             }
         }
         Ok(())
@@ -206,6 +218,10 @@ impl<'a> Comparison<'a> {
         );
         done.map(drop).map_err(|error| self.source.engine_error(error))
     }
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end - range.start
 }
 
 /// Converts a position in a window to an index. It always fits, because windows fit into memory.
@@ -289,7 +305,7 @@ mod tests {
 
     fn compared(model: &LoadedModel, source: &Source, window_bytes: u64) -> Result<(), Error> {
         let mut comparison = Comparison::new(source, &model.parts, window_bytes)?;
-        comparison.run(&model.parts, &CancelToken::new())
+        comparison.run(&model.parts, &mut Unobserved, &CancelToken::new())
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Loader {
     /// manifest says which devices have the weights; of the options, only
     /// [`LoadOptions::deny_overflow`](crate::LoadOptions::deny_overflow) and the limits of headers matter.
     ///
-    /// The events are those of a load, without progress.
+    /// The events are those of a load. Instead of the progress of a transfer, that of the proof is reported.
     ///
     /// # Errors
     ///
@@ -137,6 +137,7 @@ impl Loader {
         }
         let times = EarlyTimes { start, parse_seconds, plan_seconds, driver_seconds: 0.0 };
         let model = self.attach_parts(entry, planned, (header, files), times, observer, token)?;
+        announce_verified(&model, observer)?;
         finish(model, observer)
     }
 
@@ -199,10 +200,13 @@ impl Loader {
         let mut model =
             self.attach_parts(entry, planned, file, load.times, load.observer, load.token)?;
         if self.options.verify >= Verify::Readback {
-            let ((), seconds) = timed(|| readback::compare(&model.parts, load.source, load.token))?;
+            let compare =
+                || readback::compare(&model.parts, load.source, load.observer, load.token);
+            let ((), seconds) = timed(compare)?;
             model.stats.phases.verify_seconds += seconds;
             model.stats.phases.seconds = load.times.start.elapsed().as_secs_f64();
         }
+        announce_verified(&model, load.observer)?;
         Ok(model)
     }
 
@@ -282,10 +286,9 @@ impl Loader {
         token.check()?;
         let verifying = Instant::now();
         let residencies = parts.iter().map(residency::check).collect::<Result<Vec<_>, _>>()?;
-        Fingerprint::of_manifest(manifest).check_all(&parts)?;
+        Fingerprint::of_manifest(manifest).check_all(&parts, observer)?;
         let verify_seconds = verifying.elapsed().as_secs_f64();
         let residency = Residency::sum(&residencies);
-        emit(observer, &LoadEvent::Verified { residency: Cow::Borrowed(&residency) })?;
 
         let after = memory_of(&opened)?;
         let accounts = devices.iter().zip(before.into_iter().zip(after));
@@ -324,6 +327,11 @@ impl Loader {
         };
         Ok(LoadedModel::new(of, parts, stats, header, files))
     }
+}
+
+fn announce_verified(model: &LoadedModel, observer: &mut dyn Observer) -> Result<(), Error> {
+    let residency = Cow::Borrowed(&model.stats.proof.residency);
+    emit(observer, &LoadEvent::Verified { residency })
 }
 
 fn no_part() -> Error {

@@ -181,11 +181,16 @@ enum Line<'a> {
     Transferred {
         bytes: u64,
         of_bytes: u64,
+        part_bytes: &'a [u64],
     },
     Progress {
         unit: u32,
         of: u32,
         label: &'a str,
+        bytes: u64,
+        of_bytes: u64,
+    },
+    Compared {
         bytes: u64,
         of_bytes: u64,
     },
@@ -215,11 +220,14 @@ impl Serialize for LoadEvent<'_> {
             Self::Allocated { device, device_name, bytes } => {
                 Line::Allocated { device: *device, device_name, bytes: *bytes }
             }
-            Self::Transferred { bytes, of_bytes } => {
-                Line::Transferred { bytes: *bytes, of_bytes: *of_bytes }
+            Self::Transferred { bytes, of_bytes, part_bytes } => {
+                Line::Transferred { bytes: *bytes, of_bytes: *of_bytes, part_bytes }
             }
             Self::Progress { unit, of, label, bytes, of_bytes } => {
                 Line::Progress { unit: *unit, of: *of, label, bytes: *bytes, of_bytes: *of_bytes }
+            }
+            Self::Compared { bytes, of_bytes } => {
+                Line::Compared { bytes: *bytes, of_bytes: *of_bytes }
             }
             Self::Verified { residency } => Line::Verified { residency },
             Self::Finished { stats } => Line::Finished { stats, gb_per_s: stats.gb_per_s() },

@@ -171,7 +171,7 @@ struct UnitReporter<'a> {
 }
 
 impl UnitReporter<'_> {
-    fn report(&mut self, progress: Progress) -> ControlFlow<()> {
+    fn report(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
         let (of, of_bytes) = (self.plan.units(), self.plan.source_bytes());
         while self.reported < progress.units_done {
             let label = self.plan.unit(self.reported).map(|unit| unit.to_string());
@@ -188,6 +188,10 @@ impl UnitReporter<'_> {
             let label = label.into();
             self.observer.event(&LoadEvent::Progress { unit, of, label, bytes, of_bytes })?;
         }
-        self.observer.event(&LoadEvent::Transferred { bytes: progress.bytes_done, of_bytes })
+        // The lanes of helpers have no part.
+        let parts = self.plan.parts().len().min(progress.lane_bytes.len());
+        let part_bytes = progress.lane_bytes[..parts].into();
+        let bytes = progress.bytes_done;
+        self.observer.event(&LoadEvent::Transferred { bytes, of_bytes, part_bytes })
     }
 }

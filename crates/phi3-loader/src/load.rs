@@ -121,7 +121,8 @@ fn load(
 /// Returns whether an event is printed when it occurs. The others only update a progress bar, or are printed after
 /// the dump.
 fn is_printed(event: &LoadEvent<'_>) -> bool {
-    !matches!(event, LoadEvent::Transferred { .. } | LoadEvent::Finished { .. })
+    use LoadEvent::{Compared, Finished, Transferred};
+    !matches!(event, Transferred { .. } | Compared { .. } | Finished { .. })
 }
 
 /// The largest number of tensors of one kind that a report names.

@@ -13,8 +13,8 @@ pub(crate) struct Status {
     pub(crate) phase: Phase,
     pub(crate) progress: Progress,
     pub(crate) rehash: RehashTotals,
-    /// The events so far, with numbers that start at 1. Only the newest `Transferred` is kept: a load sends about
-    /// 50 of them per second.
+    /// The events so far, with numbers that start at 1. Of consecutive `Transferred`, and of `Compared`, only the
+    /// newest is kept: a load sends about 50 of them per second.
     events: Vec<(u64, Arc<LoadEvent<'static>>)>,
 }
 
@@ -56,7 +56,9 @@ impl Status {
     pub(crate) fn record(&mut self, event: &LoadEvent<'_>) {
         self.progress.record(event);
         let number = self.events.last().map_or(1, |(number, _)| number + 1);
-        self.events.pop_if(|(_, last)| matches!(**last, LoadEvent::Transferred { .. }));
+        self.events.pop_if(|(_, last)| {
+            matches!(**last, LoadEvent::Transferred { .. } | LoadEvent::Compared { .. })
+        });
         self.events.push((number, Arc::new(event.clone().into_owned())));
     }
 

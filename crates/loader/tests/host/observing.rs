@@ -17,6 +17,7 @@ pub(crate) fn name(event: &LoadEvent<'_>) -> &'static str {
         LoadEvent::Allocated { .. } => "allocated",
         LoadEvent::Progress { .. } => "progress",
         LoadEvent::Transferred { .. } => "transferred",
+        LoadEvent::Compared { .. } => "compared",
         LoadEvent::Verified { .. } => "verified",
         LoadEvent::Finished { .. } => "finished",
         _ => "unknown",

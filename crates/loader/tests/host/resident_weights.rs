@@ -1,9 +1,13 @@
 //! Weights that outlive their model, in host memory.
 
 use crate::common::{go_on, model_path};
+use crate::observing::name;
 use crate::resident::{Shelf, parts_outlive_their_model, resident_suite};
 use keeper::{Entry, Error as KeeperError, Found, Key, ManifestError, Store};
-use loader::{CancelToken, DeviceChoice, LoadOptions, Loader, Mismatch, Resident};
+use loader::{
+    CancelToken, DeviceChoice, LoadEvent, LoadOptions, Loader, Mismatch, Resident, Verify,
+};
+use std::ops::ControlFlow;
 
 resident_suite!(DeviceChoice::Host);
 
@@ -91,6 +95,29 @@ fn a_file_is_loaded_although_others_keep_publishing_its_copies() {
         assert_eq!(loaded.unwrap().stats().resident, Resident::Published);
     }
     assert_eq!(store.0.only().manifest.files[0].path, copy.into_os_string().into_encoded_bytes());
+}
+
+#[test]
+fn attaching_reports_the_comparison_with_the_digests_and_with_the_file() {
+    let path = model_path("fused-f16.gguf");
+    let (mut store, token) = (Shelf::default(), CancelToken::new());
+    let options = LoadOptions::new().device(DeviceChoice::Host).verify(Verify::Readback);
+    let mut loader = Loader::new(options);
+    drop(loader.load_resident(&path, &mut store, Mismatch::Fail, &mut go_on, &token).unwrap());
+    let (mut names, mut complete) = (Vec::new(), 0);
+    let mut observer = |event: &LoadEvent<'_>| {
+        names.push(name(event));
+        complete += u32::from(
+            matches!(event, LoadEvent::Compared { bytes, of_bytes, .. } if bytes == of_bytes),
+        );
+        ControlFlow::Continue(())
+    };
+    let model =
+        loader.load_resident(&path, &mut store, Mismatch::Fail, &mut observer, &token).unwrap();
+    assert_eq!(model.stats().resident, Resident::Attached);
+    names.dedup();
+    assert_eq!(names, ["opened", "planned", "allocated", "compared", "verified", "finished"]);
+    assert_eq!(complete, 2);
 }
 
 #[test]

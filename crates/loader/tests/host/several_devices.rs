@@ -192,6 +192,33 @@ fn a_load_to_several_devices_can_be_cancelled_at_every_event() {
 }
 
 #[test]
+fn the_progress_has_the_bytes_of_each_device_and_of_the_comparison_with_the_file() {
+    let path = model_path("one-and-two-bits.gguf");
+    for mode in [SplitMode::Layer, SplitMode::Tensor, SplitMode::Replicate] {
+        let options = hosts(2).placement(Placement::new(mode, 2).unwrap());
+        let (mut arrived, mut compared) = (vec![vec![0, 0]], vec![(0, 0)]);
+        let mut observer = |event: &LoadEvent<'_>| {
+            match event {
+                LoadEvent::Transferred { part_bytes, .. } => arrived.push(part_bytes.to_vec()),
+                LoadEvent::Compared { bytes, of_bytes, .. } => compared.push((*bytes, *of_bytes)),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        };
+        let mut loader = Loader::new(options.verify(Verify::Readback));
+        let model = loader.load(&path, &mut observer).unwrap();
+        let parts = model.plan().parts();
+        let of_parts: Vec<_> = parts.iter().map(loader::PlacedPart::source_bytes).collect();
+        assert_eq!(arrived.last(), Some(&of_parts), "{mode}");
+        assert!((0..2).all(|part| arrived.is_sorted_by_key(|bytes| bytes[part])), "{mode}");
+        let ops = parts.iter().flat_map(loader::PlacedPart::ops);
+        let all = ops.map(|op| op.dest.end - op.dest.start).sum();
+        assert_eq!(compared.last(), Some(&(all, all)), "{mode}");
+        assert!(compared.is_sorted(), "{mode}");
+    }
+}
+
+#[test]
 fn a_file_that_becomes_shorter_fails_the_load() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("large.gguf");
