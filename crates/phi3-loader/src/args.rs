@@ -1,5 +1,6 @@
 //! The command line: commands, options and their values.
 
+use crate::color;
 use crate::completions::{
     command_name, device_list, gguf_file, gpu_list, resident_key, socket, store,
 };
@@ -7,6 +8,7 @@ use crate::device_list::DeviceList;
 use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
 use crate::version;
+use anstream::ColorChoice;
 use clap::builder::{
     FalseyValueParser, NonEmptyStringValueParser, PathBufValueParser, PossibleValue,
     PossibleValuesParser, Resettable, TypedValueParser,
@@ -57,6 +59,9 @@ pub(super) struct Arguments {
     /// Print only errors and results
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
+    /// When to use colours. `auto`: on terminals, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", value_parser = parse_color())]
+    pub(super) color: ColorChoice,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -184,6 +189,11 @@ impl Command {
             | Self::Completions(_)
             | Self::Man(_) => None,
         }
+    }
+
+    /// Returns whether the command prints its progress as JSON events.
+    pub(super) fn prints_events(&self) -> bool {
+        matches!(self, Self::Load(Load { json: true, .. }))
     }
 
     /// Returns the ordinal of the GPU, if the command uses at most this one.
@@ -628,6 +638,10 @@ where
     T: FromStr<Err: std::error::Error + Send + Sync> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+fn parse_color() -> impl TypedValueParser<Value = ColorChoice> {
+    PossibleValuesParser::new(color::WORDS).map(|word| color::named(&word).unwrap_or_default())
 }
 
 /// The accepted sizes, for error messages.

@@ -16,6 +16,7 @@ mod report;
 mod several;
 mod shapes;
 mod small_tensors;
+mod steps;
 mod storage_reads;
 mod table;
 
@@ -29,6 +30,7 @@ use super::stdout;
 use cuda_sys::{Device, DeviceKind};
 use document::{BenchDocument, FileFacts, Limit, LoadFigures, Settings};
 use gguf_format::path_text;
+use indicatif::MultiProgress;
 use loader::{CancelToken, Error, Loader};
 use reading::Unread;
 use report::Report;
@@ -39,9 +41,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use steps::{Step, Steps};
 use storage_reads::StorageReads;
 
-pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Result<(), Failure> {
+pub(super) fn run(
+    mut arguments: Bench,
+    quiet: bool,
+    bars: &MultiProgress,
+    token: &CancelToken,
+) -> Result<(), Failure> {
     // Only some measurements are of all devices. The others are of the first one.
     let list = arguments.choices.device.clone();
     arguments.choices.device = list.first();
@@ -66,7 +74,7 @@ pub(super) fn run(mut arguments: Bench, quiet: bool, token: &CancelToken) -> Res
     if let Some(via) = &arguments.via {
         placement::helpers(&arguments.choices.device, via)?;
     }
-    let document = measure(arguments, &list, token)?;
+    let document = measure(arguments, &list, &Steps::new(arguments, bars), token)?;
     let report = Report::new(&arguments.file, &document);
     // Print the results before writing files, so that they are not lost if a file cannot be written.
     let printed = if arguments.json {
@@ -123,6 +131,7 @@ fn load_command(
 fn measure(
     arguments: &Bench,
     list: &DeviceList,
+    steps: &Steps,
     token: &CancelToken,
 ) -> Result<BenchDocument, Failure> {
     let options = arguments.choices.options();
@@ -134,9 +143,11 @@ fn measure(
 
     let several = Several::of(list, &gguf, arguments.choices.storage)?;
     let several = several.as_ref();
-    let (mut loads, mut limits) = measure_loads(arguments, several, &files, token)?;
+    let (mut loads, mut limits) = measure_loads(arguments, several, &files, steps, token)?;
+    steps.start(Step::Health);
     let health = health::measure(arguments, token)?;
     let unread = |error: Unread| error.of(&arguments.file);
+    steps.start(Step::Limits);
     let readers = several.and(loads.iter().map(|load| load.threads).max());
     let readers = readers.and_then(|readers| u32::try_from(readers).ok());
     limits.extend(limits::page_cache(arguments, &files, readers, token).map_err(unread)?);
@@ -146,8 +157,11 @@ fn measure(
     if let Some(several) = several {
         limits.extend(several.links(arguments.repeat)?);
     }
+    steps.start(Step::SmallTensors);
     let small_tensors = small_tensors::measure(arguments, &device, &files[0], token)?;
+    steps.start(Step::Shapes);
     let shapes = shapes::measure(arguments, &device, &planned.plan, token)?;
+    steps.start(Step::Kernels);
     let kernels =
         if arguments.kernels { kernels::measure(arguments, &device, token)? } else { Vec::new() };
     let machine = machine::describe(&device)?;
@@ -159,6 +173,7 @@ fn measure(
         load.hold_against(reference.as_ref());
     }
     let transfer = loads[0].seconds_of("transfer");
+    steps.start(Step::Peers);
     let peers = if arguments.peers {
         peers::measure(arguments, kind, planned.plan.source_bytes(), transfer, token)?
     } else {
@@ -187,15 +202,18 @@ fn measure_loads(
     arguments: &Bench,
     several: Option<&Several>,
     files: &[PathBuf],
+    steps: &Steps,
     token: &CancelToken,
 ) -> Result<(Vec<LoadFigures>, Vec<Limit>), Failure> {
     let unread = |error: Unread| error.of(&arguments.file);
+    steps.start(Step::Warm);
     page_cache::fill(files, token).map_err(unread)?;
-    let mut loads = loads::warm(arguments, several, files, token)?;
+    let mut loads = loads::warm(arguments, several, files, steps, token)?;
     let warm = loads.len();
     let mut from_storage = loads::FromStorage::default();
     let mut storage = StorageReads::open(arguments, files).map_err(|error| unread(error.into()))?;
     for run in 0..arguments.repeat {
+        steps.start_run(Step::Storage, run as usize + 1, arguments.repeat as usize);
         if arguments.cold {
             from_storage.add(arguments, files, token)?;
         }
@@ -204,10 +222,11 @@ fn measure_loads(
     if arguments.cold {
         loads.extend(from_storage.figures(&arguments.choices));
     }
+    steps.start(Step::Reused);
     page_cache::fill(files, token).map_err(unread)?;
-    loads.splice(warm..warm, loads::reused(arguments, files, token)?);
+    loads.splice(warm..warm, loads::reused(arguments, files, steps, token)?);
     if arguments.resident {
-        loads.push(loads::attached(arguments, files, token)?);
+        loads.push(loads::attached(arguments, files, steps, token)?);
     }
     Ok((loads, storage.limits()))
 }

@@ -10,23 +10,29 @@ use std::io::{self, BufWriter, Write};
 const ALIGNMENT: usize = 8;
 
 /// Reads every weight back and writes it under its name. Parts on several devices are put together, and copies are
-/// compared. Holds only one weight, and one part of it, in host memory at a time. Checks the token before each weight.
+/// compared. Holds only one weight, and one part of it, in host memory at a time. Before each weight, checks the token,
+/// and calls `progress` with the bytes of weights that are written and those of all weights.
 pub(super) fn write(
     model: &LoadedModel,
     target: &OutputFile,
+    progress: &mut dyn FnMut(u64, u64),
     token: &CancelToken,
 ) -> Result<(), Error> {
     let failed = |source| target.failed(source);
     let (header, slots) = layout(model).map_err(failed)?;
     let sizes = slots.iter().map(|slot| slot.dest.end - slot.dest.start);
-    let bytes = header.len() as u64 + sizes.clone().sum::<u64>() + sizes.max().unwrap_or(0);
+    let all = sizes.clone().sum();
+    let bytes = header.len() as u64 + all + sizes.max().unwrap_or(0);
     target.write(bytes, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&header).map_err(failed)?;
+        let mut written = 0;
         for slot in slots {
             token.check()?;
+            progress(written, all);
             let bytes = model.read_slot(slot.slot)?.unwrap_or_default();
             file.write_all(&bytes).map_err(failed)?;
+            written += bytes.len() as u64;
         }
         file.flush().map_err(failed)
     })
@@ -90,7 +96,8 @@ mod tests {
         fs::write(&path, "old content").unwrap();
         let cancelled = CancelToken::new();
         cancelled.cancel();
-        let error = write(&model, &OutputFile::find(&path).unwrap(), &cancelled).unwrap_err();
+        let target = OutputFile::find(&path).unwrap();
+        let error = write(&model, &target, &mut |_, _| (), &cancelled).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old content");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

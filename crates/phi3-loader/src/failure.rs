@@ -1,5 +1,6 @@
 //! The failures of commands.
 
+use super::color::Palette;
 use super::thread_limits;
 use gguf_format::path_text;
 use loader::{Error, FailureCode, codes, host_memory};
@@ -89,12 +90,11 @@ impl Failure {
                 (failure.code.as_str(), failure.message.clone(), failure.help.as_deref())
             }
         };
-        let red = anstyle::AnsiColor::Red.on_default().bold();
-        let cyan = anstyle::AnsiColor::Cyan.on_default().bold();
-        let mut out = anstream::stderr().lock();
-        let _ = writeln!(out, "{red}error[{code}]{red:#}: {message}");
+        let Palette { error, help: tint, .. } = Palette::stderr();
+        let mut out = std::io::stderr().lock();
+        let _ = writeln!(out, "{error}error[{code}]{error:#}: {message}");
         if let Some(help) = help {
-            let _ = writeln!(out, "{cyan}help{cyan:#}: {help}");
+            let _ = writeln!(out, "{tint}help{tint:#}: {help}");
         }
     }
 }

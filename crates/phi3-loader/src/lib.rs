@@ -20,6 +20,7 @@
 
 mod args;
 mod bench;
+mod color;
 mod completions;
 mod config_report;
 mod device_list;
@@ -51,7 +52,6 @@ mod visible_gpus;
 
 use args::Command;
 use failure::Failure;
-use indicatif::MultiProgress;
 use signals::Interrupt;
 use std::process::ExitCode;
 
@@ -93,29 +93,33 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
     }
     let arguments = match args::parse() {
         Ok(arguments) => arguments,
-        Err(error) if error.use_stderr() => return Err(Failure::Usage(error)),
-        Err(help) => {
-            let text = help.render();
-            return interrupt.or_end(move || Ok(stdout::print_styled(&text)?));
+        Err(error) => {
+            color::asked(std::env::args_os()).unwrap_or_default().write_global();
+            if error.use_stderr() {
+                return Err(Failure::Usage(error));
+            }
+            let help = error.render();
+            return interrupt.or_end(move || Ok(stdout::print_styled(&help)?));
         }
     };
+    arguments.color.write_global();
     if let Some(ordinal) = arguments.command.only_gpu() {
         visible_gpus::hide_all_but(ordinal);
     }
     if let Some(model) = arguments.command.model() {
         outputs::check_standard_error(model)?;
     }
-    let bars = MultiProgress::new();
+    let bars = progress::bars(arguments.quiet || arguments.command.prints_events());
     logging::init(&arguments, &bars);
     let quiet = arguments.quiet;
     match arguments.command {
         Command::Inspect(command) => interrupt.or_end(move || inspect::run(&command)),
         Command::Plan(command) => interrupt.or_end(move || plan::run(&command)),
         Command::Load(command) => load::run(&command, quiet, &bars, interrupt),
-        Command::Verify(command) => verify::run(&command, quiet, &bars, interrupt.token()),
+        Command::Verify(command) => verify::run(&command, &bars, interrupt.token()),
         Command::Hold(command) => hold::run(&command, interrupt),
-        Command::Resident(command) => resident::run(command.action, interrupt),
-        Command::Bench(command) => bench::run(command, quiet, interrupt.token()),
+        Command::Resident(command) => resident::run(command.action, &bars, interrupt),
+        Command::Bench(command) => bench::run(command, quiet, &bars, interrupt.token()),
         Command::Devices(command) => interrupt.or_end(move || devices::run(&command)),
         Command::Synth(command) => synth::run(&command, quiet, &bars, interrupt.token()),
         Command::Completions(command) => interrupt.or_end(move || completions::run(&command)),

@@ -1,6 +1,7 @@
 //! The command `load`.
 
 use super::args::Load;
+use super::color::Palette;
 use super::dump;
 use super::failure::Failure;
 use super::json::{self, Event, LastEvent};
@@ -89,7 +90,7 @@ fn load(
     let reports = outputs::check(&outputs, Prints::new(arguments.json, quiet))?;
     outputs::check_model(&arguments.file, &outputs)?;
 
-    let bar = LoadBar::new(bars, quiet || arguments.json);
+    let mut bar = LoadBar::new(bars);
     let mut observer = |event: &LoadEvent<'_>| {
         bar.event(event);
         if is_printed(event) {
@@ -109,7 +110,7 @@ fn load(
         None => loader.load_cancellable(&arguments.file, &mut observer, token)?,
     };
     if let Some(output) = &dump {
-        dump::write(&model, &output.file, token)?;
+        dump::write(&model, &output.file, &mut |done, bytes| bar.dumped(done, bytes), token)?;
     }
     if let Some(output) = &timeline {
         timeline::write(&model.stats().transfer.timeline, &output.file)?;
@@ -134,8 +135,9 @@ fn write_findings(
     findings: &[impl std::fmt::Display],
     help: &str,
 ) -> std::io::Result<()> {
+    let Palette { warning, help: tint, .. } = Palette::stdout();
     for finding in findings.iter().take(SHOWN_FINDINGS) {
-        writeln!(out, "warning   {finding}")?;
+        writeln!(out, "{warning}warning{warning:#}   {finding}")?;
     }
     match findings.len() {
         0 => return Ok(()),
@@ -144,7 +146,7 @@ fn write_findings(
         }
         _ => {}
     }
-    writeln!(out, "          help: {help}")
+    writeln!(out, "          {tint}help{tint:#}: {help}")
 }
 
 /// Writes a line for each device.

@@ -1,8 +1,9 @@
 //! Log lines on standard error. Progress bars are hidden while a line is written.
 
 use super::args::{Arguments, Command};
+use super::color;
 use indicatif::MultiProgress;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -20,10 +21,9 @@ pub(super) fn init(arguments: &Arguments, bars: &MultiProgress) {
     // The program prints the error of a failed load itself. A later directive of the user takes precedence.
     let without_failure = |directives: &str| format!("loader::failure=off,{directives}");
     let filter = asked.and_then(|asked| EnvFilter::try_new(without_failure(&asked)).ok());
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(without_failure(level))))
-        .with_ansi(!no_color && std::io::stderr().is_terminal())
+        .with_ansi(color::on_stderr())
         .with_writer(BesideBars(bars.clone()))
         // By default, the subscriber reports a failed write to the same stream and then panics.
         .log_internal_errors(false)

@@ -1,6 +1,7 @@
 //! Ends the program when the system refuses memory.
 
 use super::json::SCHEMA_VERSION;
+use super::progress;
 use loader::{FailureCode, codes};
 use rustix::stdio::{stderr, stdout};
 use std::io::Write;
@@ -33,6 +34,9 @@ pub fn out_of_memory(bytes: usize) -> ! {
         }
     }
     let mut text = [0; TEXT_BYTES];
+    if progress::is_shown() {
+        print(stderr(), progress::CLEAR.as_bytes());
+    }
     print(stderr(), error_text(&mut text, bytes));
     if EVENTS.load(Ordering::Relaxed) {
         print(stdout(), event_text(&mut text, bytes));

@@ -1,25 +1,33 @@
 //! The command `resident`: what a keeper has.
 
 use super::args::{ResidentAction, ResidentDrop, ResidentList, ResidentVerify};
+use super::color::Palette;
 use super::failure::Failure;
 use super::json::{self, ResidentDocument, VerifyDocument};
+use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
 use super::text::memory_bytes;
 use gguf_format::{escape, path_text};
+use indicatif::MultiProgress;
 use keeper::{Key, Listed, Store};
-use loader::{CancelToken, Error, LoadOptions, LoadStats, Loader, Unobserved, codes};
+use loader::{CancelToken, Error, LoadEvent, LoadOptions, LoadStats, Loader, codes};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-pub(super) fn run(action: ResidentAction, interrupt: &Interrupt) -> Result<(), Failure> {
+pub(super) fn run(
+    action: ResidentAction,
+    bars: &MultiProgress,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
     match action {
         ResidentAction::List(arguments) => interrupt.or_end(move || list(&arguments)),
         ResidentAction::Drop(arguments) => interrupt.or_end(move || drop(&arguments)),
-        ResidentAction::Verify(arguments) => verify(&arguments, interrupt.token()),
+        ResidentAction::Verify(arguments) => verify(&arguments, bars, interrupt.token()),
     }
 }
 
@@ -40,7 +48,8 @@ fn print_none() -> Result<(), Failure> {
 
 fn write_entry(out: &mut dyn Write, entry: &Listed) -> std::io::Result<()> {
     let Listed { manifest, users, unused_seconds, .. } = entry;
-    writeln!(out, "{}", manifest.key)?;
+    let Palette { heading, .. } = Palette::stdout();
+    writeln!(out, "{heading}{}{heading:#}", manifest.key)?;
     for file in &manifest.files {
         writeln!(out, "  file     {}", path_text(Path::new(OsStr::from_bytes(&file.path))))?;
     }
@@ -105,7 +114,11 @@ fn unknown(key: &str) -> Failure {
 }
 
 /// Attaches to entries one after the other. Fails after the last one if one of them is wrong.
-fn verify(arguments: &ResidentVerify, token: &CancelToken) -> Result<(), Failure> {
+fn verify(
+    arguments: &ResidentVerify,
+    bars: &MultiProgress,
+    token: &CancelToken,
+) -> Result<(), Failure> {
     let mut keeper = arguments.socket.connect()?;
     let entries = keeper.list()?;
     let mut results = Vec::new();
@@ -119,7 +132,14 @@ fn verify(arguments: &ResidentVerify, token: &CancelToken) -> Result<(), Failure
             }
         };
         let mut loader = Loader::new(LoadOptions::new());
-        let attached = loader.attach(&entry, &mut Unobserved, token);
+        let attached = {
+            let mut bar = LoadBar::new(bars);
+            let mut observer = |event: &LoadEvent<'_>| {
+                bar.event(event);
+                ControlFlow::Continue(())
+            };
+            loader.attach(&entry, &mut observer, token)
+        };
         token.check()?;
         let result = attached.map(|model| model.stats().clone());
         if !arguments.json {
@@ -143,10 +163,12 @@ fn write_result(
     key: &Key,
     result: &Result<LoadStats, Error>,
 ) -> std::io::Result<()> {
+    let Palette { good, error: bad, .. } = Palette::stdout();
     match result {
         Ok(stats) => {
-            writeln!(out, "ok        {key}: {} on {}", memory_bytes(stats.vram_bytes), stats.device)
+            let size = memory_bytes(stats.vram_bytes);
+            writeln!(out, "{good}ok{good:#}        {key}: {size} on {}", stats.device)
         }
-        Err(error) => writeln!(out, "wrong     {key}: {}: {error}", error.code()),
+        Err(error) => writeln!(out, "{bad}wrong{bad:#}     {key}: {}: {error}", error.code()),
     }
 }

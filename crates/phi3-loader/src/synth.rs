@@ -3,11 +3,11 @@
 use super::args::{Synth, wrong_use};
 use super::failure::Failure;
 use super::outputs::{self, Output, Prints};
-use super::progress::style;
+use super::progress::Bar;
 use super::stdout;
 use super::text::bytes;
 use gguf_format::path_text;
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::MultiProgress;
 use loader::CancelToken;
 use loader::synth::{self, SynthOptions};
 
@@ -24,16 +24,14 @@ pub(super) fn run(
         let message = format!("{} exists; --force replaces it", path_text(&arguments.out));
         return Err(Failure::Usage(wrong_use(message)));
     }
-    let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
-    bar.set_style(style("writing {wide_bar} {decimal_bytes}/{decimal_total_bytes} {eta}"));
+    let bar = Bar::new(bars);
     let options =
         SynthOptions::new(arguments.preset, arguments.layout, arguments.type_mix, arguments.seed);
-    let written = synth::write_to(&out.file, &options, &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
+    let written = synth::write_to(&out.file, &options, &mut |done, bytes| {
+        bar.report("writing", done, bytes);
         token.flow()
     });
-    bar.finish_and_clear();
+    drop(bar);
     let len = written?;
     if reports {
         stdout::print(|text| {

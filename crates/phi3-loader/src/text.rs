@@ -1,5 +1,6 @@
 //! Formats sizes, shapes, parts of models and warnings for text output.
 
+use super::color::Palette;
 use indicatif::{BinaryBytes, DecimalBytes};
 use loader::Warning;
 use model_phi3::{PlacedSlot, Slot, SplitMode};
@@ -76,9 +77,10 @@ fn span(what: &str, first: impl Into<u64>, last: u64) -> String {
 }
 
 pub(super) fn write_warnings(out: &mut dyn Write, warnings: &[Warning]) -> std::io::Result<()> {
+    let Palette { warning: tint, help, .. } = Palette::stdout();
     for warning in warnings {
-        writeln!(out, "warning   {}: {warning}", warning.code())?;
-        writeln!(out, "          help: {}", warning.help())?;
+        writeln!(out, "{tint}warning{tint:#}   {}: {warning}", warning.code())?;
+        writeln!(out, "          {help}help{help:#}: {}", warning.help())?;
     }
     Ok(())
 }

@@ -1,39 +1,33 @@
 //! The command `verify`.
 
 use super::args::Verify;
+use super::color::Palette;
 use super::failure::Failure;
 use super::json::{self, VerifyFileDocument};
 use super::outputs;
-use super::progress::style;
+use super::progress::Bar;
 use super::stdout;
 use super::text::{bytes, write_warnings};
 use gguf_format::path_text;
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::MultiProgress;
 use loader::{CancelToken, FileReport, VerifyFileOptions, verify_file};
 use std::io::Write;
 use std::time::Instant;
 
 pub(super) fn run(
     arguments: &Verify,
-    quiet: bool,
     bars: &MultiProgress,
     token: &CancelToken,
 ) -> Result<(), Failure> {
     outputs::check_model(&arguments.file, &[])?;
-    let bar = if quiet { ProgressBar::hidden() } else { bars.add(ProgressBar::new(0)) };
-    bar.set_style(style(
-        "verifying {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
-    ));
     let mut options = VerifyFileOptions::default();
     options.digests = arguments.json;
     options.sha256.clone_from(&arguments.sha256);
     let start = Instant::now();
-    let progress = |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
+    let bar = Bar::new(bars);
+    let progress = |done, bytes| bar.report("verifying", done, bytes);
     let verified = verify_file(&arguments.file, &options, &progress, token);
-    bar.finish_and_clear();
+    drop(bar);
     let (report, seconds) = (verified?, start.elapsed().as_secs_f64());
     let error = report.error();
     if arguments.json {
@@ -50,6 +44,7 @@ fn write_report(
     report: &FileReport,
     seconds: f64,
 ) -> std::io::Result<()> {
+    let Palette { good, error, .. } = Palette::stdout();
     let read = report.files.iter().map(|file| file.bytes).sum();
     writeln!(out, "file      {}", path_text(&arguments.file))?;
     if let files @ 2.. = report.files.len() {
@@ -68,11 +63,11 @@ fn write_report(
     }
     write_warnings(out, &report.warnings)?;
     for problem in report.problems() {
-        writeln!(out, "wrong     {problem}")?;
+        writeln!(out, "{error}wrong{error:#}     {problem}")?;
     }
-    writeln!(
-        out,
-        "result    {}",
-        if report.is_ok() { "the file is whole" } else { "the file is damaged" }
-    )
+    let (style, result) = match report.is_ok() {
+        true => (good, "the file is whole"),
+        false => (error, "the file is damaged"),
+    };
+    writeln!(out, "result    {style}{result}{style:#}")
 }

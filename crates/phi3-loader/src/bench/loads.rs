@@ -4,6 +4,7 @@ use super::document::{LoadFigures, Row, Spread, gb_per_s};
 use super::page_cache::{self, Moment};
 use super::reading::Unread;
 use super::several::Several;
+use super::steps::{Step, Steps};
 use super::{child, load_command};
 use crate::args::{Bench, Choices};
 use crate::failure::{Failure, ProcessFailure};
@@ -69,6 +70,7 @@ pub(super) fn warm(
     arguments: &Bench,
     several: Option<&Several>,
     files: &[PathBuf],
+    steps: &Steps,
     token: &CancelToken,
 ) -> Result<Vec<LoadFigures>, Failure> {
     let plain = &arguments.choices;
@@ -98,8 +100,11 @@ pub(super) fn warm(
         turns.push(("via", what, plain.clone(), Some(format!("--via={via}").into())));
     }
     let mut samples: Vec<_> = turns.iter().map(|_| Samples::default()).collect();
+    let mut load = 0;
     for _ in 0..arguments.repeat {
         for ((_, _, choices, more), samples) in turns.iter().zip(&mut samples) {
+            load += 1;
+            steps.start_run(Step::Warm, load, arguments.repeat as usize * turns.len());
             samples.add_process(&arguments.file, choices, more.as_ref(), files, token)?;
         }
     }
@@ -147,6 +152,7 @@ impl FromStorage {
 pub(super) fn reused(
     arguments: &Bench,
     files: &[PathBuf],
+    steps: &Steps,
     token: &CancelToken,
 ) -> Result<[LoadFigures; 2], Failure> {
     let (file, choices) = (&arguments.file, &arguments.choices);
@@ -157,7 +163,8 @@ pub(super) fn reused(
     let mut replacing = Loader::new(choices.options().shareable(is_gpu));
     drop(first);
     let (mut reused, mut swap) = (Samples::default(), Samples::default());
-    for _ in 0..arguments.repeat {
+    for run in 1..=arguments.repeat as usize {
+        steps.start_run(Step::Reused, run, arguments.repeat as usize);
         std::thread::sleep(CLEARED_AFTER);
         let model = loader.load_cancellable(file, &mut Unobserved, token)?;
         reused.add_model(&model, files)?;
@@ -176,6 +183,7 @@ pub(super) fn reused(
 pub(super) fn attached(
     arguments: &Bench,
     files: &[PathBuf],
+    steps: &Steps,
     token: &CancelToken,
 ) -> Result<LoadFigures, Failure> {
     let (file, choices) = (&arguments.file, &arguments.choices);
@@ -192,9 +200,11 @@ pub(super) fn attached(
         let mut resident = OsString::from("--resident=");
         resident.push(&socket);
         // The first load publishes the weights.
+        steps.start(Step::Attached);
         load_in_process(file, choices, Some(&resident), token)?;
         let mut samples = Samples::default();
-        for _ in 0..arguments.repeat {
+        for run in 1..=arguments.repeat as usize {
+            steps.start_run(Step::Attached, run, arguments.repeat as usize);
             samples.add_process(file, choices, Some(&resident), files, token)?;
         }
         let what = "A new process finds the weights on the device, kept by another process.";

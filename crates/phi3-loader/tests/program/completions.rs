@@ -28,6 +28,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("hold --socket ke", &["keeper.sock"]),
     ("load x --resident ", &["keeper.sock", "systemd"]),
     ("completions z", &["zsh"]),
+    ("load --color ", &["auto", "always", "never"]),
     ("man res", &["resident"]),
 ];
 

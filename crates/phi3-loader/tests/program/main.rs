@@ -21,6 +21,7 @@ mod limit_runs;
 mod limited;
 mod limits;
 mod man;
+mod on_terminal;
 mod outputs;
 mod placement;
 mod program;
