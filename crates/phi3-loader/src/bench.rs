@@ -21,6 +21,7 @@ mod storage_reads;
 mod table;
 
 use super::args::{self, Bench};
+use super::color::Palette;
 use super::device_list::DeviceList;
 use super::failure::Failure;
 use super::json;
@@ -80,7 +81,8 @@ pub(super) fn run(
     let printed = if arguments.json {
         json::print(&document)
     } else if reports {
-        stdout::print(|out| table::write(out, &report, columns())).map_err(Failure::from)
+        stdout::print(|out| table::write(out, &report, columns(), Palette::stdout()))
+            .map_err(Failure::from)
     } else {
         Ok(())
     };

@@ -1,6 +1,7 @@
 //! Prints a report as text.
 
 use super::report::{Report, Row, Section};
+use crate::color::Palette;
 use std::io::{Result, Write};
 use textwrap::Options;
 use textwrap::core::display_width;
@@ -9,18 +10,28 @@ use textwrap::core::display_width;
 const GAP: usize = 2;
 
 /// Writes the report for a terminal of `columns` columns. Elsewhere, `columns` is `usize::MAX`, and a row has one line.
-pub(super) fn write(out: &mut dyn Write, report: &Report, columns: usize) -> Result<()> {
+pub(super) fn write(
+    out: &mut dyn Write,
+    report: &Report,
+    columns: usize,
+    palette: Palette,
+) -> Result<()> {
     for (name, fact) in &report.facts {
         writeln!(out, "{}", wrapped(&format!("{name:<9} "), fact, columns))?;
     }
     for section in &report.sections {
         writeln!(out)?;
-        write_section(out, section, columns)?;
+        write_section(out, section, columns, palette)?;
     }
     Ok(())
 }
 
-fn write_section(out: &mut dyn Write, section: &Section, columns: usize) -> Result<()> {
+fn write_section(
+    out: &mut dyn Write,
+    section: &Section,
+    columns: usize,
+    Palette { heading, .. }: Palette,
+) -> Result<()> {
     let Section { title, heads, rows, note } = section;
     let widest = |text: fn(&Row) -> &str| rows.iter().map(|row| display_width(text(row))).max();
     let mut end = GAP + widest(|row| &row.name).unwrap_or(0);
@@ -41,9 +52,10 @@ fn write_section(out: &mut dyn Write, section: &Section, columns: usize) -> Resu
     let below = " ".repeat(3 * GAP);
     let is_wide = end + GAP + widest(|row| &row.sentence).unwrap_or(0) <= columns;
     if end <= columns {
-        writeln!(out, "{}", line(title.clone(), &mut heads.iter().copied()))?;
+        let heads = line(title.clone(), &mut heads.iter().copied());
+        writeln!(out, "{heading}{heads}{heading:#}")?;
     } else {
-        writeln!(out, "{title}")?;
+        writeln!(out, "{heading}{title}{heading:#}")?;
     }
     for row in rows {
         let name = format!("{indent}{}", row.name);
@@ -94,7 +106,7 @@ mod tests {
             }],
         };
         let mut out = Vec::new();
-        write(&mut out, &report, columns).unwrap();
+        write(&mut out, &report, columns, Palette::default()).unwrap();
         String::from_utf8(out).unwrap()
     }
 
