@@ -4,7 +4,7 @@ use super::args::Devices;
 use super::failure::Failure;
 use super::json::{self, DeviceDocument, DevicesDocument};
 use super::stdout;
-use super::text::bytes;
+use super::table::{self, Column::Left, Column::Right};
 use cuda_sys::{Device, DeviceKind};
 use std::io::Write;
 
@@ -16,21 +16,35 @@ pub(super) fn run(arguments: &Devices) -> Result<(), Failure> {
     Ok(stdout::print(|out| write_text(out, &document))?)
 }
 
+/// Sizes are in GB as everywhere, and in the unit of `nvidia-smi`.
 fn write_text(out: &mut dyn Write, document: &DevicesDocument) -> std::io::Result<()> {
-    for device in &document.devices {
-        write!(out, "{:<8} {}", device.device, device.name)?;
-        if let (Some(free), Some(total)) = (device.free_bytes, device.total_bytes) {
-            write!(out, ", {} free of {}", bytes(free), bytes(total))?;
-        }
-        if let Some(capability) = &device.compute_capability {
-            write!(out, ", compute capability {capability}")?;
-        }
-        writeln!(out)?;
-    }
+    let columns = [
+        Left("device"),
+        Right("free MiB"),
+        Right("total MiB"),
+        Right("free GB"),
+        Right("total GB"),
+        Right("compute"),
+        Left("name"),
+    ];
+    let row = |device: &DeviceDocument| {
+        let mib = |bytes: Option<u64>| or_dash(bytes.map(|bytes| bytes >> 20));
+        let gb =
+            |bytes: Option<u64>| or_dash(bytes.map(|bytes| format!("{:.2}", bytes as f64 / 1e9)));
+        let DeviceDocument { free_bytes: free, total_bytes: total, .. } = *device;
+        let capability = or_dash(device.compute_capability.as_ref());
+        let name = device.name.clone();
+        [device.device.clone(), mib(free), mib(total), gb(free), gb(total), capability, name]
+    };
+    table::write(out, columns, document.devices.iter().map(row))?;
     if let Some(note) = &document.cuda_note {
         writeln!(out, "no GPU: {note}")?;
     }
     Ok(())
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 fn collect() -> DevicesDocument {

@@ -43,6 +43,7 @@ mod signals;
 mod stdout;
 mod store;
 mod synth;
+mod table;
 mod text;
 mod thread_limits;
 mod timeline;

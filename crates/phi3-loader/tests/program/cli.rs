@@ -464,6 +464,22 @@ fn devices_always_lists_host_memory() {
     let host = &document["devices"][0];
     assert_eq!((host["kind"].as_str(), host["device"].as_str()), (Some("host"), Some("host")));
     assert!(host["free_bytes"].as_u64().unwrap() <= host["total_bytes"].as_u64().unwrap());
+    let text = run(["devices"]);
+    let mut lines = text.stdout().lines();
+    assert_eq!(
+        lines
+            .next()
+            .unwrap()
+            .split("  ")
+            .filter(|word| !word.is_empty())
+            .map(str::trim)
+            .collect::<Vec<_>>(),
+        ["device", "free MiB", "total MiB", "free GB", "total GB", "compute", "name"]
+    );
+    let total = host["total_bytes"].as_u64().unwrap();
+    let row: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    let shown = [(total >> 20).to_string(), format!("{:.2}", total as f64 / 1e9)];
+    assert_eq!((row[0], [row[2], row[4]]), ("host", [&*shown[0], &*shown[1]]));
 }
 
 #[test]
