@@ -18,18 +18,22 @@ use clap::{Arg, ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcomma
 use clap_complete::Shell;
 use cuda_sys::EngineConfig;
 use gguf_format::escape;
+use globset::{Glob, GlobMatcher};
 use loader::{Io, LoadOptions};
 use model_phi3::preset::{Layout, Preset, TypeMix};
 use model_phi3::{KvDtype, SplitMode, Storage};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::slice;
 use std::str::FromStr;
 
 const EXAMPLES: &str = "\
 Examples:
   phi3-loader inspect Phi-3-mini-4k-instruct-q4.gguf
+  phi3-loader inspect model.gguf --tensors 'blk.0.*'
+  phi3-loader inspect model.gguf --key tokenizer.chat_template > template.jinja
   phi3-loader plan Phi-3-mini-4k-instruct-q4.gguf --storage native
   phi3-loader load Phi-3-mini-4k-instruct-fp16.gguf --device cuda:0
   phi3-loader load model.gguf --device host --dump weights.safetensors
@@ -174,20 +178,20 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Returns the model file that the command reads.
-    pub(super) fn model(&self) -> Option<&Path> {
+    /// Returns the model files that the command reads.
+    pub(super) fn models(&self) -> &[PathBuf] {
         match self {
-            Self::Inspect(command) => Some(&command.file),
-            Self::Plan(command) => Some(&command.file),
-            Self::Load(command) => Some(&command.file),
-            Self::Verify(command) => Some(&command.file),
-            Self::Bench(command) => Some(&command.file),
+            Self::Inspect(command) => &command.files,
+            Self::Plan(command) => slice::from_ref(&command.file),
+            Self::Load(command) => slice::from_ref(&command.file),
+            Self::Verify(command) => slice::from_ref(&command.file),
+            Self::Bench(command) => slice::from_ref(&command.file),
             Self::Hold(_)
             | Self::Resident(_)
             | Self::Devices(_)
             | Self::Synth(_)
             | Self::Completions(_)
-            | Self::Man(_) => None,
+            | Self::Man(_) => &[],
         }
     }
 
@@ -209,10 +213,20 @@ impl Command {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Inspect {
-    /// GGUF file; for a split file, any shard
-    #[arg(add = gguf_file())]
-    pub(super) file: PathBuf,
-    /// Print one JSON document
+    /// GGUF files; for a split file, any shard
+    #[arg(value_name = "FILE", required = true, add = gguf_file())]
+    pub(super) files: Vec<PathBuf>,
+    /// Show only tensors whose names match this pattern, such as 'blk.0.*'; can be repeated
+    #[arg(long, value_name = "GLOB", value_parser = parse_glob)]
+    pub(super) tensors: Vec<GlobMatcher>,
+    /// Show no list of tensors
+    #[arg(long, conflicts_with = "tensors")]
+    pub(super) no_tensors: bool,
+    /// Print only the value of this key, such as tokenizer.chat_template; of an array, one element a line; can be
+    /// repeated
+    #[arg(long = "key", value_name = "NAME", conflicts_with_all = ["tensors", "no_tensors"])]
+    pub(super) keys: Vec<String>,
+    /// Print one JSON document a file
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -694,6 +708,12 @@ fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
         ..=MAX_BYTES => Ok(path),
         bytes => Err(format!("expected a path of at most {MAX_BYTES} bytes, not of {bytes}")),
     })
+}
+
+fn parse_glob(text: &str) -> Result<GlobMatcher, String> {
+    // The error itself contains the pattern, unescaped.
+    let error = |error: globset::Error| escape(&error.kind().to_string()).to_string();
+    Glob::new(text).map(|glob| glob.compile_matcher()).map_err(error)
 }
 
 fn parse_sha256(text: &str) -> Result<String, &'static str> {

@@ -26,23 +26,28 @@ pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io:
         config.kv_heads,
         config.head_dim
     )?;
-    writeln!(
-        out,
-        "rope      {}, {} dimensions, base {}, context {}",
-        config.rope.style,
-        config.rope.dimension_count,
-        config.rope.freq_base,
-        config.context_length
-    )?;
-    writeln!(out, "scaling   {}", scaling_text(&config.rope))
+    write!(out, "context   {} tokens", config.context_length)?;
+    if let Some(window) = config.sliding_window {
+        write!(out, ", sliding window {window}")?;
+    }
+    writeln!(out, "\nrope      {}", rope_text(&config.rope))
 }
 
-/// Describes how positions beyond the original context are mapped.
-fn scaling_text(rope: &Rope) -> String {
-    let mut parts = vec![rope.scaling.unwrap_or(RopeScaling::None).to_string()];
+/// Describes the rotary position embedding, and how positions beyond the original context are mapped.
+fn rope_text(rope: &Rope) -> String {
+    let mut parts = vec![
+        rope.style.to_string(),
+        format!("{} dimensions", rope.dimension_count),
+        format!("base {}", rope.freq_base),
+        format!("scaling {}", rope.scaling.unwrap_or(RopeScaling::None)),
+    ];
     parts.extend(rope.scaling_factor.map(|factor| format!("factor {factor}")));
     parts.extend(rope.original_context.map(|tokens| format!("original context {tokens}")));
     parts.extend(rope.attn_factor.map(|factor| format!("attention factor {factor}")));
-    parts.push(if rope.factors { "long and short factors" } else { "no factors" }.to_owned());
+    parts.push(if rope.factors {
+        format!("long and short factors of {} elements", rope.dimension_count / 2)
+    } else {
+        "no long and short factors".to_owned()
+    });
     parts.join(", ")
 }

@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Start(&'static str, std::io::Error),
     /// No entry of a keeper has this key, or several have keys that start with it. The message says which.
     UnknownKey(String),
+    /// The command has printed its errors. It exits with this code.
+    Printed(u8),
     /// A child process of this program failed and reported why.
     Process(ProcessFailure),
 }
@@ -55,6 +57,7 @@ impl Failure {
             Self::Read(..) => codes::READ_FAILED.exit_code,
             Self::Start(_, error) => start_facts(error).exit_code,
             Self::UnknownKey(_) => codes::RESIDENT_UNKNOWN.exit_code,
+            Self::Printed(exit_code) => *exit_code,
             Self::Process(failure) => failure.exit_code,
         }
     }
@@ -67,7 +70,7 @@ impl Failure {
                 let _ = error.print();
                 return;
             }
-            Self::StandardErrorIsRead => return,
+            Self::StandardErrorIsRead | Self::Printed(_) => return,
             Self::Load(error) => (error.code(), error.to_string(), error.help()),
             Self::Output(error) => {
                 let FailureCode { code, cure, .. } = codes::WRITE_FAILED;

@@ -1,50 +1,119 @@
 //! The command `inspect`.
 
-use super::args::Inspect;
+use super::args::{Inspect, wrong_use};
 use super::config_report::write_config;
 use super::failure::Failure;
-use super::json::{self, FileNames, InspectDocument, TensorDocument};
-use super::outputs::{self, Named};
+use super::file_type;
+use super::json::{self, FileNames, InspectDocument, TensorDocument, TypeDocument, ValuesDocument};
+use super::metadata_values::{ShortValue, WholeValue, document_text, short_text, write_whole};
+use super::outputs;
 use super::stdout;
-use super::text::write_warnings;
-use super::text::{bytes, shape};
-use gguf_format::{GgufFile, Metadata, TensorInfo, Text, Value, escape, path_text};
+use super::table::{self, Column::Left, Column::Right};
+use super::text::{bytes, parameters, shape, write_warnings};
+use gguf_format::{GgmlType, GgufFile, Metadata, TensorInfo, Text, Value, escape, path_text};
+use globset::GlobMatcher;
+use indicatif::DecimalBytes;
 use loader::{Error, FileName, LoadOptions, Loader, Warning};
 use model_phi3::{Phi3Config, TensorMap};
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use std::borrow::Cow;
-use std::io::Write;
+use serde::ser::{Serialize, Serializer};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
-/// The number of array elements shown in text. JSON contains no elements of arrays.
-const SHOWN_ELEMENTS: usize = 4;
+/// Names of keys are similar if their Jaro similarity is at least this, as in the tips of clap.
+const SIMILAR: f64 = 0.7;
 
-/// The number of characters of a string shown in text. A single string can be most of a header.
-const SHOWN_CHARS: usize = 200;
+/// The largest number of similar keys that a message contains.
+const SHOWN_KEYS: usize = 3;
 
-/// JSON contains the whole string if it has at most this number of bytes.
-const WHOLE_BYTES: usize = 64 << 10;
-
+/// Inspects each file. If one of several files fails, prints the error and continues with the next file.
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let gguf = Loader::new(LoadOptions::new()).inspect(&arguments.file)?;
-    outputs::check_inputs(Named::shards(&gguf), &[])?;
+    outputs::check_models(&arguments.files)?;
+    let mut exit_code = None;
+    for (number, file) in arguments.files.iter().enumerate() {
+        match inspect(arguments, file, number == 0) {
+            Ok(()) => {}
+            Err(failure @ Failure::Output(_)) => return Err(failure),
+            Err(failure) if arguments.files.len() == 1 => return Err(failure),
+            Err(failure) => {
+                failure.print();
+                exit_code.get_or_insert(failure.exit_code());
+            }
+        }
+    }
+    exit_code.map_or(Ok(()), |code| Err(Failure::Printed(code)))
+}
+
+fn inspect(arguments: &Inspect, file: &Path, is_first: bool) -> Result<(), Failure> {
+    let gguf = Loader::new(LoadOptions::new()).inspect(file)?;
+    let separate = |out: &mut dyn Write| if is_first { Ok(()) } else { writeln!(out) };
+    if !arguments.keys.is_empty() {
+        let values = values(file, gguf.metadata(), &arguments.keys)?;
+        return Ok(stdout::print(|out| {
+            if arguments.json {
+                return json::write_line(out, &ValuesDocument::new(file, &values));
+            }
+            separate(out)?;
+            if arguments.files.len() > 1 {
+                writeln!(out, "{}:", path_text(file))?;
+            }
+            values.iter().try_for_each(|&(_, value)| write_whole(out, value))
+        })?);
+    }
     let model = match read_model(&gguf) {
         Ok(config) => Ok(config),
         // The file contradicts itself, so this is an error even if the model is not supported.
         Err(error) if contradicts_itself(&error) => {
-            return Err(Error::of_model(&arguments.file, error).into());
+            return Err(Error::of_model(file, error).into());
         }
         Err(error) => Err(error.to_string()),
+    };
+    let report = Report {
+        file,
+        gguf: &gguf,
+        warnings: Warning::of(&gguf, model.as_ref().ok()),
+        model,
+        types: types(gguf.tensors()),
+        shown: Shown::new(arguments, file, &gguf),
     };
     Ok(stdout::print(|out| {
         if arguments.json {
             // Serialise while writing: the whole document of a large header would take several times the
             // memory of the header.
-            json::write_line(out, &document(&arguments.file, &gguf, model))
+            json::write_line(out, &report.document())
         } else {
-            write_text(out, &arguments.file, &gguf, model)
+            separate(out)?;
+            report.write_text(out)
         }
     })?)
+}
+
+/// Returns the keys of these names, as a report shows them, with their values.
+fn values<'a>(
+    file: &Path,
+    metadata: &Metadata<'a>,
+    names: &[String],
+) -> Result<Vec<(Text<'a>, Value<'a>)>, Failure> {
+    let find = |name: &String| {
+        let name = escape(name).to_string();
+        let found = metadata.iter().find(|(key, _)| key.to_string() == name);
+        found.ok_or_else(|| Failure::Usage(wrong_use(no_key(file, metadata, &name))))
+    };
+    names.iter().map(find).collect()
+}
+
+fn no_key(file: &Path, metadata: &Metadata<'_>, name: &str) -> String {
+    let similarity = |key: String| (strsim::jaro(name, &key), key);
+    let keys = metadata.iter().map(|(key, _)| similarity(key.to_string()));
+    let mut similar: Vec<_> = keys.filter(|(similarity, _)| *similarity >= SIMILAR).collect();
+    similar.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    let similar: Vec<_> = similar.into_iter().take(SHOWN_KEYS).map(|(_, key)| key).collect();
+    let tip = match similar.join(", ") {
+        similar if similar.is_empty() => similar,
+        similar => format!("; similar keys: {similar}"),
+    };
+    format!("{} has no key {name}{tip}", path_text(file))
 }
 
 /// Returns whether keys are present but wrong. In a file of another kind, for example a vocabulary, keys and
@@ -65,172 +134,208 @@ fn read_model(gguf: &GgufFile) -> Result<Phi3Config, model_phi3::Error> {
     Ok(config)
 }
 
-fn document<'a>(
-    file: &Path,
-    gguf: &'a GgufFile,
-    model: Result<Phi3Config, String>,
-) -> InspectDocument<'a> {
-    let warnings = Warning::of(gguf, model.as_ref().ok());
-    let (config, model_note) = match model {
-        Ok(config) => (Some(config), None),
-        Err(note) => (None, Some(note)),
-    };
-    InspectDocument {
-        schema_version: json::SCHEMA_VERSION,
-        file: FileName::new(file),
-        gguf_version: gguf.version(),
-        alignment: gguf.alignment(),
-        data_offset: gguf.shards().first().map_or(0, gguf_format::Shard::data_offset),
-        file_bytes: gguf.shards().iter().map(gguf_format::Shard::len).sum(),
-        shards: FileNames::new(gguf.shards().iter().map(gguf_format::Shard::path)),
-        architecture: architecture(gguf),
-        config,
-        model_note,
-        warnings,
-        tensor_count: gguf.tensors().len(),
-        tensors: gguf.tensors(),
-        metadata: gguf.metadata(),
+/// Returns the sums of the tensors of each type, the type with most bytes first.
+fn types(tensors: &[TensorInfo<'_>]) -> Vec<TypeDocument> {
+    let mut sums = BTreeMap::<GgmlType, TypeDocument>::new();
+    for tensor in tensors {
+        let sum = sums.entry(tensor.ggml_type()).or_default();
+        sum.tensors += 1;
+        sum.parameters += u128::from(tensor.shape().elements());
+        sum.bytes += tensor.byte_len();
+    }
+    let named =
+        |(ggml_type, sum): (GgmlType, _)| TypeDocument { ggml_type: ggml_type.name(), ..sum };
+    let mut types: Vec<_> = sums.into_iter().map(named).collect();
+    types.sort_by_key(|sum| Reverse(sum.bytes));
+    types
+}
+
+/// The tensors that the user asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Shown<'a> {
+    tensors: &'a [TensorInfo<'a>],
+    globs: &'a [GlobMatcher],
+}
+
+impl<'a> Shown<'a> {
+    /// Warns if a pattern matches no tensor.
+    fn new(arguments: &'a Inspect, file: &Path, gguf: &'a GgufFile) -> Self {
+        let (tensors, globs) = (gguf.tensors(), &arguments.tensors[..]);
+        for glob in globs {
+            if !tensors.iter().any(|tensor| glob.is_match(tensor.name())) {
+                let glob = escape(glob.glob().glob());
+                tracing::warn!("{}: no tensor matches {glob}", path_text(file));
+            }
+        }
+        Self { tensors: if arguments.no_tensors { &[] } else { tensors }, globs }
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a TensorInfo<'a>> {
+        let matches = move |tensor: &TensorInfo<'_>| {
+            self.globs.is_empty() || self.globs.iter().any(|glob| glob.is_match(tensor.name()))
+        };
+        self.tensors.iter().filter(move |tensor| matches(tensor))
     }
 }
 
-pub(super) fn serialize_tensors<S: Serializer>(
-    tensors: &[TensorInfo<'_>],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(tensors.iter().map(|tensor| {
-        let range = tensor.range();
-        TensorDocument {
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(|tensor| TensorDocument {
             name: tensor.name(),
             dims: tensor.shape().dims(),
             ggml_type: tensor.ggml_type().name(),
             shard: tensor.shard(),
-            offset: range.start,
-            bytes: range.end - range.start,
-        }
-    }))
+            offset: tensor.range().start,
+            bytes: tensor.byte_len(),
+        }))
+    }
 }
 
 pub(super) fn serialize_metadata<S: Serializer>(
     metadata: &Metadata<'_>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer
-        .collect_map(metadata.iter().map(|(key, value)| (document_text(key), ValueDocument(value))))
+    let pairs = metadata.iter().map(|(key, value)| (document_text(key), ShortValue(value)));
+    serializer.collect_map(pairs)
 }
 
-/// Converts a text to UTF-8 for JSON. If the text is not UTF-8, escapes it: an invalid byte 0xff becomes
-/// `\xff`.
-fn document_text(text: Text<'_>) -> Cow<'_, str> {
-    text.as_str().map_or_else(|_| text.to_string().into(), Cow::Borrowed)
+pub(super) fn serialize_values<S: Serializer>(
+    values: &[(Text<'_>, Value<'_>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let pairs = values.iter().map(|&(key, value)| (document_text(key), WholeValue(value)));
+    serializer.collect_map(pairs)
 }
 
-fn architecture(gguf: &GgufFile) -> Option<&str> {
-    gguf.metadata().get("general.architecture").and_then(|value| value.as_str())
+/// The content of the printed report.
+struct Report<'a> {
+    file: &'a Path,
+    gguf: &'a GgufFile,
+    /// The configuration, or the reason why the file holds no model that can be loaded.
+    model: Result<Phi3Config, String>,
+    warnings: Vec<Warning>,
+    types: Vec<TypeDocument>,
+    shown: Shown<'a>,
 }
 
-/// A value for JSON. For an array it contains only type and length, and for a long string only start and
-/// length. Otherwise a vocabulary would be most of the document.
-struct ValueDocument<'a>(Value<'a>);
+impl Report<'_> {
+    fn architecture(&self) -> Option<&str> {
+        self.gguf.metadata().get("general.architecture").and_then(|value| value.as_str())
+    }
 
-impl Serialize for ValueDocument<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Array(array) => {
-                let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("array_of", array.element_type().name())?;
-                map.serialize_entry("length", &array.len())?;
-                map.end()
-            }
-            Value::String(text) if text.as_bytes().len() > WHOLE_BYTES => {
-                let whole = document_text(text);
-                let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("string_bytes", &text.as_bytes().len())?;
-                map.serialize_entry("start", &whole[..whole.floor_char_boundary(SHOWN_CHARS)])?;
-                map.end()
-            }
-            Value::String(text) => serializer.serialize_str(&document_text(text)),
-            Value::Bool(flag) => serializer.serialize_bool(flag),
-            // JSON cannot represent infinities and NaN, so write them as strings.
-            Value::F32(number) if !number.is_finite() => serializer.collect_str(&number),
-            Value::F64(number) if !number.is_finite() => serializer.collect_str(&number),
-            Value::F32(number) => serializer.serialize_f64(number.into()),
-            Value::F64(number) => serializer.serialize_f64(number),
-            integer => integer.as_integer().serialize(serializer),
+    fn file_type(&self) -> Option<u32> {
+        let value = self.gguf.metadata().get("general.file_type");
+        value.and_then(|value| value.as_integer()?.try_into().ok())
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.gguf.shards().iter().map(gguf_format::Shard::len).sum()
+    }
+
+    fn parameters(&self) -> u128 {
+        self.types.iter().map(|sum| sum.parameters).sum()
+    }
+
+    fn tensor_bytes(&self) -> u64 {
+        self.types.iter().map(|sum| sum.bytes).sum()
+    }
+
+    /// Returns the mean; `None` if there are no parameters.
+    fn bits_per_weight(&self) -> Option<f64> {
+        let parameters = self.parameters();
+        (parameters != 0).then(|| self.tensor_bytes() as f64 * 8.0 / parameters as f64)
+    }
+
+    fn document(&self) -> InspectDocument<'_> {
+        let gguf = self.gguf;
+        InspectDocument {
+            schema_version: json::SCHEMA_VERSION,
+            file: FileName::new(self.file),
+            gguf_version: gguf.version(),
+            alignment: gguf.alignment(),
+            data_offset: gguf.shards().first().map_or(0, gguf_format::Shard::data_offset),
+            file_bytes: self.file_bytes(),
+            shards: FileNames::new(gguf.shards().iter().map(gguf_format::Shard::path)),
+            architecture: self.architecture(),
+            file_type: self.file_type(),
+            file_type_name: self.file_type().and_then(file_type::name),
+            parameters: self.parameters(),
+            bits_per_weight: self.bits_per_weight(),
+            bytes_by_type: &self.types,
+            config: self.model.as_ref().ok(),
+            model_note: self.model.as_ref().err(),
+            warnings: &self.warnings,
+            tensor_count: gguf.tensors().len(),
+            tensors: self.shown,
+            metadata: gguf.metadata(),
         }
     }
-}
 
-fn write_text(
-    out: &mut dyn Write,
-    file: &Path,
-    gguf: &GgufFile,
-    model: Result<Phi3Config, String>,
-) -> std::io::Result<()> {
-    writeln!(out, "file      {}", path_text(file))?;
-    writeln!(
-        out,
-        "format    GGUF v{}, alignment {}, {} tensors, {}",
-        gguf.version(),
-        gguf.alignment(),
-        gguf.tensors().len(),
-        bytes(gguf.shards().iter().map(gguf_format::Shard::len).sum())
-    )?;
-    if let [_, _, ..] = gguf.shards() {
-        writeln!(out, "shards    {}", gguf.shards().len())?;
-    }
-    let warnings = Warning::of(gguf, model.as_ref().ok());
-    match model {
-        Ok(config) => write_config(out, &config)?,
-        Err(note) => writeln!(out, "model     no Phi-3 model that can be loaded: {note}")?,
-    }
-    write_warnings(out, &warnings)?;
-    writeln!(out, "\nmetadata")?;
-    for (key, value) in gguf.metadata().iter() {
-        writeln!(out, "  {key} = {}", value_text(&value))?;
-    }
-    writeln!(out, "\ntensors")?;
-    for tensor in gguf.tensors() {
-        let range = tensor.range();
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let gguf = self.gguf;
+        writeln!(out, "file      {}", path_text(self.file))?;
         writeln!(
             out,
-            "  {:<32} {:<8} {:<20} {:>14} {:>14}",
-            escape(tensor.name()).to_string(),
-            tensor.ggml_type().name(),
-            shape(tensor.shape().dims()),
-            range.start,
-            range.end - range.start
+            "format    GGUF v{}, alignment {}, {} tensors, {}",
+            gguf.version(),
+            gguf.alignment(),
+            gguf.tensors().len(),
+            bytes(self.file_bytes())
         )?;
-    }
-    Ok(())
-}
-
-fn value_text(value: &Value<'_>) -> String {
-    match value {
-        Value::String(text) => string_text(text.as_bytes()),
-        Value::Bool(flag) => flag.to_string(),
-        Value::F32(number) => number.to_string(),
-        Value::F64(number) => number.to_string(),
-        Value::Array(array) => {
-            let mut text = format!("{} x {}", array.len(), array.element_type().name());
-            if let Some(strings) = array.as_byte_strings() {
-                let shown: Vec<_> = strings.take(SHOWN_ELEMENTS).map(string_text).collect();
-                text += &format!(": {}", shown.join(", "));
-                if array.len() > SHOWN_ELEMENTS {
-                    text += ", ...";
-                }
-            }
-            text
+        if let [_, _, ..] = gguf.shards() {
+            writeln!(out, "shards    {}", gguf.shards().len())?;
         }
-        _ => value.as_integer().map_or_else(|| value.type_name().to_owned(), |n| n.to_string()),
+        if let Some(number) = self.file_type() {
+            let name = file_type::name(number).unwrap_or_else(|| number.to_string());
+            writeln!(out, "type      {name}")?;
+        }
+        if let Some(bits) = self.bits_per_weight() {
+            let parameters = parameters(self.parameters());
+            writeln!(out, "weights   {parameters}, {bits:.2} bits per weight")?;
+        }
+        match &self.model {
+            Ok(config) => write_config(out, config)?,
+            Err(note) => writeln!(out, "model     no Phi-3 model that can be loaded: {note}")?,
+        }
+        write_warnings(out, &self.warnings)?;
+        self.write_types(out)?;
+        writeln!(out, "\nmetadata")?;
+        for (key, value) in gguf.metadata().iter() {
+            writeln!(out, "  {key} = {}", short_text(&value))?;
+        }
+        self.write_tensors(out)
     }
-}
 
-/// Formats a string in quotes. If it is long, shows only its start and its length.
-fn string_text(string: &[u8]) -> String {
-    let shown = escape(string).shortened(SHOWN_CHARS);
-    if string.len() > SHOWN_CHARS {
-        format!("\"{shown}\" ({} bytes)", string.len())
-    } else {
-        format!("\"{shown}\"")
+    fn write_types(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.types.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nbytes by type")?;
+        let all = self.tensor_bytes().max(1) as f64;
+        let row = |sum: &TypeDocument| {
+            let share = format!("{:.1} %", sum.bytes as f64 * 100.0 / all);
+            let size = DecimalBytes(sum.bytes).to_string();
+            [sum.ggml_type.to_owned(), sum.tensors.to_string(), size, share]
+        };
+        let columns = [Left("type"), Right("tensors"), Right("bytes"), Right("share")];
+        table::write(out, columns, self.types.iter().map(row))
+    }
+
+    fn write_tensors(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.shown.iter().next().is_none() {
+            return Ok(());
+        }
+        writeln!(out, "\ntensors")?;
+        let columns = [Left("name"), Left("type"), Left("shape"), Right("offset"), Right("bytes")];
+        let row = |tensor: &TensorInfo<'_>| {
+            [
+                escape(tensor.name()).to_string(),
+                tensor.ggml_type().name().to_owned(),
+                shape(tensor.shape().dims()),
+                tensor.range().start.to_string(),
+                tensor.byte_len().to_string(),
+            ]
+        };
+        table::write(out, columns, self.shown.iter().map(row))
     }
 }

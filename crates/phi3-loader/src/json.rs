@@ -1,8 +1,9 @@
 //! The documents and events that `--json` prints. Fields are append-only.
 
 use super::failure::Failure;
+use super::inspect::Shown;
 use super::stdout;
-use gguf_format::{Metadata, TensorInfo};
+use gguf_format::{Metadata, Text, Value};
 use keeper::{Key, Listed, StoredPart};
 use loader::{Error, FileName, FileReport, LoadStats, Phi3Config, TensorReport, Warning};
 use model_phi3::{PlacedPart, PlanOp, PlannedSlot};
@@ -93,17 +94,55 @@ pub(super) struct InspectDocument<'a> {
     #[serde(flatten)]
     pub(super) shards: FileNames,
     pub(super) architecture: Option<&'a str>,
+    /// `general.file_type`: llama.cpp's number of the mix of tensor types.
+    pub(super) file_type: Option<u32>,
+    /// The name that llama.cpp prints for it; `None` if it has none.
+    pub(super) file_type_name: Option<String>,
+    /// The elements of all tensors, as llama.cpp counts them.
+    pub(super) parameters: u128,
+    /// The bits of all tensors divided by `parameters`; `None` without parameters.
+    pub(super) bits_per_weight: Option<f64>,
+    /// The type with most bytes is first.
+    pub(super) bytes_by_type: &'a [TypeDocument],
     /// `None` if the file holds no Phi-3 model; `model_note` then gives the reason.
-    pub(super) config: Option<Phi3Config>,
-    pub(super) model_note: Option<String>,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) config: Option<&'a Phi3Config>,
+    pub(super) model_note: Option<&'a String>,
+    pub(super) warnings: &'a [Warning],
+    /// All tensors of the file.
     pub(super) tensor_count: usize,
-    /// [`TensorDocument`]s.
-    #[serde(serialize_with = "super::inspect::serialize_tensors")]
-    pub(super) tensors: &'a [TensorInfo<'a>],
-    /// Tensors in file order.
+    /// [`TensorDocument`]s in file order, without those that `--tensors` and `--no-tensors` leave out.
+    pub(super) tensors: Shown<'a>,
+    /// Keys in file order.
     #[serde(serialize_with = "super::inspect::serialize_metadata")]
     pub(super) metadata: &'a Metadata<'a>,
+}
+
+/// The tensors of one type.
+#[derive(Default, Serialize)]
+pub(super) struct TypeDocument {
+    #[serde(rename = "type")]
+    pub(super) ggml_type: &'static str,
+    pub(super) tensors: usize,
+    /// Their elements.
+    pub(super) parameters: u128,
+    pub(super) bytes: u64,
+}
+
+/// The document of `inspect --key`.
+#[derive(Serialize)]
+pub(super) struct ValuesDocument<'a> {
+    schema_version: u32,
+    #[serde(flatten)]
+    file: FileName,
+    /// The values that the user asked for, with all elements of arrays.
+    #[serde(serialize_with = "super::inspect::serialize_values")]
+    metadata: &'a [(Text<'a>, Value<'a>)],
+}
+
+impl<'a> ValuesDocument<'a> {
+    pub(super) fn new(file: &Path, metadata: &'a [(Text<'a>, Value<'a>)]) -> Self {
+        Self { schema_version: SCHEMA_VERSION, file: FileName::new(file), metadata }
+    }
 }
 
 #[derive(Serialize)]

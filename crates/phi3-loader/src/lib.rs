@@ -27,12 +27,14 @@ mod device_list;
 mod devices;
 mod dump;
 mod failure;
+mod file_type;
 mod hold;
 mod inspect;
 mod json;
 mod load;
 mod logging;
 mod man;
+mod metadata_values;
 mod out_of_memory;
 mod outputs;
 mod placement;
@@ -107,7 +109,7 @@ fn run(interrupt: &Interrupt) -> Result<(), Failure> {
     if let Some(ordinal) = arguments.command.only_gpu() {
         visible_gpus::hide_all_but(ordinal);
     }
-    if let Some(model) = arguments.command.model() {
+    for model in arguments.command.models() {
         outputs::check_standard_error(model)?;
     }
     let bars = progress::bars(arguments.quiet || arguments.command.prints_events());

@@ -11,7 +11,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The identity of a file, independent of the path.
 #[derive(Debug, PartialEq, Eq)]
@@ -198,4 +198,11 @@ pub(super) fn check_model(model: &Path, outputs: &[&Output]) -> Result<(), Failu
     check_inputs(Named::input("the model", model), outputs)?;
     let gguf = Loader::new(LoadOptions::new()).inspect(model)?;
     check_inputs(Named::shards(&gguf), outputs)
+}
+
+/// Checks like [`check_inputs`] that standard output is not a file of one of these models. If a model cannot be
+/// opened, the command itself reports why.
+pub(super) fn check_models(models: &[PathBuf]) -> Result<(), Failure> {
+    let checks = models.iter().map(|model| check_model(model, &[]));
+    checks.filter(|result| !matches!(result, Err(Failure::Load(_)))).collect()
 }

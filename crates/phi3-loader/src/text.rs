@@ -22,6 +22,15 @@ pub(super) fn memory_bytes(count: u64) -> String {
     }
 }
 
+/// Formats a number of parameters: `3.82 B (3821079552 parameters)`.
+pub(super) fn parameters(count: u128) -> String {
+    let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")];
+    match units.into_iter().find(|(size, _)| count as f64 >= *size) {
+        Some((size, unit)) => format!("{:.2} {unit} ({count} parameters)", count as f64 / size),
+        None => format!("{count} parameters"),
+    }
+}
+
 /// Returns the word for the memory of devices with these names, as `--device` takes them.
 pub(super) fn memory_word(devices: impl IntoIterator<Item: ToString>) -> &'static str {
     let all_gpus = devices.into_iter().all(|device| device.to_string().starts_with("cuda"));
@@ -94,6 +103,14 @@ mod tests {
         assert_eq!(memory_bytes(7_642_159_104), "7.64 GB (7.12 GiB, 7642159104 bytes)");
         assert_eq!(memory_bytes(1023), "1.02 kB (1023 bytes)");
         assert_eq!(memory_bytes(0), "0 bytes");
+    }
+
+    #[test]
+    fn a_number_of_parameters_has_a_short_and_an_exact_form() {
+        assert_eq!(parameters(3_821_079_552), "3.82 B (3821079552 parameters)");
+        assert_eq!(parameters(1_580_000), "1.58 M (1580000 parameters)");
+        assert_eq!(parameters(1000), "1.00 K (1000 parameters)");
+        assert_eq!(parameters(999), "999 parameters");
     }
 
     #[test]

@@ -29,9 +29,9 @@ fn start(command: &str) -> Vec<&str> {
     }
 }
 
-/// Returns the options in the help of a command whose value is not a path.
+/// Returns the options in the help of a command whose value is not a path, a pattern or a name, which can be any text.
 fn options(command: &str) -> Vec<String> {
-    let paths = ["FILE", "PROGRAM", "OUT.", "SOCKET", "FOLDER"];
+    let paths = ["FILE", "PROGRAM", "OUT.", "SOCKET", "FOLDER", "GLOB", "NAME"];
     let is_path = |value: &str| paths.iter().any(|path| value.contains(path));
     let help = run([command, "--help"]);
     let lines = help.stdout().lines().filter_map(|line| line.trim().split_once(" <"));
@@ -67,9 +67,15 @@ fn messages_escape_hidden_characters_of_arguments() {
     is_refused(&run([format!("inspect{HIDDEN}")]));
     is_refused(&run([format!("--quiet={HIDDEN}")]));
     for command in COMMANDS {
+        // `inspect` takes any number of files.
+        let takes_word = *command == "inspect";
         for word in words {
-            is_refused(&run([&start(command)[..], &[word]].concat()));
-            is_refused(&run([&start(command)[..], &["--", word]].concat()));
+            if !takes_word || word.starts_with('-') {
+                is_refused(&run([&start(command)[..], &[word]].concat()));
+            }
+            if !takes_word {
+                is_refused(&run([&start(command)[..], &["--", word]].concat()));
+            }
         }
         is_refused(&run([&start(command)[..], &[&format!("--quiet={HIDDEN}")]].concat()));
         for option in options(command) {
