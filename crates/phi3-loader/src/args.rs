@@ -257,9 +257,13 @@ pub(super) struct Plan {
     pub(super) device: DeviceList,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
-    /// Memory of each device, such as 24GB,24GB; without --device, each is a GPU that need not be here
+    /// Memory of each device, such as 24GB,24GB; without --device, each is a GPU that need not be here [default: the
+    /// free memory of devices that are here]
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_size)]
     pub(super) memory: Vec<u64>,
+    /// Print only the summary, without the list of weights
+    #[arg(long, conflicts_with = "json")]
+    pub(super) summary: bool,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,

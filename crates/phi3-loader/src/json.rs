@@ -174,10 +174,14 @@ pub(super) struct PlanDocument<'a> {
     pub(super) fits: Option<bool>,
     /// Missing bytes of all devices.
     pub(super) short_by: Option<u64>,
+    /// Whether also the key-value cache fits: the `total_bytes` of each part.
+    pub(super) total_fits: Option<bool>,
+    /// Missing bytes of all devices for the weights, the key-value cache and the reserve.
+    pub(super) total_short_by: Option<u64>,
     pub(super) kv_cache: KvCacheDocument,
     /// Bytes that the user reserved for other uses, on each GPU.
     pub(super) reserve_bytes: u64,
-    /// Bytes of weights, key-value cache and all reserves; `None` if the sum does not fit into 64 bits.
+    /// The sum of the `total_bytes` of all parts; `None` if it does not fit into 64 bits.
     pub(super) total_bytes: Option<u64>,
     pub(super) config: &'a Phi3Config,
     pub(super) warnings: &'a [Warning],
@@ -195,10 +199,18 @@ pub(super) struct PlanDocument<'a> {
 pub(super) struct PartDocument<'a> {
     /// The value for `--device`; `auto` if the user named no device.
     pub(super) device: String,
-    /// The memory of the device, if it is known.
+    /// The memory of the device, if it is known: as the user gave it, or what is free on the device here.
     pub(super) memory_bytes: Option<u64>,
+    /// The device here that was asked; `None` if the user gave the memory, or if the device is not here.
+    pub(super) memory_of: Option<String>,
     /// Bytes that are missing for the part and the reserve; `None` if the memory is unknown.
     pub(super) short_by: Option<u64>,
+    /// Bytes of the key-value cache of the layers and heads of the part; `None` if they do not fit into 64 bits.
+    pub(super) kv_cache_bytes: Option<u64>,
+    /// Bytes of weights, key-value cache and reserve; `None` if they do not fit into 64 bits.
+    pub(super) total_bytes: Option<u64>,
+    /// Bytes that are missing for `total_bytes`; `None` if the memory is unknown.
+    pub(super) total_short_by: Option<u64>,
     /// Bytes of the file that the device takes.
     pub(super) source_bytes: u64,
     #[serde(flatten)]

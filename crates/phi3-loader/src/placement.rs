@@ -10,12 +10,14 @@ use model_phi3::{Phi3Config, PlacedPlan, Placement, SplitMode, Storage, TensorMa
 use std::path::Path;
 
 /// A device that holds a part of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PlannedDevice {
     /// The device; `None` if the user named none.
     kind: Option<DeviceKind>,
     /// Its memory in bytes, if it is known.
     pub(super) memory: Option<u64>,
+    /// The device here that has this free memory. `None` if the user gave the memory.
+    pub(super) asked: Option<DeviceKind>,
 }
 
 /// Writes the name for `--device`.
@@ -30,7 +32,20 @@ impl std::fmt::Display for PlannedDevice {
 
 impl PlannedDevice {
     fn new(kind: DeviceKind) -> Self {
-        Self { kind: Some(kind), memory: None }
+        Self { kind: Some(kind), ..Self::default() }
+    }
+
+    /// Asks the device for its free memory, unless the user gave its memory. A device that is several times in the list
+    /// has an equal share each time.
+    fn with_memory(&self, list: &[Self]) -> Result<Self, Error> {
+        if self.memory.is_some() {
+            return Ok(self.clone());
+        }
+        let kind = self.kind.unwrap_or_else(|| DeviceChoice::Auto.resolve());
+        let times = list.iter().filter(|other| other.kind == self.kind).count() as u64;
+        let memory = Device::open(kind).and_then(|device| device.memory())?;
+        let memory = memory.map(|memory| memory.free / times);
+        Ok(Self { kind: self.kind, memory, asked: Some(kind) })
     }
 
     fn is_host(&self) -> bool {
@@ -52,12 +67,9 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Returns the bytes that are missing on a device for its part and the reserve; `None` if its memory is unknown.
-    /// If there are GPUs, only they have the reserve.
-    pub(super) fn short_by(&self, device: usize, reserve: u64) -> Option<u64> {
-        let (part, of) = (self.plan.parts().get(device)?, self.devices.get(device)?);
-        let reserve = if self.has_reserve(of) { reserve } else { 0 };
-        Some(part.device_bytes().saturating_add(reserve).saturating_sub(of.memory?))
+    /// Returns the bytes that a device keeps for other uses. If there are GPUs, only they have the reserve.
+    pub(super) fn reserve(&self, device: &PlannedDevice, reserve: u64) -> u64 {
+        if self.has_reserve(device) { reserve } else { 0 }
     }
 
     fn has_reserve(&self, device: &PlannedDevice) -> bool {
@@ -84,7 +96,7 @@ pub(super) struct PlacementRequest<'a> {
 }
 
 impl PlacementRequest<'_> {
-    /// Divides the model of a file.
+    /// Divides the model of a file. Asks the devices that are here for their memory.
     pub(super) fn plan(&self, file: &Path, gguf: &GgufFile) -> Result<Placed, Failure> {
         let (asked, devices) = self.resolve()?;
         let model = Model::bind(file, gguf)?;
@@ -96,7 +108,11 @@ impl PlacementRequest<'_> {
         Ok(Placed {
             plan: plan.map_err(|error| model.error(error))?,
             config: model.config,
-            devices,
+            // The plan needs no device: without an answer, the memory is unknown.
+            devices: devices
+                .iter()
+                .map(|device| device.with_memory(&devices).unwrap_or_else(|_| device.clone()))
+                .collect(),
         })
     }
 
@@ -135,7 +151,7 @@ impl PlacementRequest<'_> {
                 vec![PlannedDevice::new(DeviceKind::Cuda(0))]
             }
             None if arguments.fit => here()?,
-            None => vec![PlannedDevice { kind: None, memory: None }],
+            None => vec![PlannedDevice::default()],
         };
         if !memory.is_empty() {
             if memory.len() != devices.len() {
@@ -226,19 +242,9 @@ fn here() -> Result<Vec<PlannedDevice>, Failure> {
     Ok(devices.into_iter().map(PlannedDevice::new).collect())
 }
 
-/// Asks devices whose memory the user did not give for their free memory. A device that is named several times has
-/// an equal share of it each time.
+/// Returns the devices with their free memory.
 fn with_memory(devices: &[PlannedDevice]) -> Result<Vec<PlannedDevice>, Failure> {
-    let times = |kind| devices.iter().filter(|device| device.kind == Some(kind)).count() as u64;
-    let ask = |device: &PlannedDevice| match (device.kind, device.memory) {
-        (Some(kind), None) => {
-            let memory = Device::open(kind).and_then(|device| device.memory());
-            let memory = memory.map_err(Error::from)?.map(|memory| memory.free / times(kind));
-            Ok(PlannedDevice { kind: Some(kind), memory })
-        }
-        _ => Ok(device.clone()),
-    };
-    devices.iter().map(ask).collect()
+    devices.iter().map(|device| Ok(device.with_memory(devices)?)).collect()
 }
 
 /// Returns the devices of a list; `None` for `auto`.

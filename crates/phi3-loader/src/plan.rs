@@ -5,13 +5,15 @@ use super::config_report::write_config;
 use super::failure::Failure;
 use super::json::{self, KvCacheDocument, PartDocument, PlanDocument};
 use super::outputs;
-use super::placement::Placed;
+use super::placement::{Placed, PlannedDevice};
 use super::stdout;
-use super::text::{bytes, held, shape, write_warnings};
-use gguf_format::path_text;
+use super::table::{self, Column::Left, Column::Right};
+use super::text::{bytes, held, memory_bytes, memory_size, memory_word, shape, write_warnings};
+use gguf_format::{escape, path_text};
+use indicatif::DecimalBytes;
 use loader::{FileName, LoadOptions, Loader, Warning};
-use model_phi3::{LoadPlan, PlacedPart, PlacedSlot};
-use std::io::Write;
+use model_phi3::{LoadPlan, Phi3Config, PlacedPart, PlacedSlot, PlannedSlot, Slot};
+use std::io::{self, Write};
 use std::path::Path;
 
 pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
@@ -24,6 +26,7 @@ pub(super) fn run(arguments: &Plan) -> Result<(), Failure> {
         needs: Needs::new(arguments, &placed),
         placed: &placed,
         warnings: &warnings,
+        summary: arguments.summary,
     };
     if arguments.json {
         return json::print(&report.document());
@@ -37,15 +40,26 @@ struct Report<'a> {
     needs: Needs,
     placed: &'a Placed,
     warnings: &'a [Warning],
+    /// Whether the list of weights is left out.
+    summary: bool,
 }
 
 /// The device memory that a working model needs. The sum of the requested sizes may not fit into 64 bits.
 struct Needs {
     kv_cache: KvCacheDocument,
     reserve: u64,
+    /// One for each device.
+    devices: Vec<DeviceNeeds>,
+}
+
+/// The memory that one device needs.
+struct DeviceNeeds {
+    kv_cache: Option<u64>,
     total: Option<u64>,
-    /// Bytes that are missing on each device; `None` if its memory is unknown.
-    short_by: Vec<Option<u64>>,
+    /// Bytes that are missing for weights and reserve; `None` if the memory of the device is unknown.
+    short_by: Option<u64>,
+    /// Bytes that are missing for the total.
+    total_short_by: Option<u64>,
 }
 
 impl Needs {
@@ -54,34 +68,60 @@ impl Needs {
         let context = u64::from(arguments.context.unwrap_or(config.context_length));
         let batch = u64::from(arguments.batch);
         let bytes = config.kv_cache_bytes(context, batch, arguments.kv_type);
-        let reserves = arguments.reserve.checked_mul(placed.reserves() as u64);
-        let total =
-            bytes.and_then(|bytes| bytes.checked_add(plan.device_bytes())?.checked_add(reserves?));
         let dtype = arguments.kv_type.name();
+        let needs = |(part, device): (&PlacedPart, &PlannedDevice)| {
+            let reserve = placed.reserve(device, arguments.reserve);
+            let loaded = part.device_bytes().checked_add(reserve);
+            let kv_cache = kv_cache_of(part, config, bytes);
+            let total = loaded.zip(kv_cache).and_then(|(loaded, cache)| loaded.checked_add(cache));
+            let missing = |needed: Option<u64>| {
+                device.memory.map(|memory| needed.unwrap_or(u64::MAX).saturating_sub(memory))
+            };
+            let (short_by, total_short_by) = (missing(loaded), missing(total));
+            DeviceNeeds { kv_cache, total, short_by, total_short_by }
+        };
         Self {
             kv_cache: KvCacheDocument { context, batch, dtype, bytes },
             reserve: arguments.reserve,
-            total,
-            short_by: (0..devices.len())
-                .map(|device| placed.short_by(device, arguments.reserve))
-                .collect(),
+            devices: plan.parts().iter().zip(devices).map(needs).collect(),
         }
+    }
+
+    fn total(&self) -> Option<u64> {
+        self.devices.iter().try_fold(0_u64, |sum, device| sum.checked_add(device.total?))
     }
 
     /// Returns the bytes that are missing on all devices together; `None` if the memory of one is unknown and
     /// nothing is known to be missing.
-    fn all_short_by(&self) -> Option<u64> {
-        let known = self.short_by.iter().flatten();
-        let sum = known.fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        (sum > 0 || self.short_by.iter().all(Option::is_some)).then_some(sum)
+    fn sum(&self, missing: fn(&DeviceNeeds) -> Option<u64>) -> Option<u64> {
+        let known = self.devices.iter().filter_map(missing);
+        let sum = known.fold(0, u64::saturating_add);
+        (sum > 0 || self.devices.iter().all(|device| missing(device).is_some())).then_some(sum)
     }
+
+    fn short_by(&self) -> Option<u64> {
+        self.sum(|device| device.short_by)
+    }
+
+    fn total_short_by(&self) -> Option<u64> {
+        self.sum(|device| device.total_short_by)
+    }
+}
+
+/// Returns the share of a key-value cache that belongs to a part: the keys and values of the heads that it computes.
+fn kv_cache_of(part: &PlacedPart, config: &Phi3Config, whole: Option<u64>) -> Option<u64> {
+    let keys = part.slots().iter().filter(|slot| matches!(slot.planned.slot, Slot::AttnK(_)));
+    let rows: u64 = keys.map(|slot| slot.rows.end - slot.rows.start).sum();
+    let rows_of_model =
+        u64::from(config.layers) * u64::from(config.kv_heads) * u64::from(config.head_dim);
+    if rows == 0 { Some(0) } else { (whole? / rows_of_model).checked_mul(rows) }
 }
 
 impl Report<'_> {
     fn document(&self) -> PlanDocument<'_> {
         let Placed { config, plan, devices } = self.placed;
-        let parts = plan.parts().iter().zip(devices.iter().zip(&self.needs.short_by));
-        let short_by = self.needs.all_short_by();
+        let parts = plan.parts().iter().zip(devices.iter().zip(&self.needs.devices));
+        let (short_by, total_short_by) = (self.needs.short_by(), self.needs.total_short_by());
         let KvCacheDocument { context, batch, dtype, bytes } = self.needs.kv_cache;
         PlanDocument {
             schema_version: json::SCHEMA_VERSION,
@@ -94,19 +134,25 @@ impl Report<'_> {
             split_mode: plan.placement().mode().name(),
             fits: short_by.map(|bytes| bytes == 0),
             short_by,
+            total_fits: total_short_by.map(|bytes| bytes == 0),
+            total_short_by,
             kv_cache: KvCacheDocument { context, batch, dtype, bytes },
             reserve_bytes: self.needs.reserve,
-            total_bytes: self.needs.total,
+            total_bytes: self.needs.total(),
             config,
             warnings: self.warnings,
             slots: plan.whole().slots(),
             operations: plan.whole().ops(),
             left_out: plan.left_out().iter().map(|name| &**name).collect(),
             parts: parts
-                .map(|(part, (device, short_by))| PartDocument {
+                .map(|(part, (device, needs))| PartDocument {
                     device: device.to_string(),
                     memory_bytes: device.memory,
-                    short_by: *short_by,
+                    memory_of: device.asked.map(|asked| asked.to_string()),
+                    short_by: needs.short_by,
+                    kv_cache_bytes: needs.kv_cache,
+                    total_bytes: needs.total,
+                    total_short_by: needs.total_short_by,
                     source_bytes: part.source_bytes(),
                     part,
                 })
@@ -114,21 +160,23 @@ impl Report<'_> {
         }
     }
 
-    fn write_text(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let Placed { config, plan, .. } = self.placed;
-        let or_more = |count: Option<u64>| count.map_or("over 2^64 bytes".to_owned(), bytes);
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Placed { config, plan, devices } = self.placed;
+        let or_more = |count: Option<u64>| count.map_or("over 2^64 bytes".to_owned(), memory_bytes);
         let KvCacheDocument { context, batch, dtype, bytes: kv_bytes } = self.needs.kv_cache;
         writeln!(out, "file      {}", path_text(self.file))?;
         write_config(out, config)?;
         write_warnings(out, self.warnings)?;
         writeln!(out, "storage   {}", plan.storage().name())?;
-        writeln!(out, "VRAM      {}", bytes(plan.device_bytes()))?;
+        let memory = memory_word(devices.iter().map(judged));
+        writeln!(out, "{memory:<9} {}", memory_bytes(plan.device_bytes()))?;
         writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
         if self.needs.reserve != 0 {
             let each = if self.placed.reserves() > 1 { " on each GPU" } else { "" };
-            writeln!(out, "reserve   {}{each}", bytes(self.needs.reserve))?;
+            writeln!(out, "reserve   {}{each}", memory_bytes(self.needs.reserve))?;
         }
-        writeln!(out, "in all    {}", or_more(self.needs.total))?;
+        writeln!(out, "in all    {}", or_more(self.needs.total()))?;
+        writeln!(out, "fits      {}", self.fits())?;
         writeln!(out, "to read   {}", bytes(plan.source_bytes()))?;
         let folded = plan.whole().ops().iter().filter(|op| op.scale.is_some()).count();
         if folded != 0 || !plan.left_out().is_empty() {
@@ -139,61 +187,118 @@ impl Report<'_> {
                  scales are not loaded"
             )?;
         }
-        self.write_devices(out)?;
-        self.write_slots(out)
+        if devices.len() > 1 {
+            writeln!(out, "split     {}", plan.placement().mode())?;
+            self.write_devices(out)?;
+        }
+        if self.summary { Ok(()) } else { self.write_slots(out) }
     }
 
-    /// Writes a line for each device, if there are several or the memory of one is known.
-    fn write_devices(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    /// Says whether weights, key-value cache and reserve fit.
+    fn fits(&self) -> String {
+        let missing = self.needs.total_short_by();
+        let without_cache = match (missing, self.needs.short_by()) {
+            (Some(1..), Some(0)) => "; without the KV cache it fits",
+            _ => "",
+        };
+        match (&self.placed.devices[..], &self.needs.devices[..], missing) {
+            ([device], [needs], Some(_)) => {
+                let memory = DecimalBytes(device.memory.unwrap_or_default());
+                let free = if device.asked.is_some() { " free" } else { "" };
+                let name = judged(device);
+                let auto = if device.to_string() == name { "" } else { " (auto)" };
+                let verdict = verdict(device, needs, memory_size);
+                format!("{verdict} on {name}{auto} with {memory}{free}{without_cache}")
+            }
+            (_, _, Some(0)) => "yes, on every device".to_owned(),
+            (_, _, Some(missing)) => {
+                format!("no: short by {}{without_cache}", memory_size(missing))
+            }
+            (devices, _, None) => {
+                let unknown = devices.iter().filter(|device| device.memory.is_none());
+                let names = unknown.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                format!("unknown: the memory of {names} is not known; --memory gives it")
+            }
+        }
+    }
+
+    /// Writes a line for each device.
+    fn write_devices(&self, out: &mut dyn Write) -> io::Result<()> {
         let Placed { plan, devices, .. } = self.placed;
-        if let ([_], [None]) = (&devices[..], &self.needs.short_by[..]) {
-            return Ok(());
-        }
-        let mode = plan.placement().mode();
-        writeln!(out, "split     {mode}")?;
-        let parts = plan.parts().iter().zip(devices.iter().zip(&self.needs.short_by));
-        for (part, (device, short_by)) in parts {
-            let fits = match (short_by, device.memory) {
-                (Some(0), Some(memory)) => format!(", fits into {}", bytes(memory)),
-                (Some(missing), _) => format!(", short by {}", bytes(*missing)),
-                (None, _) => String::new(),
-            };
-            let (size, content) = (bytes(part.device_bytes()), held(part.slots(), mode));
-            writeln!(out, "{:<9} {size}{fits}: {content}", device.to_string())?;
-        }
-        Ok(())
+        let or_more = |count: Option<u64>| {
+            count.map_or("over 2^64".to_owned(), |count| DecimalBytes(count).to_string())
+        };
+        let row = |((part, device), needs): ((&PlacedPart, &PlannedDevice), &DeviceNeeds)| {
+            [
+                device.to_string(),
+                DecimalBytes(part.device_bytes()).to_string(),
+                or_more(needs.kv_cache),
+                or_more(needs.total),
+                verdict(device, needs, |bytes| DecimalBytes(bytes).to_string()),
+                held(part.slots(), plan.placement().mode()),
+            ]
+        };
+        writeln!(out)?;
+        let columns = [
+            Left("device"),
+            Right("weights"),
+            Right("KV cache"),
+            Right("in all"),
+            Left("fits"),
+            Left("holds"),
+        ];
+        table::write(
+            out,
+            columns,
+            plan.parts().iter().zip(devices).zip(&self.needs.devices).map(row),
+        )
     }
 
     /// Writes a line for each weight of each device.
-    fn write_slots(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    fn write_slots(&self, out: &mut dyn Write) -> io::Result<()> {
         let Placed { plan, devices, .. } = self.placed;
-        let all = || plan.parts().iter().flat_map(PlacedPart::slots);
-        let width = all().map(|slot| slot.planned.slot.to_string().len()).max().unwrap_or(0);
+        let columns = [
+            Left("slot"),
+            Left("format"),
+            Left("shape"),
+            Right("offset"),
+            Right("bytes"),
+            Left("tensor"),
+        ];
         for (part, device) in plan.parts().iter().zip(devices) {
             writeln!(out)?;
             if devices.len() > 1 {
                 writeln!(out, "{device}")?;
             }
-            writeln!(
-                out,
-                "{:>14} {:>12}  {:<8} {:<width$} {:<18} tensor",
-                "offset", "bytes", "format", "slot", "shape"
-            )?;
-            for slot in part.slots() {
-                writeln!(
-                    out,
-                    "{:>14} {:>12}  {:<8} {:<width$} {:<18} {}{}",
-                    slot.planned.dest.start,
-                    slot.planned.dest.end - slot.planned.dest.start,
-                    slot.planned.format.ggml_type().name(),
+            let row = |slot: &PlacedSlot| {
+                let PlannedSlot { dest, tensor, .. } = &slot.planned;
+                [
                     slot.planned.slot.to_string(),
+                    slot.planned.format.ggml_type().name().to_owned(),
                     shape(&slot.planned.shape),
-                    gguf_format::escape(slot.planned.tensor.as_ref()),
-                    part_text(plan.whole(), slot)
-                )?;
-            }
+                    dest.start.to_string(),
+                    (dest.end - dest.start).to_string(),
+                    format!("{}{}", escape(tensor.as_ref()), part_text(plan.whole(), slot)),
+                ]
+            };
+            table::write(out, columns, part.slots().iter().map(row))?;
         }
         Ok(())
+    }
+}
+
+/// Returns the name of the device whose memory is compared.
+fn judged(device: &PlannedDevice) -> String {
+    device.asked.map_or_else(|| device.to_string(), |asked| asked.to_string())
+}
+
+/// Says whether everything fits into the memory of a device.
+fn verdict(device: &PlannedDevice, needs: &DeviceNeeds, size: fn(u64) -> String) -> String {
+    let free = device.memory.zip(needs.total).map(|(memory, total)| memory.saturating_sub(total));
+    match needs.total_short_by {
+        Some(0) => format!("yes: {} stays free", size(free.unwrap_or_default())),
+        Some(missing) => format!("no: short by {}", size(missing)),
+        None => "unknown".to_owned(),
     }
 }
 

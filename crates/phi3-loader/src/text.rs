@@ -31,6 +31,14 @@ pub(super) fn parameters(count: u128) -> String {
     }
 }
 
+/// Formats a size of device memory in both units, without the exact number: `1.50 GB (1.40 GiB)`.
+pub(super) fn memory_size(count: u64) -> String {
+    match count {
+        0..1024 => bytes(count),
+        _ => format!("{} ({})", DecimalBytes(count), BinaryBytes(count)),
+    }
+}
+
 /// Returns the word for the memory of devices with these names, as `--device` takes them.
 pub(super) fn memory_word(devices: impl IntoIterator<Item: ToString>) -> &'static str {
     let all_gpus = devices.into_iter().all(|device| device.to_string().starts_with("cuda"));

@@ -247,9 +247,9 @@ fn plan_computes_the_exact_cache_size_of_phi_3_mini() {
     let ran = run(["plan", path.to_str().unwrap(), "--reserve", "500MB"]);
     let total = weights + 4096 * token + 500_000_000;
     for line in [
-        "KV cache  1.61 GB (1610612736 bytes): 1 x 4096 tokens, f16".to_owned(),
-        "reserve   500.00 MB (500000000 bytes)".to_owned(),
-        format!("({total} bytes)"),
+        "KV cache  1.61 GB (1.50 GiB, 1610612736 bytes): 1 x 4096 tokens, f16".to_owned(),
+        "reserve   500.00 MB (476.84 MiB, 500000000 bytes)".to_owned(),
+        format!(", {total} bytes)"),
     ] {
         assert!(ran.stdout().contains(&line), "{line}: {}", ran.stdout());
     }

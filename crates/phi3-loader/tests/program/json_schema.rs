@@ -131,7 +131,7 @@ fn the_fields_agree_with_the_document() {
         &["inspect", synthetic][..],
         &["inspect", warned],
         &["plan", synthetic],
-        &["plan", warned],
+        &["plan", warned, "--memory=1GB"],
         &["plan", nvfp4],
         &["load", synthetic, "--device=host"],
         &["load", warned, "--device=host"],

@@ -72,10 +72,13 @@ fn one_device_has_one_part_that_is_the_plan() {
     for field in ["vram_bytes", "source_bytes"] {
         assert_eq!(part[field], document[field], "{field}");
     }
-    assert_eq!((&document["fits"], &document["short_by"]), (&Value::Null, &Value::Null));
     let slots = |of: &Value| of["slots"].as_array().unwrap().len();
     assert_eq!(slots(part), slots(&document));
-    assert_eq!(self::document(&["--device", "auto"]), document);
+    let named = self::document(&["--device", "auto"]);
+    assert_eq!(
+        (&parts(&named)[0]["device"], slots(&parts(&named)[0])),
+        (&json!("auto"), slots(part))
+    );
 }
 
 #[test]
@@ -140,7 +143,91 @@ fn memory_that_is_too_small_is_no_error() {
     assert_eq!((&small["fits"], &small["short_by"]), (&json!(false), &json!(7)));
     assert_eq!(parts(&small)[0]["short_by"], 7);
     let text = String::from_utf8(plan(&["--memory", "1,1GB"]).stdout).unwrap();
-    assert!(text.contains("short by ") && text.contains("fits into 1.00 GB"), "{text}");
+    assert!(text.contains("no: short by ") && text.contains(" stays free "), "{text}");
+}
+
+#[test]
+fn the_memory_of_the_device_here_is_compared() {
+    let document = document(&["--device", "host"]);
+    let host = &parts(&document)[0];
+    assert_eq!((&host["memory_of"], &document["fits"]), (&json!("host"), &json!(true)));
+    let memory = host["memory_bytes"].as_u64().unwrap();
+    assert!(memory > document["total_bytes"].as_u64().unwrap());
+    let shared = self::document(&["--device", "host,host"]);
+    let half = parts(&shared)[1]["memory_bytes"].as_u64().unwrap();
+    assert!(half < memory * 3 / 4, "a device that is named twice has half of its memory each time");
+    let auto = self::document(&[]);
+    let auto = &parts(&auto)[0];
+    assert_eq!(auto["device"], "auto");
+    assert!(auto["memory_of"].is_string() && auto["memory_bytes"].is_u64(), "{auto}");
+    let text = String::from_utf8(plan(&["--device", "host"]).stdout).unwrap();
+    assert!(
+        text.contains("\nfits      yes: ") && text.contains(" stays free on host with "),
+        "{text}"
+    );
+}
+
+#[test]
+fn memory_of_a_device_that_is_not_here_is_unknown() {
+    let document = document(&["--device", "host,cuda:99"]);
+    assert_eq!((&document["fits"], &document["total_fits"]), (&Value::Null, &Value::Null));
+    let gpu = &parts(&document)[1];
+    assert_eq!((&gpu["memory_bytes"], &gpu["total_short_by"]), (&Value::Null, &Value::Null));
+    let text = String::from_utf8(plan(&["--device", "host,cuda:99"]).stdout).unwrap();
+    assert!(text.contains("\nfits      unknown: the memory of cuda:99 is not known; "), "{text}");
+}
+
+#[test]
+fn the_key_value_cache_counts_on_the_devices_of_its_layers() {
+    let whole = document(&["--memory=1GB", "--reserve=7B"]);
+    let number = |value: &Value| value.as_u64().unwrap();
+    let cache = number(&whole["kv_cache"]["bytes"]);
+    let weights = number(&whole["vram_bytes"]);
+    assert_eq!(parts(&whole)[0]["kv_cache_bytes"], cache);
+    assert_eq!(whole["total_bytes"], weights + cache + 7);
+    // The model has one layer and two heads.
+    let model = "one-and-two-bits.gguf";
+    for (mode, shares) in [("layer", [2, 0]), ("tensor", [1, 1]), ("replicate", [2, 2])] {
+        let of_model = |arguments: &[&str]| document_of(model, arguments);
+        let cache = number(&of_model(&[])["kv_cache"]["bytes"]);
+        let two = of_model(&["--memory=1GB,1", "--split-mode", mode, "--reserve=7B"]);
+        for (part, share) in parts(&two).iter().zip(shares) {
+            let cache = cache / 2 * share;
+            assert_eq!(part["kv_cache_bytes"], cache, "{mode}");
+            assert_eq!(part["total_bytes"], number(&part["vram_bytes"]) + cache + 7);
+        }
+        assert_eq!(parts(&two)[0]["total_short_by"], 0);
+        let short = number(&parts(&two)[1]["total_bytes"]) - 1;
+        assert_eq!((&two["total_fits"], &two["total_short_by"]), (&json!(false), &json!(short)));
+        let sum: u64 = parts(&two).iter().map(|part| number(&part["total_bytes"])).sum();
+        assert_eq!(two["total_bytes"], sum);
+    }
+
+    let memory = |bytes: u64| {
+        let memory = bytes.to_string();
+        let document = document(&["--memory", &memory, "--reserve=7B"]);
+        let text = plan(&["--memory", &memory, "--reserve=7B", "--summary"]);
+        (document, String::from_utf8(text.stdout).unwrap())
+    };
+    let (enough, text) = memory(weights + cache + 7);
+    assert_eq!((&enough["total_fits"], &enough["fits"]), (&json!(true), &json!(true)));
+    assert!(text.contains("\nfits      yes: 0 bytes stays free on cuda:0 with "), "{text}");
+    let (short, text) = memory(weights + cache + 4);
+    assert_eq!((&short["total_short_by"], &short["fits"]), (&json!(3), &json!(true)));
+    assert!(text.contains("\nfits      no: short by 3 bytes on cuda:0 with "), "{text}");
+    assert!(text.contains("; without the KV cache it fits\n"), "{text}");
+    let (weights_short, text) = memory(weights);
+    assert_eq!(weights_short["fits"], false);
+    assert!(!text.contains("without the KV cache"), "{text}");
+}
+
+#[test]
+fn a_summary_has_no_list_of_weights() {
+    let text = |arguments: &[&str]| String::from_utf8(plan(arguments).stdout).unwrap();
+    let (summary, whole) = (text(&["--memory=1GB,1GB", "--summary"]), text(&["--memory=1GB,1GB"]));
+    assert!(whole.starts_with(&summary) && whole.contains("layers.0.attn_q "), "{whole}");
+    assert!(summary.contains("\nfits      yes") && !summary.contains("attn_q"), "{summary}");
+    refused(&["--summary", "--json"], 2, &["cannot be used with"]);
 }
 
 #[test]

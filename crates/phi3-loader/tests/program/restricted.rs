@@ -83,6 +83,10 @@ fn a_load_needs_no_proc() {
     let text = String::from_utf8(devices.stdout).unwrap();
     let host: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(host, ["host", "-", "-", "-", "-", "-", "host", "memory"]);
+    let plan = ["plan", arguments("auto")[1].as_str(), "--summary"].map(str::to_owned);
+    let plan = without_proc(&[&[PROGRAM.to_owned()][..], &plan].concat());
+    let text = String::from_utf8(plan.stdout).unwrap();
+    assert!(text.contains("\nfits      unknown: the memory of "), "{text}");
     let limited = [vec![PROGRAM.to_owned()], arguments("auto"), vec!["--vram-limit=1".to_owned()]];
     let output = without_proc(&limited.concat());
     assert_eq!(output.status.code(), Some(6));
