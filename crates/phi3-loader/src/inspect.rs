@@ -1,6 +1,7 @@
 //! The command `inspect`.
 
 use super::args::{Inspect, wrong_use};
+use super::color::Palette;
 use super::config_report::write_config;
 use super::failure::Failure;
 use super::file_type;
@@ -299,7 +300,7 @@ impl Report<'_> {
         }
         write_warnings(out, &self.warnings)?;
         self.write_types(out)?;
-        writeln!(out, "\nmetadata")?;
+        write_heading(out, "metadata")?;
         for (key, value) in gguf.metadata().iter() {
             writeln!(out, "  {key} = {}", short_text(&value))?;
         }
@@ -310,7 +311,7 @@ impl Report<'_> {
         if self.types.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\nbytes by type")?;
+        write_heading(out, "bytes by type")?;
         let all = self.tensor_bytes().max(1) as f64;
         let row = |sum: &TypeDocument| {
             let share = format!("{:.1} %", sum.bytes as f64 * 100.0 / all);
@@ -325,7 +326,7 @@ impl Report<'_> {
         if self.shown.iter().next().is_none() {
             return Ok(());
         }
-        writeln!(out, "\ntensors")?;
+        write_heading(out, "tensors")?;
         let columns = [Left("name"), Left("type"), Left("shape"), Right("offset"), Right("bytes")];
         let row = |tensor: &TensorInfo<'_>| {
             [
@@ -338,4 +339,9 @@ impl Report<'_> {
         };
         table::write(out, columns, self.shown.iter().map(row))
     }
+}
+
+fn write_heading(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    let Palette { heading, .. } = Palette::stdout();
+    writeln!(out, "\n{heading}{text}{heading:#}")
 }

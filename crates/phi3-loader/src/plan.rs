@@ -1,6 +1,7 @@
 //! The command `plan`.
 
 use super::args::Plan;
+use super::color::Palette;
 use super::config_report::write_config;
 use super::failure::Failure;
 use super::json::{self, KvCacheDocument, PartDocument, PlanDocument};
@@ -9,6 +10,7 @@ use super::placement::{Placed, PlannedDevice};
 use super::stdout;
 use super::table::{self, Column::Left, Column::Right};
 use super::text::{bytes, held, memory_bytes, memory_size, memory_word, shape, write_warnings};
+use anstyle::Style;
 use gguf_format::{escape, path_text};
 use indicatif::DecimalBytes;
 use loader::{FileName, LoadOptions, Loader, Warning};
@@ -176,7 +178,15 @@ impl Report<'_> {
             writeln!(out, "reserve   {}{each}", memory_bytes(self.needs.reserve))?;
         }
         writeln!(out, "in all    {}", or_more(self.needs.total()))?;
-        writeln!(out, "fits      {}", self.fits())?;
+        let Palette { good, error, .. } = Palette::stdout();
+        let style = match self.needs.total_short_by() {
+            Some(0) => good,
+            Some(_) => error,
+            None => Style::new(),
+        };
+        let fits = self.fits();
+        let (word, rest) = fits.split_at(fits.find([':', ',']).unwrap_or(fits.len()));
+        writeln!(out, "fits      {style}{word}{style:#}{rest}")?;
         writeln!(out, "to read   {}", bytes(plan.source_bytes()))?;
         let folded = plan.whole().ops().iter().filter(|op| op.scale.is_some()).count();
         if folded != 0 || !plan.left_out().is_empty() {
@@ -268,7 +278,8 @@ impl Report<'_> {
         for (part, device) in plan.parts().iter().zip(devices) {
             writeln!(out)?;
             if devices.len() > 1 {
-                writeln!(out, "{device}")?;
+                let Palette { heading, .. } = Palette::stdout();
+                writeln!(out, "{heading}{device}{heading:#}")?;
             }
             let row = |slot: &PlacedSlot| {
                 let PlannedSlot { dest, tensor, .. } = &slot.planned;
