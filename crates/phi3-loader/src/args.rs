@@ -58,13 +58,19 @@ Exit codes:
 #[command(name = "phi3-loader", bin_name = "phi3-loader", version, about, after_long_help = EXAMPLES, propagate_version = true)]
 pub(super) struct Arguments {
     /// Log each step to standard error; give it twice for more detail. RUST_LOG overrides it
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Options of all commands", action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
     /// Print only errors and results
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Options of all commands",
+        conflicts_with = "verbose"
+    )]
     pub(super) quiet: bool,
     /// When to use colours. `auto`: on terminals, unless NO_COLOR is set
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", value_parser = parse_color())]
+    #[arg(long, global = true, help_heading = "Options of all commands", value_name = "WHEN", default_value = "auto", value_parser = parse_color())]
     pub(super) color: ColorChoice,
     #[command(subcommand)]
     pub(super) command: Command,
