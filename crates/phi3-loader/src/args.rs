@@ -5,6 +5,7 @@ use crate::completions::{
     command_name, device_list, gguf_file, gpu_list, resident_key, socket, store,
 };
 use crate::device_list::DeviceList;
+use crate::dump::Names;
 use crate::failure::Failure;
 use crate::placement::{self, PlacementRequest};
 use crate::version;
@@ -456,6 +457,9 @@ pub(super) struct Load {
     /// with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
+    /// Names and layout of the tensors in the dump
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Names::Slots, requires = "dump")]
+    pub(super) names: Names,
     /// Write the times of reads, copies and kernels as a trace for Perfetto
     #[arg(long, value_name = "OUT.json")]
     pub(super) timeline: Option<PathBuf>,
@@ -467,6 +471,11 @@ pub(super) struct Load {
 impl Load {
     /// Returns the options. Reads the file only if the devices depend on its model.
     pub(super) fn options(&self) -> Result<LoadOptions, Failure> {
+        if self.names == Names::Hf && self.choices.storage != Storage::F16 {
+            let message = "--names hf cannot be used with --storage native: a checkpoint has no quantised blocks; \
+                 use --storage f16";
+            return Err(Failure::Usage(wrong_use(message.to_owned())));
+        }
         let via = match &self.via {
             Some(via) => placement::helpers(&self.choices.device, via)?,
             None => Vec::new(),

@@ -110,7 +110,8 @@ fn load(
         None => loader.load_cancellable(&arguments.file, &mut observer, token)?,
     };
     if let Some(output) = &dump {
-        dump::write(&model, &output.file, &mut |done, bytes| bar.dumped(done, bytes), token)?;
+        let mut progress = |done, bytes| bar.dumped(done, bytes);
+        dump::write(&model, arguments.names, &arguments.file, &output.file, &mut progress, token)?;
     }
     if let Some(output) = &timeline {
         timeline::write(&model.stats().transfer.timeline, &output.file)?;

@@ -16,6 +16,7 @@ mod codes;
 #[expect(dead_code, reason = "the tests of the library use the rest")]
 mod common;
 mod completions;
+mod dump;
 mod inspect;
 mod json_schema;
 mod limit_runs;
