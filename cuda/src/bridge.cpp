@@ -288,7 +288,7 @@ ExecuteStats Engine::execute(rust::Slice<const SourceInfo> sources, const Source
     rust::Vec<TimelineSpan> spans;
     for (const Span& span : stats.timeline) {
       spans.push_back({span.reader, span.lane, static_cast<std::uint32_t>(span.kind), span.chunk,
-                       span.start, span.end});
+                       span.start, span.end, span.first_op, span.op_count});
     }
     rust::Vec<std::uint64_t> link_bytes;
     for (const std::uint64_t bytes : stats.link_bytes) link_bytes.push_back(bytes);

@@ -54,7 +54,20 @@ std::vector<Span> Call::timeline() const {
   std::vector<Span> out;
   for (const std::vector<Span>& spans : spans_) out.insert(out.end(), spans.begin(), spans.end());
   for (const std::unique_ptr<LaneCall>& lane : work_.lanes) lane->append_spans(out);
+  for (Span& span : out) add_operations(span);
   return out;
+}
+
+// Adds the operations of the span's chunk. Operations that share a chunk have consecutive indices.
+void Call::add_operations(Span& span) const {
+  const std::vector<Chunk>& chunks = work_.schedule.chunks;
+  if (span.chunk >= chunks.size()) return;
+  const View<Segment> segments = work_.schedule.segments_of(chunks[span.chunk]);
+  const auto [first, last] =
+      std::minmax_element(segments.begin(), segments.end(),
+                          [](const Segment& a, const Segment& b) { return a.op < b.op; });
+  span.first_op = first->op;
+  span.op_count = last->op - first->op + 1;
 }
 
 void Call::read_shares(std::uint32_t reader) noexcept {
@@ -149,7 +162,8 @@ void Call::submit(std::uint32_t reader, std::size_t index, const std::byte* byte
   }
   for (const Part& part : schedule.parts_of(chunk)) {
     LaneCall& lane = *work_.lanes[part.lane];
-    timed(reader, part.lane, SpanKind::kQueue, index, [&] {
+    const SpanKind kind = lane.works_in_submit() ? SpanKind::kWork : SpanKind::kQueue;
+    timed(reader, part.lane, kind, index, [&] {
       if (carrier == nullptr) {
         lane.submit(slot, schedule, index, part, bytes);
       } else {

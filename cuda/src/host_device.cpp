@@ -18,6 +18,7 @@ constexpr std::uint64_t kStretchBytes = std::uint64_t{4} << 20;
 class HostQueue final : public Queue {
  public:
   std::uint64_t stretch_bytes() const noexcept override { return kStretchBytes; }
+  bool works_in_submit() const noexcept override { return true; }
   void prepare_conversions() override {}
   void bind_thread() override {}
 

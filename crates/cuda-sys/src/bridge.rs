@@ -73,6 +73,8 @@ pub(crate) mod ffi {
         chunk: u64,
         start: f64,
         end: f64,
+        first_op: u32,
+        op_count: u32,
     }
 
     struct Location {

@@ -10,11 +10,12 @@ pub enum SpanKind {
     Wait,
     /// A reader reads its share of a chunk. If digests are requested, it also digests the bytes.
     Read,
-    /// A reader queues the copies and conversions of a chunk. On the host device, it executes them.
+    /// A reader queues the copies and conversions of a chunk.
     Queue,
     /// The device copies a chunk. The span starts when the device has finished the chunk before.
     Copy,
-    /// The device converts the chunk and digests it, if the chunk needs that.
+    /// The device converts the chunk and digests it, if the chunk needs that. On the host device, a reader does that
+    /// for each chunk. There, it also copies the bytes that are not converted, and counts infinities and NaNs.
     Work,
 }
 
@@ -26,7 +27,7 @@ impl SpanKind {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Span {
-    /// The number of the reader, from 0; 0 for work of the device.
+    /// The number of the reader, from 0; 0 for work of a GPU.
     pub reader: u32,
     /// The lane of a [`Queue`](SpanKind::Queue), [`Copy`](SpanKind::Copy) or
     /// [`Work`](SpanKind::Work); `None` for other steps.
@@ -39,6 +40,10 @@ pub struct Span {
     pub start: f64,
     /// The end, in seconds since the first read.
     pub end: f64,
+    /// The first of the operations that need bytes of the chunk: its position in the request.
+    pub first_operation: u32,
+    /// The number of these operations, which follow each other; 0 if the step is of no chunk.
+    pub operations: u32,
 }
 
 /// The C++ value for no lane.
@@ -55,6 +60,8 @@ impl Span {
             chunk: span.chunk,
             start: span.start,
             end: span.end,
+            first_operation: span.first_op,
+            operations: span.op_count,
         })
     }
 }

@@ -28,6 +28,7 @@ use model_phi3::{Phi3Config, PlacedPart, PlacedPlan, Placement, Storage};
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Loads models. Keeps its devices and its staging memory between loads.
@@ -297,7 +298,7 @@ impl Loader {
             resident_key: None,
             parts: part_stats(&parts, residencies, &accounts, PlacedPart::source_bytes),
             phases,
-            transfer: transfer_figures(&session.engine, moved),
+            transfer: transfer_figures(&session.engine, plan, moved),
             proof: Proof { residency, memory, non_finite, warnings, all_zero },
         };
         Ok(LoadedModel::new(of, parts, stats, source.gguf().header(), source.model_files()))
@@ -431,7 +432,7 @@ pub(crate) fn part_stats(
     parts.iter().zip(residencies).map(stats).collect()
 }
 
-fn transfer_figures(engine: &Engine, moved: Stats) -> TransferFigures {
+fn transfer_figures(engine: &Engine, plan: &PlacedPlan, moved: Stats) -> TransferFigures {
     let config = engine.config();
     let link = |(&device, bytes)| LinkFigures { device, bytes };
     TransferFigures {
@@ -443,6 +444,10 @@ fn transfer_figures(engine: &Engine, moved: Stats) -> TransferFigures {
         chunks: moved.chunks,
         pinned: moved.pinned,
         links: engine.devices().iter().zip(moved.link_bytes).map(link).collect(),
+        timeline_tensors: match moved.timeline[..] {
+            [] => Vec::new(),
+            _ => transfer::moves(plan).iter().map(|of| Arc::clone(&of.op.tensor)).collect(),
+        },
         timeline: moved.timeline,
     }
 }

@@ -9,6 +9,7 @@ use crate::serialize;
 use crate::warning::Warning;
 use cuda_sys::{DeviceKind, Io, Span};
 use model_phi3::{PlacedSlot, SplitMode};
+use std::sync::Arc;
 
 /// Statistics of a load. With the feature `serde` they are serialised as one flat object, with the field names
 /// of the event `finished` of `phi3-loader load --json`.
@@ -151,6 +152,9 @@ pub struct TransferFigures {
     /// Start and end times of reads, copies and kernels. Empty unless `LoadOptions::timeline` is set.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub timeline: Vec<Span>,
+    /// The name in the file of the tensor of each operation to which [`timeline`](Self::timeline) refers.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub timeline_tensors: Vec<Arc<str>>,
 }
 
 impl TransferFigures {
@@ -166,6 +170,7 @@ impl TransferFigures {
             pinned: false,
             links: Vec::new(),
             timeline: Vec::new(),
+            timeline_tensors: Vec::new(),
         }
     }
 }

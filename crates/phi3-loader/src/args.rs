@@ -460,7 +460,7 @@ pub(super) struct Load {
     /// Names and layout of the tensors in the dump
     #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = Names::Slots, requires = "dump")]
     pub(super) names: Names,
-    /// Write the times of reads, copies and kernels as a trace for Perfetto
+    /// Write the times of reads, decoding, copies and kernels as a trace for Perfetto, with the names of tensors
     #[arg(long, value_name = "OUT.json")]
     pub(super) timeline: Option<PathBuf>,
     /// Print one JSON event per line

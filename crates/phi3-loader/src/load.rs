@@ -114,7 +114,7 @@ fn load(
         dump::write(&model, arguments.names, &arguments.file, &output.file, &mut progress, token)?;
     }
     if let Some(output) = &timeline {
-        timeline::write(&model.stats().transfer.timeline, &output.file)?;
+        timeline::write(&model.stats().transfer, &output.file)?;
     }
     token.check()?;
     Ok(Loaded { model, reports })

@@ -57,6 +57,8 @@ class Call {
   void timed(std::uint32_t reader, std::uint32_t lane, SpanKind kind, std::size_t chunk,
              Step&& step);
 
+  void add_operations(Span& span) const;
+
   // Returns the address to which the chunk's first byte is read.
   std::byte* read_target(std::size_t index) const;
   void read_stretch(std::uint32_t reader, const Stretch& stretch);

@@ -209,6 +209,9 @@ class Queue {
   // Makes the calling thread use the queue's device. Throws Error{kDeviceFailure}.
   virtual void bind_thread() = 0;
 
+  // Whether submit() itself does the work, so that the calling thread spends its time on it.
+  virtual bool works_in_submit() const noexcept { return false; }
+
   // Returns the address to which a chunk can be read without staging; null if it must be staged.
   // The batch holds all segments of the chunk.
   virtual std::byte* destination(const Batch& batch) const noexcept = 0;

@@ -40,6 +40,8 @@ class LaneCall {
   // Returns the address to which a chunk that consists of this part alone can be read without
   // staging; null if it must be staged.
   std::byte* destination(const Schedule& schedule, std::size_t chunk, const Part& part) const;
+  // Whether submit() itself does the work on the part.
+  bool works_in_submit() const noexcept { return lane_.queue().works_in_submit(); }
   // Queues a part of a chunk. `bytes` is the start of the chunk.
   void submit(std::uint32_t slot, const Schedule& schedule, std::size_t chunk, const Part& part,
               const std::byte* bytes);

@@ -180,16 +180,16 @@ pub(crate) fn storage_gets_more_readers(setup: Setup) {
     }
 }
 
-/// Every chunk is read and queued once. A GPU reports the times of its copy and its work for each chunk.
+/// Every chunk is read once. For a GPU, it is queued, and the GPU reports the times of its copy and its work. On the
+/// host, a reader does the work. Each step has the operations of its chunk.
 pub(crate) fn the_timeline_has_every_chunk(setup: Setup) {
     let file = file_of(&noise(100_000));
     let mut bench = Bench::new(setup, SMALL);
     let mut dest = bench.arena(100_000);
-    let stats = bench
-        .run(&file, Io::Read, &[copy(0, 100_000, 0, 0)], 1, &mut dest, &mut |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let first = 12 * SMALL.chunk_bytes;
+    let ops = [copy(0, first, 0, 0), copy(first, 100_000 - first, first, 0)];
+    let stats =
+        bench.run(&file, Io::Read, &ops, 1, &mut dest, &mut |_| ControlFlow::Continue(())).unwrap();
     let chunks_of = |kind: SpanKind| {
         let mut chunks: Vec<_> =
             stats.timeline.iter().filter(|span| span.kind == kind).map(|span| span.chunk).collect();
@@ -198,11 +198,20 @@ pub(crate) fn the_timeline_has_every_chunk(setup: Setup) {
     };
     let all: Vec<_> = (0..stats.chunks).collect();
     assert_eq!(chunks_of(SpanKind::Read), all);
-    assert_eq!(chunks_of(SpanKind::Queue), all);
-    let on_device = if setup.device == DeviceKind::Host { Vec::new() } else { all };
-    assert_eq!(chunks_of(SpanKind::Copy), on_device);
-    assert_eq!(chunks_of(SpanKind::Work), on_device);
+    assert_eq!(chunks_of(SpanKind::Work), all);
+    let queued = if setup.device == DeviceKind::Host { Vec::new() } else { all };
+    assert_eq!(chunks_of(SpanKind::Queue), queued);
+    assert_eq!(chunks_of(SpanKind::Copy), queued);
     for span in &stats.timeline {
         assert!(span.start <= span.end && span.reader < SMALL.readers, "{span:?}");
+        let operations = span.first_operation..span.first_operation + span.operations;
+        assert_eq!(operations.is_empty(), span.chunk == stats.chunks, "{span:?}");
+        // The first chunk has bytes of the first operation, and the last chunk those of the last one.
+        if span.chunk == 0 {
+            assert_eq!(operations, 0..1, "{span:?}");
+        }
+        if span.chunk + 1 == stats.chunks {
+            assert_eq!(operations, 1..2, "{span:?}");
+        }
     }
 }

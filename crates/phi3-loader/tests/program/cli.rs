@@ -3,12 +3,13 @@
 use crate::common::{expected, model_path, sha256};
 use crate::program::{Ran, run};
 use crate::small_model::{TENSORS, phi3_keys, write_large_model};
-use gguf_format::GgmlType;
 use gguf_format::write::GgufWriter;
+use gguf_format::{GgmlType, GgufFile, TensorInfo};
 use loader::Storage;
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -131,7 +132,7 @@ fn dumps_contain_the_weights_that_gguf_py_computes() {
 }
 
 #[test]
-fn a_timeline_has_reads_of_every_chunk() {
+fn a_timeline_names_the_thread_and_the_tensors_of_each_step() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("timeline.json");
     let ran = load(
@@ -141,10 +142,41 @@ fn a_timeline_has_reads_of_every_chunk() {
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
     let trace: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
-    let reads = events.iter().filter(|event| event["ph"] == "X" && event["name"] == "read");
-    assert!(reads.clone().count() > 10);
-    assert!(reads.clone().all(|event| event["dur"].as_f64().unwrap() >= 0.0));
-    assert!(events.iter().any(|event| event["ph"] == "M" && event["args"]["name"] == "readers"));
+    let steps = |kind: &'static str| events.iter().filter(move |event| event["cat"] == kind);
+    let chunks = ran.json_lines().last().unwrap()["chunks"].as_u64().unwrap();
+    assert!(chunks > 10);
+    let chunks_of = |kind| steps(kind).map(|event| event["args"]["chunk"].as_u64().unwrap());
+    for kind in ["read", "convert"] {
+        assert_eq!(BTreeSet::from_iter(chunks_of(kind)), (0..chunks).collect(), "{kind}");
+        assert!(steps(kind).all(|event| event["dur"].as_f64().unwrap() >= 0.0), "{kind}");
+        let first = steps(kind).find(|event| event["args"]["chunk"] == 0).unwrap();
+        let tensors = first["args"]["tensors"].as_array().unwrap();
+        let name = format!("{kind} {}", tensors[0].as_str().unwrap());
+        assert!(first["name"].as_str().unwrap().starts_with(&name), "{first}");
+    }
+    let gguf = GgufFile::open(model_path("fused-k-quants.gguf")).unwrap();
+    let in_file: BTreeSet<_> = gguf.tensors().iter().map(TensorInfo::name).collect();
+    let read = steps("read").flat_map(|event| event["args"]["tensors"].as_array().unwrap());
+    assert_eq!(read.map(|tensor| tensor.as_str().unwrap()).collect::<BTreeSet<_>>(), in_file);
+
+    // Each track has one name, and the name says what is on it.
+    let names = |kind| -> BTreeMap<_, _> {
+        let names = events.iter().filter(move |event| event["ph"] == "M" && event["name"] == kind);
+        let name = |event: &Value| event["args"]["name"].as_str().unwrap().to_owned();
+        names.map(move |event| (event["tid"].as_u64().unwrap(), name(event))).collect()
+    };
+    let (groups, threads) = (names("process_name"), names("thread_name"));
+    for kind in ["wait", "read", "convert"] {
+        let (group, thread) = if kind == "convert" {
+            ("decoding", "decoding by reader ")
+        } else {
+            ("readers", "reader ")
+        };
+        for tid in steps(kind).map(|event| event["tid"].as_u64().unwrap()) {
+            assert!(threads[&tid].starts_with(thread), "{kind}: {threads:?}");
+            assert_eq!(groups[&tid], group, "{kind}");
+        }
+    }
 }
 
 #[test]
