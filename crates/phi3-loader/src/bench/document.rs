@@ -193,7 +193,7 @@ pub(super) struct LoadFigures {
     pub(super) rows: Vec<Row>,
     /// The rate of the transfer, in file bytes. 0 for `attached`, which reads no weights.
     pub(super) gb_per_s: Spread,
-    /// `None` for a load to several devices, because the reference is the limit of one, and for `attached`.
+    /// `None` for a load over several links, because the reference is the limit of one, and for `attached`.
     pub(super) share_of_reference: Option<Spread>,
 }
 
@@ -204,7 +204,7 @@ impl LoadFigures {
     }
 
     pub(super) fn hold_against(&mut self, reference: Option<&Reference>) {
-        let reference = reference.filter(|_| self.reads());
+        let reference = reference.filter(|_| self.reads() && self.name != "via");
         self.share_of_reference =
             reference.map(|reference| self.gb_per_s.map(|rate| rate / reference.gb_per_s));
     }
