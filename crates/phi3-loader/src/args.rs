@@ -53,6 +53,12 @@ Exit codes:
   The first of these signals cancels the command and cleans up. A second signal, at least 0.5 s
   later, ends the program immediately.";
 
+const COMPLETIONS: &str = "\
+To complete in every new shell:
+  bash  source <(phi3-loader completions bash)                in ~/.bashrc
+  zsh   source <(phi3-loader completions zsh)                 in ~/.zshrc, after compinit
+  fish  phi3-loader completions fish > ~/.config/fish/completions/phi3-loader.fish";
+
 /// Loads Phi-3 models from GGUF files into device memory.
 #[derive(Debug, Parser)]
 // Without `bin_name`, messages would contain the name under which the program was started.
@@ -164,7 +170,7 @@ pub(super) enum Command {
     Inspect(Inspect),
     /// Print the offset and size of each weight on the device, to the byte; needs no GPU
     Plan(Plan),
-    /// Load a model into device memory, verify it, and report
+    /// Load a model into device memory, verify it, and report; its memory is freed at the end, unless --resident keeps it
     Load(Load),
     /// Read a GGUF file of any model once, and say whether it is whole; loads nothing
     Verify(Verify),
@@ -179,8 +185,9 @@ pub(super) enum Command {
     /// Write a valid file with the tensor shapes of a real model and random weights
     Synth(Synth),
     /// Print a completion script for a shell
+    #[command(after_long_help = COMPLETIONS)]
     Completions(Completions),
-    /// Print the man page of the program or of a command, or write all of them
+    /// Show the man page of the program or of a command, or write all of them
     Man(Man),
 }
 
@@ -624,7 +631,7 @@ pub(super) struct Completions {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Man {
-    /// Command whose page to print, such as `load` or `resident list` [default: the page of the program]
+    /// Command whose page to show, such as `load` or `resident list` [default: the page of the program]
     #[arg(add = command_name())]
     pub(super) command: Vec<String>,
     /// Write the pages of the program and of each command into this folder, which is created if it is absent

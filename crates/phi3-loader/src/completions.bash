@@ -8,15 +8,14 @@ _phi3_loader() {
     fi
     word=${words[-1]}
     mapfile -t COMPREPLY < <(PHI3_LOADER_COMPLETE=bash "$1" -- "${words[@]}" 2>/dev/null)
-    if [[ ${COMPREPLY-} == */ ]]; then
-        compopt -o nospace
-    fi
+    # Bash itself adds the slash of a folder.
     if [[ -e ${COMPREPLY-} ]]; then
         compopt -o filenames
+        COMPREPLY=("${COMPREPLY[@]%/}")
     fi
     # Bash replaces only the piece after the last of these characters.
     if [[ $breaks && $word == *[$breaks]* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[$breaks]}"}"}")
     fi
 }
-complete -o bashdefault -o default -F _phi3_loader phi3-loader
+complete -o bashdefault -F _phi3_loader phi3-loader

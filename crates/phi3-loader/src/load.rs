@@ -213,10 +213,17 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
         writeln!(out, "protected the memory is read-only")?;
     }
     write_warnings(out, &stats.proof.warnings)?;
-    write_findings(out, &stats.proof.all_zero, "the file may be incomplete: fetch it again")?;
+    write_findings(
+        out,
+        &stats.proof.all_zero,
+        "the file may be incomplete: `phi3-loader verify` checks it; fetch it again",
+    )?;
     write_findings(out, &stats.proof.non_finite, codes::NON_FINITE_WEIGHTS.cure)?;
     if let Some(path) = &arguments.dump {
         writeln!(out, "dumped    {}", path_text(path))?;
+    }
+    if let Some(path) = &arguments.timeline {
+        writeln!(out, "timeline  {}, for ui.perfetto.dev", path_text(path))?;
     }
     Ok(())
 }

@@ -7,8 +7,11 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man as Page;
 use gguf_format::escape;
 use loader::OutputFile;
-use std::io::Write;
+use std::convert::Infallible;
+use std::io::{self, IsTerminal, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process;
 
 pub(super) fn run(arguments: &Man) -> Result<(), Failure> {
     let mut program = Arguments::command().disable_help_subcommand(true);
@@ -26,7 +29,20 @@ pub(super) fn run(arguments: &Man) -> Result<(), Failure> {
         .iter()
         .try_fold(&program, |command, name| command.find_subcommand(name))
         .ok_or_else(|| Failure::Usage(unknown()))?;
-    Ok(stdout::print(|mut out| page(command).render(&mut out))?)
+    let mut text = Vec::new();
+    page(command).render(&mut text)?;
+    if io::stdout().is_terminal() {
+        let _ = show(&text);
+    }
+    Ok(stdout::print(|out| out.write_all(&text))?)
+}
+
+/// Becomes the program `man`, which shows the page. Returns if that fails.
+fn show(page: &[u8]) -> io::Result<Infallible> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(page)?;
+    file.rewind()?;
+    Err(process::Command::new("man").args(["-l", "-"]).stdin(file).exec())
 }
 
 /// Writes the pages of the command and of all commands below it.

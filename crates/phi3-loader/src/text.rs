@@ -22,11 +22,11 @@ pub(super) fn memory_bytes(count: u64) -> String {
     }
 }
 
-/// Formats a number of parameters: `3.82 B (3821079552 parameters)`.
+/// Formats a number of parameters: `3.82 billion parameters (3821079552)`.
 pub(super) fn parameters(count: u128) -> String {
-    let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")];
+    let units = [(1e12, "trillion"), (1e9, "billion"), (1e6, "million")];
     match units.into_iter().find(|(size, _)| count as f64 >= *size) {
-        Some((size, unit)) => format!("{:.2} {unit} ({count} parameters)", count as f64 / size),
+        Some((size, unit)) => format!("{:.2} {unit} parameters ({count})", count as f64 / size),
         None => format!("{count} parameters"),
     }
 }
@@ -115,9 +115,8 @@ mod tests {
 
     #[test]
     fn a_number_of_parameters_has_a_short_and_an_exact_form() {
-        assert_eq!(parameters(3_821_079_552), "3.82 B (3821079552 parameters)");
-        assert_eq!(parameters(1_580_000), "1.58 M (1580000 parameters)");
-        assert_eq!(parameters(1000), "1.00 K (1000 parameters)");
+        assert_eq!(parameters(3_821_079_552), "3.82 billion parameters (3821079552)");
+        assert_eq!(parameters(1_580_000), "1.58 million parameters (1580000)");
         assert_eq!(parameters(999), "999 parameters");
     }
 

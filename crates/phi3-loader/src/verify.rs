@@ -14,6 +14,9 @@ use loader::{CancelToken, FileReport, VerifyFileOptions, verify_file};
 use std::io::Write;
 use std::time::Instant;
 
+/// The largest number of problems that the text shows.
+const SHOWN_PROBLEMS: usize = 10;
+
 pub(super) fn run(
     arguments: &Verify,
     bars: &MultiProgress,
@@ -62,12 +65,19 @@ fn write_report(
         }
     }
     write_warnings(out, &report.warnings)?;
-    for problem in report.problems() {
+    let problems = report.problems();
+    for problem in problems.iter().take(SHOWN_PROBLEMS) {
         writeln!(out, "{error}wrong{error:#}     {problem}")?;
     }
-    let (style, result) = match report.is_ok() {
-        true => (good, "the file is whole"),
-        false => (error, "the file is damaged"),
+    if let more @ 1.. = problems.len().saturating_sub(SHOWN_PROBLEMS) {
+        writeln!(out, "          and {more} more; --json lists all")?;
+    }
+    let (style, result) = match (report.is_ok(), &arguments.sha256) {
+        (true, Some(_)) => (good, "the file is whole, and has the given sha256"),
+        (true, None) => {
+            (good, "the file is whole; --sha256 also compares it with a published digest")
+        }
+        (false, _) => (error, "the file is damaged"),
     };
     writeln!(out, "result    {style}{result}{style:#}")
 }

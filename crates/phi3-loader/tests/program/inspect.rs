@@ -62,7 +62,7 @@ fn parameters_and_bytes_are_those_of_all_tensors() {
 
     let text = inspect(&path, &[]);
     let line = format!(
-        "({parameters} parameters), {:.2} bits per weight\n",
+        "weights   {parameters} parameters, {:.2} bits per weight\n",
         document["bits_per_weight"].as_f64().unwrap()
     );
     assert!(text.stdout().contains(&line), "{line}: {}", text.stdout());
