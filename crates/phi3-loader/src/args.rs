@@ -437,7 +437,7 @@ pub(super) struct Load {
     pub(super) choices: Choices,
     #[command(flatten)]
     pub(super) placement: PlacementArgs,
-    /// GPUs that lend their links to the load, such as cuda:1; the device is then one other GPU, such as cuda:0
+    /// Other GPUs whose PCIe links help to load one GPU, as in `--device cuda:0 --via cuda:1`
     #[arg(long, value_name = "LIST", value_parser = DeviceList::from_str, add = gpu_list(), conflicts_with_all = ["fit", "n_gpu_layers"])]
     pub(super) via: Option<DeviceList>,
     /// Memory of each GPU that the weights can use, such as 8GB [default: all free memory]
@@ -456,12 +456,11 @@ pub(super) struct Load {
     /// them there. `systemd` is the descriptor store of the unit that runs this command
     #[arg(long, value_name = "SOCKET", value_parser = socket_path(), conflicts_with = "fit", add = store())]
     pub(super) resident: Option<PathBuf>,
-    /// If the weights to attach to are not what they were when they were loaded, load the file instead of failing
+    /// If the kept weights have changed since they were loaded, load the file. Without this option, the command fails
     #[arg(long, requires = "resident")]
     pub(super) resident_reload: bool,
-    /// Read the weights back from the device into a safetensors file. With --quiet, `-` is standard
-    /// output, which must then be a file. An existing file is replaced; nothing is appended to it, even
-    /// with `>>`
+    /// Read the weights back from the device into a safetensors file; an existing file is replaced. `-` is standard
+    /// output, which must be a file: `--quiet --dump - > OUT.safetensors`. It is replaced even with `>>`
     #[arg(long, value_name = "OUT.safetensors")]
     pub(super) dump: Option<PathBuf>,
     /// Names and layout of the tensors in the dump

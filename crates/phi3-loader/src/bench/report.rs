@@ -138,7 +138,7 @@ fn peers(peers: &[Peer]) -> Section {
     };
     let heads = ["time", "rate", "transfers"];
     let section = Section::new("Other loaders", &heads, peers.iter().map(row).collect());
-    let note = "The last figure is the time, as a multiple of the transfer of the warm load.";
+    let note = "The last column is the time divided by that of the transfer of the warm load.";
     Section { note: Some(note.to_owned()), ..section }
 }
 
@@ -163,12 +163,12 @@ fn small_tensors(small: &SmallTensors) -> Section {
     let one = tensors * tensor_bytes;
     let rows = vec![
         Row::new(
-            format!("{tensors} of {tensor_bytes} bytes"),
+            format!("{tensors} weights of {tensor_bytes} bytes"),
             [time(*seconds)],
             "Moves many small weights.",
         ),
         Row::new(
-            format!("one of {one} bytes"),
+            format!("one weight of {one} bytes"),
             [time(*seconds_as_one)],
             "Moves as many bytes as one weight, for comparison.",
         ),
@@ -227,7 +227,12 @@ fn kernels(kernels: &[KernelFigures]) -> Section {
     };
     let rows = kernels.iter().map(row).collect();
     let section = Section::new("Decoders", &["rate", "of copy"], rows);
-    Section { note: Some("Bytes read and bytes written count.".to_owned()), ..section }
+    Section {
+        note: Some(
+            "Rates count the bytes that are read and the bytes that are written.".to_owned(),
+        ),
+        ..section
+    }
 }
 
 fn or_dash(figure: Option<String>) -> String {
