@@ -161,7 +161,9 @@ fn with_escapes(mut error: clap::Error) -> clap::Error {
 
 /// Returns the error for options that cannot be used together.
 pub(super) fn wrong_use(message: String) -> clap::Error {
-    Arguments::command().error(ErrorKind::ArgumentConflict, message)
+    // The usage of the whole program would not help: its options were right, each for itself.
+    let text = message + "\n\nFor more information, try '--help'.\n";
+    clap::Error::raw(ErrorKind::ArgumentConflict, text)
 }
 
 #[derive(Debug, Subcommand)]
@@ -742,6 +744,8 @@ fn parse_glob(text: &str) -> Result<GlobMatcher, String> {
 }
 
 fn parse_sha256(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    let text = text.strip_prefix("sha256:").unwrap_or(text);
     let is_digest = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_digest.then(|| text.to_ascii_lowercase()).ok_or("expected 64 hexadecimal digits")
 }

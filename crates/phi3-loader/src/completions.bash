@@ -9,7 +9,7 @@ _phi3_loader() {
     word=${words[-1]}
     mapfile -t COMPREPLY < <(PHI3_LOADER_COMPLETE=bash "$1" -- "${words[@]}" 2>/dev/null)
     # Bash itself adds the slash of a folder.
-    if [[ -e ${COMPREPLY-} ]]; then
+    if [[ -e ${COMPREPLY/#\~\//$HOME/} ]]; then
         compopt -o filenames
         COMPREPLY=("${COMPREPLY[@]%/}")
     fi

@@ -21,16 +21,24 @@ const VARIABLE: &str = "PHI3_LOADER_COMPLETE";
 
 const SHELLS: Shells<'_> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// If zsh has loaded the script by the name of its file, the script must also answer this first call.
-const AUTOLOADED_BY_ZSH: &str =
-    "[[ $funcstack[1] != _phi3-loader ]] || _clap_dynamic_completer_phi3_loader \"$@\"";
+/// The end of the script for zsh. Words with quotes and `~` are left to zsh: the program does not interpret them. If zsh has
+/// loaded the script by the name of its file, the script must also answer this first call.
+const END_OF_ZSH: &str = r#"function _phi3_loader() {
+    if [[ $words[CURRENT] == *[\~\$\\\'\"]* ]]; then
+        _files
+    else
+        _clap_dynamic_completer_phi3_loader
+    fi
+}
+compdef _phi3_loader phi3-loader
+[[ $funcstack[1] != _phi3-loader ]] || _phi3_loader "$@""#;
 
 pub(super) fn run(arguments: &Completions) -> Result<(), Failure> {
     let name = arguments.shell.to_string();
     Ok(stdout::print(|out| {
         let shell = shell(&name)?;
         shell.write_registration(VARIABLE, "phi3-loader", "phi3-loader", "phi3-loader", out)?;
-        if name == "zsh" { writeln!(out, "{AUTOLOADED_BY_ZSH}") } else { Ok(()) }
+        if name == "zsh" { writeln!(out, "{END_OF_ZSH}") } else { Ok(()) }
     })?)
 }
 

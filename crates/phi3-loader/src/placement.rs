@@ -187,7 +187,19 @@ impl PlacementRequest<'_> {
         let proposal = Placement::fit(config, tensors, self.storage, &free, self.reserve);
         let proposal = proposal.map_err(|error| model.error(error))?;
         let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned());
-        Ok((proposal.placement, chosen.collect()))
+        let mut chosen: Vec<_> = chosen.collect();
+        // Entries of one device that are not used leave their shares to the others.
+        let times = |list: &[PlannedDevice], device: &PlannedDevice| {
+            list.iter().filter(|other| other.asked == device.asked).count() as u64
+        };
+        let shares: Vec<_> = chosen.iter().map(|device| times(&chosen, device)).collect();
+        for (device, share) in
+            chosen.iter_mut().zip(shares).filter(|(device, _)| device.asked.is_some())
+        {
+            let all = times(devices, device);
+            device.memory = device.memory.map(|memory| memory.saturating_mul(all) / share);
+        }
+        Ok((proposal.placement, chosen))
     }
 }
 

@@ -14,7 +14,7 @@ use anstyle::Style;
 use gguf_format::{escape, path_text};
 use indicatif::DecimalBytes;
 use loader::{FileName, LoadOptions, Loader, Warning};
-use model_phi3::{LoadPlan, Phi3Config, PlacedPart, PlacedSlot, PlannedSlot, Slot};
+use model_phi3::{LoadPlan, Phi3Config, PlacedPart, PlacedSlot, PlannedSlot, Slot, SplitMode};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -71,21 +71,26 @@ impl Needs {
         let batch = u64::from(arguments.batch);
         let bytes = config.kv_cache_bytes(context, batch, arguments.kv_type);
         let dtype = arguments.kv_type.name();
-        let needs = |(part, device): (&PlacedPart, &PlannedDevice)| {
-            let reserve = placed.reserve(device, arguments.reserve);
-            let loaded = part.device_bytes().checked_add(reserve);
-            let kv_cache = kv_cache_of(part, config, bytes);
-            let total = loaded.zip(kv_cache).and_then(|(loaded, cache)| loaded.checked_add(cache));
-            let missing = |needed: Option<u64>| {
-                device.memory.map(|memory| needed.unwrap_or(u64::MAX).saturating_sub(memory))
-            };
-            let (short_by, total_short_by) = (missing(loaded), missing(total));
-            DeviceNeeds { kv_cache, total, short_by, total_short_by }
+        let loaded = |(part, device): (&PlacedPart, &PlannedDevice)| {
+            part.device_bytes().checked_add(placed.reserve(device, arguments.reserve))
+        };
+        let loaded: Vec<_> = plan.parts().iter().zip(devices).map(loaded).collect();
+        let caches: Vec<_> =
+            plan.parts().iter().map(|part| kv_cache_of(part, config, bytes)).collect();
+        let total =
+            |(loaded, cache): (&Option<u64>, &Option<u64>)| (*loaded)?.checked_add((*cache)?);
+        let totals: Vec<_> = loaded.iter().zip(&caches).map(total).collect();
+        let (short_by, total_short_by) = (missing(devices, &loaded), missing(devices, &totals));
+        let needs = |at: usize| DeviceNeeds {
+            kv_cache: caches[at],
+            total: totals[at],
+            short_by: short_by[at],
+            total_short_by: total_short_by[at],
         };
         Self {
             kv_cache: KvCacheDocument { context, batch, dtype, bytes },
             reserve: arguments.reserve,
-            devices: plan.parts().iter().zip(devices).map(needs).collect(),
+            devices: (0..devices.len()).map(needs).collect(),
         }
     }
 
@@ -108,6 +113,28 @@ impl Needs {
     fn total_short_by(&self) -> Option<u64> {
         self.sum(|device| device.total_short_by)
     }
+}
+
+/// Returns the bytes that are missing on each device. If a device here is several times in the list, each entry has an equal
+/// share of its memory, and can use what the others leave free.
+fn missing(devices: &[PlannedDevice], needed: &[Option<u64>]) -> Vec<Option<u64>> {
+    let pairs = || devices.iter().zip(needed);
+    let memory = |device: &PlannedDevice| device.memory.unwrap_or_default();
+    let needed = |bytes: &Option<u64>| bytes.unwrap_or(u64::MAX);
+    let mut spare: Vec<_> =
+        pairs().map(|(device, bytes)| memory(device).saturating_sub(needed(bytes))).collect();
+    let short = |(device, bytes): (&PlannedDevice, &Option<u64>)| {
+        let mut missing = needed(bytes).saturating_sub(device.memory?);
+        for (other, spare) in devices.iter().zip(&mut spare) {
+            if device.asked.is_some() && device.asked == other.asked {
+                let used = missing.min(*spare);
+                missing -= used;
+                *spare -= used;
+            }
+        }
+        Some(missing)
+    };
+    pairs().map(short).collect()
 }
 
 /// Returns the share of a key-value cache that belongs to a part: the keys and values of the heads that it computes.
@@ -172,7 +199,13 @@ impl Report<'_> {
         writeln!(out, "storage   {}", plan.storage().name())?;
         let memory = memory_word(devices.iter().map(judged));
         writeln!(out, "{memory:<9} {}", memory_bytes(plan.device_bytes()))?;
-        writeln!(out, "KV cache  {}: {batch} x {context} tokens, {dtype}", or_more(kv_bytes))?;
+        let mode = plan.placement().mode();
+        let each = if mode == SplitMode::Replicate { " on each device" } else { "" };
+        writeln!(
+            out,
+            "KV cache  {}{each}: {batch} x {context} tokens, {dtype}",
+            or_more(kv_bytes)
+        )?;
         if self.needs.reserve != 0 {
             let each = if self.placed.reserves() > 1 { " on each GPU" } else { "" };
             writeln!(out, "reserve   {}{each}", memory_bytes(self.needs.reserve))?;
@@ -198,7 +231,7 @@ impl Report<'_> {
             )?;
         }
         if devices.len() > 1 {
-            writeln!(out, "split     {}", plan.placement().mode())?;
+            writeln!(out, "split     {mode}")?;
             self.write_devices(out)?;
         }
         if self.summary { Ok(()) } else { self.write_slots(out) }
@@ -305,9 +338,13 @@ fn judged(device: &PlannedDevice) -> String {
 
 /// Says whether everything fits into the memory of a device.
 fn verdict(device: &PlannedDevice, needs: &DeviceNeeds, size: fn(u64) -> String) -> String {
-    let free = device.memory.zip(needs.total).map(|(memory, total)| memory.saturating_sub(total));
+    let free = device.memory.zip(needs.total).and_then(|(memory, total)| memory.checked_sub(total));
     match needs.total_short_by {
-        Some(0) => format!("yes: {} stays free", size(free.unwrap_or_default())),
+        Some(0) => match free {
+            Some(free) => format!("yes: {} stays free", size(free)),
+            // Another entry of the list is the same device.
+            None => "yes, in the shared memory".to_owned(),
+        },
         Some(missing) => format!("no: short by {}", size(missing)),
         None => "unknown".to_owned(),
     }

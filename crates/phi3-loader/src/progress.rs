@@ -24,8 +24,10 @@ use std::time::{Duration, Instant};
 /// Work that takes less time than this shows no bar.
 const DELAY: Duration = Duration::from_millis(200);
 
+const DRAWINGS_PER_SECOND: u8 = 10;
+
 /// The time between two drawings.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(1000 / DRAWINGS_PER_SECOND as u64);
 
 /// Moves the cursor to the start of its line, and clears from there to the end of the screen.
 pub(super) const CLEAR: &str = "\r\x1b[J";
@@ -37,7 +39,7 @@ pub(super) fn bars(hidden: bool) -> MultiProgress {
     MultiProgress::with_draw_target(if hidden || is_dumb || !io::stderr().is_terminal() {
         ProgressDrawTarget::hidden()
     } else {
-        ProgressDrawTarget::term_like(Box::new(Terminal::default()))
+        ProgressDrawTarget::term_like_with_hz(Box::new(Terminal::default()), DRAWINGS_PER_SECOND)
     })
 }
 
@@ -96,8 +98,9 @@ impl TermLike for Terminal {
         screen().0
     }
 
+    // A drawing from the first line of the screen on would be kept in the history of some terminals.
     fn height(&self) -> u16 {
-        screen().1
+        screen().1.saturating_sub(1).max(1)
     }
 
     // The cursor is already at the start of the first line.

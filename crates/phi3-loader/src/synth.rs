@@ -10,6 +10,7 @@ use gguf_format::path_text;
 use indicatif::MultiProgress;
 use loader::CancelToken;
 use loader::synth::{self, SynthOptions};
+use std::fs;
 
 pub(super) fn run(
     arguments: &Synth,
@@ -19,10 +20,13 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let out = Output::find("OUT", &arguments.out)?;
     let reports = outputs::check(&[&out], Prints::new(false, quiet))?;
-    // If nothing is reported, the file is standard output: the shell has opened it, and perhaps emptied it.
-    if reports && !arguments.force && out.file.path().exists() {
-        let message = format!("{} exists; --force replaces it", path_text(&arguments.out));
-        return Err(Failure::Usage(wrong_use(message)));
+    // If nothing is reported, the file is standard output: the shell has opened it, and perhaps made or emptied it.
+    let exists = |old: fs::Metadata| reports || old.len() > 0;
+    if !arguments.force && fs::metadata(out.file.path()).is_ok_and(exists) {
+        let path = path_text(&arguments.out).to_string();
+        let what =
+            if reports { path + " exists" } else { "standard output has content".to_owned() };
+        return Err(Failure::Usage(wrong_use(what + "; --force replaces it")));
     }
     let bar = Bar::new(bars);
     let options =

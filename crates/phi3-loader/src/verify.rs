@@ -10,7 +10,7 @@ use super::stdout;
 use super::text::{bytes, write_warnings};
 use gguf_format::path_text;
 use indicatif::MultiProgress;
-use loader::{CancelToken, FileReport, VerifyFileOptions, verify_file};
+use loader::{CancelToken, FileReport, VerifyFileOptions, Warning, verify_file};
 use std::io::Write;
 use std::time::Instant;
 
@@ -47,7 +47,7 @@ fn write_report(
     report: &FileReport,
     seconds: f64,
 ) -> std::io::Result<()> {
-    let Palette { good, error, .. } = Palette::stdout();
+    let Palette { good, warning, error, .. } = Palette::stdout();
     let read = report.files.iter().map(|file| file.bytes).sum();
     writeln!(out, "file      {}", path_text(&arguments.file))?;
     if let files @ 2.. = report.files.len() {
@@ -72,12 +72,16 @@ fn write_report(
     if let more @ 1.. = problems.len().saturating_sub(SHOWN_PROBLEMS) {
         writeln!(out, "          and {more} more; --json lists all")?;
     }
+    let is_doubtful = report.warnings.iter().any(|of| matches!(of, Warning::ZeroPart { .. }));
     let (style, result) = match (report.is_ok(), &arguments.sha256) {
+        (false, _) => (error, "the file is damaged"),
         (true, Some(_)) => (good, "the file is whole, and has the given sha256"),
+        (true, None) if is_doubtful => {
+            (warning, "the file may be incomplete; --sha256 proves whether it is")
+        }
         (true, None) => {
             (good, "the file is whole; --sha256 also compares it with a published digest")
         }
-        (false, _) => (error, "the file is damaged"),
     };
     writeln!(out, "result    {style}{result}{style:#}")
 }

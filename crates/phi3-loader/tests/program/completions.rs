@@ -24,6 +24,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("synth x --preset=mini-1", &["--preset=mini-128k"]),
     ("load ", &["model.gguf", "folder"]),
     ("load spa", &["spa ced.gguf"]),
+    ("load ~/mod", &["~/model.gguf"]),
     ("inspect folder/", &["folder/inner.gguf"]),
     ("hold --socket ke", &["keeper.sock"]),
     ("load x --resident ", &["keeper.sock", "systemd"]),

@@ -340,6 +340,10 @@ fn synth_replaces_a_file_only_with_force() {
         let start = format!("error: {path} exists; --force replaces it\n");
         assert!(ran.stderr().starts_with(&start), "{}", ran.stderr());
     }
+    let old = fs::OpenOptions::new().append(true).open(models.path("old")).unwrap();
+    let ran = Ran::of(program(["synth", "-", "--quiet"]).stdout(old));
+    assert_eq!(ran.code(), 2);
+    assert!(ran.stderr().starts_with("error: standard output has content; --force"));
     assert!(models.contents() == before);
     for arguments in [&["new"][..], &["link-to-new", "--force"], &["old", "--force"]] {
         let ran = synth(arguments);

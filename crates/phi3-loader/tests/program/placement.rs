@@ -168,6 +168,26 @@ fn the_memory_of_the_device_here_is_compared() {
 }
 
 #[test]
+fn entries_of_one_device_share_its_memory() {
+    let of_batch = |batch: u64, more: &[&str]| {
+        let batch = batch.to_string();
+        let lanes = ["--device", "host,host", "--context", "1000000", "--batch", &batch];
+        document(&[&lanes[..], more].concat())
+    };
+    // All layers are in the first entry, so that it needs more than half of the memory.
+    let uneven = ["--tensor-split", "1,0"];
+    let one = of_batch(1, &uneven);
+    let memory: u64 = parts(&one).iter().map(|part| part["memory_bytes"].as_u64().unwrap()).sum();
+    let batch = memory / 4 * 3 / one["kv_cache"]["bytes"].as_u64().unwrap();
+    for more in [&uneven[..], &["--fit"]] {
+        let document = of_batch(batch, more);
+        assert_eq!(document["total_fits"], true, "{more:?}");
+        assert!(parts(&document)[0]["total_bytes"].as_u64().unwrap() > memory / 2);
+        assert_eq!(of_batch(2 * batch, more)["total_fits"], false, "{more:?}");
+    }
+}
+
+#[test]
 fn memory_of_a_device_that_is_not_here_is_unknown() {
     let document = document(&["--device", "host,cuda:99"]);
     assert_eq!((&document["fits"], &document["total_fits"]), (&Value::Null, &Value::Null));

@@ -148,6 +148,10 @@ fn zeros_in_a_part_of_a_tensor_are_only_a_warning_because_models_can_have_them()
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0]["code"], "ZERO_PART");
     assert_eq!(warnings[0]["message"], "a.weight has 8192 zero bytes in parts of 4 KiB, of 20000");
+    let ran = verify(&path, &[]);
+    assert!(ran.stdout().contains("result    the file may be incomplete"), "{}", ran.stdout());
+    let digest = format!("sha256:{}", sha256sum(&path));
+    assert!(verify(&path, &["--sha256", &digest]).stdout().contains("the file is whole"));
 }
 
 #[test]
