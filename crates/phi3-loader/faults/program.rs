@@ -9,6 +9,8 @@
 #[path = "../src/bin/phi3-loader/allocator.rs"]
 mod allocator;
 mod calls;
+#[path = "../tests/program/environment.rs"]
+mod environment;
 #[allow(dead_code, reason = "runs under limits use the rest")]
 #[path = "../tests/program/trial.rs"]
 mod trial;

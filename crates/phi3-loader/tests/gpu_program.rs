@@ -4,9 +4,12 @@
 #[path = "../../loader/tests/common/mod.rs"]
 #[expect(dead_code, reason = "other targets use the rest")]
 mod common;
+#[path = "program/environment.rs"]
+mod environment;
 
 use common::model_path;
 use cuda_sys::{Device, DeviceKind};
+use environment::without_settings;
 use keeper::Connection;
 use serde_json::Value;
 use std::process::Command;
@@ -23,13 +26,16 @@ fn gpus() -> i32 {
 fn program() -> Command {
     // The GPU archive names its copy of the program.
     let program = std::env::var_os("PHI3_LOADER_BIN");
-    Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_phi3-loader").into()))
+    let mut program =
+        Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_phi3-loader").into()));
+    without_settings(&mut program);
+    program
 }
 
 fn load(ordinal: i32, more: &[&str]) -> Command {
     let mut load = program();
     load.arg("load").arg(model_path("fused-f16.gguf")).arg(format!("--device=cuda:{ordinal}"));
-    load.args(more).env_remove("RUST_LOG");
+    load.args(more);
     load
 }
 

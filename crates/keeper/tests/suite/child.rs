@@ -115,6 +115,10 @@ pub(crate) fn command(role: Role, socket: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(arguments());
     command.env(ROLE, format!("{role:?}")).env(SOCKET, socket);
+    // The tests may themselves run as a service of systemd.
+    for name in ["LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
     command
 }
 

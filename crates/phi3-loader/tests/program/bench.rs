@@ -1,17 +1,13 @@
 //! Tests that `bench` reports all its measurements. They do not check the times.
 
-use crate::program::{Ran, below_shell};
+use crate::program::{Ran, below_shell, program};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap()
+    program(arguments).output().unwrap()
 }
 
 fn synth(folder: &Path) -> PathBuf {
@@ -358,8 +354,7 @@ fn results_are_printed_although_the_chart_cannot_be_written() {
 fn measured_loads_use_the_options_of_bench_and_ignore_other_variables() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::rename(synth(folder.path()), folder.path().join("-x.gguf")).unwrap();
-    let ran = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["bench", "--repeat=1", "--json", "--", "-x.gguf"])
+    let ran = program(["bench", "--repeat=1", "--json", "--", "-x.gguf"])
         .current_dir(folder.path())
         .env("PHI3_LOADER_DEVICE", "host")
         .env("PHI3_LOADER_STORAGE", "native")

@@ -1,7 +1,7 @@
 //! Tests of the program's results, messages and exit codes.
 
 use crate::common::{expected, model_path, sha256};
-use crate::program::{Ran, run};
+use crate::program::{Ran, program, run};
 use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use gguf_format::write::GgufWriter;
 use gguf_format::{GgmlType, GgufFile, TensorInfo};
@@ -12,7 +12,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use tempfile::TempDir;
 
 fn load(file: &Path, more: &[&str]) -> Ran {
@@ -230,8 +229,7 @@ fn the_message_for_a_large_reserve_contains_every_figure() {
     }
     assert!(ran.stderr().contains("reserve less"), "{}", ran.stderr());
 
-    let from_environment = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["load", path.to_str().unwrap(), "--device", "host"])
+    let from_environment = program(["load", path.to_str().unwrap(), "--device", "host"])
         .env("PHI3_LOADER_RESERVE", "1000PB")
         .output()
         .unwrap();
@@ -563,11 +561,8 @@ fn a_size_is_a_whole_number_of_bytes() {
         let ran = load(&model_path("fused-f16.gguf"), &[option, "0.25GiB"]);
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
     }
-    let with_variable = Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .args(["plan", "x.gguf"])
-        .env("PHI3_LOADER_RESERVE", "0.5")
-        .output()
-        .unwrap();
+    let with_variable =
+        program(["plan", "x.gguf"]).env("PHI3_LOADER_RESERVE", "0.5").output().unwrap();
     assert_eq!(with_variable.status.code(), Some(2));
 }
 
@@ -584,8 +579,8 @@ fn an_empty_variable_counts_as_absent() {
     assert!(variables.len() >= 10, "{variables:?}");
     let path = model_path("fused-f16.gguf");
     for command in ["load", "plan", "bench"] {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
-        program.arg(command).arg(&path).arg("--json");
+        let mut program = program([command]);
+        program.arg(&path).arg("--json");
         if command == "bench" {
             program.arg("--repeat=1");
         }

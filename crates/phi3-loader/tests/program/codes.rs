@@ -1,6 +1,7 @@
 //! Provokes every error code.
 
 use crate::common::{go_on, model_path};
+use crate::program::{below_shell, program};
 use crate::small_model::{TENSORS, phi3_keys};
 use cuda_sys::{
     CopyOp, Device, DeviceKind, Engine, EngineConfig, Io, Request, SourceFile, StagingRing,
@@ -21,9 +22,6 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
 /// The way to provoke a code.
 enum By {
@@ -688,11 +686,9 @@ struct Reported {
 
 impl Reported {
     fn by_load(file: &Path, more: &[String]) -> Self {
-        let output = Command::new(PROGRAM)
-            .args(["load", file.to_str().unwrap(), "--json"])
+        let output = program(["load", file.to_str().unwrap(), "--json"])
             .args(more)
             .env("PHI3_LOADER_DEVICE", "host")
-            .env_remove("RUST_LOG")
             .output()
             .unwrap();
         let stdout = str::from_utf8(&output.stdout).unwrap();
@@ -715,12 +711,8 @@ impl Reported {
     }
 
     fn by_small_bench(file: &Path, more: &[String]) -> Self {
-        let output = Command::new("sh")
-            .args(["-c", "ulimit -v 16777216 && exec \"$0\" \"$@\"", PROGRAM])
-            .args(["bench", file.to_str().unwrap(), "--device=host", "--repeat=1"])
-            .args(more)
-            .output()
-            .unwrap();
+        let bench = ["bench", file.to_str().unwrap(), "--device=host", "--repeat=1"];
+        let output = below_shell("ulimit -v 16777216", bench).args(more).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         let (code, rest) = stderr.strip_prefix("error[").unwrap().split_once("]: ").unwrap();
         let facts = FailureCode::all().into_iter().find(|facts| facts.code == code).unwrap();

@@ -1,6 +1,7 @@
 //! Tests of completion, in the shells themselves.
 
-use crate::program::program;
+use crate::environment::without_settings;
+use crate::program::{PROGRAM, program};
 use crate::resident::{KeeperProcess, publishes, small_model};
 use std::fs;
 use std::io::{self, Write};
@@ -104,12 +105,13 @@ fn shell(name: &str, folder: &Path) -> Option<Command> {
         fs::write(folder.join(file), "").unwrap();
     }
     UnixListener::bind(folder.join("keeper.sock")).unwrap();
-    let programs = Path::new(env!("CARGO_BIN_EXE_phi3-loader")).parent().unwrap();
+    let programs = Path::new(PROGRAM).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     // In a session of its own, an interactive shell cannot take the terminal of the tests.
     let mut shell = Command::new("timeout");
     shell.args(["60", "setsid", "--wait", name]).current_dir(folder);
     shell.env("PATH", path).env("HOME", folder).env("TERM", "vt100").env("INPUTRC", "/dev/null");
+    without_settings(&mut shell);
     Some(shell)
 }
 

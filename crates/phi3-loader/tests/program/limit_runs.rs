@@ -2,7 +2,8 @@
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
-use crate::limited::{KINDS, Kind, Limited, PROGRAM, say};
+use crate::limited::{KINDS, Kind, Limited, say};
+use crate::program::PROGRAM;
 use crate::trial::{Bench, TRIALS, timed};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

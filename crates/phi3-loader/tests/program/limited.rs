@@ -1,6 +1,7 @@
 //! Runs the program under a limit of threads, addresses, data or memory.
 
 use crate::codes::is_sanitized;
+use crate::program::PROGRAM;
 use crate::trial::timed;
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// The kind of a limit.

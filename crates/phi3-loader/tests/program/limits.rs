@@ -3,7 +3,8 @@
 
 use crate::common::model_path;
 use crate::limit_runs::run;
-use crate::limited::{Kind, Limited, MIB, PROGRAM, say};
+use crate::limited::{Kind, Limited, MIB, say};
+use crate::program::PROGRAM;
 use crate::small_model::{TENSORS, phi3_keys, write_large_model};
 use crate::trial::{Bench, TRIALS};
 use serde_json::Value;

@@ -17,6 +17,7 @@ mod codes;
 mod common;
 mod completions;
 mod dump;
+mod environment;
 mod inspect;
 mod json_schema;
 mod limit_runs;

@@ -1,6 +1,7 @@
 //! Tests of `plan` for several devices.
 
 use crate::common::model_path;
+use crate::program::program;
 use gguf_format::GgufFile;
 use loader::Storage;
 use model_phi3::preset::{Blueprint, Layout, Preset, TypeMix};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use std::fs::{File, read_to_string};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// Runs `plan` on a golden model of 3 layers.
 fn plan(arguments: &[&str]) -> Output {
@@ -17,13 +18,7 @@ fn plan(arguments: &[&str]) -> Output {
 }
 
 fn plan_of(model: &str, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_phi3-loader"))
-        .arg("plan")
-        .arg(model_path(model))
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap()
+    program(["plan"]).arg(model_path(model)).args(arguments).output().unwrap()
 }
 
 fn document(arguments: &[&str]) -> Value {

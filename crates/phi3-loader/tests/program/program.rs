@@ -1,28 +1,28 @@
 //! Runs the program as a process.
 
+use crate::environment::without_settings;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
-/// Returns a command that runs the program, without the `RUST_LOG` of the user who runs the tests.
+/// The path of the program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
+
+/// Returns a command that runs the program without the user's settings.
 pub(crate) fn program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_phi3-loader"));
-    program.args(arguments).env_remove("RUST_LOG");
+    let mut program = Command::new(PROGRAM);
+    without_settings(program.args(arguments));
     program
 }
 
-/// Returns a command that runs `prelude` in a shell and then the program.
+/// Returns a command that runs `prelude` in a shell and then the program, without the user's settings.
 pub(crate) fn below_shell<S: AsRef<OsStr>>(
     prelude: &str,
     arguments: impl IntoIterator<Item = S>,
 ) -> Command {
     let mut shell = Command::new("sh");
-    shell.args([
-        "-c",
-        &format!("{prelude} && exec \"$0\" \"$@\""),
-        env!("CARGO_BIN_EXE_phi3-loader"),
-    ]);
-    shell.args(arguments).env_remove("RUST_LOG");
+    shell.args(["-c", &format!("{prelude} && exec \"$0\" \"$@\""), PROGRAM]);
+    without_settings(shell.args(arguments));
     shell
 }
 

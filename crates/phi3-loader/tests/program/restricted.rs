@@ -2,12 +2,13 @@
 
 use crate::codes::is_sanitized;
 use crate::common::model_path;
+use crate::environment::without_settings;
+use crate::program::{PROGRAM, below_shell, program};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Output};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 const IO: [&str; 4] = ["auto", "mmap", "read", "direct"];
 
 /// Checks that a `load --json` succeeded, and returns its last event.
@@ -36,7 +37,7 @@ fn a_load_needs_only_one_core() {
             let mut one = CpuSet::new();
             one.set(first);
             sched_setaffinity(None, &one).unwrap();
-            Command::new(PROGRAM).args(arguments(io)).output().unwrap()
+            program(arguments(io)).output().unwrap()
         });
         let event = finished(&load.join().unwrap());
         // Direct reads use 16 threads on one core as well, because a thread that waits for storage needs no
@@ -49,12 +50,8 @@ fn a_load_needs_only_one_core() {
 #[test]
 fn a_load_needs_no_locked_memory() {
     for io in IO {
-        let output = Command::new("sh")
-            .args(["-c", "ulimit -l 0 && test \"$(ulimit -l)\" = 0 && exec \"$0\" \"$@\"", PROGRAM])
-            .args(arguments(io))
-            .output()
-            .unwrap();
-        finished(&output);
+        let prelude = "ulimit -l 0 && test \"$(ulimit -l)\" = 0";
+        finished(&below_shell(prelude, arguments(io)).output().unwrap());
     }
 }
 
@@ -65,7 +62,8 @@ fn a_load_needs_no_proc() {
     let without_proc = |arguments: &[String]| {
         let hidden = "mount -t tmpfs none /proc && exec \"$@\"";
         let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "sh", "-c", hidden, "sh"]).args(arguments).output().unwrap()
+        without_settings(unshare.args(["--mount", "sh", "-c", hidden, "sh"]).args(arguments));
+        unshare.output().unwrap()
     };
     // A sanitizer needs `/proc`.
     if is_sanitized() || !without_proc(&["true".to_owned()]).status.success() {

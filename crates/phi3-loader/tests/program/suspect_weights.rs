@@ -2,21 +2,15 @@
 
 use crate::changed_weights::{changed, put, with_wild_weights};
 use crate::common::model_path;
+use crate::program::program;
 use gguf_format::GgmlType;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_phi3-loader");
 
 /// Runs `load --json`. Returns its last event and its messages.
 fn finished(path: &Path, arguments: &[&str]) -> (Value, String) {
-    let output = Command::new(PROGRAM)
-        .args(["load", "--device=host", "--json"])
-        .args(arguments)
-        .arg(path)
-        .output()
-        .unwrap();
+    let output =
+        program(["load", "--device=host", "--json"]).args(arguments).arg(path).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     let last = str::from_utf8(&output.stdout).unwrap().lines().last().unwrap();
@@ -60,8 +54,7 @@ fn deny_overflow_can_be_set_by_an_environment_variable() {
     let dir = tempfile::tempdir().unwrap();
     let path = with_wild_weights(dir.path());
     for (value, code) in [("1", 9), ("true", 9), ("0", 0), ("false", 0), ("", 0)] {
-        let status = Command::new(PROGRAM)
-            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
+        let status = program(["load", "--device=host", "--quiet", path.to_str().unwrap()])
             .env("PHI3_LOADER_DENY_OVERFLOW", value)
             .output()
             .unwrap()
@@ -125,10 +118,8 @@ fn the_report_names_at_most_five_tensors_and_gives_advice() {
     let dir = tempfile::tempdir().unwrap();
     let report = |zeros: &[&str]| {
         let path = changed(dir.path(), "fused-k-quants.gguf", zeros, |_, _, bytes| bytes.fill(0));
-        let output = Command::new(PROGRAM)
-            .args(["load", "--device=host", "--quiet", path.to_str().unwrap()])
-            .output()
-            .unwrap();
+        let output =
+            program(["load", "--device=host", "--quiet", path.to_str().unwrap()]).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty());
         String::from_utf8(output.stdout).unwrap()
     };

@@ -1,5 +1,6 @@
 //! Runs the program under limits and faults, and checks the result of each run.
 
+use crate::environment::without_settings;
 use loader::FailureCode;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -256,7 +257,7 @@ impl Bench {
 /// Returns a command that is killed after the time limit.
 pub(crate) fn timed(line: &[OsString]) -> Command {
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=5").arg(SECONDS).args(line);
+    without_settings(command.arg("--kill-after=5").arg(SECONDS).args(line));
     command
 }
 
