@@ -11,7 +11,7 @@ use crate::placement::{self, PlacementRequest};
 use crate::version;
 use anstream::ColorChoice;
 use clap::builder::{
-    FalseyValueParser, NonEmptyStringValueParser, PathBufValueParser, PossibleValue,
+    BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser, PossibleValue,
     PossibleValuesParser, Resettable, TypedValueParser,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -449,7 +449,7 @@ pub(super) struct Load {
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = parse_size, default_value = "0", hide_default_value = true, env = "PHI3_LOADER_RESERVE")]
     pub(super) reserve: u64,
     /// Fail if a loaded weight is infinite or NaN, instead of warning
-    #[arg(long, value_parser = FalseyValueParser::new(), env = "PHI3_LOADER_DENY_OVERFLOW")]
+    #[arg(long, value_parser = parse_switch, env = "PHI3_LOADER_DENY_OVERFLOW")]
     pub(super) deny_overflow: bool,
     /// Make the weights read-only when they are loaded and verified
     #[arg(long)]
@@ -725,6 +725,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!("a fraction of a byte; {SIZES}"));
     }
     Ok(bytes)
+}
+
+fn parse_switch(text: &str) -> Result<bool, &'static str> {
+    let switch = BoolishValueParser::new().parse_ref(&clap::Command::new(""), None, text.as_ref());
+    switch.map_err(|_| "expected true or false, 1 or 0, yes or no, on or off")
 }
 
 /// Returns a parser of paths that can be the address of a socket.

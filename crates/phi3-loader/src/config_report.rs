@@ -1,5 +1,6 @@
 //! The report of a model's configuration.
 
+use super::text::counted;
 use model_phi3::{Phi3Config, Rope, RopeScaling};
 use std::io::Write;
 
@@ -10,9 +11,9 @@ pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io:
     }
     writeln!(
         out,
-        "layout    {} architecture, {} layers, hidden {}, ffn {}, vocabulary {}{}",
+        "layout    {} architecture, {}, hidden {}, ffn {}, vocabulary {}{}",
         config.architecture,
-        config.layers,
+        counted(config.layers, "layer"),
         config.hidden,
         config.ffn,
         config.vocab,
@@ -20,10 +21,10 @@ pub(super) fn write_config(out: &mut dyn Write, config: &Phi3Config) -> std::io:
     )?;
     writeln!(
         out,
-        "attention {}, {} query heads, {} key/value heads, head dimension {}",
+        "attention {}, {}, {}, head dimension {}",
         attention.kind(),
-        config.heads,
-        config.kv_heads,
+        counted(config.heads, "query head"),
+        counted(config.kv_heads, "key/value head"),
         config.head_dim
     )?;
     write!(out, "context   {} tokens", config.context_length)?;

@@ -10,7 +10,7 @@ use super::metadata_values::{ShortValue, WholeValue, document_text, short_text, 
 use super::outputs;
 use super::stdout;
 use super::table::{self, Column::Left, Column::Right};
-use super::text::{bytes, parameters, shape, write_warnings};
+use super::text::{bytes, counted, parameters, shape, write_warnings};
 use gguf_format::{GgmlType, GgufFile, Metadata, TensorInfo, Text, Value, escape, path_text};
 use globset::GlobMatcher;
 use indicatif::DecimalBytes;
@@ -277,10 +277,10 @@ impl Report<'_> {
         writeln!(out, "file      {}", path_text(self.file))?;
         writeln!(
             out,
-            "format    GGUF v{}, alignment {}, {} tensors, {}",
+            "format    GGUF v{}, alignment {}, {}, {}",
             gguf.version(),
             gguf.alignment(),
-            gguf.tensors().len(),
+            counted(gguf.tensors().len(), "tensor"),
             bytes(self.file_bytes())
         )?;
         if let [_, _, ..] = gguf.shards() {

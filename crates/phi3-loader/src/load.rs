@@ -11,7 +11,7 @@ use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
 use super::store;
-use super::text::{bytes, held, memory_bytes, memory_word, rate, write_warnings};
+use super::text::{bytes, counted, held, memory_bytes, memory_word, rate, write_warnings};
 use super::timeline;
 use gguf_format::path_text;
 use indicatif::MultiProgress;
@@ -143,7 +143,7 @@ fn write_findings(
     match findings.len() {
         0 => return Ok(()),
         found if found > SHOWN_FINDINGS => {
-            writeln!(out, "          and {} more tensors", found - SHOWN_FINDINGS)?;
+            writeln!(out, "          and {}", counted(found - SHOWN_FINDINGS, "more tensor"))?;
         }
         _ => {}
     }
@@ -180,11 +180,11 @@ fn write_source(out: &mut dyn Write, stats: &LoadStats) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "read      {} in {} chunks ({}, {} threads)",
+        "read      {} in {} ({}, {})",
         bytes(stats.source_bytes),
-        transfer.chunks,
+        counted(transfer.chunks, "chunk"),
         transfer.io,
-        transfer.threads
+        counted(transfer.threads, "thread")
     )?;
     writeln!(
         out,
@@ -206,8 +206,9 @@ fn write_report(out: &mut dyn Write, model: &LoadedModel, arguments: &Load) -> s
     write_source(out, stats)?;
     writeln!(
         out,
-        "verified  {} weights resident on {}",
-        stats.proof.residency.pointers_checked, stats.device
+        "verified  {} resident on {}",
+        counted(stats.proof.residency.pointers_checked, "weight"),
+        stats.device
     )?;
     if model.parts().iter().all(LoadedPart::is_protected) {
         writeln!(out, "protected the memory is read-only")?;

@@ -7,7 +7,7 @@ use super::json::{self, ResidentDocument, VerifyDocument};
 use super::progress::LoadBar;
 use super::signals::Interrupt;
 use super::stdout;
-use super::text::memory_bytes;
+use super::text::{counted, memory_bytes};
 use gguf_format::{escape, path_text};
 use indicatif::MultiProgress;
 use keeper::{Key, Listed, Store};
@@ -62,12 +62,8 @@ fn write_entry(out: &mut dyn Write, entry: &Listed) -> std::io::Result<()> {
     writeln!(out, "  created  {}", created(manifest.created))?;
     match unused_seconds {
         Some(seconds) => writeln!(out, "  unused   for {seconds} s"),
-        None => writeln!(out, "  in use   by {}", connections(*users)),
+        None => writeln!(out, "  in use   by {}", counted(*users, "connection")),
     }
-}
-
-fn connections(count: u32) -> String {
-    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
 /// Formats a time in seconds since 1970.
@@ -84,7 +80,9 @@ fn drop(arguments: &ResidentDrop) -> Result<(), Failure> {
         if keeper.remove(&manifest.key)? {
             let still_used = match users {
                 0 => String::new(),
-                users => format!("; the memory is still in use by {}", connections(*users)),
+                users => {
+                    format!("; the memory is still in use by {}", counted(*users, "connection"))
+                }
             };
             let (key, bytes) = (&manifest.key, memory_bytes(manifest.memory_bytes()));
             stdout::print(|out| writeln!(out, "dropped   {key}: {bytes}{still_used}"))?;

@@ -6,10 +6,18 @@ use loader::Warning;
 use model_phi3::{PlacedSlot, Slot, SplitMode};
 use std::io::Write;
 
+/// Formats a number of things: `1 tensor`, `2 tensors`.
+pub(super) fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
 /// Formats a byte count in a decimal unit, followed by the exact number: `1.50 kB (1500 bytes)`.
 pub(super) fn bytes(count: u64) -> String {
     match count {
-        0..1000 => format!("{count} bytes"),
+        0..1000 => counted(count, "byte"),
         _ => format!("{} ({count} bytes)", DecimalBytes(count)),
     }
 }
@@ -111,6 +119,7 @@ mod tests {
         assert_eq!(memory_bytes(7_642_159_104), "7.64 GB (7.12 GiB, 7642159104 bytes)");
         assert_eq!(memory_bytes(1023), "1.02 kB (1023 bytes)");
         assert_eq!(memory_bytes(0), "0 bytes");
+        assert_eq!(memory_bytes(1), "1 byte");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::json::{self, VerifyFileDocument};
 use super::outputs;
 use super::progress::Bar;
 use super::stdout;
-use super::text::{bytes, write_warnings};
+use super::text::{bytes, counted, write_warnings};
 use gguf_format::path_text;
 use indicatif::MultiProgress;
 use loader::{CancelToken, FileReport, VerifyFileOptions, Warning, verify_file};
@@ -55,9 +55,9 @@ fn write_report(
     }
     writeln!(
         out,
-        "read      {}, {} tensors, in {seconds:.3} s",
+        "read      {}, {}, in {seconds:.3} s",
         bytes(read),
-        report.tensors.len()
+        counted(report.tensors.len(), "tensor")
     )?;
     for file in &report.files {
         if let Some(digest) = &file.sha256 {

@@ -4,6 +4,7 @@ use super::cores;
 use super::document::{Limit, LimitKind, Reference, Spread};
 use super::reading::{self, Bytes, Readers, Unread};
 use crate::args::Bench;
+use crate::text::counted;
 use cuda_sys::measure::{self, UploadShape, Work, WorkShape};
 use cuda_sys::{Device, DeviceKind};
 use loader::{CancelToken, Error};
@@ -93,7 +94,7 @@ fn memory_copy(
     let rate = measure::work(host, work, shape, arguments.repeat)?;
     Ok(Limit {
         kind,
-        name: format!("{name}, {}", threads_text(threads)),
+        name: format!("{name}, {}", counted(threads, "thread")),
         description,
         chunk_bytes: None,
         threads: Some(threads),
@@ -125,7 +126,7 @@ pub(super) fn page_cache(
                 .collect();
             Ok(Limit {
                 kind: LimitKind::PageCache,
-                name: format!("page cache, {}", threads_text(threads)),
+                name: format!("page cache, {}", counted(threads, "thread")),
                 description: "Reads the file from the page cache: the system's copy in memory.",
                 chunk_bytes: None,
                 threads: Some(threads),
@@ -162,8 +163,4 @@ pub(super) fn largest(files: &[PathBuf]) -> Result<&Path> {
         }
     }
     largest.map(|(_, path)| path).ok_or_else(|| std::io::Error::other("the model has no file"))
-}
-
-pub(super) fn threads_text(threads: u32) -> String {
-    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
 }

@@ -4,7 +4,7 @@ use super::document::{
     BenchDocument, Health, KernelFigures, Limit, LimitKind, LoadFigures, Peer, ShapeFigures,
     SmallTensors, Spread,
 };
-use crate::text::{self, bytes, memory_bytes, memory_word};
+use crate::text::{self, bytes, counted, memory_bytes, memory_word};
 use gguf_format::path_text;
 use std::path::Path;
 
@@ -72,9 +72,9 @@ fn facts(path: &Path, document: &BenchDocument) -> Vec<(&'static str, String)> {
     }
     vec![
         ("date", format!("{}, phi3-loader {}", machine.date, machine.version)),
-        ("machine", format!("{cpu}, {} cores, {memory}", machine.cores)),
+        ("machine", format!("{cpu}, {}, {memory}", counted(machine.cores, "core"))),
         ("device", device),
-        ("file", format!("{}, {} tensors", path_text(path), file.tensors)),
+        ("file", format!("{}, {}", path_text(path), counted(file.tensors, "tensor"))),
         ("to read", bytes(file.source_bytes)),
         (memory_word([&machine.device]), memory_bytes(file.vram_bytes)),
         (
@@ -148,7 +148,8 @@ fn phases(load: &LoadFigures) -> Section {
     let mut note = load.device.clone();
     if load.reads() {
         let LoadFigures { io, threads, chunk_bytes, .. } = load;
-        note += &format!("; io {io}, {threads} threads, chunks of {}", size(*chunk_bytes));
+        let threads = counted(*threads, "thread");
+        note += &format!("; io {io}, {threads}, chunks of {}", size(*chunk_bytes));
     }
     for (cached, when) in [(load.cached, "before"), (load.cached_after, "after")] {
         let percent = cached.map(|cached| cached.median * 100.0);
@@ -217,8 +218,7 @@ fn kernels(kernels: &[KernelFigures]) -> Section {
             "digest" => "Computes the digest of --verify checksum.".to_owned(),
             _ => format!("Decodes {name} to f16."),
         };
-        let threads =
-            kernel.threads.map(|threads| format!(", {}", super::limits::threads_text(threads)));
+        let threads = kernel.threads.map(|threads| format!(", {}", counted(threads, "thread")));
         Row::new(
             format!("{name}{}", threads.unwrap_or_default()),
             [rate(kernel.gb_per_s), percent(kernel.share_of_copy)],

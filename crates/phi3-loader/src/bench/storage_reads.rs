@@ -1,10 +1,11 @@
 //! Measures reads from storage.
 
 use super::document::{Limit, LimitKind, Spread};
-use super::limits::{largest, threads_text};
+use super::limits::largest;
 use super::page_cache;
 use super::reading::{self, Bytes, Read, Readers, Unread};
 use crate::args::Bench;
+use crate::text::counted;
 use loader::CancelToken;
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -94,7 +95,7 @@ impl<'a> StorageReads<'a> {
         };
         let direct = Limit {
             kind: LimitKind::DiskDirect,
-            name: format!("storage, O_DIRECT, {}", threads_text(STORAGE_READERS.threads)),
+            name: format!("storage, O_DIRECT, {}", counted(STORAGE_READERS.threads, "thread")),
             description: "Reads the file from its drive, without the page cache.",
             chunk_bytes: Some(STORAGE_READERS.chunk_bytes.into()),
             threads: Some(STORAGE_READERS.threads),
@@ -103,7 +104,7 @@ impl<'a> StorageReads<'a> {
         };
         let buffered = self.cold.then(|| Limit {
             kind: LimitKind::DiskBuffered,
-            name: format!("storage, buffered, {}", threads_text(STORAGE_READERS.threads)),
+            name: format!("storage, buffered, {}", counted(STORAGE_READERS.threads, "thread")),
             description: "Reads the file from its drive through the page cache.",
             gb_per_s: Some(spread_of(&self.buffered_reads)),
             note: None,
