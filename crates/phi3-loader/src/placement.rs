@@ -35,16 +35,14 @@ impl PlannedDevice {
         Self { kind: Some(kind), ..Self::default() }
     }
 
-    /// Asks the device for its free memory, unless the user gave its memory. A device that is several times in the list
-    /// has an equal share each time.
-    fn with_memory(&self, list: &[Self]) -> Result<Self, Error> {
+    /// Asks the device for its free memory, unless the user gave its memory.
+    fn with_memory(&self) -> Result<Self, Error> {
         if self.memory.is_some() {
             return Ok(self.clone());
         }
         let kind = self.kind.unwrap_or_else(|| DeviceChoice::Auto.resolve());
-        let times = list.iter().filter(|other| other.kind == self.kind).count() as u64;
         let memory = Device::open(kind).and_then(|device| device.memory())?;
-        let memory = memory.map(|memory| memory.free / times);
+        let memory = memory.map(|memory| memory.free);
         Ok(Self { kind: self.kind, memory, asked: Some(kind) })
     }
 
@@ -105,14 +103,12 @@ impl PlacementRequest<'_> {
             None => self.fit(&model, &devices)?,
         };
         let plan = PlacedPlan::new(&model.config, &model.tensors, self.storage, &placement);
+        // The plan needs no device: without an answer, the memory is unknown.
+        let known = |device: PlannedDevice| device.with_memory().unwrap_or(device);
         Ok(Placed {
             plan: plan.map_err(|error| model.error(error))?,
             config: model.config,
-            // The plan needs no device: without an answer, the memory is unknown.
-            devices: devices
-                .iter()
-                .map(|device| device.with_memory(&devices).unwrap_or_else(|_| device.clone()))
-                .collect(),
+            devices: shared(devices.into_iter().map(known).collect()),
         })
     }
 
@@ -169,7 +165,8 @@ impl PlacementRequest<'_> {
         Ok(devices)
     }
 
-    /// Proposes a placement, and returns the devices that it uses.
+    /// Proposes a placement, and returns the devices that it uses. The memory of a device is not yet divided among its
+    /// entries: those that are not used take no share of it.
     fn fit(
         &self,
         model: &Model<'_>,
@@ -182,24 +179,12 @@ impl PlacementRequest<'_> {
             memory if device.is_host() && !all_hosts => memory.saturating_add(self.reserve),
             memory => memory.min(most),
         };
-        let free: Vec<_> = devices.iter().map(usable).collect();
+        let free: Vec<_> = shared(devices.to_vec()).iter().map(usable).collect();
         let Model { config, tensors, .. } = model;
         let proposal = Placement::fit(config, tensors, self.storage, &free, self.reserve);
         let proposal = proposal.map_err(|error| model.error(error))?;
         let chosen = proposal.devices.iter().filter_map(|&at| devices.get(at).cloned());
-        let mut chosen: Vec<_> = chosen.collect();
-        // Entries of one device that are not used leave their shares to the others.
-        let times = |list: &[PlannedDevice], device: &PlannedDevice| {
-            list.iter().filter(|other| other.asked == device.asked).count() as u64
-        };
-        let shares: Vec<_> = chosen.iter().map(|device| times(&chosen, device)).collect();
-        for (device, share) in
-            chosen.iter_mut().zip(shares).filter(|(device, _)| device.asked.is_some())
-        {
-            let all = times(devices, device);
-            device.memory = device.memory.map(|memory| memory.saturating_mul(all) / share);
-        }
-        Ok((proposal.placement, chosen))
+        Ok((proposal.placement, chosen.collect()))
     }
 }
 
@@ -256,7 +241,18 @@ fn here() -> Result<Vec<PlannedDevice>, Failure> {
 
 /// Returns the devices with their free memory.
 fn with_memory(devices: &[PlannedDevice]) -> Result<Vec<PlannedDevice>, Failure> {
-    devices.iter().map(|device| Ok(device.with_memory(devices)?)).collect()
+    devices.iter().map(|device| Ok(device.with_memory()?)).collect()
+}
+
+/// Divides the free memory of a device that is several times in the list into equal shares. Memory that the user gave is
+/// that of one entry.
+fn shared(mut devices: Vec<PlannedDevice>) -> Vec<PlannedDevice> {
+    let kinds: Vec<_> = devices.iter().map(|device| device.kind).collect();
+    for device in devices.iter_mut().filter(|device| device.asked.is_some()) {
+        let entries = kinds.iter().filter(|kind| **kind == device.kind).count() as u64;
+        device.memory = device.memory.map(|memory| memory / entries);
+    }
+    devices
 }
 
 /// Returns the devices of a list; `None` for `auto`.
